@@ -1,0 +1,253 @@
+#include "config/parse.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <set>
+#include <system_error>
+
+#include "config/scalars.h"
+#include "config/section.h"
+#include "config/yaml_tree.h"
+
+namespace vh {
+
+namespace {
+
+/// Values that no two entries may share, wherever they are.
+class Unique {
+ public:
+    void claim(Section& section, std::string_view key, const std::string& value) {
+        const auto [first, isNew] = firstUse_.emplace(value, section.pathOf(key));
+        if (isNew) return;
+        section.error(key, "found " + quote(value) + ", which '" + first->second + "' has too, expected a unique one");
+    }
+
+ private:
+    std::map<std::string, std::string> firstUse_;
+};
+
+void readCpu(Section& section, Cpu& cpu) {
+    section.optional("model", cpu.model, readCpuModel);
+    section.optional("sockets", cpu.sockets, readCount);
+    section.optional("cores", cpu.cores, readCount);
+    section.optional("threads", cpu.threads, readCount);
+    if (cpu.count() > 4096) {
+        section.error("found " + std::to_string(cpu.count()) + " CPUs (sockets * cores * threads), expected at most 4096");
+    }
+}
+
+/// Whether the owner can be relied on: it is what the file says, or what a file means that says nothing.
+bool readMemory(Section& section, Memory& memory) {
+    const bool hasSize = section.required("size", memory.sizeBytes, readMemorySize);
+    section.optional("page_size", memory.pageSizeBytes, readPageSize);
+    const bool setsOwner = section.optional("owner", memory.owner, oneOf({MemoryOwner::Manager, MemoryOwner::Vmm}));
+    if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0) {
+        section.error("size", "found '" + formatSize(memory.sizeBytes) + "', expected a multiple of the page_size '" +
+                                  formatSize(memory.pageSizeBytes) + "'");
+    }
+    return setsOwner || !section.has("owner");
+}
+
+void readBoot(Section& section, Boot& boot, const std::vector<Disk>& disks) {
+    section.optional("kernel", boot.kernel, readPath);
+    section.optional("initrd", boot.initrd, readPath);
+    section.optional("cmdline", boot.cmdline, readCmdline);
+    section.optional("firmware", boot.firmware, readPath);
+    if (section.optional("disk", boot.disk, readId)) {
+        // A disk whose own id was refused may be the one that is meant.
+        const bool mayExist =
+            std::any_of(disks.begin(), disks.end(), [&](const Disk& d) { return d.id.empty() || d.id == boot.disk; });
+        if (!mayExist) section.error("disk", "found " + quote(boot.disk) + ", expected the id of an entry of 'disks'");
+    }
+
+    const bool hasKernel = section.has("kernel");
+    const bool hasDisk = section.has("disk");
+    if (hasKernel && hasDisk) section.error("disk", "found next to 'kernel', expected only one of them");
+    if (!hasKernel && !hasDisk) section.error("found neither 'kernel' nor 'disk', expected one of them");
+    for (const auto& [key, needed] : {std::pair("initrd", "kernel"), {"cmdline", "kernel"}, {"firmware", "disk"}}) {
+        if (!section.has(key) || section.has(needed)) continue;
+        section.error(key, "found without '" + std::string(needed) + "', expected only with it");
+    }
+}
+
+void readNetwork(Section& section, Network& network) {
+    const bool hasType = section.required("type", network.type, oneOf({NetworkType::User, NetworkType::Tap}));
+    section.optional("bridge", network.bridge, readInterface);
+    section.optional("mac", network.mac, readMac);
+
+    const bool isTap = network.type == NetworkType::Tap;
+    if (!hasType || isTap == section.has("bridge")) return;
+    if (isTap) {
+        section.error("the key 'bridge' is missing, which type 'tap' requires");
+    } else {
+        section.error("bridge", "found with type 'user', expected only with type 'tap'");
+    }
+}
+
+void readDeadlines(Section& section, Deadlines& deadlines) {
+    section.optional("launch", deadlines.launch, parseDuration);
+    section.optional("exchange", deadlines.exchange, parseDuration);
+    section.optional("verify", deadlines.verify, parseDuration);
+    section.optional("switch", deadlines.switchOver, parseDuration);
+    section.optional("retire", deadlines.retire, parseDuration);
+}
+
+void readVmm(Section& section, Vmm& vmm) {
+    section.optional("binary", vmm.binary, readPath);
+    section.optional("user", vmm.user, readUser);
+    section.optional("sandbox", vmm.sandbox, readBool);
+    section.scalars("arguments", vmm.arguments, readVmmArgument);
+}
+
+void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {
+    const auto design = oneOf({Design::ManagerOwned, Design::VmmOwned, Design::Copy, Design::SaveRestore});
+    const bool hasDesign = section.optional("design", handover.design, design);
+    section.optional("pause_budget", handover.pauseBudget, parseDuration);
+    section.block("deadlines", handover.deadlines, readDeadlines);
+    section.optional("on_failure", handover.onFailure, oneOf({OnFailure::Report, OnFailure::Retry}));
+    section.optional("save_directory", handover.saveDirectory, readPath);
+
+    if (!hasDesign || !ownerIsKnown) return;
+    if (handover.design == Design::ManagerOwned && memory.owner != MemoryOwner::Manager) {
+        section.error("design",
+                      "found 'manager-owned' while memory.owner is 'vmm', expected 'memory.owner: manager' (the guest RAM must "
+                      "be a file that the manager holds)");
+    }
+    if (handover.design == Design::VmmOwned && memory.owner != MemoryOwner::Vmm) {
+        section.error("design",
+                      "found 'vmm-owned' while memory.owner is 'manager', expected 'memory.owner: vmm' (the old VMM hands the "
+                      "guest RAM over)");
+    }
+}
+
+void readVm(Section& section, VmDefinition& vm) {
+    section.required("name", vm.name, readVmName);
+    section.optional("uuid", vm.uuid, readUuid);
+    section.required("machine", vm.machine, readMachine);
+    section.optional("accelerator", vm.accelerator, oneOf({Accelerator::Kvm, Accelerator::Tcg, Accelerator::Auto}));
+    section.block("cpu", vm.cpu, readCpu);
+    bool ownerIsKnown = false;
+    section.requiredBlock("memory", vm.memory,
+                          [&](Section& memory, Memory& target) { ownerIsKnown = readMemory(memory, target); });
+
+    Unique ids;
+    section.list("disks", vm.disks, [&](Section& disk, Disk& target) {
+        if (disk.required("id", target.id, readId)) ids.claim(disk, "id", target.id);
+        disk.required("file", target.file, readPath);
+        disk.optional("format", target.format, oneOf({DiskFormat::Raw, DiskFormat::Qcow2}));
+        disk.optional("cache", target.cache, oneOf({DiskCache::Writeback, DiskCache::None}));
+        disk.optional("read_only", target.readOnly, readBool);
+        disk.optional("serial", target.serial, readSerial);
+    });
+    section.list("networks", vm.networks, [&](Section& network, Network& target) {
+        if (network.required("id", target.id, readId)) ids.claim(network, "id", target.id);
+        readNetwork(network, target);
+    });
+    Unique addresses;
+    section.list("vfio", vm.vfio, [&](Section& device, VfioDevice& target) {
+        if (device.required("id", target.id, readId)) ids.claim(device, "id", target.id);
+        if (device.required("address", target.address, readPciAddress)) addresses.claim(device, "address", target.address);
+    });
+    section.requiredBlock("boot", vm.boot, [&](Section& boot, Boot& target) { readBoot(boot, target, vm.disks); });
+
+    section.block("console", vm.console, [](Section& console, Console& target) {
+        console.optional("enabled", target.enabled, readBool);
+        console.optional("log", target.log, readPath);
+    });
+    section.optional("heartbeat", vm.heartbeat, readBool);
+    section.block("vmm", vm.vmm, readVmm);
+    vm.handover.design = vm.memory.owner == MemoryOwner::Manager ? Design::ManagerOwned : Design::VmmOwned;
+    section.block("handover", vm.handover,
+                  [&](Section& handover, HandoverSettings& target) { readHandover(handover, target, vm.memory, ownerIsKnown); });
+    section.reportUnknownKeys();
+}
+
+std::string joined(const std::vector<ConfigError>& errors) {
+    std::string lines;
+    for (const ConfigError& error : errors) lines += (lines.empty() ? "" : "\n") + error.text();
+    return lines;
+}
+
+struct OpenFile {
+    explicit OpenFile(int opened) : fd(opened) {}
+    OpenFile(const OpenFile&) = delete;
+    OpenFile& operator=(const OpenFile&) = delete;
+    ~OpenFile() {
+        if (fd >= 0) close(fd);
+    }
+
+    const int fd;
+};
+
+}  // namespace
+
+std::string ConfigError::text() const {
+    const std::string place = line > 0 ? ":" + std::to_string(line) + ":" + std::to_string(column) : "";
+    return file + place + ": " + message;
+}
+
+ConfigErrors::ConfigErrors(std::vector<ConfigError> errors) : std::runtime_error(joined(errors)), errors_(std::move(errors)) {}
+
+VmDefinition parseVmDefinition(std::string_view yaml, const std::string& file) {
+    Findings findings(file);
+    const YamlNode root = readYaml(yaml, findings);
+    if (root.kind != YamlNode::Kind::Map) {
+        findings.fail(root.position,
+                      "found " + describe(root) + ", expected a mapping with at least 'name', 'machine', 'memory' and 'boot'");
+    }
+    VmDefinition definition;
+    Section section(root, "", findings);
+    readVm(section, definition);
+    findings.throwIfAny();
+    return definition;
+}
+
+VmDefinition loadVmDefinition(const std::string& file) {
+    return parseVmDefinition(readDefinitionFile(file), file);
+}
+
+std::string readDefinitionFile(const std::string& file) {
+    Findings findings(file);
+    const auto failWithErrno = [&](const std::string& what) {
+        findings.fail({}, what + ": " + std::generic_category().message(errno));
+    };
+
+    // Non-blocking, because opening a FIFO would wait for somebody to write into it.
+    const OpenFile opened(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    if (opened.fd < 0) failWithErrno("cannot be opened");
+    struct stat status {};
+    if (fstat(opened.fd, &status) != 0) failWithErrno("cannot be examined");
+    if (S_ISDIR(status.st_mode)) findings.fail({}, "is a directory, expected a regular file");
+    if (!S_ISREG(status.st_mode)) findings.fail({}, "is not a regular file, expected one");
+    if (static_cast<std::uint64_t>(status.st_size) > maximumFileBytes) findings.fail({}, tooLarge);
+
+    // One byte more than allowed, to notice a file that grew, or one of those in /proc whose size is 0.
+    std::string text(maximumFileBytes + 1, '\0');
+    std::size_t length = 0;
+    while (length < text.size()) {
+        const ssize_t count = read(opened.fd, text.data() + length, text.size() - length);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) failWithErrno("cannot be read");
+        if (count == 0) break;
+        length += static_cast<std::size_t>(count);
+    }
+    if (length > maximumFileBytes) findings.fail({}, tooLarge);
+    text.resize(length);
+    return text;
+}
+
+std::vector<std::string> knownKeys() {
+    std::set<std::string> keys;
+    Findings ignored("");
+    Section section(YamlNode{YamlNode::Kind::Map}, "", ignored, &keys);
+    VmDefinition definition;
+    readVm(section, definition);
+    return {keys.begin(), keys.end()};
+}
+
+}  // namespace vh

@@ -1,0 +1,49 @@
+// What single values look like. Each reader throws std::invalid_argument with what it expected; see config/README.md for the
+// rules.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/section.h"
+
+namespace vh {
+
+bool readBool(const Scalar& scalar);
+unsigned readCount(const Scalar& scalar);  ///< 1 to 1024.
+std::uint64_t readSize(std::string_view text);
+std::uint64_t readMemorySize(std::string_view text);
+std::uint64_t readPageSize(std::string_view text);
+
+std::string readVmName(std::string_view text);
+std::string readUuid(std::string_view text);
+std::string readMachine(std::string_view text);
+std::string readCpuModel(std::string_view text);
+std::string readId(std::string_view text);
+std::string readSerial(std::string_view text);
+std::string readInterface(std::string_view text);
+std::string readMac(std::string_view text);
+std::string readPciAddress(std::string_view text);
+std::string readUser(std::string_view text);
+std::string readPath(std::string_view text);
+std::string readCmdline(std::string_view text);
+std::string readVmmArgument(std::string_view text);
+
+/// A reader of the names of the given values.
+template <typename Enum>
+auto oneOf(std::initializer_list<Enum> values) {
+    return [values = std::vector<Enum>(values)](std::string_view text) {
+        std::string names;
+        for (const Enum value : values) {
+            if (name(value) == text) return value;
+            names += (names.empty() ? "'" : ", '") + std::string(name(value)) + "'";
+        }
+        throw std::invalid_argument("one of " + names);
+    };
+}
+
+}  // namespace vh

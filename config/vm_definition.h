@@ -1,0 +1,168 @@
+// A virtual machine as its owner wrote it down: a plain value, equal when every key is equal.
+//
+// Everything that the guest can see, or that a second VMM must repeat to be the same machine, is here; nothing that exists only
+// while a VM runs is (that is manager/). Keys and defaults are described once, in config/README.md.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vh {
+
+enum class Accelerator { Kvm, Tcg, Auto };
+enum class MemoryOwner { Manager, Vmm };
+enum class DiskFormat { Raw, Qcow2 };
+enum class DiskCache { Writeback, None };
+enum class NetworkType { User, Tap };
+enum class OnFailure { Report, Retry };
+
+/// How a handover carries guest RAM and device state from the old VMM to the new one; the names are those of the README's table.
+enum class Design { ManagerOwned, VmmOwned, Copy, SaveRestore };
+
+struct Cpu {
+    std::string model = "max";
+    unsigned sockets = 1;
+    unsigned cores = 1;
+    unsigned threads = 1;
+
+    unsigned count() const { return sockets * cores * threads; }
+    bool operator==(const Cpu&) const = default;
+};
+
+struct Memory {
+    std::uint64_t sizeBytes = 0;         ///< A multiple of pageSizeBytes.
+    std::uint64_t pageSizeBytes = 4096;  ///< 4 KiB, or a huge page size (2 MiB, 1 GiB).
+    MemoryOwner owner = MemoryOwner::Manager;
+
+    bool operator==(const Memory&) const = default;
+};
+
+/// Either a kernel, or a disk that firmware boots from; the parser refuses both together and neither.
+struct Boot {
+    std::string kernel;
+    std::string initrd;
+    std::string cmdline;
+    std::string firmware;  ///< A firmware image; empty for the machine type's own.
+    std::string disk;      ///< The id of the disk to boot from.
+
+    bool operator==(const Boot&) const = default;
+};
+
+struct Disk {
+    std::string id;
+    std::string file;
+    DiskFormat format = DiskFormat::Raw;
+    DiskCache cache = DiskCache::Writeback;
+    bool readOnly = false;
+    std::string serial;
+
+    bool operator==(const Disk&) const = default;
+};
+
+struct Network {
+    std::string id;
+    NetworkType type = NetworkType::User;
+    std::string bridge;  ///< The host bridge that a tap joins; only with NetworkType::Tap.
+    std::string mac;     ///< Lower case, `52:54:00:12:34:56`.
+
+    bool operator==(const Network&) const = default;
+};
+
+struct Console {
+    bool enabled = true;
+    std::string log;  ///< A file that all serial output is appended to; empty for none.
+
+    bool operator==(const Console&) const = default;
+};
+
+/// A host PCI device passed through to the guest.
+struct VfioDevice {
+    std::string id;
+    std::string address;  ///< `0000:01:00.0`.
+
+    bool operator==(const VfioDevice&) const = default;
+};
+
+struct Vmm {
+    std::string binary = "/usr/bin/qemu-system-x86_64";
+    std::string user = "nobody";  ///< Whom the VMM runs as when the manager is root.
+    bool sandbox = true;
+    std::vector<std::string> arguments;  ///< Handed to the VMM after all of ours.
+
+    bool operator==(const Vmm&) const = default;
+};
+
+/// The longest that each step of a handover may take; see the handover table in manager/README.md.
+struct Deadlines {
+    std::chrono::milliseconds launch{10'000};
+    std::chrono::milliseconds exchange{10'000};
+    std::chrono::milliseconds verify{5'000};
+    std::chrono::milliseconds switchOver{60'000};
+    std::chrono::milliseconds retire{10'000};
+
+    bool operator==(const Deadlines&) const = default;
+};
+
+struct HandoverSettings {
+    Design design = Design::ManagerOwned;
+    std::chrono::milliseconds pauseBudget{1'000};  ///< The guest goes back to the old VMM when it has been stopped for this long.
+    Deadlines deadlines;
+    OnFailure onFailure = OnFailure::Report;
+    std::string saveDirectory = "/var/tmp";  ///< Where save-restore keeps guest RAM; the file has no name.
+
+    bool operator==(const HandoverSettings&) const = default;
+};
+
+struct VmDefinition {
+    std::string name;
+    std::string uuid;     ///< Lower case; empty when the file has none, and then the manager makes one at the first start.
+    std::string machine;  ///< A versioned type, or an alias such as `q35` that the manager resolves at the first start.
+    Accelerator accelerator = Accelerator::Auto;
+    Cpu cpu;
+    Memory memory;
+    Boot boot;
+    std::vector<Disk> disks;
+    std::vector<Network> networks;
+    Console console;
+    bool heartbeat = false;  ///< A virtio-serial port, `org.virt-handover.heartbeat.0`, on which the guest probe reports.
+    std::vector<VfioDevice> vfio;
+    Vmm vmm;
+    HandoverSettings handover;
+
+    bool operator==(const VmDefinition&) const = default;
+};
+
+std::string_view name(Accelerator);
+std::string_view name(MemoryOwner);
+std::string_view name(DiskFormat);
+std::string_view name(DiskCache);
+std::string_view name(NetworkType);
+std::string_view name(OnFailure);
+std::string_view name(Design);
+
+/// The design called `text`, if there is one.
+std::optional<Design> designNamed(std::string_view text);
+
+/// Every key with its value as a file would have it, by path: `memory.size` -> `512MiB`, `disks[0].file` -> `/x.img`.
+std::map<std::string, std::string> flatten(const VmDefinition&);
+
+/// One key whose value two definitions do not share; an absent list entry has an empty value.
+struct KeyDifference {
+    std::string key;
+    std::string before;
+    std::string after;
+
+    bool operator==(const KeyDifference&) const = default;
+};
+
+std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefinition& after);
+
+/// `512MiB`, `4KiB`, or bytes where no unit divides: what a file would have.
+std::string formatSize(std::uint64_t bytes);
+
+}  // namespace vh

@@ -1,0 +1,168 @@
+#include "manager/child_process.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+namespace vh {
+namespace {
+
+// glibc 2.36 has pidfd_open() only in a header that clashes with <sys/wait.h>'s P_PIDFD on some releases; the call is two lines.
+int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+
+std::uint64_t startTimeOf(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string text((std::istreambuf_iterator<char>(file)), {});
+    const std::size_t name = text.rfind(')');  // The name may itself hold spaces and parentheses.
+    if (name == std::string::npos) return 0;
+    std::istringstream fields(text.substr(name + 1));
+    std::string field;
+    for (int number = 3; number < 22; ++number) fields >> field;
+    std::uint64_t startTime = 0;
+    fields >> startTime;
+    return startTime;
+}
+
+// Only async-signal-safe calls from here on: the manager may have threads (GLib's), and the child has a copy of their locks.
+
+[[noreturn]] void giveUp(const char* what, const char* thing) {
+    const char* why = strerrordesc_np(errno);
+    for (const char* part : {"virt-handover: ", what, " '", thing, "': ", why ? why : "unknown error", "\n"})
+        (void)!::write(STDERR_FILENO, part, std::strlen(part));
+    ::_exit(127);
+}
+
+[[noreturn]] void becomeChild(const LaunchSpec& spec, char* const* argv, int* scratch, int devNull) {
+    ::setsid();
+    if (spec.output >= 0) {
+        ::dup2(spec.output, STDOUT_FILENO);
+        ::dup2(spec.output, STDERR_FILENO);
+    }
+    ::dup2(devNull, STDIN_FILENO);
+    // First above all final numbers, then down: a source may sit where another one must go.
+    const int count = static_cast<int>(spec.descriptors.size());
+    const int end = ChildProcess::firstDescriptor + count;
+    for (int i = 0; i < count; ++i) {
+        scratch[i] = ::fcntl(spec.descriptors[static_cast<std::size_t>(i)], F_DUPFD, end);
+        if (scratch[i] < 0) giveUp("duplicate a descriptor for", argv[0]);
+    }
+    for (int i = 0; i < count; ++i)
+        if (::dup2(scratch[i], ChildProcess::firstDescriptor + i) < 0) giveUp("place a descriptor for", argv[0]);
+    ::close_range(static_cast<unsigned>(end), ~0U, 0);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    if (spec.identity.change) {
+        if (::setgroups(0, nullptr) != 0 || ::setgid(spec.identity.gid) != 0 || ::setuid(spec.identity.uid) != 0)
+            giveUp("change user for", argv[0]);
+    }
+    ::execv(argv[0], argv);
+    giveUp("execute", argv[0]);
+}
+
+}  // namespace
+
+struct ChildProcess::Handle {
+    UniqueFd pidfd;
+    bool child = false;  ///< Ours to reap.
+    std::string ended;  ///< How, once reaped.
+
+    bool alive() const {
+        pollfd watch{pidfd.get(), POLLIN, 0};
+        return ::poll(&watch, 1, 0) == 0;
+    }
+
+    void reap() {
+        siginfo_t info{};
+        if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return;
+        child = false;
+        if (info.si_code == CLD_EXITED) {
+            ended = "exited with status " + std::to_string(info.si_status);
+        } else {
+            const char* name = ::sigdescr_np(info.si_status);
+            ended = "was killed by signal " + std::to_string(info.si_status) + " (" + (name ? name : "unknown") + ")";
+        }
+    }
+};
+
+Identity Identity::of(const std::string& user) {
+    const passwd* entry = ::getpwnam(user.c_str());
+    if (!entry) throw std::runtime_error("there is no user '" + user + "' on this host");
+    if (::geteuid() != 0) return {::geteuid(), ::getegid(), false};
+    return {entry->pw_uid, entry->pw_gid, entry->pw_uid != 0};
+}
+
+ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
+    std::vector<char*> argv;
+    for (const std::string& argument : spec.argv) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    std::vector<int> scratch(spec.descriptors.size());
+    // A left-over CPR exec state in the environment would put any QEMU into cpr-exec mode (migration/cpr-exec.c, 10.2).
+    ::unsetenv("QEMU_CPR_EXEC_STATE");
+    const UniqueFd devNull(::open("/dev/null", O_RDWR | O_CLOEXEC));
+
+    const pid_t pid = ::fork();
+    if (pid < 0) throw std::system_error(errno, std::generic_category(), "start '" + spec.argv.at(0) + "'");
+    if (pid == 0) becomeChild(spec, argv.data(), scratch.data(), devNull.get());
+
+    ChildProcess child;
+    child.pid_ = pid;
+    child.startTime_ = startTimeOf(pid);
+    child.handle_ = std::make_shared<Handle>();
+    child.handle_->pidfd = UniqueFd(openPidfd(pid));  // Cannot name another process: ours is not reaped yet.
+    child.handle_->child = true;
+    auto reaper = std::make_shared<EventSource>();
+    *reaper = EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] {
+        handle->reap();
+        reaper->reset();
+    });
+    return child;
+}
+
+ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
+    ChildProcess process;
+    if (pid <= 0) return process;
+    UniqueFd pidfd(openPidfd(pid));
+    // The start time is read after the pidfd is held, so the two speak of one process.
+    if (!pidfd || startTimeOf(pid) != startTime) return process;
+    process.pid_ = pid;
+    process.startTime_ = startTime;
+    process.handle_ = std::make_shared<Handle>();
+    process.handle_->pidfd = std::move(pidfd);
+    return process;
+}
+
+bool ChildProcess::alive() const { return handle_ && handle_->alive(); }
+
+void ChildProcess::kill(int signal) const {
+    if (handle_) ::syscall(SYS_pidfd_send_signal, handle_->pidfd.get(), signal, nullptr, 0);
+}
+
+void ChildProcess::onExit(std::function<void()> callback) {
+    exitWatch_ = EventSource::readable(handle_->pidfd.get(), [this, callback = std::move(callback)] {
+        exitWatch_.reset();
+        callback();
+    });
+}
+
+std::string ChildProcess::howItEnded() const {
+    if (!handle_) return "ended";
+    handle_->reap();
+    return handle_->ended.empty() ? "ended" : handle_->ended;
+}
+
+}  // namespace vh

@@ -1,0 +1,73 @@
+// A process that the manager starts and then does not own: it has its own session, gets exactly the listed descriptors, and goes on
+// when the manager is gone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "manager/event_loop.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// Whom a process runs as. `change` is false where the manager itself may not change users: then the process runs as the manager.
+struct Identity {
+    uid_t uid = 0;
+    gid_t gid = 0;
+    bool change = false;
+
+    /// The identity for a user name. Throws std::runtime_error when there is no such user.
+    static Identity of(const std::string& user);
+};
+
+struct LaunchSpec {
+    std::vector<std::string> argv;  ///< argv[0] is the path of the program.
+    std::vector<int> descriptors;  ///< Borrowed; the child has them as firstDescriptor, firstDescriptor + 1, ...
+    int output = -1;  ///< Borrowed; the child's standard output and error.
+    Identity identity;
+};
+
+class ChildProcess {
+   public:
+    /// The number that the first listed descriptor has in the child.
+    static constexpr int firstDescriptor = 3;
+
+    ChildProcess() = default;
+
+    /// Starts a program. Throws std::system_error when it cannot fork; a program that cannot be executed is a child that ends with
+    /// status 127 after writing why to its output.
+    static ChildProcess launch(const LaunchSpec& spec);
+
+    /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now belongs to
+    /// a process that started at another time.
+    static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
+
+    pid_t pid() const { return pid_; }
+    /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good.
+    std::uint64_t startTime() const { return startTime_; }
+
+    bool alive() const;
+    void kill(int signal) const;
+
+    /// Calls once when the process has ended. One watcher at a time.
+    void onExit(std::function<void()> callback);
+    void ignoreExit() { exitWatch_.reset(); }
+
+    /// How it ended, in words: `exited with status 1`, `was killed by signal 9 (Killed)`; `ended` when it was not our child.
+    std::string howItEnded() const;
+
+   private:
+    struct Handle;
+
+    pid_t pid_ = 0;
+    std::uint64_t startTime_ = 0;
+    std::shared_ptr<Handle> handle_;  ///< Shared with the main loop, which reaps a child of ours even when nobody asks any more.
+    EventSource exitWatch_;
+};
+
+}  // namespace vh

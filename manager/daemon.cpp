@@ -1,0 +1,55 @@
+// virt-handoverd: the manager as a service. It may be killed, restarted and upgraded at any moment; every VM goes on.
+
+#include <sys/stat.h>
+
+#include <csignal>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+
+#include "manager/dbus_service.h"
+#include "manager/host.h"
+
+namespace {
+
+void say(const std::string& line) { std::cerr << "virt-handoverd: " << line << std::endl; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    using namespace vh;
+    std::signal(SIGPIPE, SIG_IGN);
+    std::string runtimeDirectory = defaultRuntimeDirectory();
+    std::string definitionDirectory = "/etc/virt-handover/vms";
+    CLI::App app("Serves the manager of virt-handover on a private D-Bus socket.", "virt-handoverd");
+    app.add_option("--runtime-dir", runtimeDirectory, "where running VMs have their sockets and records")->capture_default_str();
+    app.add_option("--definitions", definitionDirectory, "where 'start NAME' looks for NAME.yaml")->capture_default_str();
+    app.set_version_flag("--version", std::string("virt-handoverd ") + VH_VERSION);
+    CLI11_PARSE(app, argc, argv);
+
+    try {
+        ::mkdir(runtimeDirectory.c_str(), 0755);
+        Host host(runtimeDirectory, definitionDirectory);
+        host.recoverAll(say);
+        const DbusService service(host, runtimeDirectory);
+        say("ready on '" + managerSocket(runtimeDirectory) + "'");
+
+        GMainLoop* loop = g_main_loop_new(nullptr, FALSE);
+        bool ending = false;
+        const auto end = [&](const char* why) {
+            if (ending) return;
+            ending = true;
+            say(std::string(why) + ": the VMs go on without a manager");
+            host.cancelHandovers("the manager is asked to end");
+            host.whenIdle([loop] { g_main_loop_quit(loop); });
+        };
+        const EventSource terminate = EventSource::unixSignal(SIGTERM, [&] { end("SIGTERM"); });
+        const EventSource interrupt = EventSource::unixSignal(SIGINT, [&] { end("SIGINT"); });
+        g_main_loop_run(loop);
+        g_main_loop_unref(loop);
+        return 0;
+    } catch (const std::exception& error) {
+        say(error.what());
+        return 1;
+    }
+}

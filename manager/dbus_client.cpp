@@ -1,0 +1,92 @@
+#include "manager/dbus_client.h"
+
+#include <memory>
+#include <utility>
+
+#include "manager/dbus_service.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+}  // namespace
+
+DbusClient::DbusClient(const std::string& runtimeDirectory) {
+    const std::string socket = managerSocket(runtimeDirectory);
+    char* escaped = g_dbus_address_escape_value(socket.c_str());
+    const std::string address = std::string("unix:path=") + escaped;
+    g_free(escaped);
+    GError* error = nullptr;
+    connection_ = g_dbus_connection_new_for_address_sync(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, nullptr, &error);
+    if (connection_) return;
+    const std::string cause = error->message;
+    g_error_free(error);
+    throw Unreachable("the manager cannot be reached: " + cause + "; start virt-handoverd, or work without it: virt-handover --embed ...");
+}
+
+DbusClient::~DbusClient() { g_object_unref(connection_); }
+
+void DbusClient::call(const char* method, GVariant* arguments, Done done) {
+    g_dbus_connection_call(
+        connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"), G_DBUS_CALL_FLAGS_NONE, G_MAXINT, nullptr,
+        [](GObject* source, GAsyncResult* result, gpointer data) {
+            const std::unique_ptr<Done> answer(static_cast<Done*>(data));
+            GError* error = nullptr;
+            GVariant* value = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, &error);
+            if (!value) {
+                const std::string cause = error->message;
+                g_error_free(error);
+                // What was asked for may have been done or not; a handover in the middle is settled by the next manager.
+                return (*answer)({ExitCode::Unreachable, {{"error", "the manager went away before it answered: " + cause}}});
+            }
+            int code = 0;
+            const char* text = "";
+            g_variant_get(value, "(i&s)", &code, &text);
+            (*answer)({static_cast<ExitCode>(code), json::parse(text, nullptr, false)});
+            g_variant_unref(value);
+        },
+        new Done(std::move(done)));
+}
+
+void DbusClient::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
+    call("Start", g_variant_new("(su)", what.c_str(), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())), std::move(done));
+}
+
+void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+    const guint subscription = g_dbus_connection_signal_subscribe(
+        connection_, nullptr, dbusInterface, "Progress", dbusPath, nullptr, G_DBUS_SIGNAL_FLAGS_NONE,
+        [](GDBusConnection*, const char*, const char*, const char*, const char*, GVariant* values, gpointer data) {
+            guint32 state = 0;
+            HandoverProgress step{};
+            gboolean stopped = FALSE;
+            g_variant_get(values, "(&sudiib)", nullptr, &state, &step.atMs, &step.oldPid, &step.newPid, &stopped);
+            step.stopped = stopped == TRUE;
+            step.state = static_cast<State>(state);
+            if (state < stateCount) (*static_cast<Handover::Observer*>(data))(step);
+        },
+        new Handover::Observer(std::move(observer)), [](gpointer data) { delete static_cast<Handover::Observer*>(data); });
+    GVariantBuilder values;
+    g_variant_builder_init(&values, G_VARIANT_TYPE_VARDICT);
+    const auto add = [&values](const char* key, GVariant* value) { g_variant_builder_add(&values, "{sv}", key, value); };
+    if (!options.binary.empty()) add("binary", g_variant_new_string(options.binary.c_str()));
+    if (options.design) add("design", g_variant_new_string(std::string(name(*options.design)).c_str()));
+    if (options.pauseBudget) add("pause_budget_ms", g_variant_new_uint32(static_cast<guint32>(options.pauseBudget->count())));
+    if (options.dryRun) add("dry_run", g_variant_new_boolean(TRUE));
+    call("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values), [this, subscription, done = std::move(done)](const VerbResult& result) {
+        g_dbus_connection_signal_unsubscribe(connection_, subscription);
+        done(result);
+    });
+}
+
+void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done) {
+    call("Shutdown", g_variant_new("(su)", vm.c_str(), static_cast<guint32>(timeout.count())), std::move(done));
+}
+
+void DbusClient::destroy(const std::string& vm, Done done) { call("Destroy", g_variant_new("(s)", vm.c_str()), std::move(done)); }
+void DbusClient::list(Done done) { call("List", nullptr, std::move(done)); }
+void DbusClient::show(const std::string& vm, Done done) { call("Show", g_variant_new("(s)", vm.c_str()), std::move(done)); }
+void DbusClient::console(const std::string& vm, Done done) { call("Console", g_variant_new("(s)", vm.c_str()), std::move(done)); }
+
+}  // namespace vh

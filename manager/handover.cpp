@@ -1,0 +1,610 @@
+#include "manager/handover.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "vmm-shim/ram_blocks.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr milliseconds patience{10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
+constexpr milliseconds firstBeatPatience{500};
+constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
+constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
+constexpr int runtimeFdset = 1000;  ///< Above the sets of the command line.
+
+std::uint64_t freeBytes(const std::string& path) {
+    struct statvfs status {};
+    if (::statvfs(path.c_str(), &status) != 0) throw std::system_error(errno, std::generic_category(), "look at '" + path + "'");
+    return std::uint64_t{status.f_bavail} * status.f_frsize;
+}
+
+std::uint64_t availableMemoryBytes() {
+    std::ifstream meminfo("/proc/meminfo");
+    std::string key;
+    std::uint64_t kilobytes = 0;
+    while (meminfo >> key)
+        if (key == "MemAvailable:" && meminfo >> kilobytes) break;
+    return kilobytes * 1024;
+}
+
+std::string milliseconds_(milliseconds duration) { return std::to_string(duration.count()) + " ms"; }
+
+json channel(const char* type, const std::string& path) {
+    return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
+}
+
+json fileChannel() {
+    return {{"channels",
+             json::array({{{"channel-type", "main"},
+                           {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(runtimeFdset)}, {"offset", 0}}}}})}};
+}
+
+UniqueFd reopen(const UniqueFd& file, int flags) {
+    const std::string path = "/proc/self/fd/" + std::to_string(file.get());
+    UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
+    if (!fd) throw std::system_error(errno, std::generic_category(), "open the saved state again");
+    return fd;
+}
+
+}  // namespace
+
+Handover::Handover(HandoverRequest request, VmDirectory directory, Observer observer, Done done)
+    : request_(std::move(request)),
+      directory_(std::move(directory)),
+      observer_(std::move(observer)),
+      done_(std::move(done)),
+      design_(request_.definition.handover.design) {
+    report_.vm = request_.definition.name;
+    report_.design = design_;
+    report_.old = {request_.record.vmm.binary, request_.record.vmm.version, request_.record.vmm.pid};
+    report_.fresh.binary = request_.binary;
+    report_.ramBytes = request_.definition.memory.sizeBytes;
+}
+
+void Handover::begin() { enter(State::Preflight); }
+
+// The engine: states, events, and what is bound to a state.
+
+void Handover::enter(State state) {
+    const double now = sinceBeginMs();
+    if (!report_.steps.empty()) report_.steps.back().durationMs = now - report_.steps.back().startMs;
+    state_ = state;
+    const unsigned epoch = ++epoch_;
+    deadline_.reset();
+    pollTimer_.reset();
+    if (!isBeforePointOfNoReturn(state)) pauseBudget_.reset();
+    confirming_ = confirming_ || state == State::Confirming;
+    if (!isFinal(state)) report_.steps.push_back({state, now});
+    if (observer_)
+        observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0});
+    if (epoch != epoch_) return;  // The observer cancelled.
+    if (isFinal(state)) return finish();
+    const milliseconds deadline = deadlineOf(state);
+    deadline_ = EventSource::after(deadline, within([this, state, deadline] {
+        post(Event::TimedOut, std::string(name(state)) + " took longer than " + milliseconds_(deadline));
+    }));
+    try {
+        act(state);
+    } catch (const std::exception& error) {
+        post(Event::Failed, error.what());
+    }
+}
+
+void Handover::act(State state) {
+    switch (state) {
+        case State::Preflight: return preflight();
+        case State::Launching: return launch();
+        case State::Exchanging: return exchange();
+        case State::Verifying: return verify();
+        case State::Switching: return switchOver();
+        case State::Proving: return prove();
+        case State::Confirming: return confirm();
+        case State::Retiring: return retire();
+        case State::Discarding: return discard();
+        case State::Resuming: return resume();
+        case State::Refused:
+        case State::RolledBack:
+        case State::Upgraded:
+        case State::Lost: return;
+    }
+}
+
+void Handover::post(Event event, const std::string& cause) {
+    if (isFinal(state_)) return;
+    const State following = next(state_, event);
+    if (following == state_) return;
+    if (event != Event::Done && report_.cause.empty()) report_.cause = cause;
+    if (following == State::Lost && report_.cause != cause) report_.cause += "; then " + cause;
+    enter(following);
+}
+
+void Handover::send(VmmProcess& vmm, const std::string& command, json arguments, std::function<void(const QmpReply&)> then,
+                    UniqueFd descriptor) {
+    vmm.monitor().execute(command, std::move(arguments), deadlineOf(state_), within(std::move(then)), std::move(descriptor));
+}
+
+void Handover::run(std::vector<Command> commands, std::function<void()> then) {
+    if (commands.empty()) return then();
+    const Command first = std::move(commands.front());
+    commands.erase(commands.begin());
+    send(*first.vmm, first.name, first.arguments, [this, first, rest = std::move(commands), then = std::move(then)](const QmpReply& reply) {
+        if (!reply.ok()) return post(Event::Failed, errorText(*first.vmm, first.name, *reply.error));
+        run(rest, then);
+    });
+}
+
+milliseconds Handover::deadlineOf(State state) const {
+    const Deadlines& deadlines = request_.definition.handover.deadlines;
+    if (state == State::Launching) return deadlines.launch;
+    if (state == State::Exchanging) return deadlines.exchange;
+    if (state == State::Verifying) return deadlines.verify;
+    if (state == State::Switching) return deadlines.switchOver;
+    if (state == State::Retiring) return deadlines.retire;
+    return patience;
+}
+
+double Handover::sinceBeginMs() const { return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count(); }
+
+std::string Handover::describe(const VmmProcess& vmm) const { return &vmm == old_.get() ? "the old VMM" : "the new VMM"; }
+
+std::string Handover::errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const {
+    return describe(vmm) + ": " + command + ": " + error.description;
+}
+
+// Preflight.
+
+void Handover::preflight() {
+    if (!request_.refusal.empty()) throw std::runtime_error(request_.refusal);
+    checkHost();
+    old_ = std::make_unique<VmmProcess>(request_.record.vmm, directory_.generation(request_.record.vmm.generation));
+    if (!old_->alive()) throw std::runtime_error("the VM is not running; start it with the new VMM instead");
+    old_->process().onExit([this] {
+        if (state_ == State::Retiring) return oldGone();
+        const std::string words = old_->lastWords();
+        post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
+    });
+    probe_ = std::make_unique<BinaryProbe>(
+        BinaryProbe::Question{request_.binary, Identity::of(request_.definition.vmm.user), deviceModels(request_.definition),
+                              deadlineOf(State::Launching)},
+        within([this](const VmmBinary& binary, const std::string& cause) {
+            if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
+            newBinary_ = binary;
+            report_.fresh.version = binary.version;
+            checkNewBinary();
+            askOldVmm();
+        }));
+}
+
+void Handover::checkHost() const {
+    const HandoverSettings& settings = request_.definition.handover;
+    const std::uint64_t ramBytes = request_.definition.memory.sizeBytes;
+    if (!request_.definition.vfio.empty()) throw std::runtime_error("vfio devices cannot be handed over by this version");
+    const MemoryOwner owner = request_.definition.memory.owner;
+    if ((design_ == Design::ManagerOwned && owner != MemoryOwner::Manager) || (design_ == Design::VmmOwned && owner != MemoryOwner::Vmm))
+        throw std::runtime_error("design '" + std::string(name(design_)) + "' does not fit a VM that was started with memory.owner '" +
+                                 std::string(name(owner)) + "'; use '" + (owner == MemoryOwner::Vmm ? "vmm-owned" : "manager-owned") +
+                                 "', or change the definition and power-cycle the VM");
+    if (const std::uint64_t free = freeBytes(directory_.runtime()); free < socketSpaceBytes)
+        throw std::runtime_error("'" + directory_.runtime() + "' has " + std::to_string(free / 1024) + " KiB free, and the new VMM's sockets and record need " +
+                                 std::to_string(socketSpaceBytes / 1024) + " KiB");
+    if (design_ == Design::SaveRestore && freeBytes(settings.saveDirectory) < ramBytes)
+        throw std::runtime_error("'" + settings.saveDirectory + "' has no room for " + formatSize(ramBytes) +
+                                 " of guest RAM; set handover.save_directory to one that has");
+    if ((design_ == Design::SaveRestore || design_ == Design::Copy) && availableMemoryBytes() < ramBytes)
+        throw std::runtime_error("design '" + std::string(name(design_)) + "' needs " + formatSize(ramBytes) +
+                                 " of memory for a second copy of guest RAM, and the host has not that much available");
+    // Writing and reading at a gigabyte a second is more than most disks do, so below this the refusal is certain to be right.
+    const milliseconds least{2 * ramBytes / (1024 * 1024)};
+    if (design_ == Design::SaveRestore && wasRunning_ && settings.pauseBudget < least)
+        throw std::runtime_error("design 'save-restore' would pause the guest for " + milliseconds_(least) +
+                                 " or longer, and its pause budget is " + milliseconds_(settings.pauseBudget) +
+                                 "; raise it (--pause-budget), or use another design");
+}
+
+void Handover::checkNewBinary() const {
+    const VmDefinition& definition = request_.definition;
+    const std::string subject = "the new VMM '" + newBinary_.path + "' (QEMU " + newBinary_.version + ")";
+    if (!newBinary_.machines.contains(definition.machine))
+        throw std::runtime_error(subject + " has no machine type '" + definition.machine +
+                                 "', which this guest was started with; use a QEMU that still has it");
+    if (!newBinary_.missingModels.empty()) {
+        std::string models;
+        for (const std::string& model : newBinary_.missingModels) models += (models.empty() ? "'" : ", '") + model + "'";
+        throw std::runtime_error(subject + " lacks the device model " + models + "; install the package that has its module");
+    }
+    if (design_ == Design::VmmOwned && newBinary_.majorVersion < 10)
+        throw std::runtime_error(subject + " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design 'manager-owned'");
+}
+
+void Handover::askOldVmm() {
+    old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    old_->queryVersion(patience, within([this](const QmpReply& reply) {
+        if (!reply.ok())
+            throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " + reply.error->description);
+        report_.old.version = old_->record().version;
+        if (design_ == Design::VmmOwned && std::stoi(report_.old.version) < 10)
+            throw std::runtime_error("the old VMM, QEMU " + report_.old.version + ", cannot be taken over by CPR; power-cycle the VM");
+        send(*old_, "query-status", nullptr, [this](const QmpReply& status) {
+            if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
+            const std::string runState = status.value.value("status", "");
+            wasRunning_ = runState == "running";
+            if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
+            send(*old_, "query-block-jobs", nullptr, [this](const QmpReply& jobs) {
+                if (jobs.ok() && !jobs.value.empty()) throw std::runtime_error("a block job is running; wait for it or cancel it");
+                awaitFirstHeartbeat();
+            });
+        });
+    }));
+}
+
+void Handover::awaitFirstHeartbeat() {
+    if (!request_.definition.heartbeat || !wasRunning_) return passPreflight();
+    heartbeat_.listen(connectUnix(old_->directory() + "/heartbeat.sock"));
+    heartbeat_.onLine(within([this] {
+        heartbeat_.onLine(nullptr);
+        passPreflight();
+    }));
+    pollTimer_ = EventSource::after(firstBeatPatience, within([this] {
+        report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
+        passPreflight();
+    }));
+}
+
+void Handover::passPreflight() {
+    if (!request_.dryRun) return done();
+    report_.dryRun = true;
+    post(Event::Cancelled, {});
+}
+
+// Launching.
+
+void Handover::launch() {
+    UniqueFd ram;
+    if (request_.definition.memory.owner == MemoryOwner::Manager)
+        ram = design_ == Design::ManagerOwned ? reopenGuestRam(request_.record.vmm)
+                                              : createGuestRam(request_.definition, Identity::of(request_.definition.vmm.user));
+    new_ = VmmProcess::launch({.definition = request_.definition,
+                               .directory = directory_,
+                               .generation = request_.record.vmm.generation + 1,
+                               .binary = request_.binary,
+                               .ram = std::move(ram),
+                               .incoming = design_ == Design::VmmOwned ? Incoming::Cpr : Incoming::Defer,
+                               .shareImplicitRam = newBinary_.majorVersion >= 10});
+    report_.fresh.pid = new_->record().pid;
+    new_->process().onExit([this] {
+        if (state_ == State::Discarding) return newGone();
+        const std::string words = new_->lastWords();
+        post(Event::NewDied, "the new VMM " + new_->process().howItEnded() + (words.empty() ? "" : ": " + words));
+    });
+    // On disk before anything depends on it: a manager that is killed from here on finds both processes again.
+    request_.record.fresh = new_->record();
+    request_.record.guestWasRunning = wasRunning_;
+    directory_.write(request_.record);
+    new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
+    if (request_.definition.heartbeat) heartbeat_.listen(connectUnix(new_->directory() + "/heartbeat.sock"));
+
+    if (design_ == Design::VmmOwned) return awaitCprListener();
+    new_->queryVersion(deadlineOf(State::Launching), within([this](const QmpReply& reply) {
+        if (!reply.ok()) return post(Event::Failed, errorText(*new_, "query-version", *reply.error));
+        done();
+    }));
+}
+
+void Handover::awaitCprListener() {
+    // A VMM that waits for CPR state has no monitor yet (system/vl.c:qemu_init, 10.0 and 11.1), and nothing tells that it listens: ask.
+    if (isListening(cprChannelPath(new_->directory()))) return done();
+    pollTimer_ = EventSource::after(milliseconds(2), within([this] { awaitCprListener(); }));
+}
+
+// Exchanging.
+
+json Handover::capabilities(bool on) const {
+    const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
+    return {{"capabilities", json::array({capability("events", on), capability("return-path", on && design_ != Design::SaveRestore),
+                                          capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
+}
+
+void Handover::exchange() {
+    json parameters{{"max-bandwidth", unlimitedBandwidth},
+                    {"downtime-limit", std::min<std::int64_t>(request_.definition.handover.pauseBudget.count() / 2, 2'000'000)}};
+    if (design_ == Design::VmmOwned) parameters["mode"] = "cpr-transfer";
+    configuredOld_ = true;
+    run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}}, [this] {
+        if (design_ == Design::VmmOwned) return sendCprState();
+        std::vector<Command> commands{{new_.get(), "migrate-set-capabilities", capabilities(true)}};
+        if (design_ != Design::SaveRestore)
+            commands.push_back({new_.get(), "migrate-incoming",
+                                {{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}}});
+        run(commands, [this] { done(); });
+    });
+}
+
+void Handover::sendCprState() {
+    // Blockers are those of the current mode, so this comes after setting it (reference: migration/migration.c:fill_source_migration_info).
+    send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
+        for (const json& reason : reply.value.value("blocked-reasons", json::array()))
+            throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+        migrateSent_ = true;
+        // Always both channels and never `uri`: QEMU 10.0 and 11.1 crash on a lone cpr channel, and 11.1 aborts on uri.
+        run({{old_.get(), "migrate",
+              {{"channels", json::array({channel("main", mainChannelPath(new_->directory())),
+                                         channel("cpr", cprChannelPath(new_->directory()))})}}}},
+            [this] {
+                new_->queryVersion(deadlineOf(State::Exchanging), within([this](const QmpReply& version) {
+                    if (!version.ok()) return post(Event::Failed, errorText(*new_, "query-version", *version.error));
+                    run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
+                }));
+            });
+    });
+}
+
+// Verifying.
+
+void Handover::verify() {
+    const auto table = [this](const VmmProcess& vmm, const QmpReply& reply) {
+        if (!reply.ok()) throw std::runtime_error(errorText(vmm, "x-query-ramblock", *reply.error));
+        return reply.value.value("human-readable-text", "");
+    };
+    send(*old_, "x-query-ramblock", nullptr, [this, table](const QmpReply& oldReply) {
+        send(*new_, "x-query-ramblock", nullptr, [this, table, oldTable = table(*old_, oldReply)](const QmpReply& newReply) {
+            compareRam(oldTable, table(*new_, newReply));
+            done();
+        });
+    });
+}
+
+void Handover::compareRam(const std::string& oldTable, const std::string& newTable) const {
+    const std::vector<std::string> differences =
+        fatalDifferences(parseRamBlockTable(oldTable), parseRamBlockTable(newTable), design_ == Design::VmmOwned);
+    if (!differences.empty())
+        throw std::runtime_error(differences.front() +
+                                 (differences.size() > 1 ? " (and " + std::to_string(differences.size() - 1) + " more)" : "") +
+                                 "; give the new VMM the same ROM files and device options");
+    if (!sharesRam()) return;
+    const auto oldMapped = old_->mappedMemfds(), newMapped = new_->mappedMemfds();
+    if (design_ == Design::ManagerOwned) {
+        const FileIdentity& ram = request_.record.vmm.ram;
+        if (!newMapped.contains({ram.device, ram.inode})) throw std::runtime_error("the new VMM has not mapped the guest's RAM");
+    } else if (oldMapped.empty() || !std::includes(newMapped.begin(), newMapped.end(), oldMapped.begin(), oldMapped.end())) {
+        throw std::runtime_error("the new VMM has not mapped all of the old one's memory: its CPR state was not taken over");
+    }
+}
+
+// Switching.
+
+void Handover::switchOver() {
+    if (design_ == Design::SaveRestore) return run({{old_.get(), "stop", nullptr}}, [this] { saveToFile(); });
+    const json main{{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}};
+    // With CPR the new VMM hangs up on the CPR channel once it listens on the main one, and that makes the old one go ahead.
+    if (design_ == Design::VmmOwned) return run({{new_.get(), "migrate-incoming", main}}, [] {});
+    migrateSent_ = true;
+    run({{old_.get(), "migrate", main}}, [] {});
+}
+
+void Handover::saveToFile() {
+    const std::string& directory = request_.definition.handover.saveDirectory;
+    savedState_ = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!savedState_) throw std::system_error(errno, std::generic_category(), "create a file in '" + directory + "'");
+    migrateSent_ = true;
+    send(*old_, "add-fd", {{"fdset-id", runtimeFdset}},
+         [this](const QmpReply& reply) {
+             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
+             run({{old_.get(), "migrate", fileChannel()}}, [] {});
+         },
+         reopen(savedState_, O_WRONLY));
+}
+
+void Handover::restoreFromFile() {
+    send(*new_, "add-fd", {{"fdset-id", runtimeFdset}},
+         [this](const QmpReply& reply) {
+             if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
+             run({{new_.get(), "migrate-incoming", fileChannel()}}, [] {});
+         },
+         reopen(savedState_, O_RDONLY));
+    savedState_.reset();
+}
+
+void Handover::checkSwitched() {
+    if (state_ != State::Switching || oldMigration_ != "completed") return;
+    if (savedState_) return restoreFromFile();
+    if (newMigration_ == "completed") done();
+}
+
+// Proving, confirming, retiring.
+
+void Handover::prove() {
+    send(*new_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) throw std::runtime_error(errorText(*new_, "query-status", *reply.error));
+        const std::string runState = reply.value.value("status", "");
+        if (runState != "paused") throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
+        done();
+    });
+}
+
+void Handover::confirm() {
+    joinBridges(request_.definition, new_->resources());
+    if (!wasRunning_) return done();
+    send(*new_, "cont", nullptr, [this](const QmpReply& reply) {
+        if (reply.ok()) return done();
+        // Without an answer nobody knows; the new VMM's death or the deadline decides.
+        if (reply.error->errorClass == "Closed" || reply.error->errorClass == "Timeout") return;
+        const std::string refusal = errorText(*new_, "cont", *reply.error);
+        send(*new_, "query-status", nullptr, [this, refusal](const QmpReply& status) {
+            if (!status.ok()) return;
+            if (status.value.value("running", true)) return done();
+            post(Event::Failed, refusal);
+        });
+    });
+}
+
+void Handover::retire() {
+    request_.record.vmm = new_->record();
+    request_.record.fresh.reset();
+    try {
+        directory_.write(request_.record);
+    } catch (const std::exception& error) {
+        // The record on disk still names both VMMs; the next manager finds the old one dead and the new one running, and goes on.
+        report_.warnings.push_back(error.what());
+    }
+    afterNextHeartbeat([this] {
+        if (!old_->alive()) return oldGone();
+        send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+            const json ram = reply.ok() ? reply.value.value("ram", json::object()) : json::object();
+            report_.bytesSent = ram.value("transferred", std::uint64_t{0});
+            if (!sharesRam()) report_.ramCopiedBytes = ram.value("normal-bytes", std::uint64_t{0});
+            endOldVmm();
+        });
+    });
+}
+
+void Handover::endOldVmm() {
+    old_->monitor().execute("quit", nullptr, deadlineOf(State::Retiring), nullptr);
+    pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { old_->process().kill(SIGKILL); }));
+}
+
+void Handover::oldGone() {
+    directory_.removeGeneration(old_->record().generation);
+    done();
+}
+
+// Going back.
+
+void Handover::discard() {
+    pauseBudget_.reset();
+    if (!new_) return done();
+    newDiedByItself_ = !new_->alive();
+    const bool underWay = migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
+    if (!underWay) return endNewVmm();
+    // Cancelled before the new VMM goes: its end would be the hang-up that makes the old one go ahead.
+    old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { endNewVmm(); }));
+}
+
+void Handover::endNewVmm() {
+    if (!new_->alive()) return newGone();
+    new_->process().kill(SIGKILL);
+}
+
+void Handover::newGone() {
+    const std::string words = newDiedByItself_ ? new_->lastWords() : std::string();
+    if (!words.empty() && report_.cause.find(words) == std::string::npos) report_.cause += "; the new VMM said: " + words;
+    done();
+}
+
+void Handover::resume() {
+    if (new_) directory_.removeGeneration(new_->record().generation);
+    send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) return post(Event::Failed, errorText(*old_, "query-migrate", *reply.error));
+        const auto again = [this](milliseconds delay) { pollTimer_ = EventSource::after(delay, within([this] { resume(); })); };
+        const std::string migration = reply.value.value("status", "none");
+        if (migration != "none" && migration != "completed" && migration != "failed" && migration != "cancelled")
+            return again(milliseconds(5));
+        send(*old_, "query-status", nullptr, [this, again](const QmpReply& status) {
+            if (!status.ok()) return post(Event::Failed, errorText(*old_, "query-status", *status.error));
+            if (!wasRunning_ || status.value.value("running", false)) return resumed();
+            send(*old_, "cont", nullptr, [this, again](const QmpReply& answer) {
+                if (answer.ok()) return resumed();
+                again(milliseconds(50));  // The new VMM's image locks may outlive it by a moment.
+            });
+        });
+    });
+}
+
+void Handover::resumed() {
+    if (configuredOld_) {
+        // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter.
+        old_->monitor().execute("migrate-set-capabilities", capabilities(false), patience, nullptr);
+        if (design_ == Design::VmmOwned) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
+    }
+    afterNextHeartbeat([this] { done(); });
+}
+
+void Handover::finish() {
+    if (state_ == State::RolledBack) {
+        request_.record.fresh.reset();
+        try {
+            directory_.write(request_.record);
+        } catch (const std::exception& error) {
+            report_.warnings.push_back(error.what());
+        }
+    }
+    // The old VMM died before the new one was told to run the guest: nothing is left that the new one could be for.
+    if (state_ == State::Lost && new_ && !confirming_) new_->process().kill(SIGKILL);
+    if (state_ == State::Upgraded && old_->alive())
+        report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) + ", has not ended; the guest does not need it");
+    report_.outcome = state_;
+    report_.totalMs = sinceBeginMs();
+    if (heartbeat_.summary().beats > 0) report_.guest = heartbeat_.summary();
+    callSoon([done = std::move(done_), report = report_] { done(report); });
+}
+
+// What the VMMs say.
+
+void Handover::oldEvent(const QmpEvent& event) {
+    if (event.name == "STOP") guestStopped(event.timestampUs);
+    if (event.name == "RESUME") guestResumed(event.timestampUs);
+    if (event.name != "MIGRATION") return;
+    oldMigration_ = event.data.value("status", "");
+    if (oldMigration_ == "failed" && isBeforePointOfNoReturn(state_)) explainOldFailure();
+    within([this] { checkSwitched(); })();
+}
+
+void Handover::newEvent(const QmpEvent& event) {
+    if (event.name == "RESUME") guestResumed(event.timestampUs);
+    if (event.name != "MIGRATION") return;
+    newMigration_ = event.data.value("status", "");
+    within([this] { checkSwitched(); })();
+}
+
+void Handover::guestStopped(std::int64_t atUs) {
+    stoppedAtUs_ = atUs;
+    const milliseconds budget = request_.definition.handover.pauseBudget;
+    if (isBeforePointOfNoReturn(state_))
+        pauseBudget_ = EventSource::after(budget, [this, budget] {
+            if (isBeforePointOfNoReturn(state_))
+                post(Event::TimedOut, "the guest had been stopped for " + milliseconds_(budget) + ", its pause budget");
+        });
+}
+
+void Handover::guestResumed(std::int64_t atUs) {
+    if (stoppedAtUs_ != 0) report_.stopToResumeMs = static_cast<double>(atUs - stoppedAtUs_) / 1000;
+    stoppedAtUs_ = 0;
+    pauseBudget_.reset();
+}
+
+void Handover::explainOldFailure() {
+    send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+        std::string cause = "the old VMM could not hand over";
+        if (reply.ok() && reply.value.contains("error-desc")) cause += ": " + reply.value.value("error-desc", "");
+        // The guest runs again. When the new VMM is dying of what went wrong, its last words are the better cause: let them come.
+        pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
+    });
+}
+
+void Handover::afterNextHeartbeat(std::function<void()> then) {
+    if (heartbeat_.summary().beats == 0 || !wasRunning_) return then();
+    const auto once = within([this, then = std::move(then)] {
+        pollTimer_.reset();
+        heartbeat_.onLine(nullptr);
+        then();
+    });
+    if (state_ == State::Retiring && heartbeat_.beatsFromLatest()) return once();
+    heartbeat_.onLine(once);
+    pollTimer_ = EventSource::after(milliseconds(1000), once);
+}
+
+}  // namespace vh

@@ -1,0 +1,85 @@
+#include "manager/heartbeat.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <sstream>
+#include <utility>
+
+namespace vh {
+namespace {
+
+std::optional<std::uint64_t> number(std::string_view text) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+    return value;
+}
+
+}  // namespace
+
+void HeartbeatMonitor::listen(UniqueFd socket) {
+    const std::size_t port = ports_.size();
+    ports_.push_back({std::move(socket), {}, 0});
+    ports_.back().readable = EventSource::readable(ports_.back().socket.get(), [this, port] { readMore(port); });
+}
+
+void HeartbeatMonitor::readMore(std::size_t port) {
+    // What the guest wrote on an earlier VMM precedes what it wrote on this one: drain that first.
+    for (std::size_t earlier = 0; earlier < port; ++earlier)
+        if (ports_[earlier].socket) readMore(earlier);
+    char buffer[16384];
+    const ssize_t count = ::recv(ports_[port].socket.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
+    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (count <= 0) {
+        ports_[port].readable.reset();
+        ports_[port].socket.reset();
+        return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    partial_.append(buffer, static_cast<std::size_t>(count));
+    for (std::size_t end; (end = partial_.find('\n')) != std::string::npos;) {
+        const std::string line = partial_.substr(0, end);
+        partial_.erase(0, end + 1);
+        take(line, now, port);
+    }
+    if (partial_.size() > sizeof(buffer)) partial_.clear();  // Not our probe.
+}
+
+void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
+    if (line.starts_with("B ")) {
+        const std::optional<std::uint64_t> beat = number(std::string_view(line).substr(2));
+        // The first line read may be the tail of one that began before we listened; and then it is not a number to count from.
+        if (!beat) return;
+        ++summary_.beats;
+        if (port < ports_.size()) ++ports_[port].beats;
+        if (lastNumber_) {
+            if (*beat > *lastNumber_)
+                summary_.lost += *beat - *lastNumber_ - 1;
+            else
+                ++summary_.repeated;
+            const double gapMs = std::chrono::duration<double, std::milli>(at - lastBeat_).count();
+            summary_.longestGapMs = std::max(summary_.longestGapMs, gapMs);
+            if (port != lastPort_) summary_.pauseMs = gapMs;
+        }
+        lastNumber_ = beat;
+        lastBeat_ = at;
+        lastPort_ = port;
+    } else if (line.starts_with("S ")) {
+        std::istringstream fields(line.substr(2));
+        std::string field;
+        while (fields >> field) {
+            const std::size_t equals = field.find('=');
+            if (equals == std::string::npos) continue;
+            if (const auto value = number(std::string_view(field).substr(equals + 1))) summary_.status[field.substr(0, equals)] = *value;
+        }
+    } else if (line.starts_with("E ") && summary_.errors.size() < 20) {
+        summary_.errors.push_back(line.substr(2));
+    }
+    const auto callback = lineCallback_;  // A copy: it may replace itself.
+    if (callback) callback();
+}
+
+}  // namespace vh

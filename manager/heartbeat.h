@@ -1,0 +1,63 @@
+// Reads what the guest probe (tests/guest/probe.c) says on the heartbeat port, and measures the guest's pause with it.
+//
+// The guest's own clock stops with the VM, so time is taken here, on the host, when a beat arrives. During a handover both VMMs'
+// ports are read: a line may begin on the old one and end on the new one, because QEMU migrates a half-sent buffer.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "manager/event_loop.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// What has been seen since the monitor was made.
+struct HeartbeatSummary {
+    std::uint64_t beats = 0;
+    std::uint64_t lost = 0;  ///< Numbers that never came.
+    std::uint64_t repeated = 0;  ///< Numbers that came again or went back: the guest ran twice.
+    double longestGapMs = 0;
+    std::optional<double> pauseMs;  ///< From the last beat on the first port to the first one on the second.
+    std::map<std::string, std::uint64_t> status;  ///< The probe's latest status line: ram_filled, ram_passes, mismatches, ...
+    std::vector<std::string> errors;  ///< What the probe reported as wrong, the first 20.
+};
+
+class HeartbeatMonitor {
+   public:
+    /// Told after every line of the probe.
+    void onLine(std::function<void()> callback) { lineCallback_ = std::move(callback); }
+
+    /// Starts to read the port of a VMM; the first one is the old VMM's, the second the new one's.
+    void listen(UniqueFd socket);
+
+    const HeartbeatSummary& summary() const { return summary_; }
+    /// Beats have come from the port that was added last.
+    bool beatsFromLatest() const { return !ports_.empty() && ports_.back().beats > 0; }
+
+    /// One line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
+    void take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port);
+
+   private:
+    struct Port {
+        UniqueFd socket;
+        EventSource readable;
+        std::uint64_t beats = 0;
+    };
+    void readMore(std::size_t port);
+
+    std::vector<Port> ports_;
+    std::string partial_;
+    HeartbeatSummary summary_;
+    std::optional<std::uint64_t> lastNumber_;
+    std::chrono::steady_clock::time_point lastBeat_{};
+    std::size_t lastPort_ = 0;
+    std::function<void()> lineCallback_;
+};
+
+}  // namespace vh

@@ -1,0 +1,310 @@
+#include "manager/host.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+#include <utility>
+
+#include "config/parse.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+VerbResult failure(ExitCode code, const std::string& error) { return {code, {{"error", error}}}; }
+
+VerbResult noSuchVm(const std::string& vm) {
+    return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
+}
+
+/// What a changed definition file may not change while the VM runs: everything but which VMM to use and how to hand over.
+bool fixedWhileRunning(const std::string& key) { return key != "vmm.binary" && !key.starts_with("handover."); }
+
+std::string vmState(const VmRecord& record, const VmDirectory& directory) {
+    if (!ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive()) return record.fresh ? "handover interrupted" : "dead";
+    if (!record.fresh) return "running";
+    return directory.tryLock() ? "handover interrupted" : "handover";
+}
+
+json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    return {{"vm", vm},
+            {"state", vmState(record, directory)},
+            {"pid", record.vmm.pid},
+            {"version", record.vmm.version},
+            {"binary", record.vmm.binary},
+            {"machine", record.machine},
+            {"accelerator", name(record.accelerator)},
+            {"uuid", record.uuid}};
+}
+
+/// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today. Throws
+/// with the reason to refuse when the file has come to describe another machine.
+VmDefinition definitionForUpgrade(const VmRecord& record) {
+    VmDefinition running = record.definition();
+    if (!std::filesystem::exists(record.definitionFile)) return running;  // What is running is on record.
+    VmDefinition today;
+    try {
+        today = loadVmDefinition(record.definitionFile);
+    } catch (const ConfigErrors& errors) {
+        throw std::runtime_error("the definition file has become invalid: " + errors.errors().front().text());
+    }
+    for (const KeyDifference& difference : differences(parseVmDefinition(record.definitionText, record.definitionFile), today)) {
+        if (!fixedWhileRunning(difference.key)) continue;
+        const auto shown = [](const std::string& value) { return value.empty() ? std::string("nothing") : "'" + value + "'"; };
+        throw std::runtime_error("'" + record.definitionFile + "' was changed while the VM runs: " + difference.key + " was " +
+                                 shown(difference.before) + " and is now " + shown(difference.after) +
+                                 "; put it back, or power-cycle the VM to apply it");
+    }
+    running.vmm.binary = today.vmm.binary;
+    running.handover = today.handover;
+    return running;
+}
+
+}  // namespace
+
+Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
+    : runtimeDirectory_(std::move(runtimeDirectory)), definitionDirectory_(std::move(definitionDirectory)) {}
+
+Host::~Host() = default;
+
+Host::Operation* Host::beginOn(const std::string& vm, const Done& done) {
+    try {
+        VmDirectory directory = directoryOf(vm);
+        UniqueFd lock = directory.tryLock();
+        if (!lock) {
+            done(failure(ExitCode::Refused, "another command is at work on vm '" + vm + "'; nothing was touched"));
+            return nullptr;
+        }
+        operations_.emplace_back(new Operation{.lock = std::move(lock), .directory = directory, .done = done});
+        return operations_.back().get();
+    } catch (const std::exception& error) {
+        done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
+        return nullptr;
+    }
+}
+
+void Host::end(Operation* operation, VerbResult result) {
+    // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
+    callSoon([this, operation, result = std::move(result)] {
+        const Done done = std::move(operation->done);
+        operations_.remove_if([operation](const auto& entry) { return entry.get() == operation; });
+        done(result);
+        if (idleCallback_ && !handoverUnderWay()) std::exchange(idleCallback_, nullptr)();
+    });
+}
+
+bool Host::handoverUnderWay() const {
+    return std::any_of(operations_.begin(), operations_.end(), [](const auto& operation) { return operation->handover != nullptr; });
+}
+
+void Host::whenIdle(std::function<void()> callback) {
+    if (!handoverUnderWay()) return callSoon(std::move(callback));
+    idleCallback_ = std::move(callback);
+}
+
+void Host::withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then) {
+    std::optional<VmRecord> record;
+    try {
+        record = operation->directory.read();
+    } catch (const std::exception& error) {
+        return end(operation, failure(ExitCode::Refused, error.what()));
+    }
+    if (!record) return end(operation, noSuchVm(vm));
+    if (!record->fresh) return then(*record);
+    operation->recovery = std::make_unique<Recovery>(*record, operation->directory,
+                                                     [this, operation, vm, then = std::move(then)](VmRecord settled, const std::string& problem) {
+                                                         if (problem.empty()) return then(std::move(settled));
+                                                         end(operation, failure(ExitCode::Lost, "vm '" + vm + "': an interrupted handover: " + problem));
+                                                     });
+}
+
+void Host::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
+    const bool isFile = what.find('/') != std::string::npos || what.ends_with(".yaml");
+    StartRequest request;
+    request.waitHeartbeat = waitHeartbeat;
+    try {
+        request.definitionFile = std::filesystem::absolute(isFile ? what : definitionDirectory_ + "/" + what + ".yaml");
+        request.definitionText = readDefinitionFile(request.definitionFile);
+        request.definition = parseVmDefinition(request.definitionText, request.definitionFile);
+    } catch (const std::exception& error) {
+        return done(failure(ExitCode::Usage, error.what()));
+    }
+    const std::string vm = request.definition.name;
+    Operation* operation = beginOn(vm, done);
+    if (!operation) return;
+    try {
+        const std::optional<VmRecord> record = operation->directory.read();
+        const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
+        if (record && (alive(record->vmm) || (record->fresh && alive(*record->fresh))))
+            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(record->vmm.pid)));
+    } catch (const std::exception& error) {
+        return end(operation, failure(ExitCode::Refused, error.what()));
+    }
+    operation->directory.remove();
+    operation->start = std::make_unique<Start>(std::move(request), operation->directory, [this, operation, vm](const Start::Result& result) {
+        json value = summary(vm, result.record, operation->directory);
+        value["state"] = result.guestRuns ? "running" : "not started";
+        if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
+        value["error"] = "vm '" + vm + "': " + result.problem;
+        end(operation, {ExitCode::Refused, value});
+    });
+}
+
+void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+    Operation* operation = beginOn(vm, [vm, done](const VerbResult& result) {
+        // Upgrades always answer with a report, also when there was no handover to report on.
+        if (result.value.contains("outcome") || result.code == ExitCode::Usage) return done(result);
+        HandoverReport report;
+        report.vm = vm;
+        report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
+        report.cause = result.value.value("error", "");
+        done({report.exitCode(), toJson(report)});
+    });
+    if (!operation) return;
+    withRecord(operation, vm, [this, operation, options, observer = std::move(observer)](const VmRecord& record) {
+        HandoverRequest request{.record = record, .definition = {}, .binary = {}, .refusal = {}, .dryRun = options.dryRun};
+        try {
+            request.definition = definitionForUpgrade(record);
+        } catch (const std::exception& error) {
+            request.definition = record.definition();
+            request.refusal = error.what();
+        }
+        request.binary = options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
+        HandoverSettings& settings = request.definition.handover;
+        if (options.design) settings.design = *options.design;
+        if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
+        runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
+    });
+}
+
+void Host::runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft) {
+    operation->handover = std::make_unique<Handover>(
+        request, operation->directory, observer, [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
+            if (report.outcome == State::RolledBack && attemptsLeft > 0) return runHandover(operation, request, observer, attemptsLeft - 1);
+            end(operation, {report.exitCode(), toJson(report)});
+        });
+    operation->handover->begin();
+}
+
+void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
+    Operation* operation = beginOn(vm, done);
+    if (!operation) return;
+    withRecord(operation, vm, [this, operation, vm, timeout](const VmRecord& record) {
+        operation->vmm = std::make_unique<VmmProcess>(record.vmm, operation->directory.generation(record.vmm.generation));
+        VmmProcess& vmm = *operation->vmm;
+        if (!vmm.alive()) {
+            operation->directory.remove();
+            return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "ended before"}}});
+        }
+        vmm.process().onExit([this, operation, vm] {
+            operation->timer.reset();
+            operation->directory.remove();
+            end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "shut down"}}});
+        });
+        const auto giveUp = [this, operation, vm](const std::string& why) {
+            operation->vmm->process().ignoreExit();
+            operation->timer.reset();
+            end(operation, failure(ExitCode::Refused, "vm '" + vm + "': " + why + "; 'virt-handover destroy " + vm + "' ends it at once"));
+        };
+        operation->timer = EventSource::after(timeout, [giveUp, timeout] {
+            giveUp("the guest did not power off within " + std::to_string(timeout.count()) + " ms");
+        });
+        try {
+            vmm.monitor().execute("system_powerdown", nullptr, timeout, [giveUp](const QmpReply& reply) {
+                if (!reply.ok() && reply.error->errorClass != "Closed" && reply.error->errorClass != "Timeout")
+                    giveUp("system_powerdown: " + reply.error->description);
+            });
+        } catch (const std::exception& error) {
+            giveUp(error.what());
+        }
+    });
+}
+
+void Host::destroy(const std::string& vm, Done done) {
+    Operation* operation = beginOn(vm, done);
+    if (!operation) return;
+    try {
+        const std::optional<VmRecord> record = operation->directory.read();
+        if (!record) return end(operation, noSuchVm(vm));
+        // Without recovery first: whichever VMM holds the guest, it is to end.
+        if (record->fresh) {
+            ChildProcess::adopt(record->fresh->pid, record->fresh->startTime).kill(SIGKILL);
+        }
+        operation->vmm = std::make_unique<VmmProcess>(record->vmm, operation->directory.generation(record->vmm.generation));
+    } catch (const std::exception& error) {
+        return end(operation, failure(ExitCode::Refused, error.what()));
+    }
+    const auto ended = [this, operation, vm] {
+        operation->timer.reset();
+        operation->directory.remove();
+        end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "destroyed"}}});
+    };
+    if (!operation->vmm->alive()) return ended();
+    operation->vmm->process().onExit(ended);
+    operation->timer = EventSource::after(milliseconds(10'000), [this, operation, vm] {
+        operation->vmm->process().ignoreExit();
+        end(operation, failure(ExitCode::Lost, "vm '" + vm + "': pid " + std::to_string(operation->vmm->record().pid) + " does not end"));
+    });
+    operation->vmm->process().kill(SIGKILL);
+}
+
+void Host::list(Done done) { done(listed()); }
+void Host::show(const std::string& vm, Done done) { done(shown(vm)); }
+void Host::console(const std::string& vm, Done done) { done(consoleOf(vm)); }
+
+VerbResult Host::listed() const {
+    json vms = json::array();
+    for (const std::string& vm : recordedVms(runtimeDirectory_)) {
+        try {
+            if (const auto record = directoryOf(vm).read()) vms.push_back(summary(vm, *record, directoryOf(vm)));
+        } catch (const std::exception& error) {
+            vms.push_back({{"vm", vm}, {"state", "unreadable"}, {"error", error.what()}});
+        }
+    }
+    return {ExitCode::Done, {{"vms", vms}}};
+}
+
+VerbResult Host::shown(const std::string& vm) const {
+    try {
+        const auto record = directoryOf(vm).read();
+        if (!record) return noSuchVm(vm);
+        json value = summary(vm, *record, directoryOf(vm));
+        value["definitionFile"] = record->definitionFile;
+        value["definition"] = flatten(record->definition());
+        value["directory"] = directoryOf(vm).generation(record->vmm.generation);
+        if (record->fresh) value["handoverTo"] = {{"pid", record->fresh->pid}, {"binary", record->fresh->binary}};
+        return {ExitCode::Done, value};
+    } catch (const std::exception& error) {
+        return failure(ExitCode::Refused, error.what());
+    }
+}
+
+VerbResult Host::consoleOf(const std::string& vm) const {
+    const VerbResult show = shown(vm);
+    if (show.code != ExitCode::Done) return show;
+    if (show.value["definition"].value("console.enabled", "") != "true")
+        return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
+    if (show.value["state"] == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
+    return {ExitCode::Done, {{"vm", vm}, {"socket", show.value["directory"].get<std::string>() + "/console.sock"}}};
+}
+
+void Host::cancelHandovers(const std::string& why) {
+    for (const auto& operation : operations_)
+        if (operation->handover) operation->handover->cancel(why);
+}
+
+void Host::recoverAll(const std::function<void(const std::string&)>& report) {
+    for (const std::string& vm : recordedVms(runtimeDirectory_)) {
+        Operation* operation = beginOn(vm, [report](const VerbResult& result) {
+            if (result.value.contains("error")) report(result.value["error"]);
+        });
+        if (operation)
+            withRecord(operation, vm, [this, operation](const VmRecord&) { end(operation, {ExitCode::Done, json::object()}); });
+    }
+}
+
+}  // namespace vh

@@ -1,0 +1,74 @@
+// The VMs of this host, and every verb on them. The daemon serves it over D-Bus, `virt-handover --embed` runs it in its own process.
+//
+// There is no state in here but work under way: what is known of a VM is its record on disk and its VMM process, so any number of
+// managers may come and go. One lock a VM keeps two verbs from working on it at once, also across processes.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "manager/handover.h"
+#include "manager/recovery.h"
+#include "manager/start.h"
+#include "manager/verbs.h"
+#include "manager/vm_record.h"
+
+namespace vh {
+
+class Host : public Verbs {
+   public:
+    Host(std::string runtimeDirectory, std::string definitionDirectory);
+    ~Host() override;
+
+    void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) override;
+    void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) override;
+    void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) override;
+    void destroy(const std::string& vm, Done done) override;
+    void list(Done done) override;
+    void show(const std::string& vm, Done done) override;
+    void console(const std::string& vm, Done done) override;
+
+    /// Rolls back the handovers that still can be; for a manager that is told to end.
+    void cancelHandovers(const std::string& why);
+    bool handoverUnderWay() const;
+    /// Calls once when no handover is under way any more.
+    void whenIdle(std::function<void()> callback);
+
+    /// Finishes or undoes what an earlier manager left half done, on every VM. Problems go to `report`, a line each.
+    void recoverAll(const std::function<void(const std::string&)>& report);
+
+   private:
+    /// One verb at work on one VM; its end releases the lock.
+    struct Operation {
+        UniqueFd lock;
+        VmDirectory directory;
+        Done done;
+        std::unique_ptr<Start> start;
+        std::unique_ptr<Recovery> recovery;
+        std::unique_ptr<Handover> handover;
+        std::unique_ptr<VmmProcess> vmm;
+        EventSource timer;
+    };
+
+    VerbResult listed() const;
+    VerbResult shown(const std::string& vm) const;
+    VerbResult consoleOf(const std::string& vm) const;
+    VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
+    /// Begins an operation with its lock, or answers why not.
+    Operation* beginOn(const std::string& vm, const Done& done);
+    void end(Operation* operation, VerbResult result);
+    /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
+    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then);
+    void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);
+
+    std::string runtimeDirectory_;
+    std::string definitionDirectory_;
+    std::list<std::unique_ptr<Operation>> operations_;
+    std::function<void()> idleCallback_;
+};
+
+}  // namespace vh

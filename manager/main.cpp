@@ -1,0 +1,237 @@
+// virt-handover: the command line. This file is the wiring diagram: which parts there are, and what each verb does with them.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "config/parse.h"
+#include "manager/dbus_client.h"
+#include "manager/host.h"
+#include "manager/terminal.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+struct Options {
+    std::string runtimeDirectory = defaultRuntimeDirectory();
+    std::string definitionDirectory = "/etc/virt-handover/vms";
+    bool embed = false;
+    bool asJson = false;
+
+    std::string vm;
+    std::string waitHeartbeat;
+    std::string binary;
+    std::string design;
+    std::string pauseBudget;
+    bool dryRun = false;
+    std::string timeout = "60s";
+};
+
+/// Runs one asynchronous verb to its end.
+class Runner {
+   public:
+    explicit Runner(const Options& options) : options_(options), loop_(g_main_loop_new(nullptr, FALSE)) {
+        if (options.embed) {
+            auto host = std::make_unique<Host>(options.runtimeDirectory, options.definitionDirectory);
+            host_ = host.get();
+            verbs_ = std::move(host);
+        } else {
+            verbs_ = std::make_unique<DbusClient>(options.runtimeDirectory);
+        }
+    }
+    ~Runner() { g_main_loop_unref(loop_); }
+
+    Verbs& verbs() { return *verbs_; }
+
+    VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
+        // Asking to stop rolls back what still can be; a second time changes nothing, since a guest may be in between.
+        const EventSource interrupt = EventSource::unixSignal(SIGINT, [this] { interrupted("interrupted from the keyboard"); });
+        const EventSource terminate = EventSource::unixSignal(SIGTERM, [this] { interrupted("asked to terminate (SIGTERM)"); });
+        VerbResult answer;
+        bool answered = false;
+        verb([&](const VerbResult& result) {
+            answer = result;
+            answered = true;
+            g_main_loop_quit(loop_);
+        });
+        if (!answered) g_main_loop_run(loop_);
+        return answer;
+    }
+
+   private:
+    void interrupted(const std::string& why) {
+        if (host_ && host_->handoverUnderWay()) return host_->cancelHandovers(why);
+        // No guest depends on this process: a start or a shutdown that is under way ends as it will.
+        ::_exit(static_cast<int>(ExitCode::Usage));
+    }
+
+    const Options& options_;
+    GMainLoop* loop_;
+    std::unique_ptr<Verbs> verbs_;
+    Host* host_ = nullptr;  ///< The same object, when embedded.
+};
+
+/// Prints an answer: the object itself for scripts, `text` for people; errors of people go to standard error.
+int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text) {
+    if (options.asJson)
+        std::cout << result.value.dump(2) << "\n";
+    else if (result.value.contains("error"))
+        std::cerr << "virt-handover: " << result.value["error"].get<std::string>() << "\n";
+    else
+        std::cout << text(result.value);
+    return static_cast<int>(result.code);
+}
+
+std::string listText(const json& value) {
+    if (value["vms"].empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
+    Table table({"VM", "STATE", "PID", "QEMU", "MACHINE", "ACCELERATOR"});
+    for (const json& vm : value["vms"])
+        table.add({vm.value("vm", ""), vm.value("state", ""), std::to_string(vm.value("pid", 0)), vm.value("version", ""),
+                   vm.value("machine", ""), vm.value("accelerator", "")});
+    return table.text();
+}
+
+std::string showText(const json& value) {
+    std::string text;
+    for (const char* key : {"vm", "state", "pid", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
+        text += std::string(key) + ": " + (value[key].is_string() ? value[key].get<std::string>() : value[key].dump()) + "\n";
+    text += "started with:\n";
+    for (const auto& [key, entry] : value["definition"].items()) text += "  " + key + ": " + entry.get<std::string>() + "\n";
+    return text;
+}
+
+std::optional<milliseconds> duration(const std::string& text) {
+    return text.empty() ? std::nullopt : std::optional(parseDuration(text));
+}
+
+int start(const Options& options) {
+    const std::optional<milliseconds> wait = duration(options.waitHeartbeat);
+    // The daemon has its own working directory.
+    const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
+    const std::string what = isFile ? std::filesystem::absolute(options.vm).string() : options.vm;
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }), [](const json& value) {
+        return value.value("vm", "") + ": running on QEMU " + value.value("version", "") + ", pid " + value["pid"].dump() + ", " +
+               value.value("machine", "") + ", " + value.value("accelerator", "") + "\n";
+    });
+}
+
+int upgrade(const Options& options) {
+    UpgradeOptions request;
+    request.binary = options.binary.empty() ? "" : std::filesystem::absolute(options.binary).string();
+    request.design = options.design.empty() ? std::nullopt : designNamed(options.design);
+    request.pauseBudget = duration(options.pauseBudget);
+    request.dryRun = options.dryRun;
+    Runner runner(options);
+    ProgressPrinter progress(options.asJson ? nullptr : &std::cout);
+    const VerbResult result = runner.wait([&](Verbs::Done done) {
+        runner.verbs().upgrade(options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
+    });
+    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
+    return answer(options, result, reportText);
+}
+
+int shutdown(const Options& options) {
+    const milliseconds timeout = parseDuration(options.timeout);
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().shutdown(options.vm, timeout, std::move(done)); }),
+                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
+}
+
+int destroy(const Options& options) {
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().destroy(options.vm, std::move(done)); }),
+                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
+}
+
+int list(const Options& options) {
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().list(std::move(done)); }), listText);
+}
+
+int show(const Options& options) {
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().show(options.vm, std::move(done)); }), showText);
+}
+
+int console(const Options& options) {
+    Runner runner(options);
+    const auto whereNow = [&] { return runner.wait([&](Verbs::Done done) { runner.verbs().console(options.vm, std::move(done)); }); };
+    const VerbResult first = whereNow();
+    if (first.code != ExitCode::Done || options.asJson) return answer(options, first, [](const json&) { return std::string(); });
+    return runConsole(options.vm, [&]() -> std::string {
+        const VerbResult place = whereNow();
+        return place.code == ExitCode::Done ? place.value["socket"].get<std::string>() : std::string();
+    });
+}
+
+int version(const Options& options) {
+    return answer(options, {ExitCode::Done, {{"version", VH_VERSION}}},
+                  [](const json& value) { return "virt-handover " + value.value("version", "") + "\n"; });
+}
+
+}  // namespace
+}  // namespace vh
+
+int main(int argc, char** argv) {
+    using namespace vh;
+    std::signal(SIGPIPE, SIG_IGN);
+    Options options;
+    CLI::App app("Replaces the VMM (QEMU) under running virtual machines.", "virt-handover");
+    app.require_subcommand(1);
+    app.fallthrough();  // Global options are understood behind the verb, too.
+    app.footer("Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
+               "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached.");
+    app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
+    app.add_flag("--json", options.asJson, "answer with a JSON object");
+    app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")->capture_default_str();
+    app.add_option("--definitions", options.definitionDirectory, "where 'start NAME' looks for NAME.yaml (with --embed)")->capture_default_str();
+
+    int (*verb)(const Options&) = nullptr;
+    const auto add = [&](const char* name, const char* what, int (*run)(const Options&), bool onVm = true) {
+        CLI::App* command = app.add_subcommand(name, what);
+        command->callback([&verb, run] { verb = run; });
+        if (onVm) command->add_option("VM", options.vm, "the VM's name")->required();
+        return command;
+    };
+    CLI::App* starting = add("start", "start a VM from its definition", start, false);
+    starting->add_option("DEFINITION", options.vm, "a YAML file, or the name of a definition")->required();
+    starting->add_option("--wait-heartbeat", options.waitHeartbeat, "wait this long (such as 60s) until the guest probe ticks");
+    CLI::App* upgrading = add("upgrade", "replace the VMM under a running VM", upgrade);
+    upgrading->add_option("--to", options.binary, "the new VMM's binary; without it the definition's vmm.binary");
+    upgrading->add_option("--design", options.design, "how to hand over; without it the definition's handover.design")
+        ->check(CLI::IsMember({"manager-owned", "vmm-owned", "copy", "save-restore"}));
+    upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that the guest may be stopped, such as 500ms");
+    upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin");
+    add("shutdown", "press the VM's power button and wait until it is off", shutdown)
+        ->add_option("--timeout", options.timeout, "how long to wait")
+        ->capture_default_str();
+    add("destroy", "end a VM at once, as by pulling its plug", destroy);
+    add("list", "the VMs that run here", list, false);
+    add("show", "all that is known of a VM", show);
+    add("console", "connect this terminal to a VM's serial console", console);
+    add("version", "print the version", version, false);
+
+    try {
+        app.parse(argc, argv);
+        return verb(options);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::Usage);
+    } catch (const Unreachable& error) {
+        return answer(options, {ExitCode::Unreachable, {{"error", error.what()}}}, nullptr);
+    } catch (const std::invalid_argument& error) {
+        return answer(options, {ExitCode::Usage, {{"error", error.what()}}}, nullptr);
+    } catch (const std::exception& error) {
+        return answer(options, {ExitCode::Refused, {{"error", error.what()}}}, nullptr);
+    }
+}

@@ -1,0 +1,173 @@
+#include "manager/qemu_command.h"
+
+#include <cstdint>
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+/// A locally administered address that is the same at every start: FNV-1a over the VM's uuid and the network's id.
+std::string macAddress(const VmDefinition& definition, const Network& network) {
+    if (!network.mac.empty()) return network.mac;
+    std::uint32_t hash = 2166136261U;
+    for (const char character : definition.uuid + "/" + network.id) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619U;
+    char text[18];
+    std::snprintf(text, sizeof(text), "52:54:00:%02x:%02x:%02x", hash >> 16 & 0xff, hash >> 8 & 0xff, hash & 0xff);
+    return text;
+}
+
+class Command {
+   public:
+    explicit Command(const QemuLaunch& launch) : launch_(launch), definition_(launch.definition) {}
+
+    std::vector<std::string> build() {
+        argv_ = {launch_.binary};
+        machine();
+        memory();
+        monitorAndPorts();
+        boot();
+        for (const Disk& disk : definition_.disks) addDisk(disk);
+        for (const Network& network : definition_.networks) addNetwork(network);
+        argv_.insert(argv_.end(), definition_.vmm.arguments.begin(), definition_.vmm.arguments.end());
+        incoming();
+        return std::move(argv_);
+    }
+
+   private:
+    void option(const std::string& name, const std::string& value) { argv_.insert(argv_.end(), {name, value}); }
+    std::string number(const std::string& resource) const { return std::to_string(launch_.resources.numberOf(resource)); }
+
+    void listeningChardev(const std::string& id, const std::string& resource, const std::string& more = {}) {
+        option("-chardev", "socket,id=" + id + ",fd=" + number(resource) + ",server=on,wait=off" + more);
+    }
+
+    /// A set of descriptors that QEMU opens as the file `/dev/fdset/N`; it picks the one with the right access mode.
+    std::string fdset(const std::vector<std::string>& resources) {
+        const std::string set = std::to_string(++lastFdset_);
+        for (const std::string& resource : resources)
+            if (launch_.resources.has(resource)) option("-add-fd", "fd=" + number(resource) + ",set=" + set + ",opaque=" + resource);
+        return "/dev/fdset/" + set;
+    }
+
+    void machine() {
+        argv_.insert(argv_.end(), {"-nodefaults", "-no-user-config", "-display", "none", "-S"});
+        option("-name", "guest=" + definition_.name + ",debug-threads=on");
+        option("-uuid", definition_.uuid);
+        option("-machine", definition_.machine + ",memory-backend=ram0" + (launch_.shareImplicitRam ? ",aux-ram-share=on" : ""));
+        if (definition_.accelerator == Accelerator::Kvm)
+            option("-accel", "kvm,device=" + fdset({"kvm"}));
+        else
+            option("-accel", "tcg");
+        const Cpu& cpu = definition_.cpu;
+        option("-cpu", cpu.model);
+        option("-smp", "cpus=" + std::to_string(cpu.count()) + ",sockets=" + std::to_string(cpu.sockets) +
+                           ",cores=" + std::to_string(cpu.cores) + ",threads=" + std::to_string(cpu.threads));
+        if (definition_.vmm.sandbox)
+            option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    }
+
+    void memory() {
+        const Memory& memory = definition_.memory;
+        const std::string size = std::to_string(memory.sizeBytes);
+        option("-m", "size=" + size + "B");
+        if (launch_.resources.has("ram0")) {
+            // Opening /proc/self/fd/N again makes the block a "named file", the only kind that x-ignore-shared leaves in place
+            // (migration/ram.c:migrate_ram_is_ignored, 10.0 and 11.1).
+            option("-object", "memory-backend-file,id=ram0,share=on,mem-path=/proc/self/fd/" + number("ram0") + ",size=" + size);
+        } else {
+            option("-object", "memory-backend-memfd,id=ram0,share=on,size=" + size +
+                                  (memory.pageSizeBytes > 4096 ? ",hugetlb=on,hugetlbsize=" + std::to_string(memory.pageSizeBytes) : ""));
+        }
+    }
+
+    void monitorAndPorts() {
+        listeningChardev("vh-qmp", "qmp");
+        option("-mon", "chardev=vh-qmp,mode=control");
+        if (definition_.console.enabled) {
+            listeningChardev("vh-console", "console",
+                             launch_.resources.has("console/log") ? ",logappend=on,logfile=" + fdset({"console/log"}) : "");
+            option("-serial", "chardev:vh-console");
+        }
+        if (definition_.heartbeat) {
+            listeningChardev("vh-heartbeat", "heartbeat");
+            option("-device", "virtio-serial-pci,id=vh-serial");
+            option("-device", "virtserialport,bus=vh-serial.0,chardev=vh-heartbeat,name=org.virt-handover.heartbeat.0");
+        }
+    }
+
+    void boot() {
+        const Boot& boot = definition_.boot;
+        if (!boot.firmware.empty()) option("-bios", boot.firmware);
+        if (!boot.kernel.empty()) option("-kernel", boot.kernel);
+        if (!boot.initrd.empty()) option("-initrd", boot.initrd);
+        if (!boot.cmdline.empty()) option("-append", boot.cmdline);
+    }
+
+    void addDisk(const Disk& disk) {
+        const std::string resource = "disk/" + disk.id;
+        const json file{{"driver", "file"},
+                        {"node-name", disk.id + "-file"},
+                        {"filename", fdset({resource + "/ro", resource + "/rw"})},
+                        {"read-only", disk.readOnly},
+                        {"cache", {{"direct", disk.cache == DiskCache::None}}}};
+        const json format{{"driver", name(disk.format)}, {"node-name", disk.id}, {"file", disk.id + "-file"}, {"read-only", disk.readOnly}};
+        option("-blockdev", file.dump());
+        option("-blockdev", format.dump());
+        option("-device", "virtio-blk-pci,id=" + disk.id + "-device,drive=" + disk.id +
+                              (disk.serial.empty() ? "" : ",serial=" + disk.serial) +
+                              (definition_.boot.disk == disk.id ? ",bootindex=1" : ""));
+    }
+
+    void addNetwork(const Network& network) {
+        option("-netdev", network.type == NetworkType::Tap ? "tap,id=" + network.id + ",fd=" + number("tap/" + network.id)
+                                                           : "user,id=" + network.id);
+        option("-device", "virtio-net-pci,id=" + network.id + "-device,netdev=" + network.id + ",mac=" + macAddress(definition_, network));
+    }
+
+    void incoming() {
+        if (launch_.incoming == Incoming::None) return;
+        option("-incoming", "defer");
+        if (launch_.incoming == Incoming::Cpr)
+            option("-incoming", json{{"channel-type", "cpr"},
+                                     {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(launch_.directory)}}}}
+                                    .dump());
+    }
+
+    const QemuLaunch& launch_;
+    const VmDefinition& definition_;
+    std::vector<std::string> argv_;
+    int lastFdset_ = 0;
+};
+
+}  // namespace
+
+std::vector<std::string> qemuCommand(const QemuLaunch& launch) { return Command(launch).build(); }
+
+std::vector<std::string> deviceModels(const VmDefinition& definition) {
+    std::vector<std::string> models;
+    if (definition.heartbeat) models.insert(models.end(), {"virtio-serial-pci", "virtserialport"});
+    if (!definition.disks.empty()) models.emplace_back("virtio-blk-pci");
+    if (!definition.networks.empty()) models.emplace_back("virtio-net-pci");
+    const std::vector<std::string>& arguments = definition.vmm.arguments;
+    for (std::size_t i = 0; i + 1 < arguments.size(); ++i) {
+        if (arguments[i] != "-device" && arguments[i] != "--device") continue;
+        const json object = json::parse(arguments[i + 1], nullptr, false);
+        if (object.is_object()) {
+            if (object.contains("driver") && object["driver"].is_string()) models.push_back(object["driver"]);
+            continue;
+        }
+        std::string model = arguments[i + 1].substr(0, arguments[i + 1].find(','));
+        if (model.starts_with("driver=")) model.erase(0, 7);
+        if (model != "help") models.push_back(model);
+    }
+    return models;
+}
+
+std::string mainChannelPath(const std::string& directory) { return directory + "/incoming/main.sock"; }
+std::string cprChannelPath(const std::string& directory) { return directory + "/incoming/cpr.sock"; }
+
+}  // namespace vh

@@ -1,0 +1,38 @@
+// From a definition and the descriptors it inherits to QEMU's argument list: a pure function.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/vm_definition.h"
+#include "manager/resources.h"
+
+namespace vh {
+
+enum class Incoming {
+    None,  ///< A first start.
+    Defer,  ///< Waits for `migrate-incoming`; its monitor answers at once.
+    Cpr,  ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
+};
+
+struct QemuLaunch {
+    const VmDefinition& definition;  ///< Resolved: no alias, no `auto`, a uuid.
+    const Resources& resources;
+    std::string binary;
+    std::string directory;  ///< Of this VMM process; see vm_record.h.
+    Incoming incoming = Incoming::None;
+    /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
+    bool shareImplicitRam = false;
+};
+
+/// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
+std::vector<std::string> qemuCommand(const QemuLaunch& launch);
+
+/// Device models named in extra arguments (`-device MODEL,...` or its JSON form), for preflight.
+std::vector<std::string> deviceModels(const VmDefinition& definition);
+
+/// Where the new VMM listens for the main migration channel and for the CPR state.
+std::string mainChannelPath(const std::string& directory);
+std::string cprChannelPath(const std::string& directory);
+
+}  // namespace vh

@@ -1,0 +1,90 @@
+// A client of QEMU's monitor (QMP, docs/interop/qmp-spec.rst) that never blocks and survives the peer's death at any byte.
+//
+// Every command has a deadline and gets exactly one answer: QEMU's, `Timeout`, or `Closed`. Commands may be given at once; they are
+// sent when the greeting has come and capabilities are negotiated.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "manager/event_loop.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+struct QmpError {
+    std::string errorClass;  ///< QEMU's class (`GenericError`, `DeviceNotFound`, ...), or ours: `Timeout`, `Closed`.
+    std::string description;
+};
+
+struct QmpReply {
+    nlohmann::json value;
+    std::optional<QmpError> error;
+
+    bool ok() const { return !error; }
+};
+
+struct QmpEvent {
+    std::string name;
+    nlohmann::json data;
+    std::int64_t timestampUs = 0;  ///< QEMU's own, host real time in microseconds.
+};
+
+class QmpClient {
+   public:
+    using ReplyHandler = std::function<void(QmpReply)>;
+
+    /// Takes a connected, non-blocking socket.
+    explicit QmpClient(UniqueFd socket);
+    QmpClient(const QmpClient&) = delete;
+    ~QmpClient();
+
+    /// Told of every event, known or not. Set before returning to the main loop, so that none is missed.
+    void onEvent(std::function<void(const QmpEvent&)> handler) { eventHandler_ = std::move(handler); }
+
+    /// `done` is called from the main loop, exactly once, unless the client is destroyed first. The descriptor, if any, is passed along
+    /// (for `getfd` and `add-fd`).
+    void execute(const std::string& command, nlohmann::json arguments, std::chrono::milliseconds deadline, ReplyHandler done,
+                 UniqueFd descriptor = {});
+
+    bool closed() const { return !socket_; }
+
+   private:
+    struct Outgoing {
+        std::string bytes;
+        UniqueFd descriptor;
+    };
+    struct Pending {
+        ReplyHandler done;
+        EventSource deadline;
+    };
+
+    void readMore();
+    void takeLine(const std::string& line);
+    void flush();
+    void answer(std::uint64_t id, QmpReply reply);
+    void close(const std::string& why);
+
+    UniqueFd socket_;
+    EventSource readable_;
+    EventSource writable_;
+    std::string input_;
+    std::deque<Outgoing> output_;
+    std::deque<Outgoing> waitingForGreeting_;
+    bool negotiated_ = false;
+    std::string whyClosed_;
+    std::uint64_t lastId_ = 0;
+    std::map<std::uint64_t, Pending> pending_;
+    std::function<void(const QmpEvent&)> eventHandler_;
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  ///< False once destroyed, for loops that call out.
+};
+
+}  // namespace vh

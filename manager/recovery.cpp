@@ -1,0 +1,118 @@
+#include "manager/recovery.h"
+
+#include <signal.h>
+
+#include <chrono>
+#include <utility>
+
+namespace vh {
+namespace {
+
+constexpr std::chrono::milliseconds patience{3'000};
+
+}  // namespace
+
+Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
+    : record_(std::move(record)),
+      directory_(std::move(directory)),
+      done_(std::move(done)),
+      old_(record_.vmm, directory_.generation(record_.vmm.generation)),
+      new_(*record_.fresh, directory_.generation(record_.fresh->generation)) {
+    // From the next turn, so that no answer comes before the constructor is through.
+    timer_ = EventSource::after(std::chrono::milliseconds(0), [this] {
+        if (!new_.alive()) return keepOld();
+        askNew();
+    });
+}
+
+void Recovery::askNew() {
+    try {
+        new_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
+            if (!reply.ok()) return askOld(true);
+            const std::string runState = reply.value.value("status", "");
+            if (reply.value.value("running", false)) return keepNew();
+            if (old_.alive()) return askOld(false);
+            if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
+            if (!record_.guestWasRunning) return keepNew();
+            new_.monitor().execute("cont", nullptr, patience, [this](const QmpReply& answer) {
+                if (answer.ok()) return keepNew();
+                finish("the old VMM is gone and the new one does not start the guest: " + answer.error->description);
+            });
+        });
+    } catch (const std::exception&) {
+        askOld(true);
+    }
+}
+
+void Recovery::askOld(bool newIsSilent) {
+    if (!newIsSilent) return endNew();
+    if (!old_.alive()) return finish("the old VMM is gone and the new one does not answer; a person must look at pid " + std::to_string(new_.record().pid));
+    old_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
+        // A VMM that was told to run the guest answered its monitor shortly before; so one that never has a monitor, as while it waits for
+        // CPR state, is recognised by the old VMM still running the guest.
+        if (reply.ok() && reply.value.value("running", false)) return endNew();
+        finish("neither VMM can be shown to hold the guest: the new one, pid " + std::to_string(new_.record().pid) +
+               ", does not answer, and the old one, pid " + std::to_string(old_.record().pid) + ", does not run it; a person must look");
+    });
+}
+
+void Recovery::keepNew() {
+    if (!old_.alive()) return settle(new_.record(), old_.record().generation);
+    end(old_, [this] { settle(new_.record(), old_.record().generation); });
+}
+
+void Recovery::endNew() {
+    // As in a handover that goes back: a CPR exchange is cancelled first, for the new VMM's end would make the old one go ahead.
+    old_.monitor().execute("migrate_cancel", nullptr, patience, [this](const QmpReply&) { end(new_, [this] { keepOld(); }); });
+}
+
+void Recovery::keepOld() {
+    if (!old_.alive()) return settle(old_.record(), new_.record().generation);
+    letOldRun();
+}
+
+void Recovery::letOldRun() {
+    old_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
+        if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
+        const auto settled = [this] {
+            // As found before the handover, whatever that had set.
+            old_.monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience,
+                                   [this](const QmpReply&) { settle(old_.record(), new_.record().generation); });
+        };
+        if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
+        old_.monitor().execute("cont", nullptr, patience, [this, settled](const QmpReply& answer) {
+            if (answer.ok()) return settled();
+            finish("the old VMM does not start the guest: " + answer.error->description);
+        });
+    });
+}
+
+void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
+    vmm.process().onExit([this, then = std::move(then)] {
+        timer_.reset();
+        then();
+    });
+    timer_ = EventSource::after(patience, [this, &vmm] { finish("pid " + std::to_string(vmm.record().pid) + " does not end"); });
+    vmm.process().kill(SIGKILL);
+}
+
+void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
+    record_.vmm = kept;
+    record_.fresh.reset();
+    try {
+        directory_.write(record_);
+        directory_.removeGeneration(goneGeneration);
+        finish({});
+    } catch (const std::exception& error) {
+        finish(error.what());
+    }
+}
+
+void Recovery::finish(std::string problem) {
+    timer_.reset();
+    callSoon([done = std::exchange(done_, nullptr), record = record_, problem = std::move(problem)] {
+        if (done) done(record, problem);
+    });
+}
+
+}  // namespace vh

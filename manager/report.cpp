@@ -1,0 +1,121 @@
+#include "manager/report.h"
+
+#include <array>
+#include <cstdio>
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+std::string formatted(const char* format, double value) {
+    char text[64];
+    std::snprintf(text, sizeof(text), format, value);
+    return text;
+}
+
+json toJson(const VmmIdentity& vmm) { return {{"binary", vmm.binary}, {"version", vmm.version}, {"pid", vmm.pid}}; }
+
+json toJson(const HeartbeatSummary& guest) {
+    json value{{"beats", guest.beats},
+               {"lost", guest.lost},
+               {"repeated", guest.repeated},
+               {"longestGapMs", guest.longestGapMs},
+               {"status", guest.status},
+               {"errors", guest.errors}};
+    value["pauseMs"] = guest.pauseMs ? json(*guest.pauseMs) : json();
+    return value;
+}
+
+std::string versionOf(const json& vmm) {
+    const std::string version = vmm.value("version", "");
+    return "QEMU " + (version.empty() ? std::string("?") : version);
+}
+
+std::string megabytes(std::uint64_t bytes) { return formatted("%.2f MB", static_cast<double>(bytes) / 1e6); }
+std::string mebibytes(std::uint64_t bytes) { return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024)); }
+
+/// The lines under the first: what the guest felt and what it cost.
+std::string figures(const json& report) {
+    std::string line;
+    const auto add = [&line](const std::string& text) { line += (line.empty() ? "  " : "   ") + text; };
+    const json guest = report.value("guest", json());
+    const bool switched = guest.is_object() && guest["pauseMs"].is_number();
+    if (switched) add("guest pause " + formatted("%.1f ms", guest["pauseMs"]) + " (heartbeats)");
+    if (!switched && guest.is_object()) add("longest gap " + formatted("%.1f ms", guest["longestGapMs"]) + " (heartbeats)");
+    const json stopToResume = report["vmm"]["stopToResumeMs"];
+    if (stopToResume.is_number()) add(formatted("%.1f ms", stopToResume) + " (STOP to RESUME)");
+    if (report["outcome"] == outcomeName(State::Upgraded)) {
+        add(megabytes(report["bytesSent"]) + " sent");
+        add(mebibytes(report["ramCopiedBytes"]) + " of " + mebibytes(report["ramBytes"]) + " MiB RAM copied");
+    }
+    add("total " + formatted("%.2f s", report["totalMs"].get<double>() / 1000));
+    return line + "\n";
+}
+
+}  // namespace
+
+std::string_view name(State state) {
+    static constexpr std::array<std::string_view, stateCount> names = {
+        "preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming",
+        "retiring",  "discarding", "resuming",  "refused",   "rolled back", "upgraded", "lost"};
+    return names.at(static_cast<std::size_t>(state));
+}
+
+std::string_view name(Event event) {
+    static constexpr std::array<std::string_view, eventCount> names = {"done",     "failed",   "timed out",
+                                                                       "new died", "old died", "cancelled"};
+    return names.at(static_cast<std::size_t>(event));
+}
+
+std::string_view outcomeName(State finalState) { return name(finalState); }
+
+ExitCode HandoverReport::exitCode() const {
+    if (dryRun) return ExitCode::Done;
+    if (outcome == State::Upgraded) return ExitCode::Done;
+    if (outcome == State::Refused) return ExitCode::Refused;
+    return outcome == State::RolledBack ? ExitCode::RolledBack : ExitCode::Lost;
+}
+
+json toJson(const HandoverReport& report) {
+    json steps = json::array();
+    for (const StepTime& step : report.steps)
+        steps.push_back({{"state", name(step.state)}, {"startMs", step.startMs}, {"durationMs", step.durationMs}});
+    return {{"vm", report.vm},
+            {"design", name(report.design)},
+            {"outcome", report.dryRun ? "ready" : outcomeName(report.outcome)},
+            {"exitCode", static_cast<int>(report.exitCode())},
+            {"cause", report.cause},
+            {"old", toJson(report.old)},
+            {"new", toJson(report.fresh)},
+            {"vmm", {{"kind", "QEMU"}, {"stopToResumeMs", report.stopToResumeMs ? json(*report.stopToResumeMs) : json()}}},
+            {"guest", report.guest ? toJson(*report.guest) : json()},
+            {"bytesSent", report.bytesSent},
+            {"ramBytes", report.ramBytes},
+            {"ramCopiedBytes", report.ramCopiedBytes},
+            {"totalMs", report.totalMs},
+            {"steps", steps},
+            {"warnings", report.warnings}};
+}
+
+std::string reportText(const json& report) {
+    const std::string outcome = report["outcome"], cause = report["cause"];
+    std::string text = report["vm"].get<std::string>() + ": " + outcome + "   ";
+    if (outcome == outcomeName(State::Upgraded) || outcome == "ready")
+        text += versionOf(report["old"]) + " -> " + report["new"].value("version", "?");
+    else if (outcome == outcomeName(State::Lost))
+        text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " + report["new"]["pid"].dump();
+    else
+        text += "the guest runs on " + versionOf(report["old"]) +
+                (outcome == outcomeName(State::Refused) ? ", nothing was touched" : " as before");
+    text += "   design " + report["design"].get<std::string>() + "\n";
+    if (!cause.empty()) text += "  cause: " + cause + "\n";
+    if (outcome == "ready") return text + "  dry run: preflight found nothing in the way\n";
+    if (outcome != outcomeName(State::Refused)) text += figures(report);
+    for (const json& error : report["guest"].is_object() ? report["guest"]["errors"] : json::array())
+        text += "  the guest probe reports: " + error.get<std::string>() + "\n";
+    for (const json& warning : report["warnings"]) text += "  warning: " + warning.get<std::string>() + "\n";
+    return text;
+}
+
+}  // namespace vh

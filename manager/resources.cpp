@@ -1,0 +1,145 @@
+#include "manager/resources.h"
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/memfd.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// After <net/if.h>, which it would otherwise clash with.
+#include <linux/sockios.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+[[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+
+UniqueFd openFile(const std::string& path, int flags) {
+    UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0600));
+    if (!fd) fail("open '" + path + "'");
+    return fd;
+}
+
+void checkHugePages(std::uint64_t sizeBytes, std::uint64_t pageSizeBytes) {
+    const std::string directory = "/sys/kernel/mm/hugepages/hugepages-" + std::to_string(pageSizeBytes / 1024) + "kB";
+    std::uint64_t free = 0;
+    std::ifstream(directory + "/free_hugepages") >> free;
+    if (free * pageSizeBytes < sizeBytes)
+        throw std::runtime_error("guest RAM of " + formatSize(sizeBytes) + " needs " + std::to_string(sizeBytes / pageSizeBytes) +
+                                 " free huge pages of " + formatSize(pageSizeBytes) + ", this host has " + std::to_string(free) +
+                                 "; raise '" + directory + "/nr_hugepages'");
+}
+
+UniqueFd openTap(const std::string& id) {
+    UniqueFd fd = openFile("/dev/net/tun", O_RDWR);
+    ifreq request{};
+    std::strcpy(request.ifr_name, "vh%d");  // The kernel fills in the number.
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) fail("create a tap for network '" + id + "'");
+    return fd;
+}
+
+}  // namespace
+
+void Resources::add(const std::string& name, UniqueFd fd) { named_.push_back({name, std::move(fd)}); }
+
+std::size_t Resources::indexOf(const std::string& name) const {
+    std::size_t index = 0;
+    while (index < named_.size() && named_[index].name != name) ++index;
+    return index;
+}
+
+bool Resources::has(const std::string& name) const { return indexOf(name) < named_.size(); }
+
+int Resources::numberOf(const std::string& name) const {
+    const std::size_t index = indexOf(name);
+    if (index == named_.size()) throw std::out_of_range("no descriptor is called '" + name + "'");
+    return ChildProcess::firstDescriptor + static_cast<int>(index);
+}
+
+int Resources::fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
+
+std::vector<int> Resources::descriptors() const {
+    std::vector<int> all;
+    for (const Named& entry : named_) all.push_back(entry.fd.get());
+    return all;
+}
+
+void Resources::release() {
+    for (Named& entry : named_)
+        if (!entry.name.starts_with("tap/")) entry.fd.reset();
+}
+
+UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity) {
+    const Memory& memory = definition.memory;
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    if (memory.pageSizeBytes > 4096) {
+        checkHugePages(memory.sizeBytes, memory.pageSizeBytes);
+        flags |= MFD_HUGETLB | static_cast<unsigned>(std::countr_zero(memory.pageSizeBytes)) << MFD_HUGE_SHIFT;
+    }
+    const std::string name = definition.name + "/ram0";
+    UniqueFd fd(::memfd_create(name.c_str(), flags));
+    if (!fd) fail("create memfd '" + name + "'");
+    if (::ftruncate(fd.get(), static_cast<off_t>(memory.sizeBytes)) != 0) fail("size memfd '" + name + "'");
+    if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) fail("seal memfd '" + name + "'");
+    if (::fchmod(fd.get(), 0600) != 0) fail("set the mode of memfd '" + name + "'");
+    if (identity.change && ::fchown(fd.get(), identity.uid, identity.gid) != 0) fail("give memfd '" + name + "' to the VMM's user");
+    return fd;
+}
+
+UniqueFd reopenGuestRam(const VmmRecord& vmm) {
+    const std::string path = "/proc/" + std::to_string(vmm.pid) + "/fd/" + std::to_string(vmm.ramDescriptor.value_or(-1));
+    UniqueFd fd = openFile(path, O_RDWR);
+    if (FileIdentity::of(fd.get()) != vmm.ram)
+        throw std::runtime_error("'" + path + "' is not the memory that the VM was started with");
+    return fd;
+}
+
+Resources acquireResources(const VmDefinition& definition, const std::string& directory) {
+    Resources resources;
+    resources.add("qmp", listenUnix(directory + "/qmp.sock"));
+    if (definition.console.enabled) resources.add("console", listenUnix(directory + "/console.sock"));
+    if (!definition.console.log.empty())
+        resources.add("console/log", openFile(definition.console.log, O_WRONLY | O_CREAT | O_APPEND));
+    if (definition.heartbeat) resources.add("heartbeat", listenUnix(directory + "/heartbeat.sock"));
+    if (definition.accelerator == Accelerator::Kvm) resources.add("kvm", openFile("/dev/kvm", O_RDWR));
+    for (const Disk& disk : definition.disks) {
+        // QEMU opens an image for reading first and opens it again for writing when a writer comes (block/file-posix.c).
+        resources.add("disk/" + disk.id + "/ro", openFile(disk.file, O_RDONLY));
+        if (!disk.readOnly) resources.add("disk/" + disk.id + "/rw", openFile(disk.file, O_RDWR));
+    }
+    for (const Network& network : definition.networks)
+        if (network.type == NetworkType::Tap) resources.add("tap/" + network.id, openTap(network.id));
+    return resources;
+}
+
+void joinBridges(const VmDefinition& definition, const Resources& resources) {
+    for (const Network& network : definition.networks) {
+        if (network.type != NetworkType::Tap) continue;
+        ifreq tap{};
+        if (::ioctl(resources.fd("tap/" + network.id), TUNGETIFF, &tap) != 0) fail("find the tap of network '" + network.id + "'");
+        const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        ifreq up{};
+        std::memcpy(up.ifr_name, tap.ifr_name, IFNAMSIZ);
+        up.ifr_flags = IFF_UP;
+        if (::ioctl(control.get(), SIOCSIFFLAGS, &up) != 0) fail("bring up tap '" + std::string(tap.ifr_name) + "'");
+        ifreq bridge{};
+        std::strncpy(bridge.ifr_name, network.bridge.c_str(), IFNAMSIZ - 1);
+        bridge.ifr_ifindex = static_cast<int>(::if_nametoindex(tap.ifr_name));
+        if (::ioctl(control.get(), SIOCBRADDIF, &bridge) != 0) fail("join tap '" + std::string(tap.ifr_name) + "' to bridge '" + network.bridge + "'");
+    }
+}
+
+}  // namespace vh

@@ -1,0 +1,139 @@
+#include "manager/start.h"
+
+#include <signal.h>
+
+#include <stdexcept>
+#include <utility>
+
+#include "manager/kvm_probe.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+
+Start::Start(StartRequest request, VmDirectory directory, Done done)
+    : request_(std::move(request)), directory_(std::move(directory)), done_(std::move(done)) {
+    timer_ = EventSource::after(std::chrono::milliseconds(0), [this] { guarded([this] { begin(); }); });
+}
+
+void Start::guarded(const std::function<void()>& step) {
+    try {
+        step();
+    } catch (const std::exception& error) {
+        fail(error.what());
+    }
+}
+
+void Start::begin() {
+    const VmDefinition& definition = request_.definition;
+    if (!definition.vfio.empty())
+        throw std::runtime_error("vfio devices ('" + definition.vfio.front().id + "') are not supported by this version");
+    if (request_.waitHeartbeat && !definition.heartbeat)
+        throw std::runtime_error("there is no heartbeat to wait for: the definition says 'heartbeat: false'");
+    record_.definitionFile = request_.definitionFile;
+    record_.definitionText = request_.definitionText;
+    record_.uuid = definition.uuid;
+    if (record_.uuid.empty()) {
+        char* made = g_uuid_string_random();
+        record_.uuid = made;
+        g_free(made);
+    }
+    record_.accelerator = definition.accelerator;
+    if (definition.accelerator != Accelerator::Tcg) {
+        const std::string problem = whyKvmCannotRun();
+        if (definition.accelerator == Accelerator::Auto)
+            record_.accelerator = problem.empty() ? Accelerator::Kvm : Accelerator::Tcg;
+        else if (!problem.empty())
+            throw std::runtime_error("accelerator 'kvm': " + problem + "; use 'auto' or 'tcg' on this host");
+    }
+    probe_ = std::make_unique<BinaryProbe>(
+        BinaryProbe::Question{definition.vmm.binary, Identity::of(definition.vmm.user), deviceModels(definition)},
+        [this](const VmmBinary& binary, const std::string& cause) {
+            guarded([&] {
+                if (!cause.empty()) throw std::runtime_error(cause);
+                resolve(binary);
+                launch();
+            });
+        });
+}
+
+void Start::resolve(const VmmBinary& binary) {
+    const std::string& machine = request_.definition.machine;
+    const auto alias = binary.aliases.find(machine);
+    record_.machine = alias == binary.aliases.end() ? machine : alias->second;
+    if (!binary.machines.contains(record_.machine))
+        throw std::runtime_error("QEMU " + binary.version + " ('" + binary.path + "') has no machine type '" + machine + "'");
+    if (!binary.missingModels.empty())
+        throw std::runtime_error("QEMU " + binary.version + " ('" + binary.path + "') lacks the device model '" +
+                                 *binary.missingModels.begin() + "'; install the package that has its module");
+    shareImplicitRam_ = binary.majorVersion >= 10;
+}
+
+void Start::launch() {
+    const VmDefinition definition = record_.definition();
+    UniqueFd ram;
+    if (definition.memory.owner == MemoryOwner::Manager) ram = createGuestRam(definition, Identity::of(definition.vmm.user));
+    vmm_ = VmmProcess::launch({.definition = definition,
+                               .directory = directory_,
+                               .generation = 1,
+                               .binary = definition.vmm.binary,
+                               .ram = std::move(ram),
+                               .shareImplicitRam = shareImplicitRam_});
+    vmm_->process().onExit([this] {
+        const std::string words = vmm_->lastWords();
+        fail("the VMM " + vmm_->process().howItEnded() + (words.empty() ? "" : ": " + words));
+    });
+    const std::chrono::milliseconds deadline = definition.handover.deadlines.launch;
+    timer_ = EventSource::after(deadline, [this] { fail("the VMM did not come up within its launch deadline"); });
+    vmm_->queryVersion(deadline, [this](const QmpReply& reply) {
+        if (!reply.ok()) return;  // Its exit or the deadline says why.
+        guarded([this] { letRun(); });
+    });
+}
+
+void Start::letRun() {
+    const VmDefinition definition = record_.definition();
+    record_.vmm = vmm_->record();
+    directory_.write(record_);
+    joinBridges(definition, vmm_->resources());
+    vmm_->monitor().execute("cont", nullptr, definition.handover.deadlines.launch, [this](const QmpReply& reply) {
+        if (!reply.ok()) return fail("the VMM does not run the guest: " + reply.error->description);
+        vmm_->process().ignoreExit();
+        timer_.reset();
+        guarded([this] { awaitHeartbeat(); });
+    });
+}
+
+void Start::awaitHeartbeat() {
+    if (!request_.waitHeartbeat) return finish({}, true);
+    vmm_->process().onExit([this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->lastWords()); });
+    timer_ = EventSource::after(*request_.waitHeartbeat, [this] {
+        finish("no heartbeat from the guest's probe, with its RAM filled, within " + std::to_string(request_.waitHeartbeat->count()) +
+               " ms; the guest runs", true);
+    });
+    heartbeat_.listen(connectUnix(vmm_->directory() + "/heartbeat.sock"));
+    heartbeat_.onLine([this] {
+        const auto& status = heartbeat_.summary().status;
+        const auto filled = status.find("ram_filled");
+        if (heartbeat_.summary().beats > 0 && filled != status.end() && filled->second == 1) finish({}, true);
+    });
+}
+
+void Start::fail(const std::string& problem) {
+    if (vmm_) {
+        vmm_->process().ignoreExit();
+        vmm_->process().kill(SIGKILL);
+    }
+    directory_.remove();
+    finish(problem, false);
+}
+
+void Start::finish(const std::string& problem, bool guestRuns) {
+    timer_.reset();
+    heartbeat_.onLine(nullptr);
+    if (vmm_) vmm_->process().ignoreExit();
+    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, problem, guestRuns}] {
+        if (done) done(result);
+    });
+}
+
+}  // namespace vh

@@ -1,0 +1,164 @@
+#include "manager/vm_record.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "config/parse.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr int recordFormat = 1;
+
+[[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+
+json toJson(const VmmRecord& vmm) {
+    json value{{"generation", vmm.generation}, {"pid", vmm.pid},         {"startTime", vmm.startTime},
+               {"binary", vmm.binary},         {"version", vmm.version}};
+    if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"device", vmm.ram.device}, {"inode", vmm.ram.inode}};
+    return value;
+}
+
+VmmRecord vmmFromJson(const json& value) {
+    VmmRecord vmm;
+    value.at("generation").get_to(vmm.generation);
+    value.at("pid").get_to(vmm.pid);
+    value.at("startTime").get_to(vmm.startTime);
+    value.at("binary").get_to(vmm.binary);
+    value.at("version").get_to(vmm.version);
+    if (value.contains("ram")) {
+        vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
+        value["ram"].at("device").get_to(vmm.ram.device);
+        value["ram"].at("inode").get_to(vmm.ram.inode);
+    }
+    return vmm;
+}
+
+void makeDirectory(const std::string& path, mode_t mode) {
+    if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) fail("create directory '" + path + "'");
+    if (::chmod(path.c_str(), mode) != 0) fail("set the mode of '" + path + "'");  // mkdir() obeys the umask.
+}
+
+void writeAll(int fd, const std::string& text, const std::string& path) {
+    for (std::size_t done = 0; done < text.size();) {
+        const ssize_t count = ::write(fd, text.data() + done, text.size() - done);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) fail("write '" + path + "'");
+        done += static_cast<std::size_t>(count);
+    }
+}
+
+}  // namespace
+
+FileIdentity FileIdentity::of(int fd) {
+    struct stat status {};
+    if (::fstat(fd, &status) != 0) fail("look at a descriptor");
+    return {status.st_dev, status.st_ino};
+}
+
+VmDefinition VmRecord::definition() const {
+    VmDefinition definition = parseVmDefinition(definitionText, definitionFile);
+    definition.uuid = uuid;
+    definition.machine = machine;
+    definition.accelerator = accelerator;
+    return definition;
+}
+
+std::optional<VmRecord> VmDirectory::read() const {
+    const std::string file = path() + "/record.json";
+    std::ifstream input(file);
+    if (!input) return std::nullopt;
+    try {
+        const json value = json::parse(input);
+        if (value.at("format") != recordFormat) throw std::runtime_error("its format is " + value.at("format").dump());
+        VmRecord record;
+        value.at("definitionFile").get_to(record.definitionFile);
+        value.at("definitionText").get_to(record.definitionText);
+        value.at("uuid").get_to(record.uuid);
+        value.at("machine").get_to(record.machine);
+        record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
+        record.vmm = vmmFromJson(value.at("vmm"));
+        if (value.contains("fresh")) record.fresh = vmmFromJson(value["fresh"]);
+        value.at("guestWasRunning").get_to(record.guestWasRunning);
+        return record;
+    } catch (const std::exception& error) {
+        throw std::runtime_error("vm '" + vm_ + "': cannot understand '" + file + "': " + error.what());
+    }
+}
+
+void VmDirectory::write(const VmRecord& record) const {
+    json value{{"format", recordFormat},
+               {"definitionFile", record.definitionFile},
+               {"definitionText", record.definitionText},
+               {"uuid", record.uuid},
+               {"machine", record.machine},
+               {"accelerator", name(record.accelerator)},
+               {"vmm", toJson(record.vmm)},
+               {"guestWasRunning", record.guestWasRunning}};
+    if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    const std::string file = path() + "/record.json", draft = file + ".new";
+    {
+        UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+        if (!fd) fail("create '" + draft + "'");
+        writeAll(fd.get(), value.dump(2) + "\n", draft);
+    }
+    if (::rename(draft.c_str(), file.c_str()) != 0) fail("replace '" + file + "'");
+}
+
+std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) const {
+    removeGeneration(number);
+    makeDirectory(path(), 0711);
+    const std::string directory = generation(number), incoming = directory + "/incoming";
+    makeDirectory(directory, 0711);
+    makeDirectory(incoming, 0700);
+    if (::geteuid() == 0 && ::chown(incoming.c_str(), uid, gid) != 0) fail("give '" + incoming + "' to the VMM's user");
+    return directory;
+}
+
+void VmDirectory::removeGeneration(unsigned number) const {
+    std::error_code ignored;  // What cannot be removed is found by the next makeGeneration(), which fails with its name.
+    fs::remove_all(generation(number), ignored);
+}
+
+void VmDirectory::remove() const {
+    std::error_code ignored;
+    fs::remove_all(path(), ignored);
+}
+
+UniqueFd VmDirectory::tryLock() const {
+    makeDirectory(runtime_, 0755);
+    UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!fd) fail("open '" + lockFile() + "'");
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+    if (errno == EWOULDBLOCK) return {};
+    fail("lock '" + lockFile() + "'");
+}
+
+std::vector<std::string> recordedVms(const std::string& runtimeDirectory) {
+    std::vector<std::string> names;
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator(runtimeDirectory, ignored))
+        if (fs::exists(entry.path() / "record.json", ignored)) names.push_back(entry.path().filename());
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+std::string defaultRuntimeDirectory() {
+    if (::geteuid() == 0) return "/run/virt-handover";
+    const char* own = std::getenv("XDG_RUNTIME_DIR");
+    return (own ? std::string(own) : "/run/user/" + std::to_string(::geteuid())) + "/virt-handover";
+}
+
+}  // namespace vh

@@ -1,0 +1,101 @@
+// What the manager knows of a running VM, on disk: it survives the manager, and is all that a new manager needs to go on.
+//
+//     RUNTIME_DIRECTORY/
+//         manager.sock             virt-handoverd's own socket
+//         web1.lock                held (flock) by whoever works on web1; never removed
+//         web1/record.json         the VmRecord below, replaced by rename
+//         web1/1/                  one directory a VMM process, numbered from the first start:
+//             qmp.sock console.sock heartbeat.sock      made by the manager, inherited by the VMM as listening sockets
+//             vmm.log                                   what the VMM said on its standard error
+//             incoming/                                 the VMM user's own: sockets it makes itself for a handover
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "config/vm_definition.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// The identity of a file, to recognise a memfd in another process.
+struct FileIdentity {
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+
+    static FileIdentity of(int fd);
+    bool operator==(const FileIdentity&) const = default;
+};
+
+/// One VMM process of a VM.
+struct VmmRecord {
+    unsigned generation = 0;
+    pid_t pid = 0;
+    std::uint64_t startTime = 0;
+    std::string binary;
+    std::string version;  ///< `10.0.13`, as its monitor said; empty until it has said so.
+    /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found there.
+    std::optional<int> ramDescriptor;
+    FileIdentity ram;
+
+    bool operator==(const VmmRecord&) const = default;
+};
+
+struct VmRecord {
+    std::string definitionFile;  ///< Where the definition was read from; absolute.
+    std::string definitionText;  ///< The text that the VM was started with.
+    std::string uuid;  ///< As the guest has it, also when the definition names none.
+    std::string machine;  ///< The versioned machine type, also when the definition names an alias.
+    Accelerator accelerator = Accelerator::Tcg;  ///< Never Auto.
+    VmmRecord vmm;
+    /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
+    std::optional<VmmRecord> fresh;
+    bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.
+
+    /// The definition that the VM was started with, machine type, uuid and accelerator resolved.
+    VmDefinition definition() const;
+};
+
+/// The paths of one VM. Names are checked by the definition's parser, so that they are single path components.
+class VmDirectory {
+   public:
+    VmDirectory(const std::string& runtimeDirectory, const std::string& vm) : runtime_(runtimeDirectory), vm_(vm) {}
+
+    std::string path() const { return runtime_ + "/" + vm_; }
+    std::string generation(unsigned number) const { return path() + "/" + std::to_string(number); }
+    std::string lockFile() const { return runtime_ + "/" + vm_ + ".lock"; }
+    const std::string& runtime() const { return runtime_; }
+
+    /// The record, if the VM has one. Throws std::runtime_error when the file cannot be understood.
+    std::optional<VmRecord> read() const;
+
+    /// Replaces the record: the old one or the new one is on disk at every moment. Throws std::system_error.
+    void write(const VmRecord& record) const;
+
+    /// Makes the directory of a generation, with `incoming/` owned by the given user. What an earlier attempt left there is removed.
+    std::string makeGeneration(unsigned number, uid_t uid, gid_t gid) const;
+
+    void removeGeneration(unsigned number) const;
+    void remove() const;
+
+    /// An exclusive lock on the VM, or nothing when somebody else holds it. It lasts as long as the descriptor.
+    UniqueFd tryLock() const;
+
+   private:
+    std::string runtime_;
+    std::string vm_;
+};
+
+/// The VMs that have a record in a runtime directory, by name.
+std::vector<std::string> recordedVms(const std::string& runtimeDirectory);
+
+/// `/run/virt-handover` for root, else below XDG_RUNTIME_DIR.
+std::string defaultRuntimeDirectory();
+
+}  // namespace vh

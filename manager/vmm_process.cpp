@@ -1,0 +1,100 @@
+#include "manager/vmm_process.h"
+
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+
+#include <cerrno>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+
+using nlohmann::json;
+
+std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
+    const Identity identity = Identity::of(launch.definition.vmm.user);
+    std::unique_ptr<VmmProcess> vmm(new VmmProcess);
+    vmm->directory_ = launch.directory.makeGeneration(launch.generation, identity.uid, identity.gid);
+    vmm->resources_ = acquireResources(launch.definition, vmm->directory_);
+    vmm->record_.generation = launch.generation;
+    vmm->record_.binary = launch.binary;
+    if (launch.ram) {
+        vmm->record_.ram = FileIdentity::of(launch.ram.get());
+        vmm->resources_.add("ram0", std::move(launch.ram));
+        vmm->record_.ramDescriptor = vmm->resources_.numberOf("ram0");
+    }
+    const std::string logFile = vmm->directory_ + "/vmm.log";
+    const UniqueFd log(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (!log) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
+    vmm->process_ = ChildProcess::launch({.argv = qemuCommand({.definition = launch.definition,
+                                                               .resources = vmm->resources_,
+                                                               .binary = launch.binary,
+                                                               .directory = vmm->directory_,
+                                                               .incoming = launch.incoming,
+                                                               .shareImplicitRam = launch.shareImplicitRam}),
+                                          .descriptors = vmm->resources_.descriptors(),
+                                          .output = log.get(),
+                                          .identity = identity});
+    vmm->record_.pid = vmm->process_.pid();
+    vmm->record_.startTime = vmm->process_.startTime();
+    // Only the VMM listens on its sockets now: its death resets whoever is connected.
+    vmm->resources_.release();
+    return vmm;
+}
+
+VmmProcess::VmmProcess(VmmRecord record, std::string directory)
+    : record_(std::move(record)), directory_(std::move(directory)), process_(ChildProcess::adopt(record_.pid, record_.startTime)) {}
+
+QmpClient& VmmProcess::monitor() {
+    if (!monitor_) monitor_ = std::make_unique<QmpClient>(connectUnix(directory_ + "/qmp.sock"));
+    return *monitor_;
+}
+
+void VmmProcess::queryVersion(std::chrono::milliseconds deadline, std::function<void(QmpReply)> done) {
+    monitor().execute("query-version", nullptr, deadline, [this, done = std::move(done)](QmpReply reply) {
+        if (reply.ok()) record_.version = qemuVersion(reply.value);
+        done(std::move(reply));
+    });
+}
+
+std::string VmmProcess::lastWords() const {
+    std::ifstream log(directory_ + "/vmm.log");
+    std::string line, last, lastWarning;
+    while (std::getline(log, line)) {
+        if (line.empty()) continue;
+        (line.find("warning:") == std::string::npos ? last : lastWarning) = line;
+    }
+    return last.empty() ? lastWarning : last;
+}
+
+std::set<std::pair<std::uint64_t, std::uint64_t>> VmmProcess::mappedMemfds() const {
+    // 7f..-7f.. rw-s 00000000 00:01 2345   /memfd:web1/ram0 (deleted)
+    std::set<std::pair<std::uint64_t, std::uint64_t>> found;
+    std::ifstream maps("/proc/" + std::to_string(record_.pid) + "/maps");
+    std::string line;
+    while (std::getline(maps, line)) {
+        std::istringstream columns(line);
+        std::string range, rights, offset, path;
+        unsigned majorNumber = 0, minorNumber = 0;
+        char colon = 0;
+        std::uint64_t inode = 0;
+        columns >> range >> rights >> offset >> std::hex >> majorNumber >> colon >> minorNumber >> std::dec >> inode >> path;
+        if (path.starts_with("/memfd:") && rights.ends_with("s")) found.emplace(makedev(majorNumber, minorNumber), inode);
+    }
+    return found;
+}
+
+std::string qemuVersion(const json& version) {
+    try {
+        const json& numbers = version.at("qemu");
+        return std::to_string(numbers.at("major").get<int>()) + "." + std::to_string(numbers.at("minor").get<int>()) + "." +
+               std::to_string(numbers.at("micro").get<int>());
+    } catch (const json::exception&) {
+        return "unknown";
+    }
+}
+
+}  // namespace vh

@@ -1,0 +1,70 @@
+// One VMM process of a VM, whether this manager started it or an earlier one did: the process, its monitor, its files.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "manager/child_process.h"
+#include "manager/qemu_command.h"
+#include "manager/qmp_client.h"
+#include "manager/resources.h"
+#include "manager/vm_record.h"
+
+namespace vh {
+
+/// What it takes to start a VMM.
+struct VmmLaunch {
+    const VmDefinition& definition;  ///< Resolved.
+    const VmDirectory& directory;
+    unsigned generation = 1;
+    std::string binary;
+    UniqueFd ram;  ///< Guest RAM of the manager's; none when the VMM makes its own.
+    Incoming incoming = Incoming::None;
+    bool shareImplicitRam = false;
+};
+
+class VmmProcess {
+   public:
+    /// Makes the generation's directory, opens what the VMM inherits and starts it. Throws with the thing named.
+    static std::unique_ptr<VmmProcess> launch(VmmLaunch launch);
+
+    /// Takes up a process that runs already; check alive().
+    VmmProcess(VmmRecord record, std::string directory);
+
+    const VmmRecord& record() const { return record_; }
+    const std::string& directory() const { return directory_; }
+    const Resources& resources() const { return resources_; }
+    ChildProcess& process() { return process_; }
+    bool alive() const { return process_.alive(); }
+
+    /// Connects to the monitor, once. Throws std::system_error.
+    QmpClient& monitor();
+
+    /// Asks the monitor for QEMU's version and keeps it in the record.
+    void queryVersion(std::chrono::milliseconds deadline, std::function<void(QmpReply)> done);
+
+    /// The last lines that the VMM wrote to its standard error, warnings left out when there is anything else; one line, or nothing.
+    std::string lastWords() const;
+
+    /// The memfds that the process has mapped, shared; from /proc/PID/maps.
+    std::set<std::pair<std::uint64_t, std::uint64_t>> mappedMemfds() const;
+
+   private:
+    VmmProcess() = default;
+
+    VmmRecord record_;
+    std::string directory_;
+    ChildProcess process_;
+    Resources resources_;
+    std::unique_ptr<QmpClient> monitor_;
+};
+
+/// `10.0.13` from the answer to query-version or from a greeting's version.
+std::string qemuVersion(const nlohmann::json& version);
+
+}  // namespace vh

@@ -1,0 +1,39 @@
+# What setup, test and demo share; sourced by them (bash), from any directory.
+# shellcheck shell=bash disable=SC2034
+set -eu
+umask 022  # QEMU runs as another user, who must be able to read what is made here.
+
+sourceDir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+buildDir=${VIRT_HANDOVER_BUILD:-$sourceDir/build}
+
+if [ -n "${VIRT_HANDOVER_CACHE-}" ]; then
+    cacheDir=$VIRT_HANDOVER_CACHE
+elif [ "$(id -u)" = 0 ]; then
+    cacheDir=/var/cache/virt-handover
+else
+    cacheDir=${XDG_CACHE_HOME:-$HOME/.cache}/virt-handover
+fi
+case "$cacheDir" in
+    /*) ;;
+    *) cacheDir=$PWD/$cacheDir ;;
+esac
+
+# Where the tests and the demo find the two QEMUs and the guest.
+export VH_QEMU_OLD=$cacheDir/bin/qemu-10.0
+export VH_QEMU_NEW=$cacheDir/bin/qemu-11.1
+export VH_GUEST_KERNEL=$cacheDir/guest/vmlinuz
+export VH_GUEST_INITRAMFS=$cacheDir/guest/initramfs.gz
+
+say() { printf '%s: %s\n' "${0##*/}" "$*"; }
+fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# The comment at the top of the script, to the first empty line, is its help.
+printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
+
+# configureAndBuild DIRECTORY: meson reconfigures an existing build directory by itself.
+configureAndBuild() {
+    if [ ! -f "$1/build.ninja" ]; then
+        meson setup "$1" "$sourceDir" || return
+    fi
+    meson compile -C "$1"
+}

@@ -1,0 +1,284 @@
+// The JSON Schema and the README say the same as the parser: the same keys, enums and defaults, in both directions.
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "config/parse.h"
+#include "config/vm_definition.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::Not;
+
+std::ifstream openInConfig(const std::string& name) {
+    const char* root = std::getenv("VH_SOURCE_DIR");
+    std::ifstream stream(std::string(root ? root : ".") + "/config/" + name);
+    EXPECT_TRUE(stream) << "cannot open config/" << name << ": is VH_SOURCE_DIR set?";
+    return stream;
+}
+
+void collectLeaves(const json& node, const std::string& path, std::map<std::string, json>& leaves) {
+    const std::string type = node.at("type");
+    if (type == "object") {
+        EXPECT_EQ(node.value("additionalProperties", json()), json(false)) << path << " allows unknown keys";
+        for (const auto& [key, child] : node.at("properties").items())
+            collectLeaves(child, path.empty() ? key : path + "." + key, leaves);
+    } else if (type == "array") {
+        collectLeaves(node.at("items"), path + "[]", leaves);
+    } else {
+        leaves[path] = node;
+    }
+}
+
+/// Every key of the schema by its path, as knownKeys() has them.
+std::map<std::string, json> schemaKeys() {
+    auto stream = openInConfig("vm-definition.schema.json");
+    std::map<std::string, json> leaves;
+    collectLeaves(json::parse(stream), "", leaves);
+    return leaves;
+}
+
+std::vector<std::string> withoutIndices(const std::map<std::string, std::string>& flattened) {
+    std::set<std::string> keys;
+    for (const auto& [key, value] : flattened) keys.insert(std::regex_replace(key, std::regex("\\[[0-9]+\\]"), "[]"));
+    return {keys.begin(), keys.end()};
+}
+
+/// A definition as JSON, which is YAML: only what is required, and one entry of each list.
+json smallest() {
+    return json::parse(R"({"name": "a", "machine": "q35", "memory": {"size": "1GiB"}, "boot": {"kernel": "/k"},
+                           "disks": [{"id": "d", "file": "/d"}], "networks": [{"id": "n", "type": "user"}],
+                           "vfio": [{"id": "v", "address": "0000:00:00.0"}], "vmm": {"arguments": ["x"]}})");
+}
+
+/// Where a key of knownKeys() is in a definition.
+json::json_pointer pointerTo(const std::string& key) {
+    const std::string dotted = std::regex_replace(key, std::regex("\\[\\]"), ".0");
+    return json::json_pointer("/" + std::regex_replace(dotted, std::regex("\\."), "/"));
+}
+
+/// What the parser says about the smallest definition with one more key; empty when it is content.
+std::string complaintAbout(const std::string& key, const json& value) {
+    json definition = smallest();
+    definition[pointerTo(key)] = value;
+    if (value == "vmm-owned") definition["memory"]["owner"] = "vmm";
+    if (key == "networks[].type" && value == "tap") definition["networks"][0]["bridge"] = "br0";
+    if (key == "networks[].bridge") definition["networks"][0]["type"] = "tap";
+    if (key == "boot.disk" || key == "boot.firmware") {
+        definition["boot"].erase("kernel");
+        definition["boot"]["disk"] = "d";
+        definition[pointerTo(key)] = value;
+        if (key == "boot.disk") definition["disks"][0]["id"] = value;
+    }
+    try {
+        parseVmDefinition(definition.dump(), "schema");
+        return "";
+    } catch (const ConfigErrors& errors) {
+        return errors.what();
+    }
+}
+
+std::string asText(const json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+TEST(Schema, hasExactlyTheKeysOfTheParser) {
+    std::vector<std::string> keys;
+    for (const auto& [key, node] : schemaKeys()) keys.push_back(key);
+    EXPECT_EQ(keys, knownKeys());
+}
+
+TEST(Schema, hasExactlyTheKeysOfADefinition) {
+    EXPECT_EQ(withoutIndices(flatten(parseVmDefinition(smallest().dump(), "smallest"))), knownKeys());
+}
+
+TEST(Schema, describesEachKey) {
+    for (const auto& [key, node] : schemaKeys()) EXPECT_NE(node.value("description", ""), "") << key;
+}
+
+TEST(Schema, requiresTheKeysThatTheParserRequires) {
+    auto stream = openInConfig("vm-definition.schema.json");
+    const json schema = json::parse(stream);
+    const std::function<void(const json&, const std::string&)> check = [&](const json& node, const std::string& path) {
+        if (node.at("type") == "array") check(node.at("items"), path + "[]");
+        if (node.at("type") != "object") return;
+        for (const auto& [key, child] : node.at("properties").items()) {
+            const std::string childPath = path.empty() ? key : path + "." + key;
+            json definition = smallest();
+            const auto parent = pointerTo(childPath).parent_pointer();
+            if (definition.contains(parent)) {
+                definition[parent].erase(key);
+                if (key == "kernel") continue;  // Either this or a disk: boot's oneOf.
+                std::string complaint;
+                try {
+                    parseVmDefinition(definition.dump(), "schema");
+                } catch (const ConfigErrors& errors) {
+                    complaint = errors.what();
+                }
+                const json required = node.value("required", json::array());
+                const bool isRequired = std::find(required.begin(), required.end(), json(key)) != required.end();
+                EXPECT_EQ(isRequired, complaint.find("the required key '" + key + "' is missing") != std::string::npos)
+                    << childPath << "\n"
+                    << complaint;
+            }
+            check(child, childPath);
+        }
+    };
+    check(schema, "");
+}
+
+TEST(Schema, hasExactlyTheEnumValuesOfTheParser) {
+    const std::regex oneOf("expected one of ('[^,]*'(?:, '[^,]*')*)");
+    for (const auto& [key, node] : schemaKeys()) {
+        const std::string complaint = complaintAbout(key, "no such value");
+        std::string names;
+        for (const json& value : node.value("enum", json::array())) {
+            names += (names.empty() ? "'" : ", '") + value.get<std::string>() + "'";
+            EXPECT_EQ(complaintAbout(key, value), "") << key;
+        }
+        std::smatch match;
+        EXPECT_EQ(std::regex_search(complaint, match, oneOf) ? match.str(1) : "", names) << key << ": " << complaint;
+    }
+}
+
+TEST(Schema, hasTheDefaultsOfTheParser) {
+    const auto values = flatten(parseVmDefinition(smallest().dump(), "smallest"));
+    std::size_t defaults = 0;
+    for (const auto& [key, node] : schemaKeys()) {
+        if (!node.contains("default")) continue;
+        ++defaults;
+        EXPECT_EQ(values.at(std::regex_replace(key, std::regex("\\[\\]"), "[0]")), asText(node.at("default"))) << key;
+        EXPECT_EQ(complaintAbout(key, node.at("default")), "") << key;
+    }
+    EXPECT_GT(defaults, 15u);
+}
+
+TEST(Schema, hasPatternsAndRangesThatAgreeWithTheParser) {
+    const std::vector<std::string> words{
+        "a",
+        "a-b",
+        "-a",
+        "1a",
+        "A",
+        "a_b",
+        "a b",
+        "a,b=c",
+        "a/b",
+        "/a",
+        "/a,b c",
+        "/a\nb",
+        "",
+        "_x",
+        "br0:1",
+        "max.1",
+        "10s",
+        "1.5s",
+        "1s5",
+        "5",
+        "1GiB",
+        "1GB",
+        "512 mib",
+        std::string(15, 'a'),
+        std::string(16, 'a'),
+        std::string(20, 'a'),
+        std::string(21, 'a'),
+        std::string(31, 'a'),
+        std::string(32, 'a'),
+        std::string(33, 'a'),
+        "52:54:00:12:34:56",
+        "53:54:00:12:34:56",
+        "0000:01:00.0",
+        "0000:01:20.0",
+        "0000:01:1f.8",
+        "0F5A1C52-6A7E-4D53-9A0E-3C1F2B4D5E6F",
+        "0f5a1c526a7e4d539a0e3c1f2b4d5e6f",
+    };
+    for (const auto& [key, node] : schemaKeys()) {
+        if (node.contains("pattern")) {
+            const std::regex pattern(node.at("pattern").get<std::string>());
+            for (const std::string& word : words) {
+                const std::string complaint = complaintAbout(key, word);
+                EXPECT_EQ(std::regex_search(word, pattern), complaint.empty()) << key << " '" << word << "': " << complaint;
+            }
+        } else if (node.at("type") == "integer") {
+            for (const int number : {-1, 0, 1, 1024, 1025}) {
+                const bool isInRange = number >= node.at("minimum").get<int>() && number <= node.at("maximum").get<int>();
+                EXPECT_EQ(isInRange, complaintAbout(key, number).empty()) << key << " " << number;
+            }
+        }
+    }
+}
+
+/// The rows of README's table: the key, and what is between the other bars.
+std::map<std::string, std::vector<std::string>> readmeKeys() {
+    auto stream = openInConfig("README.md");
+    std::map<std::string, std::vector<std::string>> rows;
+    for (std::string line; std::getline(stream, line);) {
+        if (!line.starts_with("| `")) continue;
+        std::vector<std::string> cells;
+        for (std::size_t begin = 1; begin < line.size();) {
+            const std::size_t end = line.find('|', begin);
+            const std::string cell = line.substr(begin, end - begin);
+            const std::size_t first = cell.find_first_not_of(' ');
+            cells.push_back(first == cell.npos ? "" : cell.substr(first, cell.find_last_not_of(' ') + 1 - first));
+            begin = end + 1;
+        }
+        const std::string key = cells.at(0).substr(1, cells.at(0).size() - 2);
+        EXPECT_FALSE(rows.contains(key)) << key << " is documented twice";
+        rows[key] = cells;
+    }
+    return rows;
+}
+
+TEST(Readme, hasExactlyTheKeysOfTheParser) {
+    std::vector<std::string> keys;
+    for (const auto& [key, cells] : readmeKeys()) keys.push_back(key);
+    EXPECT_EQ(keys, knownKeys());
+}
+
+TEST(Readme, hasTheDefaultsAndTheRequiredKeysOfTheSchema) {
+    const auto rows = readmeKeys();
+    for (const auto& [key, node] : schemaKeys()) {
+        const auto row = rows.find(key);
+        ASSERT_NE(row, rows.end()) << key;
+        ASSERT_EQ(row->second.size(), 5u) << key;
+        const std::string& documented = row->second[2];
+        if (node.contains("default")) {
+            EXPECT_EQ(documented, "`" + asText(node.at("default")) + "`") << key;
+        } else {
+            EXPECT_TRUE(documented.empty() || documented == "required") << key << " has no default, documented: " << documented;
+        }
+    }
+}
+
+TEST(Readme, listsTheArgumentsThatTheParserRefuses) {
+    auto stream = openInConfig("README.md");
+    const std::string text{std::istreambuf_iterator<char>(stream), {}};
+    const std::size_t begin = text.find("Options refused in `vmm.arguments`");
+    ASSERT_NE(begin, std::string::npos);
+    const std::string paragraph = text.substr(begin, text.find("\n\n", begin) - begin);
+    const std::regex option("`(-[A-Za-z-]+)`");
+    std::size_t options = 0;
+    for (auto match = std::sregex_iterator(paragraph.begin(), paragraph.end(), option); match != std::sregex_iterator();
+         ++match) {
+        EXPECT_THAT(complaintAbout("vmm.arguments[]", match->str(1)), HasSubstr("expected only options that the manager"))
+            << match->str(1);
+        ++options;
+    }
+    EXPECT_EQ(options, 25u);
+}
+
+}  // namespace
+}  // namespace vh

@@ -1,0 +1,587 @@
+// The guest probe: the whole user space of the test guest, and the witness of what a handover did to it.
+//
+// It is /init of a small initramfs. It loads a guest with work that a handover could break, and reports on the virtio-serial
+// port `org.virt-handover.heartbeat.0`:
+//
+//     B <seq>      a beat, every millisecond. Numbers have no gaps: a beat that could not be handed to the port (nobody listens
+//                  on the host, or the queue is full) keeps its number for the next try and is counted as `unsent`. So a
+//                  missing number on the host is a lost beat, and the time between two beats is the guest's pause.
+//     S <key>=<value> ...   the status: once a second, when RAM has been filled, and after each of the first errors.
+//     E <what>     guest RAM or the disk is not as the probe left it, or disk I/O failed. The first 20 in full; all
+//                  are counted in `mismatches`.
+//
+//     S seq=5012 ram_mib=382 ram_filled=1 ram_passes=3 ram_checked=293376 disk_checked=198 unsent=0 mismatches=0 uptime_ms=6120
+//     E ram page 4711 offset 128 found 0x0 expected 0x1c64a2df88219e03
+//     E disk block 12 offset 0 found 0x5858585858585858 expected 0x8d0f2ab9b4a0c1d7
+//     E disk block 12 write: Input/output error
+//
+// Whoever connects in the middle may see the rest of a line that an earlier listener did not read: start after the first newline.
+//
+// The port is one way. The console gets `probe: ready`, every E line, and `probe: echo <text>` for each line typed there.
+// The ACPI power button powers the guest off; so does a fatal error, after a line on the console, because a panic of init would
+// leave a VM that looks alive.
+//
+// On the kernel command line:
+//     probe.ram_mib=N      RAM to fill and check; without it, what is available less 48 MiB. 0 for none.
+//     probe.rate_mib_s=N   how fast RAM is checked and rewritten (64). 0 for as fast as it goes.
+//     probe.disk_per_s=N   blocks of 64 KiB to write and check a second (20). 0 for none.
+// Of the kernel's own options, clearcpuid=erms pays under TCG: filling 370 MiB takes 1.5 s instead of 5.
+//
+// WARNING: /dev/vda, when there is one, is overwritten: its first 32 MiB are the disk test's.
+//
+// How the threads share: only the heartbeat thread writes to the port, so lines are never mixed or torn, and no lock can delay
+// a beat. The others leave counters (atomics) and error lines (written once, then published by a release store).
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <linux/input.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+// linux/module.h is not for user space on Debian 12, whose headers predate the flag's uapi copy.
+#ifndef MODULE_INIT_COMPRESSED_FILE
+#define MODULE_INIT_COMPRESSED_FILE 4
+#endif
+
+#define PORT_NAME "org.virt-handover.heartbeat.0"
+#define DISK "/dev/vda"
+
+enum {
+    BeatNs = 1000 * 1000,
+    StatusMs = 1000,
+    MaxErrors = 20,
+    MaxLine = 256,
+    PageBytes = 4096,
+    PageWords = PageBytes / sizeof(uint64_t),
+    RamReserveMib = 48,
+    RamStepPages = 64,  // Between two sleeps: short enough to be steady, long enough that sleeping is not the work.
+    BlockBytes = 64 * 1024,
+    BlockWords = BlockBytes / sizeof(uint64_t),
+    MaxDiskBytes = 32 * 1024 * 1024,
+    MaxBlocks = MaxDiskBytes / BlockBytes,
+    MaxInputs = 16,
+};
+
+static struct {
+    uint64_t ramMib;
+    bool ramMibGiven;
+    uint64_t rateMibPerSecond;
+    uint64_t diskPerSecond;
+} options = {.rateMibPerSecond = 64, .diskPerSecond = 20};
+
+static struct {
+    atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, diskChecked, unsent, mismatches;
+} counters;
+
+static struct {
+    pthread_mutex_t writers;  // Among reporting threads only; the heartbeat thread reads without it.
+    char lines[MaxErrors][MaxLine];
+    atomic_uint published;
+} errors = {.writers = PTHREAD_MUTEX_INITIALIZER};
+
+static atomic_bool statusWanted;  // Out of turn.
+
+// ---------------------------------------------------------------------------------------------------------------- helpers
+
+static __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length > (int)sizeof line - 2) length = (int)sizeof line - 2;
+    line[length++] = '\n';
+    // One write: the console is shared by all threads. Nothing is left to try when it fails.
+    ssize_t ignored = write(STDOUT_FILENO, line, (size_t)length);
+    (void)ignored;
+}
+
+static _Noreturn void powerOff(void) {
+    sync();
+    tcdrain(STDOUT_FILENO);  // Else the last words are lost with the machine.
+    reboot(RB_POWER_OFF);
+    for (;;) pause();
+}
+
+#define fatal(...)                       \
+    do {                                 \
+        say("probe: fatal: " __VA_ARGS__); \
+        powerOff();                      \
+    } while (0)
+
+static uint64_t nowNs(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void sleepUntilNs(uint64_t deadlineNs) {
+    struct timespec deadline = {.tv_sec = (time_t)(deadlineNs / 1000000000u), .tv_nsec = (long)(deadlineNs % 1000000000u)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, NULL) == EINTR) {
+    }
+}
+
+static void sleepMs(unsigned ms) {
+    sleepUntilNs(nowNs() + ms * UINT64_C(1000000));
+}
+
+// Sleeps until `periodNs` after the last call's deadline; when that has gone by (the guest was paused, or the host is
+// busy) counts from now, for a burst of catching up would look like load that the guest never asked for.
+static void pace(uint64_t* deadlineNs, uint64_t periodNs) {
+    *deadlineNs += periodNs;
+    uint64_t now = nowNs();
+    if (*deadlineNs < now) *deadlineNs = now;
+    else sleepUntilNs(*deadlineNs);
+}
+
+static void startThread(void* (*body)(void*), void* argument, const char* name, int fifoPriority) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    if (fifoPriority > 0) {
+        struct sched_param parameters = {.sched_priority = fifoPriority};
+        pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
+        pthread_attr_setschedpolicy(&attributes, SCHED_FIFO);
+        pthread_attr_setschedparam(&attributes, &parameters);
+    }
+    pthread_t thread;
+    int error = pthread_create(&thread, &attributes, body, argument);
+    if (error != 0) fatal("start the %s thread: %s", name, strerror(error));
+    pthread_setname_np(thread, name);
+    pthread_attr_destroy(&attributes);
+}
+
+// Reads a small file of /proc or /sys as text, without the newline at its end.
+static bool readText(const char* path, char* text, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    ssize_t length = read(fd, text, size - 1);
+    close(fd);
+    if (length < 0) return false;
+    text[length] = '\0';
+    if (length > 0 && text[length - 1] == '\n') text[length - 1] = '\0';
+    return true;
+}
+
+static __attribute__((format(printf, 1, 2))) void reportError(const char* format, ...) {
+    pthread_mutex_lock(&errors.writers);
+    unsigned count = atomic_load_explicit(&errors.published, memory_order_relaxed);
+    if (count < MaxErrors) {
+        char* line = errors.lines[count];
+        int start = snprintf(line, MaxLine, "E ");
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(line + start, (size_t)(MaxLine - start - 1), format, arguments);
+        va_end(arguments);
+        say("%s", line);
+        strcat(line, "\n");
+        atomic_store_explicit(&errors.published, count + 1, memory_order_release);
+    }
+    atomic_fetch_add(&counters.mismatches, 1);
+    // Past the first ones, once a second is enough: a zeroed RAM would else flood the port.
+    if (count < MaxErrors) atomic_store(&statusWanted, true);
+    pthread_mutex_unlock(&errors.writers);
+}
+
+// ---------------------------------------------------------------------------------------------------------------- pattern
+
+// Word i of page or block `index` in generation `generation` is base + i * PatternStep. The base is a hash (splitmix64's
+// finalizer), so that a page in the wrong place, an old page and a zeroed page all differ from what is expected.
+static const uint64_t PatternStep = UINT64_C(0x9e3779b97f4a7c15);
+
+static uint64_t patternBase(uint64_t index, uint64_t generation) {
+    uint64_t z = index * PatternStep ^ (generation << 40);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static void fillPattern(uint64_t* words, size_t count, uint64_t base) {
+    for (size_t i = 0; i < count; ++i, base += PatternStep) words[i] = base;
+}
+
+// The first word that is not the pattern's, or `count`.
+static size_t findMismatch(const uint64_t* words, size_t count, uint64_t base) {
+    for (size_t i = 0; i < count; ++i, base += PatternStep) {
+        if (words[i] != base) return i;
+    }
+    return count;
+}
+
+// -------------------------------------------------------------------------------------------------------------- heartbeat
+
+struct Port {
+    int fd;
+    char rest[MaxLine];  // What the port did not take of a line that it took a part of.
+    size_t restLength;
+    int lastErrno;
+};
+
+// Writes as much as goes at once. Nobody listening and a full queue are everyday; anything else is told on the console, once.
+static size_t writeSome(struct Port* port, const char* text, size_t length) {
+    ssize_t written = write(port->fd, text, length);
+    if (written >= 0) return (size_t)written;
+    if (errno != EAGAIN && errno != EINTR && errno != port->lastErrno) {
+        say("probe: write to the heartbeat port: %s", strerror(errno));
+        port->lastErrno = errno;
+    }
+    return 0;
+}
+
+// True when the port is ready for a new line.
+static bool finishLine(struct Port* port) {
+    if (port->restLength == 0) return true;
+    size_t written = writeSome(port, port->rest, port->restLength);
+    port->restLength -= written;
+    memmove(port->rest, port->rest + written, port->restLength);
+    return port->restLength == 0;
+}
+
+// Takes the whole line or nothing of it; when nothing, the caller tries again later with a line that is up to date then.
+static bool sendLine(struct Port* port, const char* line, size_t length) {
+    if (!finishLine(port)) return false;
+    size_t written = writeSome(port, line, length);
+    if (written == 0) return false;
+    port->restLength = length - written;
+    memcpy(port->rest, line + written, port->restLength);
+    return true;
+}
+
+static bool sendStatus(struct Port* port, uint64_t sequence) {
+    char line[MaxLine];
+    int length = snprintf(line, sizeof line,
+                          "S seq=%" PRIu64 " ram_mib=%" PRIu64 " ram_filled=%" PRIu64 " ram_passes=%" PRIu64
+                          " ram_checked=%" PRIu64 " disk_checked=%" PRIu64 " unsent=%" PRIu64
+                          " mismatches=%" PRIu64 " uptime_ms=%" PRIu64 "\n",
+                          sequence, atomic_load(&counters.ramMib), atomic_load(&counters.ramFilled),
+                          atomic_load(&counters.ramPasses), atomic_load(&counters.ramChecked),
+                          atomic_load(&counters.diskChecked), atomic_load(&counters.unsent),
+                          atomic_load(&counters.mismatches), nowNs() / 1000000u);
+    return sendLine(port, line, (size_t)length);
+}
+
+static _Noreturn void* beat(void* argument) {
+    struct Port* port = argument;
+    uint64_t sequence = 0;  // Of the last beat sent.
+    unsigned errorsSent = 0;
+    uint64_t nextStatusMs = 0;
+    uint64_t deadline = nowNs();
+    for (;;) {
+        while (errorsSent < atomic_load_explicit(&errors.published, memory_order_acquire) &&
+               sendLine(port, errors.lines[errorsSent], strlen(errors.lines[errorsSent]))) {
+            ++errorsSent;
+        }
+
+        char line[32];
+        int length = snprintf(line, sizeof line, "B %" PRIu64 "\n", sequence + 1);
+        if (sendLine(port, line, (size_t)length)) ++sequence;
+        else atomic_fetch_add(&counters.unsent, 1);
+
+        // A status that cannot be sent stays due. The wish is taken back first: one that comes meanwhile is not lost.
+        uint64_t nowMs = nowNs() / 1000000u;
+        bool wanted = atomic_exchange(&statusWanted, false);
+        if (wanted || nowMs >= nextStatusMs) {
+            if (sendStatus(port, sequence)) nextStatusMs = nowMs + StatusMs;
+            else if (wanted) atomic_store(&statusWanted, true);
+        }
+        pace(&deadline, BeatNs);
+    }
+}
+
+// Opens the port with our name. The kernel learns of ports from messages of the device, so they may come a little after boot.
+static int openHeartbeatPort(void) {
+    for (int attempt = 0; attempt < 200; ++attempt, sleepMs(10)) {
+        DIR* ports = opendir("/sys/class/virtio-ports");
+        if (ports == NULL) continue;
+        for (struct dirent* entry; (entry = readdir(ports)) != NULL;) {
+            char path[sizeof entry->d_name + 32], name[64];
+            snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
+            if (!readText(path, name, sizeof name) || strcmp(name, PORT_NAME) != 0) continue;
+            snprintf(path, sizeof path, "/dev/%s", entry->d_name);
+            int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+            if (fd < 0) fatal("open '%s': %s", path, strerror(errno));
+            closedir(ports);
+            return fd;
+        }
+        closedir(ports);
+    }
+    return -1;
+}
+
+// -------------------------------------------------------------------------------------------------------------------- RAM
+
+static uint64_t availableMib(void) {
+    char text[512];
+    if (!readText("/proc/meminfo", text, sizeof text)) fatal("read '/proc/meminfo': %s", strerror(errno));
+    const char* line = strstr(text, "MemAvailable:");
+    if (line == NULL) fatal("'/proc/meminfo' has no MemAvailable");
+    return strtoull(line + strlen("MemAvailable:"), NULL, 10) / 1024;
+}
+
+static uint64_t ramToFillMib(void) {
+    uint64_t available = availableMib();
+    uint64_t most = available > RamReserveMib ? available - RamReserveMib : 0;
+    if (!options.ramMibGiven) return most;
+    if (options.ramMib <= most) return options.ramMib;
+    say("probe: probe.ram_mib=%" PRIu64 " is more than there is; filling %" PRIu64, options.ramMib, most);
+    return most;
+}
+
+static void* exerciseRam(void* argument) {
+    (void)argument;
+    uint64_t mib = ramToFillMib();
+    if (mib == 0) {
+        say("probe: no RAM to fill");
+        atomic_store(&counters.ramFilled, 1);
+        return NULL;
+    }
+    size_t pages = mib * 1024 * 1024 / PageBytes;
+    uint64_t* ram = mmap(NULL, pages * PageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ram == MAP_FAILED) fatal("map %" PRIu64 " MiB: %s", mib, strerror(errno));
+
+    // Few page faults rather than many: they are what filling costs under TCG. A kernel without huge pages ignores it.
+    madvise(ram, pages * PageBytes, MADV_HUGEPAGE);
+    uint64_t startedNs = nowNs();
+    for (size_t page = 0; page < pages; ++page) fillPattern(ram + page * PageWords, PageWords, patternBase(page, 1));
+    atomic_store(&counters.ramMib, mib);
+    atomic_store(&counters.ramFilled, 1);
+    atomic_store(&statusWanted, true);
+    say("probe: filled %" PRIu64 " MiB of RAM in %" PRIu64 " ms", mib, (nowNs() - startedNs) / 1000000u);
+
+    uint64_t stepNs = 0;
+    if (options.rateMibPerSecond > 0) {
+        stepNs = UINT64_C(1000000000) * RamStepPages * PageBytes / (options.rateMibPerSecond * 1024 * 1024);
+    }
+    // Pages before the cursor are of generation + 1, those after it of generation: nothing else needs remembering.
+    uint64_t deadline = nowNs();
+    for (uint64_t generation = 1;; ++generation) {
+        for (size_t page = 0; page < pages; ++page) {
+            uint64_t* words = ram + page * PageWords;
+            uint64_t base = patternBase(page, generation);
+            size_t wrong = findMismatch(words, PageWords, base);
+            if (wrong < PageWords) {
+                reportError("ram page %zu offset %zu found 0x%" PRIx64 " expected 0x%" PRIx64, page, wrong * sizeof(uint64_t),
+                            words[wrong], base + wrong * PatternStep);
+            }
+            fillPattern(words, PageWords, patternBase(page, generation + 1));
+            atomic_fetch_add_explicit(&counters.ramChecked, 1, memory_order_relaxed);
+            if (stepNs > 0 && page % RamStepPages == RamStepPages - 1) pace(&deadline, stepNs);
+        }
+        atomic_fetch_add(&counters.ramPasses, 1);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------- disk
+
+// False when the block does not hold its pattern.
+static bool checkBlock(int fd, uint64_t* buffer, unsigned block, uint64_t generation) {
+    memset(buffer, 0, BlockBytes);  // A read that transfers nothing must not find the right answer in the buffer.
+    ssize_t length = pread(fd, buffer, BlockBytes, (off_t)block * BlockBytes);
+    if (length != BlockBytes) {
+        reportError("disk block %u read: %s", block, length < 0 ? strerror(errno) : "too short");
+        return false;
+    }
+    uint64_t base = patternBase(block, generation);
+    size_t wrong = findMismatch(buffer, BlockWords, base);
+    if (wrong < BlockWords) {
+        reportError("disk block %u offset %zu found 0x%" PRIx64 " expected 0x%" PRIx64, block, wrong * sizeof(uint64_t),
+                    buffer[wrong], base + wrong * PatternStep);
+    }
+    atomic_fetch_add(&counters.diskChecked, 1);
+    return wrong == BlockWords;
+}
+
+static bool writeBlock(int fd, uint64_t* buffer, unsigned block, uint64_t generation) {
+    fillPattern(buffer, BlockWords, patternBase(block, generation));
+    ssize_t length = pwrite(fd, buffer, BlockBytes, (off_t)block * BlockBytes);
+    if (length != BlockBytes) {
+        reportError("disk block %u write: %s", block, length < 0 ? strerror(errno) : "too short");
+        return false;
+    }
+    if (fdatasync(fd) != 0) {
+        reportError("disk block %u flush: %s", block, strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+static void* exerciseDisk(void* argument) {
+    (void)argument;
+    static _Alignas(PageBytes) uint64_t buffer[BlockWords];  // O_DIRECT wants it aligned.
+    static uint64_t generations[MaxBlocks];  // What each block holds; 0 when not known.
+
+    // O_DIRECT: from the guest's page cache any disk looks intact.
+    int fd = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+    uint64_t bytes = 0;
+    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &bytes) != 0) {
+        say("probe: '" DISK "' is left alone: %s", strerror(errno));
+        return NULL;
+    }
+    unsigned blocks = (unsigned)((bytes < MaxDiskBytes ? bytes : MaxDiskBytes) / BlockBytes);
+    if (blocks == 0) {
+        say("probe: '" DISK "' is left alone: it is smaller than %d bytes", BlockBytes);
+        return NULL;
+    }
+    uint64_t deadline = nowNs();
+    for (uint64_t round = 0;; ++round) {
+        unsigned block = (unsigned)(round % blocks);
+        uint64_t generation = round / blocks + 1;
+        bool good = writeBlock(fd, buffer, block, generation) && checkBlock(fd, buffer, block, generation);
+        generations[block] = good ? generation : 0;
+        // One written earlier: what was on the disk before a handover must still be there after it.
+        unsigned older = (unsigned)(patternBase(round, 0) % blocks);
+        if (older != block && generations[older] != 0 && !checkBlock(fd, buffer, older, generations[older])) {
+            generations[older] = 0;  // Reported once, not at each visit until it is written again.
+        }
+        pace(&deadline, UINT64_C(1000000000) / options.diskPerSecond);
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- console, power button
+
+static void* echoConsole(void* argument) {
+    (void)argument;
+    char line[256];
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        line[strcspn(line, "\r\n")] = '\0';
+        say("probe: echo %s", line);
+    }
+    return NULL;
+}
+
+static void* watchPowerButton(void* argument) {
+    (void)argument;
+    struct pollfd inputs[MaxInputs];
+    nfds_t count = 0;
+    for (int i = 0; i < MaxInputs; ++i) {
+        char path[32];
+        snprintf(path, sizeof path, "/dev/input/event%d", i);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) inputs[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    }
+    if (count == 0) {
+        say("probe: no input device: the power button will not be noticed");
+        return NULL;
+    }
+    while (poll(inputs, count, -1) >= 0 || errno == EINTR) {
+        for (nfds_t i = 0; i < count; ++i) {
+            struct input_event event;
+            if ((inputs[i].revents & POLLIN) == 0 || read(inputs[i].fd, &event, sizeof event) != (ssize_t)sizeof event) continue;
+            if (event.type == EV_KEY && event.code == KEY_POWER && event.value == 1) {
+                say("probe: power button");
+                powerOff();
+            }
+        }
+    }
+    return NULL;
+}
+
+// ------------------------------------------------------------------------------------------------------------------- boot
+
+static void mountAt(const char* type, const char* where) {
+    mkdir(where, 0755);
+    // EBUSY: a kernel with CONFIG_DEVTMPFS_MOUNT has done it.
+    if (mount(type, where, type, 0, NULL) != 0 && errno != EBUSY) fatal("mount '%s': %s", where, strerror(errno));
+}
+
+static void openConsole(void) {
+    int fd = open("/dev/console", O_RDWR);
+    if (fd < 0) return;  // What the kernel opened for init is then all there is.
+    for (int standard = 0; standard <= 2; ++standard) dup2(fd, standard);
+    if (fd > 2) close(fd);
+}
+
+static void loadModules(void) {
+    FILE* order = fopen("/modules/order", "re");
+    if (order == NULL) fatal("open '/modules/order': %s", strerror(errno));
+    char name[128];
+    while (fgets(name, sizeof name, order) != NULL) {
+        name[strcspn(name, "\n")] = '\0';
+        char path[sizeof name + 16];
+        snprintf(path, sizeof path, "/modules/%s", name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) fatal("open '%s': %s", path, strerror(errno));
+        int flags = strstr(name, ".ko.") != NULL ? MODULE_INIT_COMPRESSED_FILE : 0;
+        if (syscall(SYS_finit_module, fd, "", flags) != 0 && errno != EEXIST) fatal("load '%s': %s", path, strerror(errno));
+        close(fd);
+    }
+    fclose(order);
+}
+
+static uint64_t parseNumber(const char* option, const char* text) {
+    char* end;
+    errno = 0;
+    uint64_t number = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > UINT32_MAX) {
+        fatal("kernel command line: %s: found '%s', expected a number", option, text);
+    }
+    return number;
+}
+
+static void readOptions(void) {
+    static char commandLine[4096];
+    if (!readText("/proc/cmdline", commandLine, sizeof commandLine)) fatal("read '/proc/cmdline': %s", strerror(errno));
+    char* state;
+    for (char* word = strtok_r(commandLine, " ", &state); word != NULL; word = strtok_r(NULL, " ", &state)) {
+        if (strncmp(word, "probe.", strlen("probe.")) != 0) continue;
+        char* value = strchr(word, '=');
+        if (value == NULL) fatal("kernel command line: '%s' has no value", word);
+        *value++ = '\0';
+        uint64_t number = parseNumber(word, value);
+        if (strcmp(word, "probe.ram_mib") == 0) {
+            options.ramMib = number;
+            options.ramMibGiven = true;
+        } else if (strcmp(word, "probe.rate_mib_s") == 0) {
+            options.rateMibPerSecond = number;
+        } else if (strcmp(word, "probe.disk_per_s") == 0) {
+            options.diskPerSecond = number;
+        } else {
+            fatal("kernel command line: no such option: '%s'", word);
+        }
+    }
+}
+
+int main(void) {
+    if (getpid() != 1) {
+        fprintf(stderr, "probe: this is the init of a test guest and would power your machine off; see make-initramfs\n");
+        return 1;
+    }
+    mountAt("devtmpfs", "/dev");
+    mountAt("proc", "/proc");
+    mountAt("sysfs", "/sys");
+    openConsole();
+    readOptions();
+    loadModules();
+
+    static struct Port port;
+    port.fd = openHeartbeatPort();
+    if (port.fd >= 0) startThread(beat, &port, "heartbeat", 50);
+    else say("probe: no virtio-serial port '" PORT_NAME "': running without a heartbeat");
+
+    startThread(watchPowerButton, NULL, "power-button", 0);
+    startThread(echoConsole, NULL, "console", 0);
+    startThread(exerciseRam, NULL, "ram", 0);
+    if (options.diskPerSecond > 0 && access(DISK, F_OK) == 0) startThread(exerciseDisk, NULL, "disk", 0);
+    say("probe: ready");
+    for (;;) pause();
+}

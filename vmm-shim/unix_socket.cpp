@@ -1,0 +1,95 @@
+#include "vmm-shim/unix_socket.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+namespace vh {
+namespace {
+
+[[noreturn]] void fail(int error, const std::string& what) { throw std::system_error(error, std::generic_category(), what); }
+
+UniqueFd streamSocket(int flags) {
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+    if (!fd) fail(errno, "create a unix socket");
+    return fd;
+}
+
+sockaddr_un addressOf(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path)) fail(ENAMETOOLONG, "socket '" + path + "'");
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    return address;
+}
+
+const sockaddr* generic(const sockaddr_un& address) { return reinterpret_cast<const sockaddr*>(&address); }
+
+}  // namespace
+
+UniqueFd listenUnix(const std::string& path) {
+    UniqueFd fd = streamSocket(0);
+    const sockaddr_un address = addressOf(path);
+    if (::bind(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "bind socket '" + path + "'");
+    if (::listen(fd.get(), 8) != 0) fail(errno, "listen on '" + path + "'");
+    return fd;
+}
+
+UniqueFd connectUnix(const std::string& path) {
+    UniqueFd fd = streamSocket(SOCK_NONBLOCK);
+    const sockaddr_un address = addressOf(path);
+    if (::connect(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "connect to '" + path + "'");
+    return fd;
+}
+
+std::pair<UniqueFd, UniqueFd> unixPair() {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) fail(errno, "create a socket pair");
+    return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+bool isListening(const std::string& path) {
+    // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
+    std::ifstream table("/proc/net/unix");
+    std::string line;
+    while (std::getline(table, line)) {
+        if (!line.ends_with(" " + path)) continue;
+        std::istringstream columns(line);
+        std::string number, references, protocol;
+        unsigned long flags = 0;
+        columns >> number >> references >> protocol >> std::hex >> flags;
+        if (flags & 0x10000) return true;
+    }
+    return false;
+}
+
+std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) {
+    iovec data{const_cast<char*>(bytes), length};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    if (fd >= 0) {
+        message.msg_control = control;
+        message.msg_controllen = sizeof(control);
+        cmsghdr* header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+    }
+    ssize_t sent;
+    do {
+        sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0) return static_cast<std::size_t>(sent);
+    if (errno == EAGAIN) return 0;
+    fail(errno, "send on a unix socket");
+}
+
+}  // namespace vh

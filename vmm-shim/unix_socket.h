@@ -1,0 +1,32 @@
+// Unix stream sockets as descriptors: listening ones that a VMM inherits, and connections that carry bytes and descriptors.
+//
+// Every function throws std::system_error that names the path; every descriptor is close-on-exec.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// A socket bound to `path` and listening. A path longer than sockaddr_un holds (107 bytes) is ENAMETOOLONG.
+UniqueFd listenUnix(const std::string& path);
+
+/// A non-blocking connection to the socket at `path`. A listener that has not yet called accept() is good enough: the kernel
+/// completes the connection from its backlog, and resets it if the listener dies first.
+UniqueFd connectUnix(const std::string& path);
+
+/// Two connected, non-blocking ends.
+std::pair<UniqueFd, UniqueFd> unixPair();
+
+/// True while some process listens on `path`. Reads /proc/net/unix instead of connecting: a VMM's CPR channel takes one client
+/// only, and a probe would be it.
+bool isListening(const std::string& path);
+
+/// sendmsg() of some bytes with at most one descriptor (-1 for none), never raising SIGPIPE. Returns the bytes that went out; 0 when
+/// the socket is full. The descriptor goes with the first byte.
+std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd = -1);
+
+}  // namespace vh
