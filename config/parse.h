@@ -42,12 +42,10 @@ VmDefinition loadVmDefinition(const std::string& file);
 /// The text of a definition file, for a caller that keeps it. Throws ConfigErrors.
 std::string readDefinitionFile(const std::string& file);
 
-/// `500ms`, `10s`, `2min`: what pause budgets and deadlines are written in. Throws std::invalid_argument that says what was
-/// expected.
+/// `500ms`, `10s`, `2min`: what pause budgets and deadlines are written in. Throws std::invalid_argument with what was expected.
 std::chrono::milliseconds parseDuration(std::string_view text);
 
-/// The path of every key that a file may have, sorted: `memory.size`, `disks[].id`. Tests hold the schema and the README against
-/// it.
+/// The path of every key that a file may have, sorted: `memory.size`, `disks[].id`. Schema and README are tested against it.
 std::vector<std::string> knownKeys();
 
 }  // namespace vh

@@ -43,6 +43,10 @@ std::uint64_t availableMemoryBytes() {
 
 std::string milliseconds_(milliseconds duration) { return std::to_string(duration.count()) + " ms"; }
 
+/// QEMU 10.1 and later always append "CprState/vfio devices" to the CPR state, and 10.0 ends with "vmstate_load_state error -2" on it
+/// (hw/vfio/cpr-iommufd.c:vmstate_cpr_vfio_devices has no `.needed`, 11.1).
+bool sendsVfioSubsection(const std::string& version) { return !version.starts_with("10.0."); }
+
 json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
@@ -134,7 +138,11 @@ void Handover::post(Event event, const std::string& cause) {
 
 void Handover::send(VmmProcess& vmm, const std::string& command, json arguments, std::function<void(const QmpReply&)> then,
                     UniqueFd descriptor) {
-    vmm.monitor().execute(command, std::move(arguments), deadlineOf(state_), within(std::move(then)), std::move(descriptor));
+    const auto answered = within([then = std::move(then)](const QmpReply& reply) {
+        // A VMM that closes its monitor is ending, and how it ends is the better cause: its exit, or the deadline, comes next.
+        if (reply.ok() || reply.error->errorClass != "Closed") then(reply);
+    });
+    vmm.monitor().execute(command, std::move(arguments), deadlineOf(state_), answered, std::move(descriptor));
 }
 
 void Handover::run(std::vector<Command> commands, std::function<void()> then) {
@@ -232,12 +240,15 @@ void Handover::checkNewBinary() const {
 
 void Handover::askOldVmm() {
     old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
-    old_->queryVersion(patience, within([this](const QmpReply& reply) {
+    send(*old_, "query-version", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok())
             throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " + reply.error->description);
-        report_.old.version = old_->record().version;
+        report_.old.version = qemuVersion(reply.value);
         if (design_ == Design::VmmOwned && std::stoi(report_.old.version) < 10)
             throw std::runtime_error("the old VMM, QEMU " + report_.old.version + ", cannot be taken over by CPR; power-cycle the VM");
+        if (design_ == Design::VmmOwned && sendsVfioSubsection(report_.old.version) && !sendsVfioSubsection(newBinary_.version))
+            throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
+                                     ", which has a part that 10.1 introduced; use a new VMM of 10.1 or later");
         send(*old_, "query-status", nullptr, [this](const QmpReply& status) {
             if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
             const std::string runState = status.value.value("status", "");
@@ -248,7 +259,7 @@ void Handover::askOldVmm() {
                 awaitFirstHeartbeat();
             });
         });
-    }));
+    });
 }
 
 void Handover::awaitFirstHeartbeat() {
@@ -295,13 +306,10 @@ void Handover::launch() {
     request_.record.guestWasRunning = wasRunning_;
     directory_.write(request_.record);
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
-    if (request_.definition.heartbeat) heartbeat_.listen(connectUnix(new_->directory() + "/heartbeat.sock"));
+    if (request_.definition.heartbeat) heartbeat_.listen(new_->takeHeartbeat());
 
     if (design_ == Design::VmmOwned) return awaitCprListener();
-    new_->queryVersion(deadlineOf(State::Launching), within([this](const QmpReply& reply) {
-        if (!reply.ok()) return post(Event::Failed, errorText(*new_, "query-version", *reply.error));
-        done();
-    }));
+    run({{new_.get(), "query-version", nullptr}}, [this] { done(); });
 }
 
 void Handover::awaitCprListener() {
@@ -345,10 +353,7 @@ void Handover::sendCprState() {
               {{"channels", json::array({channel("main", mainChannelPath(new_->directory())),
                                          channel("cpr", cprChannelPath(new_->directory()))})}}}},
             [this] {
-                new_->queryVersion(deadlineOf(State::Exchanging), within([this](const QmpReply& version) {
-                    if (!version.ok()) return post(Event::Failed, errorText(*new_, "query-version", *version.error));
-                    run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
-                }));
+                run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
             });
     });
 }
@@ -369,19 +374,28 @@ void Handover::verify() {
 }
 
 void Handover::compareRam(const std::string& oldTable, const std::string& newTable) const {
-    const std::vector<std::string> differences =
-        fatalDifferences(parseRamBlockTable(oldTable), parseRamBlockTable(newTable), design_ == Design::VmmOwned);
+    const std::vector<RamBlock> blocks = parseRamBlockTable(oldTable);
+    const std::vector<std::string> differences = fatalDifferences(blocks, parseRamBlockTable(newTable), design_ == Design::VmmOwned);
     if (!differences.empty())
         throw std::runtime_error(differences.front() +
                                  (differences.size() > 1 ? " (and " + std::to_string(differences.size() - 1) + " more)" : "") +
                                  "; give the new VMM the same ROM files and device options");
     if (!sharesRam()) return;
     const auto oldMapped = old_->mappedMemfds(), newMapped = new_->mappedMemfds();
+    const auto newHas = [&](const FileIdentity& file) {
+        return std::any_of(newMapped.begin(), newMapped.end(), [&](const auto& entry) { return entry.second == file; });
+    };
     if (design_ == Design::ManagerOwned) {
-        const FileIdentity& ram = request_.record.vmm.ram;
-        if (!newMapped.contains({ram.device, ram.inode})) throw std::runtime_error("the new VMM has not mapped the guest's RAM");
-    } else if (oldMapped.empty() || !std::includes(newMapped.begin(), newMapped.end(), oldMapped.begin(), oldMapped.end())) {
-        throw std::runtime_error("the new VMM has not mapped all of the old one's memory: its CPR state was not taken over");
+        if (!newHas(request_.record.vmm.ram)) throw std::runtime_error("the new VMM has not mapped the guest's RAM");
+        return;
+    }
+    // QEMU names a block's memfd after the block, and a memory backend's after its type (system/physmem.c:qemu_ram_get_shared_fd,
+    // backends/hostmem-memfd.c; 10.0 and 11.1). Others, such as a display's surface, are not the guest's memory.
+    for (const RamBlock& block : blocks) {
+        const auto mapping = oldMapped.find(block.idstr == "ram0" ? "memory-backend-memfd" : block.idstr);
+        if (mapping == oldMapped.end()) throw std::runtime_error("RAM block '" + block.idstr + "' of the old VMM is not in a memfd");
+        if (!newHas(mapping->second))
+            throw std::runtime_error("the new VMM has not taken over the memory of RAM block '" + block.idstr + "'");
     }
 }
 
@@ -442,7 +456,7 @@ void Handover::confirm() {
     send(*new_, "cont", nullptr, [this](const QmpReply& reply) {
         if (reply.ok()) return done();
         // Without an answer nobody knows; the new VMM's death or the deadline decides.
-        if (reply.error->errorClass == "Closed" || reply.error->errorClass == "Timeout") return;
+        if (reply.error->errorClass == "Timeout") return;
         const std::string refusal = errorText(*new_, "cont", *reply.error);
         send(*new_, "query-status", nullptr, [this, refusal](const QmpReply& status) {
             if (!status.ok()) return;
@@ -454,6 +468,7 @@ void Handover::confirm() {
 
 void Handover::retire() {
     request_.record.vmm = new_->record();
+    request_.record.vmm.version = newBinary_.version;
     request_.record.fresh.reset();
     try {
         directory_.write(request_.record);

@@ -18,6 +18,11 @@ std::optional<std::uint64_t> number(std::string_view text) {
     return value;
 }
 
+// What a guest can make a manager keep is bounded; our probe stays far below.
+constexpr std::size_t mostStatusKeys = 100;
+constexpr std::size_t mostErrors = 20;
+constexpr int mostReads = 64;  ///< Of 16 KiB each, more than a socket's buffer holds.
+
 }  // namespace
 
 void HeartbeatMonitor::listen(UniqueFd socket) {
@@ -29,14 +34,19 @@ void HeartbeatMonitor::listen(UniqueFd socket) {
 void HeartbeatMonitor::readMore(std::size_t port) {
     // What the guest wrote on an earlier VMM precedes what it wrote on this one: drain that first.
     for (std::size_t earlier = 0; earlier < port; ++earlier)
-        if (ports_[earlier].socket) readMore(earlier);
+        for (int reads = 0; reads < mostReads && readOnce(earlier); ++reads) continue;
+    readOnce(port);
+}
+
+bool HeartbeatMonitor::readOnce(std::size_t port) {
+    if (!ports_[port].socket) return false;
     char buffer[16384];
     const ssize_t count = ::recv(ports_[port].socket.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
-    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return false;
     if (count <= 0) {
         ports_[port].readable.reset();
         ports_[port].socket.reset();
-        return;
+        return false;
     }
     const auto now = std::chrono::steady_clock::now();
     partial_.append(buffer, static_cast<std::size_t>(count));
@@ -46,6 +56,7 @@ void HeartbeatMonitor::readMore(std::size_t port) {
         take(line, now, port);
     }
     if (partial_.size() > sizeof(buffer)) partial_.clear();  // Not our probe.
+    return true;
 }
 
 void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
@@ -73,9 +84,11 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
         while (fields >> field) {
             const std::size_t equals = field.find('=');
             if (equals == std::string::npos) continue;
-            if (const auto value = number(std::string_view(field).substr(equals + 1))) summary_.status[field.substr(0, equals)] = *value;
+            const auto value = number(std::string_view(field).substr(equals + 1));
+            const std::string key = field.substr(0, equals);
+            if (value && (summary_.status.size() < mostStatusKeys || summary_.status.contains(key))) summary_.status[key] = *value;
         }
-    } else if (line.starts_with("E ") && summary_.errors.size() < 20) {
+    } else if (line.starts_with("E ") && summary_.errors.size() < mostErrors) {
         summary_.errors.push_back(line.substr(2));
     }
     const auto callback = lineCallback_;  // A copy: it may replace itself.

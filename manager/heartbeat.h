@@ -50,6 +50,8 @@ class HeartbeatMonitor {
         std::uint64_t beats = 0;
     };
     void readMore(std::size_t port);
+    /// False when there was nothing.
+    bool readOnce(std::size_t port);
 
     std::vector<Port> ports_;
     std::string partial_;

@@ -21,8 +21,10 @@ VerbResult noSuchVm(const std::string& vm) {
     return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
 }
 
-/// What a changed definition file may not change while the VM runs: everything but which VMM to use and how to hand over.
-bool fixedWhileRunning(const std::string& key) { return key != "vmm.binary" && !key.starts_with("handover."); }
+/// What a changed definition file may not change while the VM runs: everything but which VMM to use, confined how, and how to hand over.
+bool fixedWhileRunning(const std::string& key) {
+    return key != "vmm.binary" && key != "vmm.sandbox" && !key.starts_with("handover.");
+}
 
 std::string vmState(const VmRecord& record, const VmDirectory& directory) {
     if (!ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive()) return record.fresh ? "handover interrupted" : "dead";
@@ -60,6 +62,7 @@ VmDefinition definitionForUpgrade(const VmRecord& record) {
                                  "; put it back, or power-cycle the VM to apply it");
     }
     running.vmm.binary = today.vmm.binary;
+    running.vmm.sandbox = today.vmm.sandbox;
     running.handover = today.handover;
     return running;
 }

@@ -133,7 +133,7 @@ int upgrade(const Options& options) {
     request.pauseBudget = duration(options.pauseBudget);
     request.dryRun = options.dryRun;
     Runner runner(options);
-    ProgressPrinter progress(options.asJson ? nullptr : &std::cout);
+    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
     const VerbResult result = runner.wait([&](Verbs::Done done) {
         runner.verbs().upgrade(options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
     });

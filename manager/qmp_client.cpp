@@ -17,6 +17,20 @@ using nlohmann::json;
 /// The longest answer seen is query-qmp-schema's, 0.3 MB on 11.1; a peer that sends this much without a newline is not a monitor.
 constexpr std::size_t longestLine = 16 * 1024 * 1024;
 
+/// QEMU's answers stay below 20; a copy of a value walks it by recursion, and a million brackets in one line would end our stack.
+constexpr int deepestNesting = 64;
+
+/// One line of the monitor, or something that is not an object.
+json parsed(const std::string& line) {
+    bool tooDeep = false;
+    const auto watchDepth = [&tooDeep](int depth, json::parse_event_t, json&) {
+        tooDeep = tooDeep || depth > deepestNesting;
+        return !tooDeep;
+    };
+    json message = json::parse(line, watchDepth, false);
+    return tooDeep ? json() : message;
+}
+
 std::string textOf(const json& object, const char* key) {
     const auto found = object.find(key);
     return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -25,6 +39,15 @@ std::string textOf(const json& object, const char* key) {
 std::int64_t numberOf(const json& object, const char* key) {
     const auto found = object.find(key);
     return found != object.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
+}
+
+/// Microseconds since 1970; 0 when QEMU does not know (it says -1, docs/interop/qmp-spec.rst) or says something impossible.
+std::int64_t timeOf(const json& timestamp) {
+    constexpr std::int64_t second = 1'000'000, latest = 1'000'000'000'000;
+    if (!timestamp.is_object()) return 0;
+    const std::int64_t seconds = numberOf(timestamp, "seconds"), microseconds = numberOf(timestamp, "microseconds");
+    if (seconds < 0 || seconds > latest || microseconds < 0 || microseconds >= second) return 0;
+    return seconds * second + microseconds;
 }
 
 }  // namespace
@@ -64,16 +87,16 @@ void QmpClient::readMore() {
     if (count == 0) return close("the VMM closed its monitor");
     input_.append(buffer, static_cast<std::size_t>(count));
     const std::shared_ptr<bool> alive = alive_;
-    for (std::size_t end; *alive && (end = input_.find('\n')) != std::string::npos;) {
+    for (std::size_t end; *alive && !closed() && (end = input_.find('\n')) != std::string::npos;) {
         const std::string line = input_.substr(0, end);
         input_.erase(0, end + 1);
         if (line.find_first_not_of(" \r") != std::string::npos) takeLine(line);
     }
-    if (*alive && input_.size() > longestLine) close("the monitor sent " + std::to_string(input_.size()) + " bytes without a line end");
+    if (*alive && !closed() && input_.size() > longestLine) close("the monitor sent " + std::to_string(input_.size()) + " bytes without a line end");
 }
 
 void QmpClient::takeLine(const std::string& line) {
-    const json message = json::parse(line, nullptr, false);
+    const json message = parsed(line);
     if (!message.is_object()) return close("the monitor sent something that is not QMP: '" + line.substr(0, 60) + "'");
     if (message.contains("QMP")) {
         if (negotiated_) return;
@@ -87,9 +110,10 @@ void QmpClient::takeLine(const std::string& line) {
         QmpEvent event;
         event.name = textOf(message, "event");
         event.data = message.value("data", json::object());
-        const json timestamp = message.value("timestamp", json::object());
-        if (timestamp.is_object()) event.timestampUs = numberOf(timestamp, "seconds") * 1'000'000 + numberOf(timestamp, "microseconds");
-        if (eventHandler_) eventHandler_(event);
+        if (!event.data.is_object()) event.data = json::object();  // As the protocol has it; so nobody needs to ask.
+        event.timestampUs = timeOf(message.value("timestamp", json::object()));
+        const auto handler = eventHandler_;  // A copy: it may replace itself, or destroy this.
+        if (handler) handler(event);
     } else if (message.contains("return")) {
         answer(static_cast<std::uint64_t>(numberOf(message, "id")), {message["return"], std::nullopt});
     } else if (message.contains("error") && message["error"].is_object()) {
@@ -135,7 +159,10 @@ void QmpClient::close(const std::string& why) {
     output_.clear();
     waitingForGreeting_.clear();
     const std::shared_ptr<bool> alive = alive_;
-    while (*alive && !pending_.empty()) answer(pending_.begin()->first, {{}, QmpError{"Closed", why}});
+    // Only those of now: what a handler asks in its answer's place is answered from a later turn.
+    const std::uint64_t last = lastId_;
+    while (*alive && !pending_.empty() && pending_.begin()->first <= last)
+        answer(pending_.begin()->first, {{}, QmpError{"Closed", whyClosed_}});
 }
 
 }  // namespace vh

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "manager/kvm_probe.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 
@@ -84,8 +83,9 @@ void Start::launch() {
     });
     const std::chrono::milliseconds deadline = definition.handover.deadlines.launch;
     timer_ = EventSource::after(deadline, [this] { fail("the VMM did not come up within its launch deadline"); });
-    vmm_->queryVersion(deadline, [this](const QmpReply& reply) {
+    vmm_->monitor().execute("query-version", nullptr, deadline, [this](const QmpReply& reply) {
         if (!reply.ok()) return;  // Its exit or the deadline says why.
+        version_ = qemuVersion(reply.value);
         guarded([this] { letRun(); });
     });
 }
@@ -93,6 +93,7 @@ void Start::launch() {
 void Start::letRun() {
     const VmDefinition definition = record_.definition();
     record_.vmm = vmm_->record();
+    record_.vmm.version = version_;
     directory_.write(record_);
     joinBridges(definition, vmm_->resources());
     vmm_->monitor().execute("cont", nullptr, definition.handover.deadlines.launch, [this](const QmpReply& reply) {
@@ -110,7 +111,7 @@ void Start::awaitHeartbeat() {
         finish("no heartbeat from the guest's probe, with its RAM filled, within " + std::to_string(request_.waitHeartbeat->count()) +
                " ms; the guest runs", true);
     });
-    heartbeat_.listen(connectUnix(vmm_->directory() + "/heartbeat.sock"));
+    heartbeat_.listen(vmm_->takeHeartbeat());
     heartbeat_.onLine([this] {
         const auto& status = heartbeat_.summary().status;
         const auto filled = status.find("ram_filled");

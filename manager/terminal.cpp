@@ -119,31 +119,27 @@ std::string Table::text() const {
     return text;
 }
 
-ProgressPrinter::ProgressPrinter(std::ostream* out) : out_(out), colour_(out == &std::cout && ::isatty(STDOUT_FILENO) == 1) {}
+ProgressPrinter::ProgressPrinter(std::ostream& out)
+    : out_(out), colour_(::isatty(&out == &std::cout ? STDOUT_FILENO : STDERR_FILENO) == 1) {}
 
 void ProgressPrinter::show(const HandoverProgress& step) {
-    if (!out_) return;
-    closeLine(step.atMs);
+    end(step.atMs);
     if (isFinal(step.state)) return;
     const bool alarming = step.state == State::Discarding || step.state == State::Resuming;
     std::string title(name(step.state));
     title.resize(12, ' ');
     std::string what(explanation(step.state));
     what.resize(std::max<std::size_t>(what.size(), 62), ' ');
-    *out_ << "  " << (colour_ ? (alarming ? "\033[33m" : "\033[36m") : "") << title << (colour_ ? "\033[0m" : "") << what << std::flush;
+    out_ << "  " << (colour_ ? (alarming ? "\033[33m" : "\033[36m") : "") << title << (colour_ ? "\033[0m" : "") << what << std::flush;
     open_ = true;
     startedMs_ = step.atMs;
 }
 
 void ProgressPrinter::end(double atMs) {
-    if (out_) closeLine(atMs);
-}
-
-void ProgressPrinter::closeLine(double atMs) {
     if (!open_) return;
     char text[32];
     std::snprintf(text, sizeof(text), "%8.1f ms\n", atMs - startedMs_);
-    *out_ << text << std::flush;
+    out_ << text << std::flush;
     open_ = false;
 }
 

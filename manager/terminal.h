@@ -24,16 +24,13 @@ class Table {
 /// One line a state, with the time it took once it is over; coloured on a terminal only.
 class ProgressPrinter {
    public:
-    /// Prints nothing when `out` is null.
-    explicit ProgressPrinter(std::ostream* out);
+    explicit ProgressPrinter(std::ostream& out);
     void show(const HandoverProgress& step);
     /// The last state ended.
     void end(double atMs);
 
    private:
-    void closeLine(double atMs);
-
-    std::ostream* out_;
+    std::ostream& out_;
     bool colour_ = false;
     bool open_ = false;
     double startedMs_ = 0;

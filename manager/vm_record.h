@@ -39,7 +39,7 @@ struct VmmRecord {
     pid_t pid = 0;
     std::uint64_t startTime = 0;
     std::string binary;
-    std::string version;  ///< `10.0.13`, as its monitor said; empty until it has said so.
+    std::string version;  ///< `10.0.2`, as it said itself; empty until it has.
     /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;

@@ -40,7 +40,9 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
                                           .identity = identity});
     vmm->record_.pid = vmm->process_.pid();
     vmm->record_.startTime = vmm->process_.startTime();
-    // Only the VMM listens on its sockets now: its death resets whoever is connected.
+    // Connected while the manager still holds the listening sockets, so that a VMM which is dead by now is met as a closed connection.
+    vmm->monitor();
+    if (launch.definition.heartbeat) vmm->heartbeat_ = connectUnix(vmm->directory_ + "/heartbeat.sock");
     vmm->resources_.release();
     return vmm;
 }
@@ -53,13 +55,6 @@ QmpClient& VmmProcess::monitor() {
     return *monitor_;
 }
 
-void VmmProcess::queryVersion(std::chrono::milliseconds deadline, std::function<void(QmpReply)> done) {
-    monitor().execute("query-version", nullptr, deadline, [this, done = std::move(done)](QmpReply reply) {
-        if (reply.ok()) record_.version = qemuVersion(reply.value);
-        done(std::move(reply));
-    });
-}
-
 std::string VmmProcess::lastWords() const {
     std::ifstream log(directory_ + "/vmm.log");
     std::string line, last, lastWarning;
@@ -70,9 +65,10 @@ std::string VmmProcess::lastWords() const {
     return last.empty() ? lastWarning : last;
 }
 
-std::set<std::pair<std::uint64_t, std::uint64_t>> VmmProcess::mappedMemfds() const {
+std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {
     // 7f..-7f.. rw-s 00000000 00:01 2345   /memfd:web1/ram0 (deleted)
-    std::set<std::pair<std::uint64_t, std::uint64_t>> found;
+    constexpr std::string_view prefix = "/memfd:";
+    std::multimap<std::string, FileIdentity> found;
     std::ifstream maps("/proc/" + std::to_string(record_.pid) + "/maps");
     std::string line;
     while (std::getline(maps, line)) {
@@ -82,7 +78,8 @@ std::set<std::pair<std::uint64_t, std::uint64_t>> VmmProcess::mappedMemfds() con
         char colon = 0;
         std::uint64_t inode = 0;
         columns >> range >> rights >> offset >> std::hex >> majorNumber >> colon >> minorNumber >> std::dec >> inode >> path;
-        if (path.starts_with("/memfd:") && rights.ends_with("s")) found.emplace(makedev(majorNumber, minorNumber), inode);
+        if (path.starts_with(prefix) && rights.ends_with("s"))
+            found.emplace(path.substr(prefix.size()), FileIdentity{makedev(majorNumber, minorNumber), inode});
     }
     return found;
 }

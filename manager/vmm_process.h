@@ -3,11 +3,10 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "manager/child_process.h"
 #include "manager/qemu_command.h"
@@ -30,7 +29,8 @@ struct VmmLaunch {
 
 class VmmProcess {
    public:
-    /// Makes the generation's directory, opens what the VMM inherits and starts it. Throws with the thing named.
+    /// Makes the generation's directory, opens what the VMM inherits, starts it and connects to its monitor. Throws with the thing named; a
+    /// program that ends at once is no exception but a process that has ended.
     static std::unique_ptr<VmmProcess> launch(VmmLaunch launch);
 
     /// Takes up a process that runs already; check alive().
@@ -42,17 +42,17 @@ class VmmProcess {
     ChildProcess& process() { return process_; }
     bool alive() const { return process_.alive(); }
 
-    /// Connects to the monitor, once. Throws std::system_error.
+    /// The monitor; connects to that of a process taken up. Throws std::system_error.
     QmpClient& monitor();
-
-    /// Asks the monitor for QEMU's version and keeps it in the record.
-    void queryVersion(std::chrono::milliseconds deadline, std::function<void(QmpReply)> done);
 
     /// The last lines that the VMM wrote to its standard error, warnings left out when there is anything else; one line, or nothing.
     std::string lastWords() const;
 
-    /// The memfds that the process has mapped, shared; from /proc/PID/maps.
-    std::set<std::pair<std::uint64_t, std::uint64_t>> mappedMemfds() const;
+    /// The memfds that the process has mapped shared, by the name they were created with; from /proc/PID/maps.
+    std::multimap<std::string, FileIdentity> mappedMemfds() const;
+
+    /// A connection to the guest probe's port, made when the process was started; once.
+    UniqueFd takeHeartbeat() { return std::move(heartbeat_); }
 
    private:
     VmmProcess() = default;
@@ -62,6 +62,7 @@ class VmmProcess {
     ChildProcess process_;
     Resources resources_;
     std::unique_ptr<QmpClient> monitor_;
+    UniqueFd heartbeat_;
 };
 
 /// `10.0.13` from the answer to query-version or from a greeting's version.

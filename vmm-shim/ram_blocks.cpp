@@ -1,6 +1,8 @@
 #include "vmm-shim/ram_blocks.h"
 
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 
@@ -22,6 +24,15 @@ bool canLoad(const RamBlock& old, const RamBlock& fresh) {
     return old.used_length == fresh.used_length || (resizable && old.used_length <= fresh.max_length);
 }
 
+/// All of `0x1000`, or nothing: no sign, no second prefix, no number above 64 bits.
+std::optional<std::uint64_t> hexadecimal(std::string_view text) {
+    std::uint64_t value = 0;
+    if (!text.starts_with("0x")) return std::nullopt;
+    const auto [end, error] = std::from_chars(text.data() + 2, text.data() + text.size(), value, 16);
+    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+    return value;
+}
+
 }  // namespace
 
 std::vector<RamBlock> parseRamBlockTable(std::string_view text) {
@@ -36,10 +47,11 @@ std::vector<RamBlock> parseRamBlockTable(std::string_view text) {
         std::string pageSize, unit, offset, used, total;
         std::istringstream columns(line);
         columns >> block.idstr >> pageSize >> unit >> offset >> used >> total;
-        if (!columns || !used.starts_with("0x") || !total.starts_with("0x"))
+        const auto usedBytes = hexadecimal(used), totalBytes = hexadecimal(total);
+        if (!columns || !unit.ends_with("B") || !usedBytes || !totalBytes)
             throw std::invalid_argument("RAM block table: cannot read the line '" + line + "'");
-        block.used_length = std::stoull(used, nullptr, 16);
-        block.max_length = std::stoull(total, nullptr, 16);
+        block.used_length = *usedBytes;
+        block.max_length = *totalBytes;
         blocks.push_back(std::move(block));
     }
     return blocks;

@@ -1,0 +1,289 @@
+#include "manager/child_process.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/manager/main_loop.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+volatile std::sig_atomic_t alarms = 0;
+
+class ChildProcessTest : public MainLoopTest {
+   protected:
+    ChildProcessTest() : output_(::memfd_create("output", MFD_CLOEXEC)) {}
+
+    ChildProcess shell(const std::string& script, std::vector<int> descriptors = {}) {
+        return ChildProcess::launch({.argv = {"/bin/sh", "-c", script}, .descriptors = std::move(descriptors), .output = output_.get()});
+    }
+
+    /// Waits for the end of a process and returns how it came.
+    static std::string endOf(ChildProcess& process) {
+        bool ended = false;
+        process.onExit([&] { ended = true; });
+        EXPECT_TRUE(loopUntil([&] { return ended; }));
+        EXPECT_FALSE(process.alive());
+        return process.howItEnded();
+    }
+
+    std::string output() const {
+        std::string text(65536, '\0');
+        const ssize_t count = ::pread(output_.get(), text.data(), text.size(), 0);
+        text.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
+        return text;
+    }
+
+    static UniqueFd file(const std::string& text) {
+        UniqueFd fd(::memfd_create("file", MFD_CLOEXEC));
+        EXPECT_EQ(::write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+        return fd;
+    }
+
+    UniqueFd output_;
+};
+
+TEST_F(ChildProcessTest, runsAProgramAndSaysHowItEnded) {
+    ChildProcess process = shell("echo out; echo err >&2");
+    EXPECT_GT(process.pid(), 0);
+    EXPECT_GT(process.startTime(), 0U);
+    EXPECT_EQ(endOf(process), "exited with status 0");
+    EXPECT_EQ(output(), "out\nerr\n");
+}
+
+TEST_F(ChildProcessTest, tellsItsExitStatus) {
+    ChildProcess process = shell("exit 3");
+    EXPECT_EQ(endOf(process), "exited with status 3");
+}
+
+TEST_F(ChildProcessTest, tellsTheSignalThatKilledIt) {
+    ChildProcess process = shell("kill -9 $$");
+    EXPECT_EQ(endOf(process), "was killed by signal 9 (Killed)");
+    EXPECT_EQ(process.howItEnded(), "was killed by signal 9 (Killed)") << "as often as one asks";
+}
+
+TEST_F(ChildProcessTest, canBeKilled) {
+    ChildProcess process = shell("exec sleep 1000");
+    EXPECT_TRUE(process.alive());
+    process.kill(SIGKILL);
+    EXPECT_EQ(endOf(process), "was killed by signal 9 (Killed)");
+    process.kill(SIGKILL);  // Nobody else can be hit.
+}
+
+TEST_F(ChildProcessTest, isAChildThatEndsWithStatus127WhenItCannotBeExecuted) {
+    ChildProcess process = ChildProcess::launch({.argv = {"/does/not/exist"}, .output = output_.get()});
+    EXPECT_EQ(endOf(process), "exited with status 127");
+    EXPECT_EQ(output(), "virt-handover: execute '/does/not/exist': No such file or directory\n");
+}
+
+TEST_F(ChildProcessTest, getsExactlyTheListedDescriptorsInTheirOrder) {
+    const UniqueFd first = file("first"), second = file("second");
+    const UniqueFd leaky(::open("/dev/null", O_RDONLY));  // Not close-on-exec, as another library's may be.
+    ASSERT_FALSE(::fcntl(leaky.get(), F_GETFD) & FD_CLOEXEC);
+    // The shell reads the list itself: a program that lists its own descriptors has one more.
+    ChildProcess process = shell("echo /proc/$$/fd/*; cat <&3; cat <&4", {first.get(), second.get()});
+    ::lseek(first.get(), 0, SEEK_SET);
+    ::lseek(second.get(), 0, SEEK_SET);
+    EXPECT_EQ(endOf(process), "exited with status 0");
+    std::istringstream lines(output());
+    std::string list;
+    std::getline(lines, list);
+    std::istringstream paths(list);
+    std::vector<std::string> numbers;
+    for (std::string path; paths >> path;) numbers.push_back(path.substr(path.rfind('/') + 1));
+    EXPECT_THAT(numbers, ElementsAre("0", "1", "2", "3", "4"));
+    EXPECT_THAT(output(), HasSubstr("firstsecond"));
+}
+
+TEST_F(ChildProcessTest, getsDescriptorsRightWhoseNumbersAreEachOthersPlaces) {
+    // Occupies 3, 4 and 5 with what must go to 5, 3 and 4, if the test's own process has these free; else any order will do.
+    std::vector<UniqueFd> files;
+    for (const char* text : {"a", "b", "c"}) {
+        files.push_back(file(text));
+        ::lseek(files.back().get(), 0, SEEK_SET);
+    }
+    ChildProcess process = shell("cat <&3; cat <&4; cat <&5", {files[2].get(), files[0].get(), files[1].get()});
+    EXPECT_EQ(endOf(process), "exited with status 0");
+    EXPECT_EQ(output(), "cab");
+}
+
+TEST_F(ChildProcessTest, mayBeGivenOneDescriptorTwice) {
+    const UniqueFd twice = file("x");
+    ChildProcess process = shell("[ /proc/$$/fd/3 -ef /proc/$$/fd/4 ]", {twice.get(), twice.get()});
+    EXPECT_EQ(endOf(process), "exited with status 0");
+}
+
+TEST_F(ChildProcessTest, startsFromAManagerWithoutStandardStreams) {
+    // As under a supervisor that closes them: what is opened next, and is to be passed on, has the numbers 0, 1 and 2.
+    const pid_t manager = ::fork();
+    ASSERT_GE(manager, 0);
+    if (manager == 0) {
+        const int copy = ::fcntl(output_.get(), F_DUPFD, 100);
+        for (int fd = 0; fd < 3; ++fd) ::close(fd);
+        UniqueFd first = file("first"), second = file("second");
+        const int output = ::dup(copy);
+        for (const int fd : {first.get(), second.get()}) ::lseek(fd, 0, SEEK_SET);
+        if (first.get() != 0 || second.get() != 1 || output != 2) ::_exit(99);
+        ChildProcess child = ChildProcess::launch(
+            {.argv = {"/bin/sh", "-c", "cat <&3; cat <&4; read line && exit 1; test -c /proc/$$/fd/0"}, .descriptors = {0, 1}, .output = output});
+        int status = 0;
+        ::waitpid(child.pid(), &status, 0);
+        ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 98);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(manager, &status, 0), manager);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0) << output();
+    EXPECT_EQ(output(), "firstsecond");
+}
+
+TEST_F(ChildProcessTest, leadsASessionOfItsOwn) {
+    ChildProcess process = shell("cut -d' ' -f1,5,6 /proc/$$/stat");
+    endOf(process);
+    const std::string pid = std::to_string(process.pid());
+    EXPECT_EQ(output(), pid + " " + pid + " " + pid + "\n");
+}
+
+TEST_F(ChildProcessTest, readsNothing) {
+    ChildProcess process = shell("read line; echo \"$? '$line'\"");
+    endOf(process);
+    EXPECT_EQ(output(), "1 ''\n");
+}
+
+TEST_F(ChildProcessTest, hasNoSignalBlocked) {
+    sigset_t blocked, before;
+    ::sigfillset(&blocked);
+    ::sigprocmask(SIG_BLOCK, &blocked, &before);
+    ChildProcess process = shell("grep SigBlk /proc/self/status");
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    endOf(process);
+    EXPECT_EQ(output(), "SigBlk:\t0000000000000000\n");
+}
+
+TEST_F(ChildProcessTest, doesNotInheritACprExecState) {
+    ::setenv("QEMU_CPR_EXEC_STATE", "5", 1);
+    ::setenv("VH_KEPT", "kept", 1);
+    ChildProcess process = shell("echo \"${QEMU_CPR_EXEC_STATE-none} $VH_KEPT\"");
+    endOf(process);
+    ::unsetenv("VH_KEPT");
+    EXPECT_EQ(output(), "none kept\n");
+}
+
+TEST_F(ChildProcessTest, runsAsAnotherUserWhenTheManagerIsRoot) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: only root may change users; run this as root";
+    const Identity nobody = Identity::of("nobody");
+    ASSERT_TRUE(nobody.change);
+    ChildProcess process = ChildProcess::launch(
+        {.argv = {"/bin/sh", "-c", "grep -E '^(Uid|Gid|Groups|CapEff):' /proc/self/status"}, .output = output_.get(), .identity = nobody});
+    endOf(process);
+    const auto four = [](unsigned id) {
+        const std::string text = "\t" + std::to_string(id);
+        return text + text + text + text + "\n";
+    };
+    EXPECT_THAT(output(), AllOf(HasSubstr("Uid:" + four(nobody.uid)), HasSubstr("Gid:" + four(nobody.gid)), HasSubstr("Groups:\t \n"),
+                                HasSubstr("CapEff:\t0000000000000000\n")));
+}
+
+TEST_F(ChildProcessTest, knowsNoUserThatDoesNotExist) {
+    EXPECT_THROW(Identity::of("nobody-of-that-name"), std::runtime_error);
+    EXPECT_FALSE(Identity::of("root").change);
+}
+
+TEST_F(ChildProcessTest, leavesNoZombieEvenWhenNobodyAsks) {
+    const pid_t pid = shell("exit 0").pid();  // The object is gone at once.
+    EXPECT_TRUE(loopUntil([pid] { return ::kill(pid, 0) != 0; })) << "pid " << pid << " is still there";
+}
+
+TEST_F(ChildProcessTest, goesOnWhenTheObjectIsGone) {
+    pid_t pid = 0;
+    std::uint64_t startTime = 0;
+    {
+        const ChildProcess process = shell("exec sleep 1000");
+        pid = process.pid();
+        startTime = process.startTime();
+    }
+    ChildProcess adopted = ChildProcess::adopt(pid, startTime);
+    EXPECT_TRUE(adopted.alive());
+    EXPECT_EQ(adopted.pid(), pid);
+    EXPECT_EQ(adopted.startTime(), startTime);
+    adopted.kill(SIGKILL);
+    EXPECT_EQ(endOf(adopted), "ended") << "whose child it was knows more";
+}
+
+TEST_F(ChildProcessTest, doesNotAdoptAnotherProcessWithTheSamePid) {
+    ChildProcess process = shell("exec sleep 1000");
+    for (const std::uint64_t wrong : {std::uint64_t{0}, process.startTime() - 1, process.startTime() + 1}) {
+        const ChildProcess adopted = ChildProcess::adopt(process.pid(), wrong);
+        EXPECT_EQ(adopted.pid(), 0);
+        EXPECT_FALSE(adopted.alive());
+        adopted.kill(SIGKILL);
+    }
+    EXPECT_TRUE(process.alive());
+    process.kill(SIGKILL);
+    EXPECT_THAT(endOf(process), StartsWith("was killed"));
+}
+
+TEST_F(ChildProcessTest, doesNotAdoptWhatIsGone) {
+    ChildProcess process = shell("exit 0");
+    endOf(process);
+    loopWhileBusy();
+    EXPECT_EQ(ChildProcess::adopt(process.pid(), process.startTime()).pid(), 0);
+    for (const pid_t pid : {0, -1}) EXPECT_EQ(ChildProcess::adopt(pid, 0).pid(), 0);
+}
+
+TEST_F(ChildProcessTest, isNotAliveBeforeThereIsAProcess) {
+    const ChildProcess none;
+    EXPECT_FALSE(none.alive());
+    none.kill(SIGKILL);
+    EXPECT_EQ(none.howItEnded(), "ended");
+}
+
+TEST_F(ChildProcessTest, forgetsAWatcherThatNoLongerCares) {
+    ChildProcess process = shell("exit 0");
+    bool called = false;
+    process.onExit([&] { called = true; });
+    process.ignoreExit();
+    EXPECT_TRUE(loopUntil([&] { return !haveChildren(); }));
+    loopWhileBusy();
+    EXPECT_FALSE(called);
+}
+
+TEST_F(ChildProcessTest, isAliveAlsoWhenASignalInterruptsTheQuestion) {
+    ChildProcess process = shell("exec sleep 1000");
+    alarms = 0;
+    struct sigaction count {}, before {};
+    count.sa_handler = [](int) { alarms = alarms + 1; };
+    ASSERT_EQ(::sigaction(SIGALRM, &count, &before), 0);
+    const itimerval often{{0, 20}, {0, 20}}, never{};
+    ASSERT_EQ(::setitimer(ITIMER_REAL, &often, nullptr), 0);
+    bool alive = true;
+    while (alive && alarms < 5000) alive = process.alive();
+    ::setitimer(ITIMER_REAL, &never, nullptr);
+    ::sigaction(SIGALRM, &before, nullptr);
+    EXPECT_TRUE(alive) << "after " << alarms << " signals";
+    process.kill(SIGKILL);
+    endOf(process);
+}
+
+}  // namespace
+}  // namespace vh

@@ -1,0 +1,209 @@
+#include "manager/qemu_command.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/manager/golden.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+/// Stands in for the descriptors: their names and order are all that the command needs.
+Resources named(const std::vector<std::string>& names) {
+    Resources resources;
+    for (const std::string& name : names) resources.add(name, UniqueFd());
+    return resources;
+}
+
+VmDefinition fullDefinition() {
+    VmDefinition vm;
+    vm.name = "web1";
+    vm.uuid = "6f1c7a52-0b7e-4c39-9c61-0d5f6d0e8a11";
+    vm.machine = "pc-q35-10.0";
+    vm.accelerator = Accelerator::Kvm;
+    vm.cpu = {.model = "host", .sockets = 1, .cores = 2, .threads = 2};
+    vm.memory.sizeBytes = std::uint64_t{512} << 20;
+    vm.boot = {.kernel = "/vm/vmlinuz", .initrd = "/vm/initrd", .cmdline = "console=ttyS0, quiet", .firmware = {}, .disk = {}};
+    vm.disks = {{.id = "root", .file = "/vm/root.qcow2", .format = DiskFormat::Qcow2, .cache = DiskCache::None, .readOnly = false, .serial = "S1"},
+                {.id = "data", .file = "/vm/data.img", .format = DiskFormat::Raw, .cache = DiskCache::Writeback, .readOnly = true, .serial = {}}};
+    vm.networks = {{.id = "lan", .type = NetworkType::Tap, .bridge = "br0", .mac = "52:54:00:12:34:56"}, {.id = "wan"}};
+    vm.console.log = "/var/log/web1.log";
+    vm.heartbeat = true;
+    vm.vmm.arguments = {"-device", "virtio-rng-pci,id=rng0"};
+    return vm;
+}
+
+Resources fullResources() {
+    return named({"qmp", "console", "console/log", "heartbeat", "kvm", "disk/root/ro", "disk/root/rw", "disk/data/ro", "tap/lan", "ram0"});
+}
+
+std::string lines(const std::vector<std::string>& argv) {
+    std::string text;
+    for (const std::string& argument : argv) text += argument + "\n";
+    return text;
+}
+
+/// The values that an option has on a command line.
+std::vector<std::string> valuesOf(const std::vector<std::string>& argv, const std::string& option) {
+    std::vector<std::string> values;
+    for (std::size_t i = 0; i + 1 < argv.size(); ++i)
+        if (argv[i] == option) values.push_back(argv[i + 1]);
+    return values;
+}
+
+class QemuCommand : public testing::Test {
+   protected:
+    std::vector<std::string> build(Incoming incoming = Incoming::None, bool shareImplicitRam = true) const {
+        return qemuCommand({.definition = vm_,
+                            .resources = resources_,
+                            .binary = "/usr/bin/qemu-system-x86_64",
+                            .directory = "/run/virt-handover/web1/1",
+                            .incoming = incoming,
+                            .shareImplicitRam = shareImplicitRam});
+    }
+
+    VmDefinition vm_ = fullDefinition();
+    Resources resources_ = fullResources();
+};
+
+TEST_F(QemuCommand, ofAFullDefinition) { expectGolden("full.args", lines(build())); }
+
+TEST_F(QemuCommand, ofVmmMemoryInHugePagesThatWaitsForCpr) {
+    vm_ = {};
+    vm_.name = "db1";
+    vm_.uuid = "11111111-2222-3333-4444-555555555555";
+    vm_.machine = "pc-q35-11.1";
+    vm_.accelerator = Accelerator::Tcg;
+    vm_.memory = {.sizeBytes = std::uint64_t{2} << 30, .pageSizeBytes = 2 << 20, .owner = MemoryOwner::Vmm};
+    vm_.boot = {.kernel = {}, .initrd = {}, .cmdline = {}, .firmware = "/fw/bios.bin", .disk = "root"};
+    vm_.disks = {{.id = "root", .file = "/vm/db1.img"}};
+    vm_.console.enabled = false;
+    vm_.vmm.sandbox = false;
+    resources_ = named({"qmp", "disk/root/ro", "disk/root/rw"});
+    expectGolden("vmm-memory-cpr.args", lines(build(Incoming::Cpr)));
+}
+
+TEST_F(QemuCommand, neverLetsTheGuestRunByItself) { EXPECT_THAT(build(), Contains("-S")); }
+
+TEST_F(QemuCommand, waitsForAMigrationWhenItShould) {
+    EXPECT_THAT(valuesOf(build(Incoming::None), "-incoming"), IsEmpty());
+    EXPECT_THAT(valuesOf(build(Incoming::Defer), "-incoming"), ElementsAre("defer"));
+    const auto cpr = valuesOf(build(Incoming::Cpr), "-incoming");
+    ASSERT_EQ(cpr.size(), 2U);
+    EXPECT_EQ(cpr[0], "defer");
+    EXPECT_EQ(json::parse(cpr[1]), (json{{"channel-type", "cpr"},
+                                         {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", "/run/virt-handover/web1/1/incoming/cpr.sock"}}}}));
+}
+
+TEST_F(QemuCommand, isTheSameMachineWithAndWithoutIncoming) {
+    // Whatever a guest can see must not depend on how the VMM was started.
+    const std::vector<std::string> first = build(Incoming::None);
+    std::vector<std::string> second = build(Incoming::Defer);
+    ASSERT_GT(second.size(), first.size());
+    second.resize(first.size());
+    EXPECT_EQ(second, first);
+}
+
+TEST_F(QemuCommand, doesNotAskAnOldQemuForSharedImplicitRam) {
+    EXPECT_THAT(valuesOf(build(Incoming::None, false), "-machine"), ElementsAre("pc-q35-10.0,memory-backend=ram0"));
+}
+
+TEST_F(QemuCommand, givesANetworkWithoutAMacTheSameOneAtEveryStart) {
+    const auto macs = [this] {
+        std::vector<std::string> found;
+        for (const std::string& device : valuesOf(build(), "-device"))
+            if (const std::size_t at = device.find("mac="); at != std::string::npos) found.push_back(device.substr(at + 4));
+        return found;
+    };
+    const auto before = macs();
+    ASSERT_EQ(before.size(), 2U);
+    EXPECT_THAT(before[1], HasSubstr("52:54:00:"));
+    EXPECT_EQ(macs(), before);
+    vm_.uuid = "00000000-0000-0000-0000-000000000000";
+    EXPECT_EQ(macs()[0], before[0]) << "the definition's own";
+    EXPECT_NE(macs()[1], before[1]) << "another VM has another one";
+}
+
+TEST_F(QemuCommand, doesNotOfferAReadOnlyDiskForWriting) {
+    for (const std::string& set : valuesOf(build(), "-add-fd")) EXPECT_THAT(set, Not(HasSubstr("disk/data/rw")));
+    for (const std::string& text : valuesOf(build(), "-blockdev")) {
+        const json node = json::parse(text);
+        if (node["node-name"] == "data" || node["node-name"] == "data-file") EXPECT_EQ(node["read-only"], true) << text;
+    }
+}
+
+TEST_F(QemuCommand, hasTheExtraArgumentsAfterAllOfOurs) {
+    const std::vector<std::string> argv = build();
+    ASSERT_GE(argv.size(), 2U);
+    EXPECT_EQ(argv[argv.size() - 2], "-device");
+    EXPECT_EQ(argv.back(), "virtio-rng-pci,id=rng0");
+}
+
+TEST_F(QemuCommand, failsByNameWhenADescriptorIsMissing) {
+    resources_ = named({"qmp"});
+    try {
+        build();
+        FAIL() << "built";
+    } catch (const std::out_of_range& error) {
+        EXPECT_THAT(error.what(), HasSubstr("no descriptor is called '"));
+    }
+}
+
+TEST(IncomingSockets, lieInTheDirectoryThatIsTheVmmsOwn) {
+    EXPECT_EQ(mainChannelPath("/d"), "/d/incoming/main.sock");
+    EXPECT_EQ(cprChannelPath("/d"), "/d/incoming/cpr.sock");
+}
+
+std::vector<std::string> modelsIn(const std::vector<std::string>& arguments) {
+    VmDefinition vm;
+    vm.vmm.arguments = arguments;
+    return deviceModels(vm);
+}
+
+TEST(DeviceModels, areThoseThatTheDefinitionNeeds) {
+    EXPECT_THAT(deviceModels(VmDefinition{}), IsEmpty());
+    EXPECT_THAT(deviceModels(fullDefinition()), AllOf(Contains("virtio-serial-pci"), Contains("virtserialport"), Contains("virtio-blk-pci"),
+                                                      Contains("virtio-net-pci"), Contains("virtio-rng-pci")));
+}
+
+TEST(DeviceModels, areFoundInEveryFormOfTheOption) {
+    EXPECT_THAT(modelsIn({"-device", "VGA"}), ElementsAre("VGA"));
+    EXPECT_THAT(modelsIn({"-device", "virtio-gpu-pci,id=g,max_outputs=1"}), ElementsAre("virtio-gpu-pci"));
+    EXPECT_THAT(modelsIn({"--device", "VGA,id=v"}), ElementsAre("VGA"));
+    EXPECT_THAT(modelsIn({"-device", "driver=VGA,id=v"}), ElementsAre("VGA"));
+    EXPECT_THAT(modelsIn({"-device", R"({"driver": "qxl", "id": "q"})"}), ElementsAre("qxl"));
+    EXPECT_THAT(modelsIn({"-device", "a", "-cpu", "max", "-device", "b"}), ElementsAre("a", "b"));
+}
+
+TEST(DeviceModels, areNotInventedFromOtherText) {
+    EXPECT_THAT(modelsIn({"-device"}), IsEmpty());
+    EXPECT_THAT(modelsIn({"-device", "help"}), IsEmpty());
+    EXPECT_THAT(modelsIn({"-name", "-device"}), IsEmpty());
+    EXPECT_THAT(modelsIn({"-device", "{}"}), IsEmpty());
+    EXPECT_THAT(modelsIn({"-device", R"({"driver": 5})"}), IsEmpty());
+    EXPECT_THAT(modelsIn({"-device", R"({"driver": ["VGA"]})"}), IsEmpty());
+}
+
+TEST(DeviceModels, areQemusToJudgeWhenTheTextIsGarbage) {
+    // What is no JSON object is a model's name to us; that no VMM has it is found, and said, in preflight.
+    EXPECT_THAT(modelsIn({"-device", R"({"driver": )"}), ElementsAre(R"({"driver": )"));
+    EXPECT_THAT(modelsIn({"-device", "[1]"}), ElementsAre("[1]"));
+    EXPECT_THAT(modelsIn({"-device", ""}), ElementsAre(""));
+    EXPECT_EQ(modelsIn({"-device", std::string(1'000'000, '[')}).size(), 1U);
+}
+
+}  // namespace
+}  // namespace vh

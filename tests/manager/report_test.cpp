@@ -1,0 +1,99 @@
+#include "manager/report.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/manager/golden.h"
+
+namespace vh {
+namespace {
+
+HandoverReport upgraded() {
+    HandoverReport report;
+    report.vm = "web1";
+    report.outcome = State::Upgraded;
+    report.old = {"/usr/bin/qemu-10.0", "10.0.13", 4711};
+    report.fresh = {"/usr/bin/qemu-11.1", "11.1.3", 4712};
+    report.steps = {{State::Preflight, 0, 51.5}, {State::Launching, 51.5, 20.25}, {State::Switching, 71.75, 4}};
+    report.stopToResumeMs = 4.125;
+    report.guest = HeartbeatSummary{.beats = 120, .lost = 0, .repeated = 0, .longestGapMs = 17.25, .pauseMs = 12.5, .status = {{"ram_filled", 1}, {"mismatches", 0}}, .errors = {}};
+    report.bytesSent = 341'000;
+    report.ramBytes = std::uint64_t{512} << 20;
+    report.totalMs = 1234.5;
+    return report;
+}
+
+HandoverReport rolledBack() {
+    HandoverReport report = upgraded();
+    report.outcome = State::RolledBack;
+    report.cause = "the new VMM exited with status 1: cannot load 'vga'";
+    report.guest->pauseMs.reset();
+    report.guest->errors = {"page 7 differs"};
+    report.warnings = {"the old VMM was slow"};
+    return report;
+}
+
+HandoverReport refused() {
+    HandoverReport report;
+    report.vm = "web1";
+    report.design = Design::VmmOwned;
+    report.outcome = State::Refused;
+    report.cause = "the new VMM '/opt/qemu' (QEMU 9.0.1) has no machine type 'pc-q35-10.0'";
+    report.old = {"/usr/bin/qemu-10.0", "", 4711};
+    report.fresh = {"/opt/qemu", "9.0.1", 0};
+    report.totalMs = 12;
+    return report;
+}
+
+HandoverReport lost() {
+    HandoverReport report = upgraded();
+    report.outcome = State::Lost;
+    report.cause = "confirming took longer than 10000 ms";
+    report.stopToResumeMs.reset();
+    report.guest.reset();
+    return report;
+}
+
+HandoverReport ready() {
+    HandoverReport report = refused();
+    report.dryRun = true;
+    report.cause = {};
+    report.old.version = "10.0.13";
+    report.warnings = {"no heartbeat from the guest"};
+    return report;
+}
+
+std::string shown(const HandoverReport& report) { return reportText(toJson(report)) + "\n" + toJson(report).dump(2) + "\n"; }
+
+TEST(Report, ofAnUpgrade) { expectGolden("report-upgraded.txt", shown(upgraded())); }
+TEST(Report, ofARollback) { expectGolden("report-rolled-back.txt", shown(rolledBack())); }
+TEST(Report, ofARefusal) { expectGolden("report-refused.txt", shown(refused())); }
+TEST(Report, ofALostVm) { expectGolden("report-lost.txt", shown(lost())); }
+TEST(Report, ofADryRun) { expectGolden("report-ready.txt", shown(ready())); }
+
+TEST(Report, exitsWithWhatScriptsRelyOn) {
+    EXPECT_EQ(static_cast<int>(upgraded().exitCode()), 0);
+    EXPECT_EQ(static_cast<int>(refused().exitCode()), 2);
+    EXPECT_EQ(static_cast<int>(rolledBack().exitCode()), 3);
+    EXPECT_EQ(static_cast<int>(lost().exitCode()), 4);
+    EXPECT_EQ(static_cast<int>(ready().exitCode()), 0);
+}
+
+TEST(Report, namesItsOutcomes) {
+    EXPECT_EQ(outcomeName(State::Refused), "refused");
+    EXPECT_EQ(outcomeName(State::RolledBack), "rolled back");
+    EXPECT_EQ(outcomeName(State::Upgraded), "upgraded");
+    EXPECT_EQ(outcomeName(State::Lost), "lost");
+}
+
+TEST(Report, readsTheSameWhenItCameOverTheWire) {
+    for (const HandoverReport& report : {upgraded(), rolledBack(), refused(), lost(), ready()}) {
+        const nlohmann::json here = toJson(report);
+        EXPECT_EQ(reportText(nlohmann::json::parse(here.dump())), reportText(here));
+    }
+}
+
+}  // namespace
+}  // namespace vh

@@ -1,0 +1,229 @@
+// The command line as a person or a script meets it: embedded and through the daemon, in words, in JSON and by exit code.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <optional>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+using testing::MatchesRegex;
+using testing::StartsWith;
+
+struct Ran {
+    int code = -1;
+    std::string output;
+    std::string error;
+};
+
+std::string contents(const std::string& file) {
+    std::ifstream input(file);
+    return {std::istreambuf_iterator<char>(input), {}};
+}
+
+class CliTest : public testing::Test {
+   protected:
+    void TearDown() override {
+        run({"--embed", "destroy", "vm"});
+        if (daemon_ > 0) endDaemon(SIGTERM);
+        workspace.expectNothingLeft();
+    }
+
+    /// Starts a program with its output in files; `runtime` puts ours before its arguments.
+    pid_t spawn(const std::string& program, const std::vector<std::string>& arguments) {
+        std::vector<std::string> all{program, "--runtime-dir", workspace.runtime()};
+        all.insert(all.end(), arguments.begin(), arguments.end());
+        std::vector<char*> argv;
+        for (std::string& argument : all) argv.push_back(argument.data());
+        argv.push_back(nullptr);
+        const std::string out = workspace.path() + "/out", err = workspace.path() + "/err";
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDOUT_FILENO);
+            ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDERR_FILENO);
+            ::execv(argv[0], argv.data());
+            ::_exit(127);
+        }
+        return child;
+    }
+
+    Ran collect(pid_t child) {
+        int status = 0;
+        EXPECT_EQ(::waitpid(child, &status, 0), child);
+        return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(workspace.path() + "/out"),
+                contents(workspace.path() + "/err")};
+    }
+
+    Ran run(const std::vector<std::string>& arguments) { return collect(spawn(required("VH_CLI"), arguments)); }
+
+    void startDaemon() {
+        daemon_ = ::fork();
+        if (daemon_ == 0) {
+            const std::string program = required("VH_DAEMON"), runtime = workspace.runtime();
+            ::execl(program.c_str(), program.c_str(), "--runtime-dir", runtime.c_str(), nullptr);
+            ::_exit(127);
+        }
+        ASSERT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(10'000)));
+    }
+
+    void endDaemon(int signal) {
+        ::kill(daemon_, signal);
+        int status = 0;
+        EXPECT_EQ(::waitpid(std::exchange(daemon_, 0), &status, 0) > 0, true);
+        if (signal == SIGTERM) EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+        if (signal == SIGKILL) ::unlink((workspace.runtime() + "/manager.sock").c_str());
+    }
+
+    Workspace workspace;
+    pid_t daemon_ = 0;
+};
+
+TEST_F(CliTest, tellsItsVersion) {
+    const Ran ran = run({"version"});
+    EXPECT_EQ(ran.code, 0);
+    EXPECT_THAT(ran.output, MatchesRegex("virt-handover [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+    EXPECT_TRUE(json::parse(run({"--json", "version"}).output).contains("version"));
+}
+
+TEST_F(CliTest, exitsWithOneOnWrongUse) {
+    EXPECT_EQ(run({}).code, 1);
+    EXPECT_EQ(run({"fly"}).code, 1);
+    EXPECT_EQ(run({"--embed", "upgrade"}).code, 1);
+    EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "magic"}).code, 1);
+    const Ran budget = run({"--embed", "upgrade", "vm", "--pause-budget", "5"});
+    EXPECT_EQ(budget.code, 1);
+    EXPECT_THAT(budget.error, HasSubstr("'5'"));
+    const Ran nobody = run({"--embed", "show", "nobody"});
+    EXPECT_EQ(nobody.code, 1);
+    EXPECT_EQ(nobody.error, "virt-handover: vm 'nobody' is not running here; 'virt-handover list' shows those that are\n");
+}
+
+TEST_F(CliTest, exitsWithOneAndSaysAllThatIsWrongWithADefinition) {
+    const std::string file = workspace.file("bad.yaml", "name: vm\nmachine: q35\nmemory: {size: 1}\nboot: {kernel: /k}\ncolour: red\n");
+    const Ran ran = run({"--embed", "start", file});
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_THAT(ran.error, HasSubstr(file + ":3:16: memory.size: found '1', expected"));
+    EXPECT_THAT(ran.error, HasSubstr(file + ":5:1: unknown key 'colour'"));
+}
+
+TEST_F(CliTest, exitsWithFiveWhenTheManagerCannotBeReached) {
+    const Ran ran = run({"list"});
+    EXPECT_EQ(ran.code, 5);
+    EXPECT_THAT(ran.error, HasSubstr("start virt-handoverd, or work without it: virt-handover --embed"));
+    EXPECT_EQ(json::parse(run({"--json", "list"}).output).contains("error"), true);
+}
+
+TEST_F(CliTest, saysThatNothingRuns) {
+    EXPECT_EQ(run({"--embed", "list"}).output, "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n");
+    EXPECT_EQ(json::parse(run({"--embed", "--json", "list"}).output)["vms"], json::array());
+}
+
+TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
+    const std::string file = writeDefinition(workspace, {});
+    const Ran started = run({"--embed", "start", file, "--wait-heartbeat", "90s"});
+    ASSERT_EQ(started.code, 0) << started.error;
+    EXPECT_THAT(started.output, MatchesRegex("vm: running on QEMU 10\\.0\\.[0-9]+, pid [0-9]+, pc-q35-10\\.0, tcg\n"));
+    EXPECT_THAT(run({"--embed", "list"}).output, HasSubstr("pc-q35-10.0   tcg"));
+
+    const Ran refused = run({"--embed", "upgrade", "vm", "--to", "/bin/true"});
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_THAT(refused.output, HasSubstr("vm: refused   the guest runs on QEMU 10.0"));
+    EXPECT_THAT(refused.output, HasSubstr("cause: the new VMM: '/bin/true' is not a working QEMU: it exited with status 0"));
+
+    const std::string bad = workspace.script("bad", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexit 9");
+    const Ran rolledBack = run({"--embed", "upgrade", "vm", "--to", bad});
+    EXPECT_EQ(rolledBack.code, 3);
+    EXPECT_THAT(rolledBack.output, HasSubstr("vm: rolled back   the guest runs on QEMU 10.0"));
+
+    const Ran dry = run({"--embed", "upgrade", "vm", "--to", newQemu(), "--dry-run"});
+    EXPECT_EQ(dry.code, 0);
+    EXPECT_THAT(dry.output, HasSubstr("dry run: preflight found nothing in the way"));
+
+    const Ran upgraded = run({"--embed", "upgrade", "vm", "--to", newQemu()});
+    EXPECT_EQ(upgraded.code, 0);
+    for (const char* step : {"preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming", "retiring"})
+        EXPECT_THAT(upgraded.output, HasSubstr(std::string("  ") + step));
+    EXPECT_THAT(upgraded.output, testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design manager-owned\n"
+                                                        "  guest pause [0-9.]+ ms \\(heartbeats\\)   [0-9.]+ ms \\(STOP to RESUME\\)   "
+                                                        "[0-9.]+ MB sent   0 of 192 MiB RAM copied   total [0-9.]+ s\n"));
+    EXPECT_THAT(upgraded.output, testing::Not(HasSubstr("\033["))) << "colour is for terminals";
+
+    const Ran asJson = run({"--embed", "upgrade", "vm", "--to", newQemu(), "--json"});
+    EXPECT_EQ(asJson.code, 0);
+    const json report = json::parse(asJson.output);
+    EXPECT_EQ(report["outcome"], "upgraded");
+    EXPECT_EQ(report["vmm"]["kind"], "QEMU");
+    EXPECT_EQ(run({"--embed", "shutdown", "vm"}).output, "vm: shut down\n");
+}
+
+TEST_F(CliTest, goesBackWhenItIsInterrupted) {
+    const std::string file = writeDefinition(workspace, {});
+    ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
+    const std::string slow = workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; }, milliseconds(20'000)));
+    ::kill(child, SIGINT);
+    const Ran ran = collect(child);
+    EXPECT_EQ(ran.code, 3);
+    EXPECT_THAT(ran.output, HasSubstr("cause: interrupted from the keyboard"));
+    Host host(workspace.runtime(), "/nonexistent");
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
+    startDaemon();
+    const std::string file = writeDefinition(workspace, {});
+    const Ran started = run({"start", file, "--wait-heartbeat", "90s"});
+    ASSERT_EQ(started.code, 0) << started.error;
+    EXPECT_THAT(run({"list"}).output, HasSubstr("running"));
+    EXPECT_EQ(json::parse(run({"show", "vm", "--json"}).output)["state"], "running");
+
+    endDaemon(SIGKILL);
+    EXPECT_EQ(run({"list"}).code, 5);
+    startDaemon();
+    const Ran upgraded = run({"upgrade", "vm", "--to", newQemu()});
+    EXPECT_EQ(upgraded.code, 0) << upgraded.output << upgraded.error;
+    EXPECT_THAT(upgraded.output, HasSubstr("verifying"));
+    EXPECT_THAT(upgraded.output, HasSubstr("vm: upgraded   QEMU 10.0"));
+    EXPECT_EQ(run({"upgrade", "vm", "--to", "/bin/true"}).code, 2);
+
+    // Killed in the middle of a handover; the next one settles it when it starts.
+    const std::string slow = workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", slow});
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; }, milliseconds(20'000)));
+    endDaemon(SIGKILL);
+    const Ran orphaned = collect(child);
+    EXPECT_EQ(orphaned.code, 5);
+    EXPECT_THAT(orphaned.error, HasSubstr("the manager went away before it answered"));
+    startDaemon();
+    EXPECT_TRUE(turnUntil([&] { return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running"; }, milliseconds(20'000)));
+    {
+        Host host(workspace.runtime(), "/nonexistent");
+        expectGuestIsWell(host, "vm");
+    }
+    EXPECT_EQ(run({"upgrade", "vm", "--to", newQemu()}).code, 0);
+    EXPECT_EQ(run({"destroy", "vm"}).output, "vm: destroyed\n");
+}
+
+TEST_F(CliTest, refusesASecondDaemonOnTheSameSocket) {
+    startDaemon();
+    const Ran second = collect(spawn(required("VH_DAEMON"), {}));
+    EXPECT_EQ(second.code, 1);
+    EXPECT_THAT(second.error, HasSubstr("another virt-handoverd listens on"));
+    EXPECT_EQ(run({"list"}).code, 0) << "the first one is unharmed";
+}
+
+}  // namespace
+}  // namespace vh::test

@@ -1,0 +1,32 @@
+// A manager that dies in the middle of a handover: `crashing-manager RUNTIME_DIRECTORY VM BINARY STATE [DELAY_MS]` begins an upgrade and
+// kills itself (SIGKILL) when the state begins, or so much later.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "manager/host.h"
+
+int main(int argc, char** argv) {
+    using namespace vh;
+    if (argc < 5) return 2;
+    const std::string state = argv[4];
+    const std::chrono::milliseconds delay(argc > 5 ? std::atoi(argv[5]) : 0);
+    Host host(argv[1], "/nonexistent");
+    UpgradeOptions options;
+    options.binary = argv[3];
+    EventSource later;
+    bool ended = false;
+    host.upgrade(
+        argv[2], options,
+        [&](const HandoverProgress& progress) {
+            if (name(progress.state) != state) return;
+            if (delay.count() == 0) ::kill(::getpid(), SIGKILL);
+            later = EventSource::after(delay, [] { ::kill(::getpid(), SIGKILL); });
+        },
+        [&](const VerbResult&) { ended = true; });
+    while (!ended) g_main_context_iteration(nullptr, TRUE);
+    return 0;
+}

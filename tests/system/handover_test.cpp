@@ -1,0 +1,371 @@
+// Handovers of a real guest between real QEMUs: what must work, and what must not hurt when it does not.
+//
+// One VM lives through all the tests of a design. Each test makes one thing go wrong, asserts that the guest goes on under the old VMM
+// with nothing lost, and then that a good upgrade of the same VM works.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::AnyOf;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+class HandoverTest : public testing::TestWithParam<Design> {
+   protected:
+    // googletest has no set-up for each parameter of a suite, so the VM is made by the first test that needs one of its design.
+    struct Vm {
+        Workspace workspace;
+        std::unique_ptr<Host> host;
+        std::string definition;
+    };
+    static inline std::map<Design, std::unique_ptr<Vm>> vms;
+
+    void SetUp() override {
+        std::unique_ptr<Vm>& vm = vms[GetParam()];
+        if (!vm) {
+            vm = std::make_unique<Vm>();
+            vm->workspace.makeRuntimeSmall();
+            vm->host = std::make_unique<Host>(vm->workspace.runtime(), "/nonexistent");
+            VmOptions options;
+            options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
+            vm->definition = writeDefinition(vm->workspace, options);
+            const VerbResult started = wait([&](Verbs::Done done) { vm->host->start(vm->definition, milliseconds(90'000), std::move(done)); });
+            ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+        }
+        vm_ = vm.get();
+        oldPid_ = vmmPid(host(), "vm");
+        ASSERT_GT(oldPid_, 0) << "an earlier test lost the VM";
+    }
+
+    static void TearDownTestSuite() {
+        for (auto& [design, vm] : vms) {
+            EXPECT_EQ(wait([&, host = vm->host.get()](Verbs::Done done) { host->destroy("vm", std::move(done)); }).code, ExitCode::Done);
+            vm->workspace.expectNothingLeft();
+        }
+        vms.clear();
+    }
+
+    Host& host() { return *vm_->host; }
+    Workspace& workspace() { return vm_->workspace; }
+
+    json upgradeTo(const std::string& binary, const Handover::Observer& observer = nullptr, UpgradeOptions options = {}) {
+        options.binary = binary;
+        options.design = GetParam();
+        return wait([&](Verbs::Done done) { host().upgrade("vm", options, observer, std::move(done)); }).value;
+    }
+
+    /// A new VMM that passes for a QEMU when asked what it can do, and does something else when it is to run the VM.
+    std::string impostor(const std::string& behaviour) {
+        return workspace().script("impostor", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\n" + behaviour);
+    }
+
+    /// An observer that does something to the new VMM when a state begins.
+    static Handover::Observer at(State state, const std::function<void(pid_t newPid)>& what) {
+        return [state, what](const HandoverProgress& progress) {
+            if (progress.state == state) what(progress.newPid);
+        };
+    }
+
+    /// The report of a handover that must not have happened.
+    void expectGuestStayed(const json& report, const testing::Matcher<std::string>& outcome, const testing::Matcher<std::string>& cause) {
+        EXPECT_THAT(report.value("outcome", ""), outcome) << report.dump(2);
+        EXPECT_THAT(report.value("cause", ""), cause);
+        EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
+        if (report.value("outcome", "") == "rolled back") {
+            ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
+            EXPECT_EQ(report["guest"]["lost"], 0);
+            EXPECT_EQ(report["guest"]["repeated"], 0);
+        }
+        expectGuestIsWell(host(), "vm");
+        expectGoodUpgrade(runningBinary());
+    }
+
+    void expectGoodUpgrade(const std::string& binary) {
+        const json report = upgradeTo(binary);
+        ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
+        ASSERT_TRUE(report["guest"].is_object());
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        EXPECT_EQ(report["guest"]["repeated"], 0);
+        EXPECT_EQ(report["ramCopiedBytes"], 0);
+        EXPECT_TRUE(report["guest"]["pauseMs"].is_number());
+        EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
+        EXPECT_EQ(report["guest"]["status"].value("mismatches", -1), 0);
+        EXPECT_EQ(report["guest"]["errors"], json::array());
+        EXPECT_NE(vmmPid(host(), "vm"), oldPid_);
+    }
+
+    std::string runningBinary() {
+        return wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value["binary"];
+    }
+
+    Vm* vm_ = nullptr;
+    int oldPid_ = 0;
+};
+
+TEST_P(HandoverTest, refusesABinaryThatDoesNotExist) {
+    expectGuestStayed(upgradeTo("/nonexistent/qemu"), "refused", HasSubstr("'/nonexistent/qemu': No such file or directory"));
+}
+
+TEST_P(HandoverTest, refusesABinaryThatIsNotExecutable) {
+    const std::string file = workspace().file("plain", "#!/bin/sh\n");
+    expectGuestStayed(upgradeTo(file), "refused", HasSubstr("is not executable"));
+}
+
+TEST_P(HandoverTest, refusesABinaryThatIsNotAQemu) {
+    expectGuestStayed(upgradeTo("/bin/true"), "refused", HasSubstr("is not a working QEMU: it exited with status 0"));
+}
+
+TEST_P(HandoverTest, refusesABinaryThatHangs) {
+    expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused", HasSubstr("did not answer as a QEMU within 4000 ms"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
+    expectGuestStayed(upgradeTo(impostor("echo 'no such luck' >&2; exit 7")), "rolled back", HasSubstr("exited with status 7: no such luck"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtItsStart) {
+    expectGuestStayed(upgradeTo(impostor("exec sleep 600")), "rolled back", HasSubstr("launching took longer than 4000 ms"));
+}
+
+TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {
+    // A root of QEMU 11.1 whose modules are not installed.
+    const fs::path wrapper = newQemu(), root = wrapper.parent_path().parent_path() / "roots" / wrapper.filename();
+    const fs::path poor = fs::path(workspace().path()) / "poor", usr = poor / "roots" / wrapper.filename() / "usr";
+    fs::create_directories(poor / "bin");
+    fs::copy_file(wrapper, poor / "bin" / wrapper.filename(), fs::copy_options::overwrite_existing);
+    fs::create_directories(usr / "lib/x86_64-linux-gnu");
+    for (const char* shared : {"bin", "share"})
+        if (!fs::exists(usr / shared)) fs::create_directory_symlink(root / "usr" / shared, usr / shared);
+    for (const auto& entry : fs::directory_iterator(root / "usr/lib/x86_64-linux-gnu"))
+        if (entry.path().filename() != "qemu" && !fs::exists(usr / "lib/x86_64-linux-gnu" / entry.path().filename()))
+            fs::create_symlink(entry.path(), usr / "lib/x86_64-linux-gnu" / entry.path().filename());
+    expectGuestStayed(upgradeTo(poor / "bin" / wrapper.filename()), "refused", HasSubstr("lacks the device model 'virtio-gpu-pci'"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenARamBlockHasAnotherSize) {
+    expectGuestStayed(upgradeTo(impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32")), "rolled back",
+                      HasSubstr("vga.vram' has 16 MiB on the old VMM and 32 MiB on the new one"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmDoesNotUnderstandADevice) {
+    expectGuestStayed(upgradeTo(impostor("exec " + newQemu() + " \"$@\" -device no-such-device")), "rolled back",
+                      HasSubstr("'no-such-device' is not a valid device model name"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmIsKilledAtAnyState) {
+    for (const State state : {State::Exchanging, State::Verifying, State::Switching, State::Proving}) {
+        SCOPED_TRACE(std::string(name(state)));
+        oldPid_ = vmmPid(host(), "vm");
+        const json report = upgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGKILL); }));
+        expectGuestStayed(report, "rolled back", AnyOf(HasSubstr("the new VMM was killed by signal 9"), HasSubstr("the old VMM"), HasSubstr("closed its monitor"),
+                                                       HasSubstr("the new VMM ended")));
+    }
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmIsKilledWhileTheStreamIsUnderWay) {
+    // Stopped before the stream begins, it takes nothing in; the old VMM has stopped the guest when the new one is killed.
+    EventSource later;
+    const json report = upgradeTo(newQemu(), at(State::Switching, [&](pid_t newPid) {
+                                      ::kill(newPid, SIGSTOP);
+                                      later = EventSource::after(milliseconds(200), [newPid] { ::kill(newPid, SIGKILL); });
+                                  }));
+    expectGuestStayed(report, "rolled back", testing::Not(std::string()));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtAnyState) {
+    for (const State state : {State::Exchanging, State::Verifying, State::Switching, State::Proving}) {
+        SCOPED_TRACE(std::string(name(state)));
+        oldPid_ = vmmPid(host(), "vm");
+        const json report = upgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGSTOP); }));
+        expectGuestStayed(report, "rolled back",
+                          state == State::Switching || state == State::Proving
+                              ? AnyOf(HasSubstr("the guest had been stopped for 1000 ms, its pause budget"), HasSubstr("took longer than"))
+                              : testing::Matcher<std::string>(AnyOf(HasSubstr("took longer than"), HasSubstr("no answer to"))));
+    }
+}
+
+TEST_P(HandoverTest, rollsBackWhenAPersonAsksToStop) {
+    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Proving}) {
+        SCOPED_TRACE(std::string(name(state)));
+        oldPid_ = vmmPid(host(), "vm");
+        const json report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
+            if (progress.state == state) callSoon([this] { host().cancelHandovers("interrupted by the test"); });
+        });
+        // A request that comes when the point of no return is just being passed is too late, and the report says so.
+        if (report["outcome"] == "upgraded") {
+            EXPECT_EQ(state, State::Proving);
+            continue;
+        }
+        expectGuestStayed(report, AnyOf("rolled back", "refused"), "interrupted by the test");
+    }
+}
+
+TEST_P(HandoverTest, refusesWhenTheDefinitionFileWasChanged) {
+    const auto rewrite = [&](const std::string& from, const std::string& to) {
+        std::ifstream input(vm_->definition);
+        std::string text((std::istreambuf_iterator<char>(input)), {});
+        text.replace(text.find(from), from.size(), to);
+        std::ofstream(vm_->definition) << text;
+    };
+    rewrite("192MiB", "256MiB");
+    const json report = upgradeTo(newQemu());
+    rewrite("256MiB", "192MiB");
+    expectGuestStayed(report, "refused", HasSubstr("memory.size was '192MiB' and is now '256MiB'"));
+}
+
+TEST_P(HandoverTest, refusesWhenTheDefinitionFileHasBecomeInvalid) {
+    fs::copy_file(vm_->definition, vm_->definition + ".good");
+    std::ofstream(vm_->definition, std::ios::app) << "nonsense: 1\n";
+    const json report = upgradeTo(newQemu());
+    fs::rename(vm_->definition + ".good", vm_->definition);
+    expectGuestStayed(report, "refused", HasSubstr("unknown key 'nonsense'"));
+}
+
+class FullDirectory {
+   public:
+    explicit FullDirectory(const std::string& directory) : file_(directory + "/filler") {
+        std::ofstream output(file_, std::ios::binary);
+        const std::string page(4096, 'x');
+        while (output.write(page.data(), static_cast<std::streamsize>(page.size())).flush()) {
+        }
+    }
+    FullDirectory(const FullDirectory&) = delete;
+    ~FullDirectory() { fs::remove(file_); }
+
+   private:
+    std::string file_;
+};
+
+TEST_P(HandoverTest, refusesWhenThereIsNoRoomForSockets) {
+    json report;
+    {
+        const FullDirectory full(workspace().runtime());
+        report = upgradeTo(newQemu());
+    }
+    expectGuestStayed(report, "refused", HasSubstr("the new VMM's sockets and record need 256 KiB"));
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheRoomForSocketsIsGoneAfterPreflight) {
+    std::unique_ptr<FullDirectory> full;
+    const json report = upgradeTo(newQemu(), at(State::Launching, [&](pid_t) { full = std::make_unique<FullDirectory>(workspace().runtime()); }));
+    full.reset();
+    expectGuestStayed(report, "rolled back", HasSubstr("No space left on device"));
+}
+
+TEST_P(HandoverTest, refusesASecondUpgradeOfTheSameVm) {
+    json second;
+    const json first = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
+        if (progress.state != State::Exchanging) return;
+        UpgradeOptions options;
+        options.binary = newQemu();
+        host().upgrade("vm", options, nullptr, [&](const VerbResult& result) { second = result.value; });
+    });
+    EXPECT_EQ(second.value("outcome", ""), "refused");
+    EXPECT_THAT(second.value("cause", ""), HasSubstr("another command is at work on vm 'vm'"));
+    EXPECT_EQ(first.value("outcome", ""), "upgraded") << first.dump(2);
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, refusesADesignThatDoesNotFitTheVmsMemory) {
+    UpgradeOptions options;
+    options.binary = newQemu();
+    options.design = GetParam() == Design::VmmOwned ? Design::ManagerOwned : Design::VmmOwned;
+    const json report = wait([&](Verbs::Done done) { host().upgrade("vm", options, nullptr, std::move(done)); }).value;
+    expectGuestStayed(report, "refused", HasSubstr("does not fit a VM that was started with memory.owner"));
+}
+
+TEST_P(HandoverTest, touchesNothingInADryRun) {
+    UpgradeOptions options;
+    options.dryRun = true;
+    const json report = upgradeTo(newQemu(), nullptr, options);
+    EXPECT_EQ(report["outcome"], "ready");
+    EXPECT_EQ(report["exitCode"], 0);
+    EXPECT_EQ(report["new"]["pid"], 0);
+    EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, leavesAPausedGuestPaused) {
+    const auto tell = [&](const std::string& command) {
+        const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
+        QmpClient monitor(connectUnix(shown["directory"].get<std::string>() + "/qmp.sock"));
+        std::optional<QmpReply> reply;
+        monitor.execute(command, nullptr, milliseconds(5000), [&](QmpReply answer) { reply = std::move(answer); });
+        turnUntil([&] { return reply.has_value(); }, milliseconds(6000));
+        return reply->value;
+    };
+    tell("stop");
+    const json report = upgradeTo(runningBinary());
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(tell("query-status").value("running", true), false);
+    tell("cont");
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, retriesOnceWhenTheDefinitionSaysSo) {
+    fs::copy_file(vm_->definition, vm_->definition + ".good");
+    {
+        std::ifstream input(vm_->definition + ".good");
+        std::string text((std::istreambuf_iterator<char>(input)), {});
+        text.replace(text.find("handover: {"), 11, "handover: {on_failure: retry, ");
+        std::ofstream(vm_->definition) << text;
+    }
+    int attempts = 0;
+    const json report = upgradeTo(runningBinary(), at(State::Exchanging, [&](pid_t newPid) {
+                                      if (++attempts == 1) ::kill(newPid, SIGKILL);
+                                  }));
+    fs::rename(vm_->definition + ".good", vm_->definition);
+    EXPECT_EQ(attempts, 2);
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, upgradesFromTheOldReleaseToTheNewOneAndOn) {
+    expectGoodUpgrade(newQemu());
+    oldPid_ = vmmPid(host(), "vm");
+    expectGoodUpgrade(newQemu());
+    EXPECT_EQ(runningBinary(), newQemu());
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, saysWhyTheNewReleaseCannotGoBack) {
+    if (GetParam() == Design::ManagerOwned) {
+        expectGoodUpgrade(oldQemu());
+        return;
+    }
+    expectGuestStayed(upgradeTo(oldQemu()), "refused", HasSubstr("cannot read the CPR state of QEMU 11.1"));
+}
+
+TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
+    const int oldPid = oldPid_;
+    int newPid = 0;
+    const json report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
+        if (progress.state != State::Verifying) return;
+        newPid = progress.newPid;
+        ::kill(oldPid, SIGKILL);
+    });
+    EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
+    EXPECT_EQ(report["exitCode"], 4);
+    EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("the old VMM was killed by signal 9 (Killed) by itself"));
+    EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, milliseconds(5000))) << "the new VMM lives on without a guest";
+}
+
+INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::ManagerOwned, Design::VmmOwned), [](const auto& test) {
+    return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned";
+});
+
+}  // namespace
+}  // namespace vh::test

@@ -1,0 +1,251 @@
+// The verbs on real QEMUs: starts, ends, what is recorded, and a manager that dies at any state of a handover.
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class HostTest : public testing::Test {
+   protected:
+    void TearDown() override {
+        const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
+        for (const json& vm : vms) wait([&](Verbs::Done done) { host.destroy(vm["vm"], std::move(done)); });
+        workspace.expectNothingLeft();
+    }
+
+    VerbResult start(const VmOptions& options, std::optional<milliseconds> waitHeartbeat = std::nullopt) {
+        const std::string file = writeDefinition(workspace, options);
+        return wait([&](Verbs::Done done) { host.start(file, waitHeartbeat, std::move(done)); });
+    }
+    json upgrade(const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
+        return wait([&](Verbs::Done done) { host.upgrade("vm", options, observer, std::move(done)); }).value;
+    }
+    json show() {
+        return wait([&](Verbs::Done done) { host.show("vm", std::move(done)); }).value;
+    }
+
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+};
+
+constexpr milliseconds bootPatience{90'000};
+
+TEST_F(HostTest, recordsTheMachineTypeBehindAnAliasAndKeepsIt) {
+    VmOptions options;
+    options.machine = "q35";
+    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    EXPECT_EQ(show()["machine"], "pc-q35-10.0");
+    const json report = upgrade({.binary = newQemu()});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(show()["machine"], "pc-q35-10.0") << "q35 means another machine to the new QEMU, and to no running guest";
+    EXPECT_EQ(show()["binary"], newQemu());
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(HostTest, refusesANewVmmThatLacksTheMachineType) {
+    VmOptions options;
+    options.machine = "pc-q35-5.1";  // In QEMU 10.0, and no longer in 11.1.
+    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    const int pid = show()["pid"];
+    const json report = upgrade({.binary = newQemu()});
+    EXPECT_EQ(report["outcome"], "refused");
+    EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("has no machine type 'pc-q35-5.1'"));
+    EXPECT_EQ(show()["pid"], pid);
+    expectGuestIsWell(host, "vm");
+    EXPECT_EQ(upgrade({.binary = oldQemu()})["outcome"], "upgraded");
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(HostTest, runsTheVmmUnprivilegedAndSandboxed) {
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    std::ifstream status("/proc/" + show()["pid"].dump() + "/status");
+    std::string text((std::istreambuf_iterator<char>(status)), {});
+    if (::geteuid() == 0) {
+        EXPECT_THAT(text, testing::Not(HasSubstr("Uid:\t0")));
+        EXPECT_THAT(text, HasSubstr("CapEff:\t0000000000000000"));
+    }
+    EXPECT_THAT(text, HasSubstr("Seccomp:\t2"));
+}
+
+TEST_F(HostTest, givesTheVmmASessionOfItsOwn) {
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    const pid_t pid = show()["pid"];
+    EXPECT_EQ(::getsid(pid), pid);
+}
+
+TEST_F(HostTest, refusesToStartAVmTwice) {
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    const VerbResult again = start({});
+    EXPECT_EQ(again.code, ExitCode::Refused);
+    EXPECT_THAT(again.value["error"].get<std::string>(), HasSubstr("vm 'vm' runs already, as pid"));
+}
+
+TEST_F(HostTest, leavesNothingOfAStartThatFails) {
+    VmOptions options;
+    options.more = "networks: [{id: net0, type: tap, bridge: vh-none}]\n";
+    const VerbResult started = start(options);
+    EXPECT_EQ(started.code, ExitCode::Refused);
+    EXPECT_THAT(started.value["error"].get<std::string>(), HasSubstr("'vh-none'"));
+    EXPECT_EQ(wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"], json::array());
+}
+
+TEST_F(HostTest, saysWhatTheVmmSaidWhenItDoesNotStart) {
+    VmOptions options;
+    options.machine = "pc-q35-10.0";
+    const std::string file = writeDefinition(workspace, options);
+    {
+        std::ofstream(file, std::ios::app) << "";
+        std::ifstream input(file);
+        std::string text((std::istreambuf_iterator<char>(input)), {});
+        text.replace(text.find("virtio-gpu-pci"), 14, "'VGA,no-such-property=1'");
+        std::ofstream(file) << text;
+    }
+    const VerbResult started = wait([&](Verbs::Done done) { host.start(file, std::nullopt, std::move(done)); });
+    EXPECT_EQ(started.code, ExitCode::Refused);
+    EXPECT_THAT(started.value["error"].get<std::string>(), HasSubstr("Property 'VGA.no-such-property' not found"));
+}
+
+TEST_F(HostTest, forgetsAVmWhoseVmmHasDied) {
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    const pid_t pid = show()["pid"];
+    ::kill(pid, SIGKILL);
+    EXPECT_TRUE(turnUntil([&] { return show()["state"] == "dead"; }, milliseconds(10'000)));
+    EXPECT_EQ(upgrade({.binary = newQemu()})["cause"], "the VM is not running; start it with the new VMM instead");
+    EXPECT_EQ(start({}).code, ExitCode::Done) << "and starts again";
+}
+
+TEST_F(HostTest, shutsAGuestDownByItsPowerButton) {
+    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    EXPECT_EQ(wait([&](Verbs::Done done) { host.shutdown("vm", milliseconds(60'000), std::move(done)); }).value["state"], "shut down");
+    EXPECT_EQ(wait([&](Verbs::Done done) { host.show("vm", std::move(done)); }).code, ExitCode::Usage);
+}
+
+TEST_F(HostTest, copiesRamInTheBaselinesAndGoesBackFromThem) {
+    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    const std::string bad = workspace.script("bad", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec " + newQemu() +
+                                                        " \"$@\" -global VGA.vgamem_mb=32");
+    for (const Design design : {Design::Copy, Design::SaveRestore}) {
+        SCOPED_TRACE(std::string(name(design)));
+        UpgradeOptions options{.binary = bad, .design = design, .pauseBudget = milliseconds(60'000)};
+        const json rolledBack = upgrade(options);
+        EXPECT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);
+        expectGuestIsWell(host, "vm");
+
+        // After the guest was stopped and its state was saved.
+        options.binary = newQemu();
+        const json killed = upgrade(options, [](const HandoverProgress& progress) {
+            if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
+        });
+        EXPECT_EQ(killed["outcome"], "rolled back") << killed.dump(2);
+        EXPECT_EQ(killed["guest"]["lost"], 0);
+        expectGuestIsWell(host, "vm");
+
+        const json report = upgrade(options);
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        EXPECT_GT(report["ramCopiedBytes"], 32 * 1024 * 1024);
+        expectGuestIsWell(host, "vm");
+    }
+    // And RAM that was received by copy is the manager's again, fit for the next handover without one.
+    const json report = upgrade({.binary = newQemu(), .design = Design::ManagerOwned});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(report["ramCopiedBytes"], 0);
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(HostTest, refusesSaveRestoreThatCannotKeepThePauseBudget) {
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    const json report = upgrade({.binary = newQemu(), .design = Design::SaveRestore, .pauseBudget = milliseconds(100)});
+    EXPECT_EQ(report["outcome"], "refused");
+    EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("would pause the guest for 384 ms or longer, and its pause budget is 100 ms"));
+}
+
+TEST_F(HostTest, givesACopyUpThatDoesNotConverge) {
+    VmOptions options;
+    options.handover = "handover: {design: copy, pause_budget: 2ms, deadlines: {switch: 3s}}\n";
+    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    const json report = upgrade({.binary = newQemu()});
+    EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+    EXPECT_EQ(report["guest"]["lost"], 0);
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(HostTest, showsTheConsoleOfWhicheverVmmRunsTheGuest) {
+    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    const auto echo = [&](const std::string& text) {
+        const json place = wait([&](Verbs::Done done) { host.console("vm", std::move(done)); }).value;
+        const UniqueFd socket = connectUnix(place["socket"]);
+        std::string heard;
+        const EventSource reader = EventSource::readable(socket.get(), [&] {
+            char buffer[1024];
+            const ssize_t count = ::read(socket.get(), buffer, sizeof(buffer));
+            if (count > 0) heard.append(buffer, static_cast<std::size_t>(count));
+        });
+        const std::string line = text + "\n";
+        EXPECT_EQ(sendSome(socket.get(), line.data(), line.size()), line.size());
+        EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo " + text) != std::string::npos; }, milliseconds(20'000))) << heard;
+    };
+    echo("before");
+    ASSERT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
+    echo("after");
+}
+
+class CrashTest : public HostTest, public testing::WithParamInterface<Design> {
+   protected:
+    using HostTest::host;
+
+    void crashManagerAt(const std::string& state, const std::string& delayMs = "0") {
+        const std::string program = required("VH_CRASHING_MANAGER"), runtime = workspace.runtime(), binary = newQemu();
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::execl(program.c_str(), program.c_str(), runtime.c_str(), "vm", binary.c_str(), state.c_str(), delayMs.c_str(), nullptr);
+            ::_exit(127);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the manager did not die at '" << state << "'";
+    }
+};
+
+TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
+    VmOptions options;
+    options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
+    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    for (const char* state : {"preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming", "retiring"}) {
+        for (const char* delayMs : {"0", "4"}) {
+            SCOPED_TRACE(std::string(state) + " + " + delayMs + " ms");
+            crashManagerAt(state, delayMs);
+            std::string problem;
+            host.recoverAll([&](const std::string& line) { problem = line; });
+            ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, milliseconds(15'000))) << show().dump(2);
+            ASSERT_EQ(problem, "");
+            expectGuestIsWell(host, "vm");
+            const json report = upgrade({.binary = newQemu()});
+            ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+            expectGuestIsWell(host, "vm");
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(designs, CrashTest, testing::Values(Design::ManagerOwned, Design::VmmOwned), [](const auto& test) {
+    return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned";
+});
+
+}  // namespace
+}  // namespace vh::test

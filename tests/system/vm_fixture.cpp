@@ -1,0 +1,171 @@
+#include "tests/system/vm_fixture.h"
+
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <system_error>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string readAll(const fs::path& file) {
+    std::ifstream input(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(input), {}};
+}
+
+std::set<std::string> ownDescriptors() {
+    std::set<std::string> found;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator("/proc/self/fd", ignored)) {
+        const std::string target = fs::read_symlink(entry.path(), ignored).string();
+        // The listing's own descriptor, and GLib's wake-up eventfd, which it makes once and keeps.
+        if (!target.ends_with("/fd") && target.find("eventfd") == std::string::npos) found.insert(entry.path().filename().string() + " " + target);
+    }
+    return found;
+}
+
+/// Processes whose command line speaks of `path`, but for this one.
+std::set<std::string> processesAbout(const std::string& path) {
+    std::set<std::string> found;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
+        const std::string pid = entry.path().filename();
+        if (pid.find_first_not_of("0123456789") != std::string::npos || pid == std::to_string(::getpid())) continue;
+        const std::string commandLine = readAll(entry.path() / "cmdline");
+        if (commandLine.find(path) != std::string::npos) found.insert(pid + " " + commandLine.substr(0, commandLine.find('\0')));
+        // A zombie has no command line; one of ours would be a child.
+        std::istringstream status(readAll(entry.path() / "stat").substr(std::min(readAll(entry.path() / "stat").rfind(')'), std::size_t{4096})));
+        std::string paren, state, parent;
+        status >> paren >> state >> parent;
+        if (state == "Z" && parent == std::to_string(::getpid())) found.insert(pid + " (zombie)");
+    }
+    return found;
+}
+
+}  // namespace
+
+std::string required(const char* variable) {
+    const char* value = std::getenv(variable);
+    if (!value || !*value) {
+        std::cerr << "[  FAILED  ] " << variable << " is not set: system tests need real QEMUs and a guest; run scripts/test, which gets them\n";
+        std::exit(1);
+    }
+    return value;
+}
+
+Workspace::Workspace() {
+    char name[] = "/tmp/vh-test-XXXXXX";
+    if (!::mkdtemp(name)) throw std::runtime_error("cannot make a directory below /tmp");
+    path_ = name;
+    fs::create_directory(runtime());
+    ::chmod(path_.c_str(), 0755);
+    ::chmod(runtime().c_str(), 0755);
+    turnUntil([] { return true; }, milliseconds(1));
+    descriptorsBefore_ = ownDescriptors();
+}
+
+Workspace::~Workspace() {
+    if (mounted_) ::umount2(runtime().c_str(), MNT_DETACH);
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+}
+
+void Workspace::makeRuntimeSmall() {
+    if (::mount("vh-test", runtime().c_str(), "tmpfs", 0, "size=1m,mode=0755") != 0)
+        throw std::system_error(errno, std::generic_category(), "mount a small file system on '" + runtime() + "'");
+    mounted_ = true;
+}
+
+std::string Workspace::script(const std::string& name, const std::string& text) const {
+    const std::string path = file(name, "#!/bin/sh\n" + text + "\n");
+    ::chmod(path.c_str(), 0755);
+    return path;
+}
+
+std::string Workspace::file(const std::string& name, const std::string& text) const {
+    const std::string path = path_ + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+}
+
+void Workspace::expectNothingLeft() const {
+    turnUntil([this] { return processesAbout(path_).empty(); }, milliseconds(5000));
+    EXPECT_EQ(processesAbout(path_), std::set<std::string>{}) << "processes are left";
+    EXPECT_EQ(ownDescriptors(), descriptorsBefore_) << "descriptors are left";
+    std::set<std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(runtime()))
+        if (entry.path().extension() != ".lock") files.insert(entry.path().string());
+    EXPECT_EQ(files, std::set<std::string>{}) << "files are left in the runtime directory";
+}
+
+VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
+    // On the heap: an answer that comes after all, behind the two minutes, must not write into a frame that is gone.
+    const auto answer = std::make_shared<std::optional<VerbResult>>();
+    verb([answer](const VerbResult& result) { *answer = result; });
+    if (!turnUntil([&] { return answer->has_value(); }, milliseconds(120'000))) {
+        ADD_FAILURE() << "no answer within two minutes";
+        return {};
+    }
+    return **answer;
+}
+
+bool turnUntil(const std::function<bool()>& condition, milliseconds deadline) {
+    const auto end = std::chrono::steady_clock::now() + deadline;
+    const EventSource tick = EventSource::after(deadline, [] {});
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() >= end) return false;
+        const EventSource wake = EventSource::after(milliseconds(20), [] {});
+        g_main_context_iteration(nullptr, TRUE);
+    }
+    return true;
+}
+
+std::string writeDefinition(const Workspace& workspace, const VmOptions& options) {
+    const std::string disk = workspace.path() + "/" + options.name + ".img";
+    std::ofstream(disk).close();
+    fs::resize_file(disk, 64 * 1024 * 1024);
+    // 192 MiB: enough for the kernel and a working set, and quickly filled.
+    return workspace.file(options.name + ".yaml",
+                          "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: tcg\nmemory: {size: 192MiB, owner: " + options.owner +
+                              "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
+                              "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms\ndisks: [{id: root, file: " +
+                              disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
+                              "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci]\n" + options.handover + options.more);
+}
+
+std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm) {
+    const json shown = wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
+    HeartbeatMonitor monitor;
+    monitor.listen(connectUnix(shown["directory"].get<std::string>() + "/heartbeat.sock"));
+    EXPECT_TRUE(turnUntil([&] { return monitor.summary().status.contains("mismatches") && monitor.summary().beats > 0; }, milliseconds(10'000)))
+        << "the guest is silent";
+    for (const std::string& error : monitor.summary().errors) ADD_FAILURE() << "the guest probe reports: " << error;
+    return monitor.summary().status;
+}
+
+void expectGuestIsWell(Host& host, const std::string& vm) {
+    auto before = guestStatus(host, vm), after = guestStatus(host, vm);
+    EXPECT_EQ(after["mismatches"], 0U);
+    EXPECT_GT(after["ram_checked"], before["ram_checked"]) << "the guest does not check its RAM";
+    EXPECT_GT(after["disk_checked"], before["disk_checked"]) << "the guest does not get at its disk";
+}
+
+int vmmPid(Host& host, const std::string& vm) {
+    return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value.value("pid", 0);
+}
+
+}  // namespace vh::test

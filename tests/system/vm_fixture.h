@@ -1,0 +1,78 @@
+// What system tests share: real QEMUs, a real guest, and the proof that nothing of a test is left behind.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "manager/host.h"
+
+namespace vh::test {
+
+/// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
+std::string required(const char* variable);
+
+inline std::string oldQemu() { return required("VH_QEMU_OLD"); }
+inline std::string newQemu() { return required("VH_QEMU_NEW"); }
+
+/// A directory that an unprivileged VMM can reach, removed at the end; and the check that the process, the host and the directory are
+/// as they were.
+class Workspace {
+   public:
+    Workspace();
+    ~Workspace();
+
+    const std::string& path() const { return path_; }
+    std::string runtime() const { return path_ + "/run"; }
+
+    /// Puts a file system of 1 MiB under the runtime directory, so that a test can fill it. Needs root.
+    void makeRuntimeSmall();
+
+    /// An executable shell script; its text follows `#!/bin/sh`.
+    std::string script(const std::string& name, const std::string& text) const;
+    std::string file(const std::string& name, const std::string& text) const;
+
+    /// Fails the test when a process, a memfd, a descriptor or a socket of the VMs in here is left.
+    void expectNothingLeft() const;
+
+   private:
+    std::string path_;
+    bool mounted_ = false;
+    std::set<std::string> descriptorsBefore_;
+};
+
+/// Runs a verb on the main loop until it answers; a test fails that waits for longer than two minutes.
+VerbResult wait(const std::function<void(Verbs::Done)>& verb);
+
+/// Turns the main loop until the condition holds or the deadline has passed; returns whether it holds.
+bool turnUntil(const std::function<bool()>& condition, std::chrono::milliseconds deadline);
+
+struct VmOptions {
+    std::string name = "vm";
+    std::string machine = "pc-q35-10.0";
+    std::string owner = "manager";
+    std::string binary = oldQemu();
+    std::string more;  ///< More YAML, at the top level.
+    std::string handover = "handover: {pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}}\n";
+};
+
+/// Writes a definition (and its disk) into the workspace; returns the file.
+std::string writeDefinition(const Workspace& workspace, const VmOptions& options);
+
+/// What the guest probe says of itself just now: a fresh status line. Fails the test when there is none within ten seconds.
+std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm);
+
+/// The guest ticks, has lost nothing and writes its disk: two status lines, compared.
+void expectGuestIsWell(Host& host, const std::string& vm);
+
+/// The pid of the VM's VMM.
+int vmmPid(Host& host, const std::string& vm);
+
+}  // namespace vh::test
