@@ -24,19 +24,6 @@ namespace {
 // glibc 2.36 has pidfd_open() only in a header that clashes with <sys/wait.h>'s P_PIDFD on some releases; the call is two lines.
 int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
 
-std::uint64_t startTimeOf(pid_t pid) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    std::string text((std::istreambuf_iterator<char>(file)), {});
-    const std::size_t name = text.rfind(')');  // The name may itself hold spaces and parentheses.
-    if (name == std::string::npos) return 0;
-    std::istringstream fields(text.substr(name + 1));
-    std::string field;
-    for (int number = 3; number < 22; ++number) fields >> field;
-    std::uint64_t startTime = 0;
-    fields >> startTime;
-    return startTime;
-}
-
 // Only async-signal-safe calls from here on: the manager may have threads (GLib's), and the child has a copy of their locks.
 
 [[noreturn]] void giveUp(const char* what, const char* thing) {
@@ -48,17 +35,20 @@ std::uint64_t startTimeOf(pid_t pid) {
 
 [[noreturn]] void becomeChild(const LaunchSpec& spec, char* const* argv, int* scratch, int devNull) {
     ::setsid();
-    if (spec.output >= 0) {
-        ::dup2(spec.output, STDOUT_FILENO);
-        ::dup2(spec.output, STDERR_FILENO);
-    }
-    ::dup2(devNull, STDIN_FILENO);
-    // First above all final numbers, then down: a source may sit where another one must go.
+    // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was started
+    // without standard streams.
     const int count = static_cast<int>(spec.descriptors.size());
     const int end = ChildProcess::firstDescriptor + count;
+    const int input = ::fcntl(devNull, F_DUPFD, end);
+    const int output = spec.output >= 0 ? ::fcntl(spec.output, F_DUPFD, end) : -1;
     for (int i = 0; i < count; ++i) {
         scratch[i] = ::fcntl(spec.descriptors[static_cast<std::size_t>(i)], F_DUPFD, end);
         if (scratch[i] < 0) giveUp("duplicate a descriptor for", argv[0]);
+    }
+    ::dup2(input, STDIN_FILENO);
+    if (output >= 0) {
+        ::dup2(output, STDOUT_FILENO);
+        ::dup2(output, STDERR_FILENO);
     }
     for (int i = 0; i < count; ++i)
         if (::dup2(scratch[i], ChildProcess::firstDescriptor + i) < 0) giveUp("place a descriptor for", argv[0]);
@@ -82,8 +72,12 @@ struct ChildProcess::Handle {
     std::string ended;  ///< How, once reaped.
 
     bool alive() const {
-        pollfd watch{pidfd.get(), POLLIN, 0};
-        return ::poll(&watch, 1, 0) == 0;
+        // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the process.
+        for (;;) {
+            pollfd watch{pidfd.get(), POLLIN, 0};
+            const int ready = ::poll(&watch, 1, 0);
+            if (ready >= 0 || errno != EINTR) return ready == 0;
+        }
     }
 
     void reap() {
@@ -98,6 +92,19 @@ struct ChildProcess::Handle {
         }
     }
 };
+
+std::uint64_t startTimeOf(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string text((std::istreambuf_iterator<char>(file)), {});
+    const std::size_t name = text.rfind(')');  // The name may itself hold spaces and parentheses.
+    if (name == std::string::npos) return 0;
+    std::istringstream fields(text.substr(name + 1));
+    std::string field;
+    for (int number = 3; number < 22; ++number) fields >> field;
+    std::uint64_t startTime = 0;
+    fields >> startTime;
+    return startTime;
+}
 
 Identity Identity::of(const std::string& user) {
     const passwd* entry = ::getpwnam(user.c_str());

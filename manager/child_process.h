@@ -25,6 +25,9 @@ struct Identity {
     static Identity of(const std::string& user);
 };
 
+/// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good. 0 when there is no such process.
+std::uint64_t startTimeOf(pid_t pid);
+
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
     std::vector<int> descriptors;  ///< Borrowed; the child has them as firstDescriptor, firstDescriptor + 1, ...
@@ -48,7 +51,6 @@ class ChildProcess {
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
 
     pid_t pid() const { return pid_; }
-    /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good.
     std::uint64_t startTime() const { return startTime_; }
 
     bool alive() const;

@@ -284,29 +284,35 @@ void Handover::passPreflight() {
 // Launching.
 
 void Handover::launch() {
+    // On disk before it exists, and again when it does: a manager that is killed from here on leaves a trail to the new process.
+    request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
+    request_.record.guestWasRunning = wasRunning_;
+    directory_.write(request_.record);
+    // Only when the old VMM's port is listened to as well: a new VMM that finds another connection than the state it loads speaks of tells
+    // the guest so at once, in the RAM that the old one may have to go on with (hw/char/virtio-serial-bus.c:virtio_serial_load, 10.0).
+    const bool listensToGuest = request_.definition.heartbeat && wasRunning_;
     UniqueFd ram;
     if (request_.definition.memory.owner == MemoryOwner::Manager)
         ram = design_ == Design::ManagerOwned ? reopenGuestRam(request_.record.vmm)
                                               : createGuestRam(request_.definition, Identity::of(request_.definition.vmm.user));
     new_ = VmmProcess::launch({.definition = request_.definition,
                                .directory = directory_,
-                               .generation = request_.record.vmm.generation + 1,
+                               .generation = request_.record.fresh->generation,
                                .binary = request_.binary,
                                .ram = std::move(ram),
                                .incoming = design_ == Design::VmmOwned ? Incoming::Cpr : Incoming::Defer,
-                               .shareImplicitRam = newBinary_.majorVersion >= 10});
+                               .shareImplicitRam = newBinary_.majorVersion >= 10,
+                               .connectHeartbeat = listensToGuest});
     report_.fresh.pid = new_->record().pid;
     new_->process().onExit([this] {
         if (state_ == State::Discarding) return newGone();
         const std::string words = new_->lastWords();
         post(Event::NewDied, "the new VMM " + new_->process().howItEnded() + (words.empty() ? "" : ": " + words));
     });
-    // On disk before anything depends on it: a manager that is killed from here on finds both processes again.
     request_.record.fresh = new_->record();
-    request_.record.guestWasRunning = wasRunning_;
     directory_.write(request_.record);
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
-    if (request_.definition.heartbeat) heartbeat_.listen(new_->takeHeartbeat());
+    if (listensToGuest) heartbeat_.listen(new_->takeHeartbeat());
 
     if (design_ == Design::VmmOwned) return awaitCprListener();
     run({{new_.get(), "query-version", nullptr}}, [this] { done(); });

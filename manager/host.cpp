@@ -147,6 +147,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
+    endStrayVmms(operation->directory.generation(1));
     operation->directory.remove();
     operation->start = std::make_unique<Start>(std::move(request), operation->directory, [this, operation, vm](const Start::Result& result) {
         json value = summary(vm, result.record, operation->directory);
@@ -234,9 +235,7 @@ void Host::destroy(const std::string& vm, Done done) {
         const std::optional<VmRecord> record = operation->directory.read();
         if (!record) return end(operation, noSuchVm(vm));
         // Without recovery first: whichever VMM holds the guest, it is to end.
-        if (record->fresh) {
-            ChildProcess::adopt(record->fresh->pid, record->fresh->startTime).kill(SIGKILL);
-        }
+        if (record->fresh) endStrayVmms(operation->directory.generation(record->fresh->generation));
         operation->vmm = std::make_unique<VmmProcess>(record->vmm, operation->directory.generation(record->vmm.generation));
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));

@@ -20,7 +20,10 @@ Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
       new_(*record_.fresh, directory_.generation(record_.fresh->generation)) {
     // From the next turn, so that no answer comes before the constructor is through.
     timer_ = EventSource::after(std::chrono::milliseconds(0), [this] {
-        if (!new_.alive()) return keepOld();
+        if (!new_.alive()) {
+            endStrayVmms(new_.directory());
+            return keepOld();
+        }
         askNew();
     });
 }

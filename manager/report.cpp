@@ -110,8 +110,10 @@ std::string reportText(const json& report) {
                 (outcome == outcomeName(State::Refused) ? ", nothing was touched" : " as before");
     text += "   design " + report["design"].get<std::string>() + "\n";
     if (!cause.empty()) text += "  cause: " + cause + "\n";
-    if (outcome == "ready") return text + "  dry run: preflight found nothing in the way\n";
-    if (outcome != outcomeName(State::Refused)) text += figures(report);
+    if (outcome == "ready")
+        text += "  dry run: preflight found nothing in the way\n";
+    else if (outcome != outcomeName(State::Refused))
+        text += figures(report);
     for (const json& error : report["guest"].is_object() ? report["guest"]["errors"] : json::array())
         text += "  the guest probe reports: " + error.get<std::string>() + "\n";
     for (const json& warning : report["warnings"]) text += "  warning: " + warning.get<std::string>() + "\n";

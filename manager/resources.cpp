@@ -27,6 +27,10 @@ namespace {
 [[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
 
 UniqueFd openFile(const std::string& path, int flags) {
+    // Opening a pipe waits for its other end, and the main loop of every VM with it.
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0 && S_ISFIFO(status.st_mode))
+        throw std::runtime_error("open '" + path + "': a named pipe cannot be a disk or a log");
     UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0600));
     if (!fd) fail("open '" + path + "'");
     return fd;

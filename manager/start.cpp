@@ -76,7 +76,8 @@ void Start::launch() {
                                .generation = 1,
                                .binary = definition.vmm.binary,
                                .ram = std::move(ram),
-                               .shareImplicitRam = shareImplicitRam_});
+                               .shareImplicitRam = shareImplicitRam_,
+                               .connectHeartbeat = request_.waitHeartbeat.has_value()});
     vmm_->process().onExit([this] {
         const std::string words = vmm_->lastWords();
         fail("the VMM " + vmm_->process().howItEnded() + (words.empty() ? "" : ": " + words));

@@ -1,9 +1,12 @@
 #include "manager/vmm_process.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/sysmacros.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <system_error>
@@ -42,7 +45,7 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
     vmm->record_.startTime = vmm->process_.startTime();
     // Connected while the manager still holds the listening sockets, so that a VMM which is dead by now is met as a closed connection.
     vmm->monitor();
-    if (launch.definition.heartbeat) vmm->heartbeat_ = connectUnix(vmm->directory_ + "/heartbeat.sock");
+    if (launch.connectHeartbeat) vmm->heartbeat_ = connectUnix(vmm->directory_ + "/heartbeat.sock");
     vmm->resources_.release();
     return vmm;
 }
@@ -57,12 +60,10 @@ QmpClient& VmmProcess::monitor() {
 
 std::string VmmProcess::lastWords() const {
     std::ifstream log(directory_ + "/vmm.log");
-    std::string line, last, lastWarning;
-    while (std::getline(log, line)) {
-        if (line.empty()) continue;
-        (line.find("warning:") == std::string::npos ? last : lastWarning) = line;
-    }
-    return last.empty() ? lastWarning : last;
+    std::string line, last;
+    while (std::getline(log, line))
+        if (!line.empty() && line.find("warning:") == std::string::npos) last = line;
+    return last;
 }
 
 std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {
@@ -82,6 +83,17 @@ std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {
             found.emplace(path.substr(prefix.size()), FileIdentity{makedev(majorNumber, minorNumber), inode});
     }
     return found;
+}
+
+void endStrayVmms(const std::string& generationDirectory) {
+    namespace fs = std::filesystem;
+    const std::string log = generationDirectory + "/vmm.log";
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
+        const pid_t pid = std::atoi(entry.path().filename().c_str());
+        if (pid <= 0 || fs::read_symlink(entry.path() / "fd/1", ignored) != log) continue;
+        ChildProcess::adopt(pid, startTimeOf(pid)).kill(SIGKILL);
+    }
 }
 
 std::string qemuVersion(const json& version) {

@@ -25,6 +25,7 @@ struct VmmLaunch {
     UniqueFd ram;  ///< Guest RAM of the manager's; none when the VMM makes its own.
     Incoming incoming = Incoming::None;
     bool shareImplicitRam = false;
+    bool connectHeartbeat = false;  ///< Listen to the guest probe's port from the start; see takeHeartbeat().
 };
 
 class VmmProcess {
@@ -45,7 +46,7 @@ class VmmProcess {
     /// The monitor; connects to that of a process taken up. Throws std::system_error.
     QmpClient& monitor();
 
-    /// The last lines that the VMM wrote to its standard error, warnings left out when there is anything else; one line, or nothing.
+    /// The last line that the VMM wrote to its standard error and that is no warning; empty when there is none.
     std::string lastWords() const;
 
     /// The memfds that the process has mapped shared, by the name they were created with; from /proc/PID/maps.
@@ -64,6 +65,10 @@ class VmmProcess {
     std::unique_ptr<QmpClient> monitor_;
     UniqueFd heartbeat_;
 };
+
+/// Ends VMMs that were started in a generation's directory but are on no record, because the manager died between the two; they were never told
+/// to run a guest. They are known by their standard output, which is the directory's log.
+void endStrayVmms(const std::string& generationDirectory);
 
 /// `10.0.13` from the answer to query-version or from a greeting's version.
 std::string qemuVersion(const nlohmann::json& version);

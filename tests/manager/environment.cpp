@@ -9,7 +9,7 @@ namespace vh {
 namespace {
 
 class MainLoopExists : public testing::Environment {
-   public:
+ public:
     void SetUp() override {
         std::signal(SIGPIPE, SIG_IGN);  // As main() does.
         const EventSource signals = EventSource::unixSignal(SIGUSR2, [] {});

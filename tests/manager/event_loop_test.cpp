@@ -20,12 +20,12 @@ using testing::HasSubstr;
 
 /// Keeps what GLib is given to log while it lives.
 class CapturedLog {
-   public:
+ public:
     CapturedLog() : previous_(g_log_set_default_handler(keep, this)) {}
     ~CapturedLog() { g_log_set_default_handler(previous_, nullptr); }
     const std::string& text() const { return text_; }
 
-   private:
+ private:
     static void keep(const char*, GLogLevelFlags, const char* message, gpointer self) {
         static_cast<CapturedLog*>(self)->text_ += std::string(message) + "\n";
     }
@@ -34,7 +34,7 @@ class CapturedLog {
 };
 
 class EventSourceTest : public MainLoopTest {
-   protected:
+ protected:
     EventSourceTest() : pair_(unixPair()) {}
     std::pair<UniqueFd, UniqueFd> pair_;
     int calls_ = 0;
@@ -57,7 +57,9 @@ TEST_F(EventSourceTest, doesNotFireOnceReset) {
 }
 
 TEST_F(EventSourceTest, doesNotFireOnceDestroyed) {
-    { const EventSource source = EventSource::after(milliseconds(0), [this] { ++calls_; }); }
+    {
+        const EventSource source = EventSource::after(milliseconds(0), [this] { ++calls_; });
+    }
     loopWhileBusy();
     EXPECT_EQ(calls_, 0);
 }

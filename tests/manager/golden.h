@@ -21,7 +21,8 @@ inline std::string fileText(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// With VH_ACCEPT=1 in the environment what is kept is replaced by what is made. A test that did so is skipped: it compared nothing.
+/// With VH_ACCEPT=1 in the environment what is kept is replaced by what is made. A test that did so is skipped: it compared
+/// nothing.
 inline bool acceptsGoldens() {
     const char* accept = std::getenv("VH_ACCEPT");
     return accept && std::string(accept) == "1";

@@ -15,9 +15,7 @@ namespace vh {
 namespace {
 
 using testing::AnyOf;
-using testing::Contains;
 using testing::Each;
-using testing::Ne;
 using testing::UnorderedElementsAre;
 
 std::vector<State> allStates() {
@@ -69,7 +67,8 @@ TEST(HandoverTable, rollsBackWhateverGoesWrongBeforeThePointOfNoReturn) {
 }
 
 TEST(HandoverTable, isLostWhenTheOldVmmDiesBeforeItHandedEverythingOver) {
-    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Discarding, State::Resuming})
+    for (const State state :
+         {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Discarding, State::Resuming})
         EXPECT_EQ(next(state, Event::OldDied), State::Lost) << name(state);
 }
 
@@ -80,9 +79,11 @@ TEST(HandoverTable, goesOnWithTheNewVmmWhenTheOldOneDiesAfterThat) {
 }
 
 TEST(HandoverTable, neverGivesTheGuestBackWhenTheNewVmmMayHaveRunIt) {
-    for (const Event event : {Event::TimedOut, Event::NewDied}) EXPECT_EQ(next(State::Confirming, event), State::Lost) << name(event);
+    for (const Event event : {Event::TimedOut, Event::NewDied})
+        EXPECT_EQ(next(State::Confirming, event), State::Lost) << name(event);
     for (const Event event : misfortunes)
-        EXPECT_THAT(reachableFrom(next(State::Retiring, event)), Each(AnyOf(State::Retiring, State::Upgraded, State::Lost))) << name(event);
+        EXPECT_THAT(reachableFrom(next(State::Retiring, event)), Each(AnyOf(State::Retiring, State::Upgraded, State::Lost)))
+            << name(event);
 }
 
 TEST(HandoverTable, givesTheGuestBackWhenTheNewVmmSaysThatItDidNotRunIt) {
@@ -95,21 +96,23 @@ TEST(HandoverTable, isNotStoppedByAPersonPastThePointOfNoReturn) {
 }
 
 TEST(HandoverTable, isLostWhenTheOldVmmDoesNotTakeTheGuestBack) {
-    for (const Event event : {Event::Failed, Event::TimedOut}) EXPECT_EQ(next(State::Resuming, event), State::Lost) << name(event);
+    for (const Event event : {Event::Failed, Event::TimedOut})
+        EXPECT_EQ(next(State::Resuming, event), State::Lost) << name(event);
 }
 
 TEST(HandoverTable, letsTheOldVmmRunOnlyWhenTheNewOneIsDiscarded) {
     for (const State state : allStates()) {
         if (isFinal(state) || state == State::Discarding || state == State::Resuming) continue;
-        for (const Event event : allEvents()) EXPECT_NE(next(state, event), State::Resuming) << name(state) << ": " << name(event);
+        for (const Event event : allEvents())
+            EXPECT_NE(next(state, event), State::Resuming) << name(state) << ": " << name(event);
     }
 }
 
 TEST(HandoverTable, upgradesWhenNothingGoesWrong) {
     std::vector<State> path{State::Preflight};
     while (!isFinal(path.back())) path.push_back(next(path.back(), Event::Done));
-    EXPECT_EQ(path, (std::vector{State::Preflight, State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Proving,
-                                 State::Confirming, State::Retiring, State::Upgraded}));
+    EXPECT_EQ(path, (std::vector{State::Preflight, State::Launching, State::Exchanging, State::Verifying, State::Switching,
+                                 State::Proving, State::Confirming, State::Retiring, State::Upgraded}));
 }
 
 TEST(HandoverTable, reachesEveryStateAndEveryEnd) {
@@ -126,7 +129,7 @@ TEST(HandoverTable, canAlwaysEnd) {
         for (const State reached : reachableFrom(state))
             if (isFinal(reached)) ends.insert(reached);
         EXPECT_FALSE(ends.empty()) << name(state);
-        if (!isFinal(state)) EXPECT_THAT(ends, Contains(Ne(State::Lost))) << name(state) << " can only be lost";
+        EXPECT_TRUE(state == State::Lost || ends != std::set{State::Lost}) << name(state) << " can only be lost";
     }
 }
 
@@ -160,7 +163,8 @@ std::string markdownTable() {
     text += "\n";
     for (const State state : allStates()) {
         if (isFinal(state)) continue;
-        const bool noReturn = !isBeforePointOfNoReturn(state) && isBeforePointOfNoReturn(static_cast<State>(static_cast<int>(state) - 1));
+        const bool noReturn =
+            !isBeforePointOfNoReturn(state) && isBeforePointOfNoReturn(static_cast<State>(static_cast<int>(state) - 1));
         text += "| " + std::string(name(state)) + (noReturn ? " (point of no return)" : "") + " | " +
                 (guestIsStopped(state) ? "stopped" : "") + " |";
         for (const Event event : allEvents()) {

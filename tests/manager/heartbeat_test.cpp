@@ -25,7 +25,7 @@ using testing::SizeIs;
 
 /// Beats with made-up times, on made-up ports.
 class HeartbeatLines : public testing::Test {
-   protected:
+ protected:
     void take(const std::string& line, int atMs, std::size_t port = 0) {
         monitor_.take(line, std::chrono::steady_clock::time_point(milliseconds(atMs)), port);
     }
@@ -92,7 +92,9 @@ TEST_F(HeartbeatLines, hasNoPauseWhenOnlyTheNewPortSpeaks) {
 }
 
 TEST_F(HeartbeatLines, takeTheTailOfAFirstLineForNothing) {
-    for (const char* tail : {"23", " 123", "", "B", "B ", "B x", "B 12x", "B -1", "B +1", "B 1 2", "B  3", "B 99999999999999999999"}) take(tail, 0);
+    for (const char* tail :
+         {"23", " 123", "", "B", "B ", "B x", "B 12x", "B -1", "B +1", "B 1 2", "B  3", "B 99999999999999999999"})
+        take(tail, 0);
     EXPECT_EQ(summary().beats, 0U);
     take("B 7", 0);
     EXPECT_EQ(summary().lost, 0U);
@@ -110,7 +112,8 @@ TEST_F(HeartbeatLines, countUpToTheLargestNumber) {
 TEST_F(HeartbeatLines, keepTheLatestStatus) {
     take("S ram_filled=0 ram_passes=0 mismatches=0", 0);
     take("S ram_filled=1 ram_passes=12 word odd=x =5 empty=", 0);
-    EXPECT_THAT(summary().status, ElementsAre(Pair("", 5U), Pair("mismatches", 0U), Pair("ram_filled", 1U), Pair("ram_passes", 12U)));
+    EXPECT_THAT(summary().status,
+                ElementsAre(Pair("", 5U), Pair("mismatches", 0U), Pair("ram_filled", 1U), Pair("ram_passes", 12U)));
 }
 
 TEST_F(HeartbeatLines, keepTheFirstTwentyErrors) {
@@ -142,14 +145,16 @@ TEST_F(HeartbeatLines, areToldOneByOne) {
 
 /// Bytes on real sockets, as QEMU's chardevs send them.
 class HeartbeatPorts : public MainLoopTest {
-   protected:
+ protected:
     /// Adds a port; returns its far end.
     UniqueFd port() {
         auto [ours, theirs] = unixPair();
         monitor_.listen(std::move(ours));
         return std::move(theirs);
     }
-    static void say(const UniqueFd& port, const std::string& text) { ASSERT_EQ(sendSome(port.get(), text.data(), text.size()), text.size()); }
+    static void say(const UniqueFd& port, const std::string& text) {
+        ASSERT_EQ(sendSome(port.get(), text.data(), text.size()), text.size());
+    }
     bool seen(std::uint64_t beats) {
         return loopUntil([&] { return monitor_.summary().beats >= beats; });
     }
@@ -220,7 +225,8 @@ TEST_F(HeartbeatPorts, maySendGarbageWithoutALineEnd) {
 TEST_F(HeartbeatPorts, maySendManyLinesOfGarbage) {
     const UniqueFd old = port();
     std::string garbage;
-    for (int i = 0; garbage.size() < 16'000; ++i) garbage += "E" + std::string(static_cast<std::size_t>(i % 7), 'x') + "\nE " + garbage.substr(0, 20) + "\n";
+    for (int i = 0; garbage.size() < 16'000; ++i)
+        garbage += "E" + std::string(static_cast<std::size_t>(i % 7), 'x') + "\nE " + garbage.substr(0, 20) + "\n";
     for (int i = 0; i < 100; ++i) {
         say(old, garbage);
         loopWhileBusy();

@@ -1,13 +1,13 @@
 // Turns the main loop until something has happened. The deadline is only there so that a test that fails ends; nothing is timed.
 #pragma once
 
-#include <glib.h>
 #include <sys/wait.h>
 
 #include <cerrno>
 #include <chrono>
 #include <functional>
 
+#include <glib.h>
 #include <gtest/gtest.h>
 
 #include "manager/event_loop.h"
@@ -30,7 +30,7 @@ inline void loopWhileBusy() {
 
 /// For code that works on the main loop: no descriptor is left, and no child, not even a dead one.
 class MainLoopTest : public NoDescriptorLeaks {
-   protected:
+ protected:
     ~MainLoopTest() override {
         loopWhileBusy();
         EXPECT_TRUE(loopUntil([] { return !haveChildren(); })) << "a child remains";

@@ -37,8 +37,18 @@ VmDefinition fullDefinition() {
     vm.cpu = {.model = "host", .sockets = 1, .cores = 2, .threads = 2};
     vm.memory.sizeBytes = std::uint64_t{512} << 20;
     vm.boot = {.kernel = "/vm/vmlinuz", .initrd = "/vm/initrd", .cmdline = "console=ttyS0, quiet", .firmware = {}, .disk = {}};
-    vm.disks = {{.id = "root", .file = "/vm/root.qcow2", .format = DiskFormat::Qcow2, .cache = DiskCache::None, .readOnly = false, .serial = "S1"},
-                {.id = "data", .file = "/vm/data.img", .format = DiskFormat::Raw, .cache = DiskCache::Writeback, .readOnly = true, .serial = {}}};
+    vm.disks = {{.id = "root",
+                 .file = "/vm/root.qcow2",
+                 .format = DiskFormat::Qcow2,
+                 .cache = DiskCache::None,
+                 .readOnly = false,
+                 .serial = "S1"},
+                {.id = "data",
+                 .file = "/vm/data.img",
+                 .format = DiskFormat::Raw,
+                 .cache = DiskCache::Writeback,
+                 .readOnly = true,
+                 .serial = {}}};
     vm.networks = {{.id = "lan", .type = NetworkType::Tap, .bridge = "br0", .mac = "52:54:00:12:34:56"}, {.id = "wan"}};
     vm.console.log = "/var/log/web1.log";
     vm.heartbeat = true;
@@ -47,7 +57,8 @@ VmDefinition fullDefinition() {
 }
 
 Resources fullResources() {
-    return named({"qmp", "console", "console/log", "heartbeat", "kvm", "disk/root/ro", "disk/root/rw", "disk/data/ro", "tap/lan", "ram0"});
+    return named(
+        {"qmp", "console", "console/log", "heartbeat", "kvm", "disk/root/ro", "disk/root/rw", "disk/data/ro", "tap/lan", "ram0"});
 }
 
 std::string lines(const std::vector<std::string>& argv) {
@@ -65,7 +76,7 @@ std::vector<std::string> valuesOf(const std::vector<std::string>& argv, const st
 }
 
 class QemuCommand : public testing::Test {
-   protected:
+ protected:
     std::vector<std::string> build(Incoming incoming = Incoming::None, bool shareImplicitRam = true) const {
         return qemuCommand({.definition = vm_,
                             .resources = resources_,
@@ -79,7 +90,9 @@ class QemuCommand : public testing::Test {
     Resources resources_ = fullResources();
 };
 
-TEST_F(QemuCommand, ofAFullDefinition) { expectGolden("full.args", lines(build())); }
+TEST_F(QemuCommand, ofAFullDefinition) {
+    expectGolden("full.args", lines(build()));
+}
 
 TEST_F(QemuCommand, ofVmmMemoryInHugePagesThatWaitsForCpr) {
     vm_ = {};
@@ -96,7 +109,9 @@ TEST_F(QemuCommand, ofVmmMemoryInHugePagesThatWaitsForCpr) {
     expectGolden("vmm-memory-cpr.args", lines(build(Incoming::Cpr)));
 }
 
-TEST_F(QemuCommand, neverLetsTheGuestRunByItself) { EXPECT_THAT(build(), Contains("-S")); }
+TEST_F(QemuCommand, neverLetsTheGuestRunByItself) {
+    EXPECT_THAT(build(), Contains("-S"));
+}
 
 TEST_F(QemuCommand, waitsForAMigrationWhenItShould) {
     EXPECT_THAT(valuesOf(build(Incoming::None), "-incoming"), IsEmpty());
@@ -104,8 +119,10 @@ TEST_F(QemuCommand, waitsForAMigrationWhenItShould) {
     const auto cpr = valuesOf(build(Incoming::Cpr), "-incoming");
     ASSERT_EQ(cpr.size(), 2U);
     EXPECT_EQ(cpr[0], "defer");
-    EXPECT_EQ(json::parse(cpr[1]), (json{{"channel-type", "cpr"},
-                                         {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", "/run/virt-handover/web1/1/incoming/cpr.sock"}}}}));
+    EXPECT_EQ(
+        json::parse(cpr[1]),
+        (json{{"channel-type", "cpr"},
+              {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", "/run/virt-handover/web1/1/incoming/cpr.sock"}}}}));
 }
 
 TEST_F(QemuCommand, isTheSameMachineWithAndWithoutIncoming) {
@@ -141,7 +158,8 @@ TEST_F(QemuCommand, doesNotOfferAReadOnlyDiskForWriting) {
     for (const std::string& set : valuesOf(build(), "-add-fd")) EXPECT_THAT(set, Not(HasSubstr("disk/data/rw")));
     for (const std::string& text : valuesOf(build(), "-blockdev")) {
         const json node = json::parse(text);
-        if (node["node-name"] == "data" || node["node-name"] == "data-file") EXPECT_EQ(node["read-only"], true) << text;
+        const bool readOnly = node["node-name"] == "data" || node["node-name"] == "data-file";
+        EXPECT_EQ(node["read-only"], readOnly) << text;
     }
 }
 
@@ -175,8 +193,9 @@ std::vector<std::string> modelsIn(const std::vector<std::string>& arguments) {
 
 TEST(DeviceModels, areThoseThatTheDefinitionNeeds) {
     EXPECT_THAT(deviceModels(VmDefinition{}), IsEmpty());
-    EXPECT_THAT(deviceModels(fullDefinition()), AllOf(Contains("virtio-serial-pci"), Contains("virtserialport"), Contains("virtio-blk-pci"),
-                                                      Contains("virtio-net-pci"), Contains("virtio-rng-pci")));
+    EXPECT_THAT(deviceModels(fullDefinition()),
+                AllOf(Contains("virtio-serial-pci"), Contains("virtserialport"), Contains("virtio-blk-pci"),
+                      Contains("virtio-net-pci"), Contains("virtio-rng-pci")));
 }
 
 TEST(DeviceModels, areFoundInEveryFormOfTheOption) {

@@ -29,10 +29,11 @@ using testing::StartsWith;
 
 constexpr milliseconds ample{60'000};
 
-const std::string greeting = R"({"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}}, "capabilities": ["oob"]}})" "\n";
+const std::string greeting = R"({"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}}, "capabilities": ["oob"]}})"
+                             "\n";
 
 class QmpClientTest : public MainLoopTest {
-   protected:
+ protected:
     QmpClientTest() {
         auto [ours, theirs] = unixPair();
         client_ = std::make_unique<QmpClient>(std::move(ours));
@@ -65,8 +66,9 @@ class QmpClientTest : public MainLoopTest {
     }
 
     void execute(const std::string& command, json arguments = nullptr, milliseconds deadline = ample, UniqueFd descriptor = {}) {
-        client_->execute(command, std::move(arguments), deadline, [this](const QmpReply& reply) { replies_.push_back(reply); },
-                         std::move(descriptor));
+        client_->execute(
+            command, std::move(arguments), deadline, [this](const QmpReply& reply) { replies_.push_back(reply); },
+            std::move(descriptor));
     }
 
     std::vector<std::string> errorClasses() const {
@@ -90,8 +92,9 @@ TEST_F(QmpClientTest, negotiatesAndThenSendsWhatWasAskedMeanwhile) {
     execute("query-status");
     execute("migrate", {{"uri", "x"}});
     say(greeting);
-    EXPECT_THAT(heard(), ElementsAre(json{{"execute", "qmp_capabilities"}, {"id", 0}}, json{{"execute", "query-status"}, {"id", 1}},
-                                     json{{"execute", "migrate"}, {"id", 2}, {"arguments", {{"uri", "x"}}}}));
+    EXPECT_THAT(heard(),
+                ElementsAre(json{{"execute", "qmp_capabilities"}, {"id", 0}}, json{{"execute", "query-status"}, {"id", 1}},
+                            json{{"execute", "migrate"}, {"id", 2}, {"arguments", {{"uri", "x"}}}}));
     execute("quit");
     EXPECT_THAT(heard(), ElementsAre(json{{"execute", "quit"}, {"id", 3}}));
 }
@@ -105,7 +108,12 @@ TEST_F(QmpClientTest, givesEachReplyToTheCommandThatItNames) {
     std::string first, second;
     client_->execute("a", nullptr, ample, [&](const QmpReply& reply) { first = reply.value; });
     client_->execute("b", nullptr, ample, [&](const QmpReply& reply) { second = reply.value; });
-    say(greeting + R"({"return": {}, "id": 0})" "\n" R"({"return": "to b", "id": 2})" "\n" R"({"return": "to a", "id": 1})" "\n");
+    say(greeting + R"({"return": {}, "id": 0})"
+                   "\n"
+                   R"({"return": "to b", "id": 2})"
+                   "\n"
+                   R"({"return": "to a", "id": 1})"
+                   "\n");
     EXPECT_TRUE(loopUntil([&] { return !first.empty(); }));
     EXPECT_EQ(first, "to a");
     EXPECT_EQ(second, "to b");
@@ -113,7 +121,8 @@ TEST_F(QmpClientTest, givesEachReplyToTheCommandThatItNames) {
 
 TEST_F(QmpClientTest, givesAnErrorWithItsClassAndText) {
     execute("getfd");
-    say(greeting + R"({"error": {"class": "DeviceNotFound", "desc": "no such thing"}, "id": 1})" "\n");
+    say(greeting + R"({"error": {"class": "DeviceNotFound", "desc": "no such thing"}, "id": 1})"
+                   "\n");
     EXPECT_TRUE(loopUntil([this] { return !replies_.empty(); }));
     ASSERT_TRUE(replies_[0].error);
     EXPECT_EQ(replies_[0].error->errorClass, "DeviceNotFound");
@@ -122,9 +131,10 @@ TEST_F(QmpClientTest, givesAnErrorWithItsClassAndText) {
 
 TEST_F(QmpClientTest, ignoresRepliesToNobody) {
     execute("a");
-    for (const char* line : {R"({"return": 1, "id": 99})", R"({"return": 1})", R"({"return": 1, "id": "1"})", R"({"return": 1, "id": 1.0})",
-                             R"({"return": 1, "id": -1})", R"({"return": 1, "id": null})", R"({"error": {"class": "x"}, "id": {}})",
-                             R"({"error": "text", "id": 1})", R"({"neither": 1})", R"({"return": 1, "id": 18446744073709551615})"})
+    for (const char* line :
+         {R"({"return": 1, "id": 99})", R"({"return": 1})", R"({"return": 1, "id": "1"})", R"({"return": 1, "id": 1.0})",
+          R"({"return": 1, "id": -1})", R"({"return": 1, "id": null})", R"({"error": {"class": "x"}, "id": {}})",
+          R"({"error": "text", "id": 1})", R"({"neither": 1})", R"({"return": 1, "id": 18446744073709551615})"})
         say(std::string(line) + "\n");
     loopWhileBusy();
     EXPECT_THAT(replies_, IsEmpty());
@@ -133,14 +143,18 @@ TEST_F(QmpClientTest, ignoresRepliesToNobody) {
 
 TEST_F(QmpClientTest, survivesAnErrorWithoutClassAndText) {
     execute("a");
-    say(greeting + R"({"error": {"class": 7}, "id": 1})" "\n");
+    say(greeting + R"({"error": {"class": 7}, "id": 1})"
+                   "\n");
     EXPECT_TRUE(loopUntil([this] { return !replies_.empty(); }));
     EXPECT_THAT(errorClasses(), ElementsAre(""));
 }
 
 TEST_F(QmpClientTest, passesEventsOnAlsoUnknownOnes) {
-    say(greeting + R"({"timestamp": {"seconds": 1700000000, "microseconds": 25}, "event": "MIGRATION", "data": {"status": "active"}})" "\r\n"
-        R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "OF_THE_FUTURE"})" "\n");
+    say(greeting +
+        R"({"timestamp": {"seconds": 1700000000, "microseconds": 25}, "event": "MIGRATION", "data": {"status": "active"}})"
+        "\r\n"
+        R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "OF_THE_FUTURE"})"
+        "\n");
     EXPECT_TRUE(loopUntil([this] { return events_.size() == 2; }));
     EXPECT_EQ(events_[0].name, "MIGRATION");
     EXPECT_EQ(events_[0].data.value("status", ""), "active");
@@ -177,7 +191,10 @@ TEST_F(QmpClientTest, answersTimeoutOnceAndIgnoresALateAnswer) {
     EXPECT_THAT(errorClasses(), ElementsAre("Timeout"));
     EXPECT_THAT(replies_[0].error->description, HasSubstr("'cont'"));
     execute("query-status");
-    say(R"({"return": "late", "id": 1})" "\n" R"({"return": "in time", "id": 2})" "\n");
+    say(R"({"return": "late", "id": 1})"
+        "\n"
+        R"({"return": "in time", "id": 2})"
+        "\n");
     EXPECT_TRUE(loopUntil([this] { return replies_.size() == 2; }));
     EXPECT_EQ(replies_[1].value, "in time");
     client_.reset();
@@ -185,11 +202,16 @@ TEST_F(QmpClientTest, answersTimeoutOnceAndIgnoresALateAnswer) {
 }
 
 /// A whole conversation, as a QEMU has it.
-const std::string conversation = greeting + R"({"return": {}, "id": 0})" "\n"
-    R"({"return": {"status": "running"}, "id": 1})" "\n"
-    R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})" "\n"
-    R"({"error": {"class": "GenericError", "desc": "no"}, "id": 2})" "\n"
-    R"({"return": {}, "id": 3})" "\n";
+const std::string conversation = greeting + R"({"return": {}, "id": 0})"
+                                            "\n"
+                                            R"({"return": {"status": "running"}, "id": 1})"
+                                            "\n"
+                                            R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})"
+                                            "\n"
+                                            R"({"error": {"class": "GenericError", "desc": "no"}, "id": 2})"
+                                            "\n"
+                                            R"({"return": {}, "id": 3})"
+                                            "\n";
 
 TEST(QmpClientAndADyingPeer, givesEachCommandOneAnswerWhereverTheConversationEnds) {
     const auto before = openDescriptors();
@@ -246,8 +268,9 @@ TEST_P(Garbage, insteadOfJsonClosesTheMonitor) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Qmp, Garbage,
-                         testing::Values("QEMU 11.1.3 monitor - type 'help' for more information", "{\"return\": ", "{\"return\": {}} x", "[]",
-                                         "5", "\"QMP\"", "null", "\xff\xfe", "\x01", "{\"return\": \"\xc3\x28\"}"));
+                         testing::Values("QEMU 11.1.3 monitor - type 'help' for more information",
+                                         "{\"return\": ", "{\"return\": {}} x", "[]", "5", "\"QMP\"", "null", "\xff\xfe", "\x01",
+                                         "{\"return\": \"\xc3\x28\"}"));
 
 TEST_F(QmpClientTest, cutsOffALineThatNeverEnds) {
     execute("query-status");
@@ -270,7 +293,9 @@ TEST_F(QmpClientTest, readsALineOfAMegabyte) {
 }
 
 /// Deep enough for a stack overflow in anything that walks the value by recursion, such as copying it.
-std::string nested(std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
+std::string nested(std::size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+}
 
 class JsonBomb : public QmpClientTest, public testing::WithParamInterface<std::string> {};
 
@@ -282,7 +307,8 @@ TEST_P(JsonBomb, doesNotBlowTheStack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Qmp, JsonBomb,
-                         testing::Values(std::string(100'000, '['), nested(1'000'000), R"({"id": 1, "return": )" + nested(1'000'000) + "}",
+                         testing::Values(std::string(100'000, '['), nested(1'000'000),
+                                         R"({"id": 1, "return": )" + nested(1'000'000) + "}",
                                          R"({"event": "A", "data": {"x": )" + nested(1'000'000) + "}}"),
                          [](const auto& bomb) { return "number" + std::to_string(bomb.index); });
 
@@ -337,7 +363,10 @@ TEST_F(QmpClientTest, mayBeDestroyedInAReplyHandler) {
         seen = *held;
     });
     execute("b");
-    say(greeting + R"({"return": {}, "id": 1})" "\n" R"({"return": {}, "id": 2})" "\n");
+    say(greeting + R"({"return": {}, "id": 1})"
+                   "\n"
+                   R"({"return": {}, "id": 2})"
+                   "\n");
     EXPECT_TRUE(loopUntil([&] { return !seen.empty(); }));
     EXPECT_EQ(seen, *held);
     EXPECT_THAT(replies_, IsEmpty()) << "a client that is gone answers nobody";
@@ -351,17 +380,23 @@ TEST_F(QmpClientTest, mayBeDestroyedInAnEventHandler) {
         seen = *held;
     });
     execute("b");
-    say(greeting + R"({"event": "A"})" "\n" R"({"event": "B"})" "\n" R"({"return": {}, "id": 1})" "\n");
+    say(greeting + R"({"event": "A"})"
+                   "\n"
+                   R"({"event": "B"})"
+                   "\n"
+                   R"({"return": {}, "id": 1})"
+                   "\n");
     EXPECT_TRUE(loopUntil([&] { return !seen.empty(); }));
     EXPECT_EQ(seen, *held);
     EXPECT_THAT(replies_, IsEmpty());
 }
 
 TEST_F(QmpClientTest, mayGetAnotherEventHandlerInAnEventHandler) {
-    client_->onEvent([this](const QmpEvent&) {
-        client_->onEvent([this](const QmpEvent& event) { events_.push_back(event); });
-    });
-    say(greeting + R"({"event": "A"})" "\n" R"({"event": "B"})" "\n");
+    client_->onEvent([this](const QmpEvent&) { client_->onEvent([this](const QmpEvent& event) { events_.push_back(event); }); });
+    say(greeting + R"({"event": "A"})"
+                   "\n"
+                   R"({"event": "B"})"
+                   "\n");
     EXPECT_TRUE(loopUntil([this] { return !events_.empty(); }));
     EXPECT_EQ(events_[0].name, "B");
 }

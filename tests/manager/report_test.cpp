@@ -18,7 +18,13 @@ HandoverReport upgraded() {
     report.fresh = {"/usr/bin/qemu-11.1", "11.1.3", 4712};
     report.steps = {{State::Preflight, 0, 51.5}, {State::Launching, 51.5, 20.25}, {State::Switching, 71.75, 4}};
     report.stopToResumeMs = 4.125;
-    report.guest = HeartbeatSummary{.beats = 120, .lost = 0, .repeated = 0, .longestGapMs = 17.25, .pauseMs = 12.5, .status = {{"ram_filled", 1}, {"mismatches", 0}}, .errors = {}};
+    report.guest = HeartbeatSummary{.beats = 120,
+                                    .lost = 0,
+                                    .repeated = 0,
+                                    .longestGapMs = 17.25,
+                                    .pauseMs = 12.5,
+                                    .status = {{"ram_filled", 1}, {"mismatches", 0}},
+                                    .errors = {}};
     report.bytesSent = 341'000;
     report.ramBytes = std::uint64_t{512} << 20;
     report.totalMs = 1234.5;
@@ -65,13 +71,25 @@ HandoverReport ready() {
     return report;
 }
 
-std::string shown(const HandoverReport& report) { return reportText(toJson(report)) + "\n" + toJson(report).dump(2) + "\n"; }
+std::string shown(const HandoverReport& report) {
+    return reportText(toJson(report)) + "\n" + toJson(report).dump(2) + "\n";
+}
 
-TEST(Report, ofAnUpgrade) { expectGolden("report-upgraded.txt", shown(upgraded())); }
-TEST(Report, ofARollback) { expectGolden("report-rolled-back.txt", shown(rolledBack())); }
-TEST(Report, ofARefusal) { expectGolden("report-refused.txt", shown(refused())); }
-TEST(Report, ofALostVm) { expectGolden("report-lost.txt", shown(lost())); }
-TEST(Report, ofADryRun) { expectGolden("report-ready.txt", shown(ready())); }
+TEST(Report, ofAnUpgrade) {
+    expectGolden("report-upgraded.txt", shown(upgraded()));
+}
+TEST(Report, ofARollback) {
+    expectGolden("report-rolled-back.txt", shown(rolledBack()));
+}
+TEST(Report, ofARefusal) {
+    expectGolden("report-refused.txt", shown(refused()));
+}
+TEST(Report, ofALostVm) {
+    expectGolden("report-lost.txt", shown(lost()));
+}
+TEST(Report, ofADryRun) {
+    expectGolden("report-ready.txt", shown(ready()));
+}
 
 TEST(Report, exitsWithWhatScriptsRelyOn) {
     EXPECT_EQ(static_cast<int>(upgraded().exitCode()), 0);

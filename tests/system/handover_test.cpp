@@ -359,7 +359,7 @@ TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
     });
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_EQ(report["exitCode"], 4);
-    EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("the old VMM was killed by signal 9 (Killed) by itself"));
+    EXPECT_THAT(report["cause"].get<std::string>(), testing::MatchesRegex("the old VMM .* by itself"));
     EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, milliseconds(5000))) << "the new VMM lives on without a guest";
 }
 

@@ -22,10 +22,12 @@ inline std::set<std::string> openDescriptors() {
 }
 
 class NoDescriptorLeaks : public testing::Test {
-   protected:
-    ~NoDescriptorLeaks() override { EXPECT_EQ(openDescriptors(), before_) << "descriptors of this test are still open, or others closed"; }
+ protected:
+    ~NoDescriptorLeaks() override {
+        EXPECT_EQ(openDescriptors(), before_) << "descriptors of this test are still open, or others closed";
+    }
 
-   private:
+ private:
     const std::set<std::string> before_ = openDescriptors();
 };
 

@@ -12,7 +12,9 @@
 
 namespace vh {
 
-void PrintTo(const RamBlock& block, std::ostream* out) { *out << block.idstr << " " << block.used_length << "/" << block.max_length; }
+void PrintTo(const RamBlock& block, std::ostream* out) {
+    *out << block.idstr << " " << block.used_length << "/" << block.max_length;
+}
 
 namespace {
 
@@ -23,7 +25,8 @@ using testing::IsEmpty;
 
 constexpr std::uint64_t kib = 1024, mib = 1024 * kib;
 
-const std::string heading = "              Block Name    PSize              Offset               Used              Total                HVA  RO\n";
+const std::string heading =
+    "              Block Name    PSize              Offset               Used              Total                HVA  RO\n";
 
 /// A table as QEMU gave it, for: -machine pc-q35-10.0,accel=tcg,memory-backend=ram0,aux-ram-share=on -m size=256M -object
 /// memory-backend-memfd,id=ram0,size=256M,share=on -device virtio-net-pci -device VGA -nodefaults -S.
@@ -45,12 +48,13 @@ std::string refusalOf(const std::string& line) {
 }
 
 TEST(RamBlockTable, readsThatOfARealQemu10) {
-    EXPECT_THAT(parseRamBlockTable(golden("ram-blocks-10.0.txt")),
-                ElementsAre(RamBlock{"ram0", 256 * mib, 256 * mib}, RamBlock{"0000:00:02.0/vga.vram", 16 * mib, 16 * mib},
-                            RamBlock{"/rom@etc/acpi/tables", 128 * kib, 2 * mib}, RamBlock{"pc.bios", 256 * kib, 256 * kib},
-                            RamBlock{"0000:00:01.0/virtio-net-pci.rom", 256 * kib, 256 * kib}, RamBlock{"pc.rom", 128 * kib, 128 * kib},
-                            RamBlock{"0000:00:02.0/vga.rom", 64 * kib, 64 * kib}, RamBlock{"/rom@etc/table-loader", 4 * kib, 64 * kib},
-                            RamBlock{"/rom@etc/acpi/rsdp", 4 * kib, 4 * kib}));
+    EXPECT_THAT(
+        parseRamBlockTable(golden("ram-blocks-10.0.txt")),
+        ElementsAre(RamBlock{"ram0", 256 * mib, 256 * mib}, RamBlock{"0000:00:02.0/vga.vram", 16 * mib, 16 * mib},
+                    RamBlock{"/rom@etc/acpi/tables", 128 * kib, 2 * mib}, RamBlock{"pc.bios", 256 * kib, 256 * kib},
+                    RamBlock{"0000:00:01.0/virtio-net-pci.rom", 256 * kib, 256 * kib}, RamBlock{"pc.rom", 128 * kib, 128 * kib},
+                    RamBlock{"0000:00:02.0/vga.rom", 64 * kib, 64 * kib}, RamBlock{"/rom@etc/table-loader", 4 * kib, 64 * kib},
+                    RamBlock{"/rom@etc/acpi/rsdp", 4 * kib, 4 * kib}));
 }
 
 TEST(RamBlockTable, ofQemu11MatchesThatOfQemu10) {
@@ -59,7 +63,9 @@ TEST(RamBlockTable, ofQemu11MatchesThatOfQemu10) {
     EXPECT_THAT(fatalDifferences(old, fresh, true), IsEmpty());
 }
 
-TEST(RamBlockTable, hasNoBlocksBelowABareHeading) { EXPECT_THAT(parseRamBlockTable(heading), IsEmpty()); }
+TEST(RamBlockTable, hasNoBlocksBelowABareHeading) {
+    EXPECT_THAT(parseRamBlockTable(heading), IsEmpty());
+}
 
 TEST(RamBlockTable, readsLinesWithCarriageReturnsAndBlankOnes) {
     EXPECT_THAT(parseRamBlockTable(heading + "  \r\n\n ram0 4 KiB 0x0 0x1000 0x2000 0x7f00 rw\r\n"),
@@ -72,7 +78,8 @@ TEST(RamBlockTable, holdsTheLargestNumberThereIs) {
 }
 
 TEST(RamBlockTable, refusesTextThatIsNoTable) {
-    for (const char* text : {"", "\n", "no blocks here", "{\"return\": {}}"}) EXPECT_THROW(parseRamBlockTable(text), std::invalid_argument) << text;
+    for (const char* text : {"", "\n", "no blocks here", "{\"return\": {}}"})
+        EXPECT_THROW(parseRamBlockTable(text), std::invalid_argument) << text;
 }
 
 class MalformedLine : public testing::TestWithParam<const char*> {};
@@ -82,18 +89,18 @@ TEST_P(MalformedLine, isRefusedByName) {
 }
 
 INSTANTIATE_TEST_SUITE_P(RamBlockTable, MalformedLine,
-                         testing::Values("ram0",                                      // nothing else
-                                         "ram0 4 KiB 0x0 0x1000",                     // no total
-                                         "4 KiB 0x0 0x1000 0x1000 0x7f00 rw",         // no name
-                                         "ram0 4 KiB 0x0 1000 0x1000 0x7f00 rw",      // not hexadecimal
-                                         "ram0 4 KiB 0x0 0x 0x1000 0x7f00 rw",        // no digits
-                                         "ram0 4 KiB 0x0 0xyz 0x1000 0x7f00 rw",      // letters
-                                         "ram0 4 KiB 0x0 0x10g0 0x1000 0x7f00 rw",    // a letter in the middle
-                                         "ram0 4 KiB 0x0 -0x1000 0x1000 0x7f00 rw",   // negative
-                                         "ram0 4 KiB 0x0 0x-1000 0x1000 0x7f00 rw",   // negative, too
-                                         "ram0 4 KiB 0x0 0x1000 0x-1 0x7f00 rw",      // negative total
-                                         "ram0 4 KiB 0x0 0x+1 0x1000 0x7f00 rw",      // a sign
-                                         "ram0 4 KiB 0x0 0x0x1 0x1000 0x7f00 rw",     // twice the prefix
+                         testing::Values("ram0",                                           // nothing else
+                                         "ram0 4 KiB 0x0 0x1000",                          // no total
+                                         "4 KiB 0x0 0x1000 0x1000 0x7f00 rw",              // no name
+                                         "ram0 4 KiB 0x0 1000 0x1000 0x7f00 rw",           // not hexadecimal
+                                         "ram0 4 KiB 0x0 0x 0x1000 0x7f00 rw",             // no digits
+                                         "ram0 4 KiB 0x0 0xyz 0x1000 0x7f00 rw",           // letters
+                                         "ram0 4 KiB 0x0 0x10g0 0x1000 0x7f00 rw",         // a letter in the middle
+                                         "ram0 4 KiB 0x0 -0x1000 0x1000 0x7f00 rw",        // negative
+                                         "ram0 4 KiB 0x0 0x-1000 0x1000 0x7f00 rw",        // negative, too
+                                         "ram0 4 KiB 0x0 0x1000 0x-1 0x7f00 rw",           // negative total
+                                         "ram0 4 KiB 0x0 0x+1 0x1000 0x7f00 rw",           // a sign
+                                         "ram0 4 KiB 0x0 0x0x1 0x1000 0x7f00 rw",          // twice the prefix
                                          "ram0 4 KiB 0x0 0x10000000000000000 0x1 0x0 rw",  // 2^64
                                          "ram0 4 KiB 0x0 0x1 0x10000000000000000 0x0 rw"));
 
@@ -130,7 +137,8 @@ TEST(FatalDifferences, nameBothSizesOfABlockThatCannotBeResized) {
 
 TEST(FatalDifferences, allowABlockThatQemuCanResizeOnLoad) {
     EXPECT_THAT(fatalDifferences({{"acpi", 128 * kib, 2 * mib}}, {{"acpi", 64 * kib, 2 * mib}}, false), IsEmpty());
-    EXPECT_THAT(fatalDifferences({{"acpi", 2 * mib, 2 * mib}}, {{"acpi", 64 * kib, 2 * mib}}, false), IsEmpty()) << "it just fits";
+    EXPECT_THAT(fatalDifferences({{"acpi", 2 * mib, 2 * mib}}, {{"acpi", 64 * kib, 2 * mib}}, false), IsEmpty())
+        << "it just fits";
 }
 
 TEST(FatalDifferences, nameAResizableBlockThatDoesNotFit) {

@@ -13,7 +13,7 @@ namespace vh {
 namespace {
 
 class UniqueFdTest : public NoDescriptorLeaks {
-   protected:
+ protected:
     static UniqueFd opened() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
     static bool isOpen(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 };

@@ -52,8 +52,12 @@ Received receive(int socket) {
     return received;
 }
 
-bool isCloseOnExec(int fd) { return ::fcntl(fd, F_GETFD) & FD_CLOEXEC; }
-bool isNonBlocking(int fd) { return ::fcntl(fd, F_GETFL) & O_NONBLOCK; }
+bool isCloseOnExec(int fd) {
+    return ::fcntl(fd, F_GETFD) & FD_CLOEXEC;
+}
+bool isNonBlocking(int fd) {
+    return ::fcntl(fd, F_GETFL) & O_NONBLOCK;
+}
 
 std::error_code errorOf(const std::function<void()>& action, std::string* text = nullptr) {
     try {
@@ -66,7 +70,7 @@ std::error_code errorOf(const std::function<void()>& action, std::string* text =
 }
 
 class UnixSocketTest : public NoDescriptorLeaks {
-   protected:
+ protected:
     UnixSocketTest() {
         char name[] = "/tmp/vh-socket-XXXXXX";
         directory_ = ::mkdtemp(name);
@@ -167,7 +171,8 @@ TEST_F(UnixSocketTest, passesOneDescriptorWithTheFirstByte) {
     const int got = received.descriptors.front().get();
     EXPECT_NE(got, given.get());
     EXPECT_TRUE(isCloseOnExec(got));
-    struct stat before {}, after {};
+    struct stat before {
+    }, after{};
     ASSERT_EQ(::fstat(given.get(), &before), 0);
     ASSERT_EQ(::fstat(got, &after), 0);
     EXPECT_EQ(before.st_rdev, after.st_rdev);

@@ -1,0 +1,35 @@
+#include "manager/kvm_probe.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/vmm-shim/open_descriptors.h"
+
+namespace vh {
+namespace {
+
+using testing::HasSubstr;
+
+// Hosts differ in whether KVM runs a guest; that the answer is right is what the system tests show, by starting one.
+class KvmProbe : public NoDescriptorLeaks {};
+
+TEST_F(KvmProbe, saysTheSameTwice) {
+    EXPECT_EQ(whyKvmCannotRun(), whyKvmCannotRun());
+}
+
+TEST_F(KvmProbe, namesTheDeviceThatCannotBeOpened) {
+    const int device = ::open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        ::close(device);
+        GTEST_SKIP() << "needs a host without '/dev/kvm', or a user who may not open it; this one may";
+    }
+    EXPECT_THAT(whyKvmCannotRun(), HasSubstr("'/dev/kvm'"));
+}
+
+}  // namespace
+}  // namespace vh
