@@ -1,6 +1,5 @@
 #include "manager/binary_probe.h"
 
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,7 +36,8 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
                   "socket,id=qmp,fd=" + std::to_string(ChildProcess::firstDescriptor), "-mon", "chardev=qmp,mode=control"},
          .descriptors = {theirs.get()},
          .output = log_.get(),
-         .identity = question_.identity});
+         .identity = question_.identity,
+         .endsWithManager = true});
     monitor_ = std::make_unique<QmpClient>(std::move(ours));
     deadline_ = EventSource::after(question_.deadline, [this] {
         finish("'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) + " ms");
@@ -49,7 +49,9 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
     ask();
 }
 
-BinaryProbe::~BinaryProbe() { process_.kill(SIGKILL); }
+BinaryProbe::~BinaryProbe() {
+    process_.killAll();
+}
 
 void BinaryProbe::ask() {
     // Deadlines of single commands do not matter here: the whole probe has one. A closed monitor is told by the process's exit.
@@ -82,7 +84,7 @@ void BinaryProbe::askModels(std::size_t index) {
 
 void BinaryProbe::finish(std::string cause) {
     process_.ignoreExit();
-    process_.kill(SIGKILL);
+    process_.killAll();
     deadline_.reset();
     const Answer answer = std::exchange(answer_, nullptr);
     if (answer) answer(std::move(binary_), std::move(cause));

@@ -20,11 +20,11 @@ struct VmmBinary {
     int majorVersion = 0;
     std::set<std::string> machines;
     std::map<std::string, std::string> aliases;  ///< `q35` -> `pc-q35-11.1`
-    std::set<std::string> missingModels;  ///< Of those asked for.
+    std::set<std::string> missingModels;         ///< Of those asked for.
 };
 
 class BinaryProbe {
-   public:
+ public:
     struct Question {
         std::string path;
         Identity identity;
@@ -34,11 +34,11 @@ class BinaryProbe {
     /// The cause is empty when the binary answered, else a sentence part such as `'/bin/true' is not a QEMU: it exited with ...`.
     using Answer = std::function<void(VmmBinary, std::string cause)>;
 
-    /// Answers from the main loop, once; the process is gone by then. Destroying the probe ends it without an answer.
+    /// Answers from the main loop, once; the process has been killed by then. Destroying the probe ends it without an answer.
     BinaryProbe(Question question, Answer answer);
     ~BinaryProbe();
 
-   private:
+ private:
     void ask();
     void askModels(std::size_t index);
     void finish(std::string cause);

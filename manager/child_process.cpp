@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,7 +23,9 @@ namespace vh {
 namespace {
 
 // glibc 2.36 has pidfd_open() only in a header that clashes with <sys/wait.h>'s P_PIDFD on some releases; the call is two lines.
-int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+int openPidfd(pid_t pid) {
+    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+}
 
 // Only async-signal-safe calls from here on: the manager may have threads (GLib's), and the child has a copy of their locks.
 
@@ -35,8 +38,8 @@ int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid
 
 [[noreturn]] void becomeChild(const LaunchSpec& spec, char* const* argv, int* scratch, int devNull) {
     ::setsid();
-    // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was started
-    // without standard streams.
+    // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was
+    // started without standard streams.
     const int count = static_cast<int>(spec.descriptors.size());
     const int end = ChildProcess::firstDescriptor + count;
     const int input = ::fcntl(devNull, F_DUPFD, end);
@@ -60,6 +63,8 @@ int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid
         if (::setgroups(0, nullptr) != 0 || ::setgid(spec.identity.gid) != 0 || ::setuid(spec.identity.uid) != 0)
             giveUp("change user for", argv[0]);
     }
+    // After the change of user, which clears it (kernel/cred.c:commit_creds).
+    if (spec.endsWithManager) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::execv(argv[0], argv);
     giveUp("execute", argv[0]);
 }
@@ -69,10 +74,11 @@ int openPidfd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid
 struct ChildProcess::Handle {
     UniqueFd pidfd;
     bool child = false;  ///< Ours to reap.
-    std::string ended;  ///< How, once reaped.
+    std::string ended;   ///< How, once reaped.
 
     bool alive() const {
-        // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the process.
+        // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the
+        // process.
         for (;;) {
             pollfd watch{pidfd.get(), POLLIN, 0};
             const int ready = ::poll(&watch, 1, 0);
@@ -82,7 +88,8 @@ struct ChildProcess::Handle {
 
     void reap() {
         siginfo_t info{};
-        if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return;
+        if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
+            return;
         child = false;
         if (info.si_code == CLD_EXITED) {
             ended = "exited with status " + std::to_string(info.si_status);
@@ -153,10 +160,18 @@ ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
     return process;
 }
 
-bool ChildProcess::alive() const { return handle_ && handle_->alive(); }
+bool ChildProcess::alive() const {
+    return handle_ && handle_->alive();
+}
 
 void ChildProcess::kill(int signal) const {
     if (handle_) ::syscall(SYS_pidfd_send_signal, handle_->pidfd.get(), signal, nullptr, 0);
+}
+
+void ChildProcess::killAll() const {
+    // While the leader lives, its group's number is nobody else's.
+    if (alive() && ::getpgid(pid_) == pid_) ::kill(-pid_, SIGKILL);
+    kill(SIGKILL);
 }
 
 void ChildProcess::onExit(std::function<void()> callback) {

@@ -1,5 +1,5 @@
-// A process that the manager starts and then does not own: it has its own session, gets exactly the listed descriptors, and goes on
-// when the manager is gone.
+// A process that the manager starts and then does not own: it has its own session, gets exactly the listed descriptors, and goes
+// on when the manager is gone.
 #pragma once
 
 #include <sys/types.h>
@@ -30,24 +30,26 @@ std::uint64_t startTimeOf(pid_t pid);
 
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
-    std::vector<int> descriptors;  ///< Borrowed; the child has them as firstDescriptor, firstDescriptor + 1, ...
-    int output = -1;  ///< Borrowed; the child's standard output and error.
+    std::vector<int> descriptors;   ///< Borrowed; the child has them as firstDescriptor, firstDescriptor + 1, ...
+    int output = -1;                ///< Borrowed; the child's standard output and error.
     Identity identity;
+    bool endsWithManager =
+        false;  ///< For a helper that is of no use to the next manager: killed when the manager's main thread ends.
 };
 
 class ChildProcess {
-   public:
+ public:
     /// The number that the first listed descriptor has in the child.
     static constexpr int firstDescriptor = 3;
 
     ChildProcess() = default;
 
-    /// Starts a program. Throws std::system_error when it cannot fork; a program that cannot be executed is a child that ends with
-    /// status 127 after writing why to its output.
+    /// Starts a program. Throws std::system_error when it cannot fork; a program that cannot be executed is a child that ends
+    /// with status 127 after writing why to its output.
     static ChildProcess launch(const LaunchSpec& spec);
 
-    /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now belongs to
-    /// a process that started at another time.
+    /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now
+    /// belongs to a process that started at another time.
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
 
     pid_t pid() const { return pid_; }
@@ -55,6 +57,8 @@ class ChildProcess {
 
     bool alive() const;
     void kill(int signal) const;
+    /// SIGKILL for the process and what it started itself: a VMM's binary may be a script.
+    void killAll() const;
 
     /// Calls once when the process has ended. One watcher at a time.
     void onExit(std::function<void()> callback);
@@ -63,7 +67,7 @@ class ChildProcess {
     /// How it ended, in words: `exited with status 1`, `was killed by signal 9 (Killed)`; `ended` when it was not our child.
     std::string howItEnded() const;
 
-   private:
+ private:
     struct Handle;
 
     pid_t pid_ = 0;

@@ -12,7 +12,9 @@
 
 namespace {
 
-void say(const std::string& line) { std::cerr << "virt-handoverd: " << line << std::endl; }
+void say(const std::string& line) {
+    std::cerr << "virt-handoverd: " << line << std::endl;
+}
 
 }  // namespace
 

@@ -19,18 +19,23 @@ DbusClient::DbusClient(const std::string& runtimeDirectory) {
     const std::string address = std::string("unix:path=") + escaped;
     g_free(escaped);
     GError* error = nullptr;
-    connection_ = g_dbus_connection_new_for_address_sync(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, nullptr, &error);
+    connection_ = g_dbus_connection_new_for_address_sync(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr,
+                                                         nullptr, &error);
     if (connection_) return;
     const std::string cause = error->message;
     g_error_free(error);
-    throw Unreachable("the manager cannot be reached: " + cause + "; start virt-handoverd, or work without it: virt-handover --embed ...");
+    throw Unreachable("the manager cannot be reached: " + cause +
+                      "; start virt-handoverd, or work without it: virt-handover --embed ...");
 }
 
-DbusClient::~DbusClient() { g_object_unref(connection_); }
+DbusClient::~DbusClient() {
+    g_object_unref(connection_);
+}
 
 void DbusClient::call(const char* method, GVariant* arguments, Done done) {
     g_dbus_connection_call(
-        connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"), G_DBUS_CALL_FLAGS_NONE, G_MAXINT, nullptr,
+        connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"), G_DBUS_CALL_FLAGS_NONE,
+        G_MAXINT, nullptr,
         [](GObject* source, GAsyncResult* result, gpointer data) {
             const std::unique_ptr<Done> answer(static_cast<Done*>(data));
             GError* error = nullptr;
@@ -51,7 +56,8 @@ void DbusClient::call(const char* method, GVariant* arguments, Done done) {
 }
 
 void DbusClient::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
-    call("Start", g_variant_new("(su)", what.c_str(), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())), std::move(done));
+    call("Start", g_variant_new("(su)", what.c_str(), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())),
+         std::move(done));
 }
 
 void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
@@ -74,19 +80,28 @@ void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, H
     if (options.design) add("design", g_variant_new_string(std::string(name(*options.design)).c_str()));
     if (options.pauseBudget) add("pause_budget_ms", g_variant_new_uint32(static_cast<guint32>(options.pauseBudget->count())));
     if (options.dryRun) add("dry_run", g_variant_new_boolean(TRUE));
-    call("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values), [this, subscription, done = std::move(done)](const VerbResult& result) {
-        g_dbus_connection_signal_unsubscribe(connection_, subscription);
-        done(result);
-    });
+    call("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values),
+         [this, subscription, done = std::move(done)](const VerbResult& result) {
+             g_dbus_connection_signal_unsubscribe(connection_, subscription);
+             done(result);
+         });
 }
 
 void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done) {
     call("Shutdown", g_variant_new("(su)", vm.c_str(), static_cast<guint32>(timeout.count())), std::move(done));
 }
 
-void DbusClient::destroy(const std::string& vm, Done done) { call("Destroy", g_variant_new("(s)", vm.c_str()), std::move(done)); }
-void DbusClient::list(Done done) { call("List", nullptr, std::move(done)); }
-void DbusClient::show(const std::string& vm, Done done) { call("Show", g_variant_new("(s)", vm.c_str()), std::move(done)); }
-void DbusClient::console(const std::string& vm, Done done) { call("Console", g_variant_new("(s)", vm.c_str()), std::move(done)); }
+void DbusClient::destroy(const std::string& vm, Done done) {
+    call("Destroy", g_variant_new("(s)", vm.c_str()), std::move(done));
+}
+void DbusClient::list(Done done) {
+    call("List", nullptr, std::move(done));
+}
+void DbusClient::show(const std::string& vm, Done done) {
+    call("Show", g_variant_new("(s)", vm.c_str()), std::move(done));
+}
+void DbusClient::console(const std::string& vm, Done done) {
+    call("Console", g_variant_new("(s)", vm.c_str()), std::move(done));
+}
 
 }  // namespace vh

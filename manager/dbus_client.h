@@ -1,10 +1,10 @@
 // The manager's verbs, asked of virt-handoverd on its private socket.
 #pragma once
 
-#include <gio/gio.h>
-
 #include <stdexcept>
 #include <string>
+
+#include <gio/gio.h>
 
 #include "manager/verbs.h"
 
@@ -16,7 +16,7 @@ class Unreachable : public std::runtime_error {
 };
 
 class DbusClient : public Verbs {
-   public:
+ public:
     /// Connects at once. Throws Unreachable.
     explicit DbusClient(const std::string& runtimeDirectory);
     DbusClient(const DbusClient&) = delete;
@@ -30,7 +30,7 @@ class DbusClient : public Verbs {
     void show(const std::string& vm, Done done) override;
     void console(const std::string& vm, Done done) override;
 
-   private:
+ private:
     /// Calls a method whose answer is (code, JSON text); takes the floating `arguments`.
     void call(const char* method, GVariant* arguments, Done done);
 

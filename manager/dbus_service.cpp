@@ -74,7 +74,9 @@ std::string stringOf(GVariant* options, const char* key) {
 
 }  // namespace
 
-std::string managerSocket(const std::string& runtimeDirectory) { return runtimeDirectory + "/manager.sock"; }
+std::string managerSocket(const std::string& runtimeDirectory) {
+    return runtimeDirectory + "/manager.sock";
+}
 
 DbusService::DbusService(Verbs& verbs, const std::string& runtimeDirectory)
     : verbs_(verbs), socket_(managerSocket(runtimeDirectory)), interface_(g_dbus_node_info_new_for_xml(interfaceXml, nullptr)) {
@@ -120,9 +122,8 @@ DbusService::~DbusService() {
 void DbusService::serve(GDBusConnection* connection) {
     static const GDBusInterfaceVTable table = {
         [](GDBusConnection* peer, const char*, const char*, const char*, const char* method, GVariant* arguments,
-           GDBusMethodInvocation* invocation, gpointer self) {
-            static_cast<DbusService*>(self)->handle(peer, method, arguments, invocation);
-        },
+           GDBusMethodInvocation* invocation,
+           gpointer self) { static_cast<DbusService*>(self)->handle(peer, method, arguments, invocation); },
         nullptr,
         nullptr,
         {}};
@@ -134,11 +135,13 @@ void DbusService::serve(GDBusConnection* connection) {
     g_dbus_connection_register_object(connection, dbusPath, interface_->interfaces[0], &table, this, nullptr, nullptr);
 }
 
-void DbusService::handle(GDBusConnection* connection, const std::string& method, GVariant* arguments, GDBusMethodInvocation* invocation) {
-    // GDBus checks the arguments' types against the interface before it calls. The invocation holds its connection, so a client that goes
-    // away takes nothing with it: the verb goes on, and its answer is dropped.
+void DbusService::handle(GDBusConnection* connection, const std::string& method, GVariant* arguments,
+                         GDBusMethodInvocation* invocation) {
+    // GDBus checks the arguments' types against the interface before it calls. The invocation holds its connection, so a client
+    // that goes away takes nothing with it: the verb goes on, and its answer is dropped.
     const Verbs::Done answer = [invocation](const VerbResult& result) {
-        g_dbus_method_invocation_return_value(invocation, g_variant_new("(is)", static_cast<int>(result.code), result.value.dump().c_str()));
+        g_dbus_method_invocation_return_value(invocation,
+                                              g_variant_new("(is)", static_cast<int>(result.code), result.value.dump().c_str()));
     };
     const char* subject = "";
     if (g_variant_n_children(arguments) > 0) g_variant_get_child(arguments, 0, "&s", &subject);
@@ -163,8 +166,8 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
             subject, options,
             [connection, vm = std::string(subject)](const HandoverProgress& step) {
                 g_dbus_connection_emit_signal(connection, nullptr, dbusPath, dbusInterface, "Progress",
-                                              g_variant_new("(sudiib)", vm.c_str(), static_cast<guint32>(step.state), step.atMs, step.oldPid,
-                                                            step.newPid, step.stopped ? TRUE : FALSE),
+                                              g_variant_new("(sudiib)", vm.c_str(), static_cast<guint32>(step.state), step.atMs,
+                                                            step.oldPid, step.newPid, step.stopped ? TRUE : FALSE),
                                               nullptr);
             },
             answer);

@@ -1,11 +1,11 @@
-// The manager's verbs on D-Bus: a private server on a unix socket, no bus daemon needed. The interface is in dbus_service.cpp, in D-Bus's
-// own notation.
+// The manager's verbs on D-Bus: a private server on a unix socket, no bus daemon needed. The interface is in dbus_service.cpp, in
+// D-Bus's own notation.
 #pragma once
-
-#include <gio/gio.h>
 
 #include <set>
 #include <string>
+
+#include <gio/gio.h>
 
 #include "manager/verbs.h"
 
@@ -18,14 +18,14 @@ constexpr const char* dbusPath = "/org/virt_handover/Manager1";
 std::string managerSocket(const std::string& runtimeDirectory);
 
 class DbusService {
-   public:
+ public:
     /// Listens. Serves root and the user it runs as; the kernel says who a peer is (SO_PEERCRED). Throws std::runtime_error, also
     /// when another daemon listens there already.
     DbusService(Verbs& verbs, const std::string& runtimeDirectory);
     DbusService(const DbusService&) = delete;
     ~DbusService();
 
-   private:
+ private:
     void serve(GDBusConnection* connection);
     void handle(GDBusConnection* connection, const std::string& method, GVariant* arguments, GDBusMethodInvocation* invocation);
 

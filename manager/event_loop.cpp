@@ -1,10 +1,10 @@
 #include "manager/event_loop.h"
 
-#include <glib-unix.h>
-
 #include <exception>
 #include <memory>
 #include <utility>
+
+#include <glib-unix.h>
 
 namespace vh {
 namespace {
@@ -31,10 +31,13 @@ gboolean dispatch(gpointer data) {
     return target.once ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
 }
 
-gboolean dispatchFd(gint, GIOCondition, gpointer data) { return dispatch(data); }
+gboolean dispatchFd(gint, GIOCondition, gpointer data) {
+    return dispatch(data);
+}
 
-void freeTarget(gpointer data) { delete static_cast<Target*>(data); }
-
+void freeTarget(gpointer data) {
+    delete static_cast<Target*>(data);
+}
 
 }  // namespace
 
@@ -63,8 +66,8 @@ EventSource EventSource::after(std::chrono::milliseconds delay, Callback callbac
 }
 
 EventSource EventSource::readable(int fd, Callback callback) {
-    return EventSource(g_unix_fd_source_new(fd, static_cast<GIOCondition>(G_IO_IN | G_IO_HUP | G_IO_ERR)), G_SOURCE_FUNC(dispatchFd),
-                       std::move(callback), false);
+    return EventSource(g_unix_fd_source_new(fd, static_cast<GIOCondition>(G_IO_IN | G_IO_HUP | G_IO_ERR)),
+                       G_SOURCE_FUNC(dispatchFd), std::move(callback), false);
 }
 
 EventSource EventSource::writable(int fd, Callback callback) {
@@ -75,6 +78,8 @@ EventSource EventSource::unixSignal(int signal, Callback callback) {
     return EventSource(g_unix_signal_source_new(signal), dispatch, std::move(callback), false);
 }
 
-void callSoon(Callback callback) { g_idle_add_full(G_PRIORITY_DEFAULT, dispatch, new Target{std::move(callback), true}, freeTarget); }
+void callSoon(Callback callback) {
+    g_idle_add_full(G_PRIORITY_DEFAULT, dispatch, new Target{std::move(callback), true}, freeTarget);
+}
 
 }  // namespace vh

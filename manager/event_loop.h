@@ -1,21 +1,21 @@
 // The guarded door to GLib's main loop: sources as owned objects whose callbacks may throw.
 //
-// An exception that crosses GLib's C frames ends the source without a word (or the process); each callback here catches, says what
-// was thrown on stderr as a defect of ours, and keeps the loop alive. Code that can fail for reasons of the outside world handles
-// that itself and never relies on this door.
+// An exception that crosses GLib's C frames ends the source without a word (or the process); each callback here catches, says
+// what was thrown on stderr as a defect of ours, and keeps the loop alive. Code that can fail for reasons of the outside world
+// handles that itself and never relies on this door.
 #pragma once
-
-#include <glib.h>
 
 #include <chrono>
 #include <functional>
 #include <utility>
 
+#include <glib.h>
+
 namespace vh {
 
 /// A source on the default main context, removed when this goes away, also from within its own callback.
 class EventSource {
-   public:
+ public:
     EventSource() = default;
     EventSource(EventSource&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
     EventSource& operator=(EventSource&& other) noexcept;
@@ -27,12 +27,12 @@ class EventSource {
     static EventSource readable(int fd, std::function<void()> callback);
     /// The same for writing.
     static EventSource writable(int fd, std::function<void()> callback);
-    /// Calls once when a Unix signal arrives, as g_unix_signal_add() allows them.
+    /// Calls whenever a Unix signal arrives, as g_unix_signal_add() allows them.
     static EventSource unixSignal(int signal, std::function<void()> callback);
 
     void reset();
 
-   private:
+ private:
     EventSource(GSource* source, GSourceFunc trampoline, std::function<void()> callback, bool once);
     GSource* source_ = nullptr;
 };

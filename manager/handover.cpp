@@ -1,7 +1,6 @@
 #include "manager/handover.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -20,7 +19,8 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-constexpr milliseconds patience{10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
+constexpr milliseconds patience{
+    10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
 constexpr milliseconds firstBeatPatience{500};
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
 constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
@@ -41,20 +41,26 @@ std::uint64_t availableMemoryBytes() {
     return kilobytes * 1024;
 }
 
-std::string milliseconds_(milliseconds duration) { return std::to_string(duration.count()) + " ms"; }
+std::string milliseconds_(milliseconds duration) {
+    return std::to_string(duration.count()) + " ms";
+}
 
-/// QEMU 10.1 and later always append "CprState/vfio devices" to the CPR state, and 10.0 ends with "vmstate_load_state error -2" on it
-/// (hw/vfio/cpr-iommufd.c:vmstate_cpr_vfio_devices has no `.needed`, 11.1).
-bool sendsVfioSubsection(const std::string& version) { return !version.starts_with("10.0."); }
+/// QEMU 10.1 and later always append "CprState/vfio devices" to the CPR state, and 10.0 ends with "vmstate_load_state error -2"
+/// on it (hw/vfio/cpr-iommufd.c:vmstate_cpr_vfio_devices has no `.needed`, 11.1).
+bool sendsVfioSubsection(const std::string& version) {
+    return !version.starts_with("10.0.");
+}
 
 json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
 
 json fileChannel() {
-    return {{"channels",
-             json::array({{{"channel-type", "main"},
-                           {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(runtimeFdset)}, {"offset", 0}}}}})}};
+    return {
+        {"channels",
+         json::array(
+             {{{"channel-type", "main"},
+               {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(runtimeFdset)}, {"offset", 0}}}}})}};
 }
 
 UniqueFd reopen(const UniqueFd& file, int flags) {
@@ -79,7 +85,9 @@ Handover::Handover(HandoverRequest request, VmDirectory directory, Observer obse
     report_.ramBytes = request_.definition.memory.sizeBytes;
 }
 
-void Handover::begin() { enter(State::Preflight); }
+void Handover::begin() {
+    enter(State::Preflight);
+}
 
 // The engine: states, events, and what is bound to a state.
 
@@ -93,14 +101,14 @@ void Handover::enter(State state) {
     if (!isBeforePointOfNoReturn(state)) pauseBudget_.reset();
     confirming_ = confirming_ || state == State::Confirming;
     if (!isFinal(state)) report_.steps.push_back({state, now});
-    if (observer_)
-        observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0});
+    if (observer_) observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
     const milliseconds deadline = deadlineOf(state);
-    deadline_ = EventSource::after(deadline, within([this, state, deadline] {
-        post(Event::TimedOut, std::string(name(state)) + " took longer than " + milliseconds_(deadline));
-    }));
+    deadline_ =
+        EventSource::after(deadline, within([this, state, deadline] {
+                               post(Event::TimedOut, std::string(name(state)) + " took longer than " + milliseconds_(deadline));
+                           }));
     try {
         act(state);
     } catch (const std::exception& error) {
@@ -110,20 +118,31 @@ void Handover::enter(State state) {
 
 void Handover::act(State state) {
     switch (state) {
-        case State::Preflight: return preflight();
-        case State::Launching: return launch();
-        case State::Exchanging: return exchange();
-        case State::Verifying: return verify();
-        case State::Switching: return switchOver();
-        case State::Proving: return prove();
-        case State::Confirming: return confirm();
-        case State::Retiring: return retire();
-        case State::Discarding: return discard();
-        case State::Resuming: return resume();
+        case State::Preflight:
+            return preflight();
+        case State::Launching:
+            return launch();
+        case State::Exchanging:
+            return exchange();
+        case State::Verifying:
+            return verify();
+        case State::Switching:
+            return switchOver();
+        case State::Proving:
+            return prove();
+        case State::Confirming:
+            return confirm();
+        case State::Retiring:
+            return retire();
+        case State::Discarding:
+            return discard();
+        case State::Resuming:
+            return resume();
         case State::Refused:
         case State::RolledBack:
         case State::Upgraded:
-        case State::Lost: return;
+        case State::Lost:
+            return;
     }
 }
 
@@ -149,10 +168,11 @@ void Handover::run(std::vector<Command> commands, std::function<void()> then) {
     if (commands.empty()) return then();
     const Command first = std::move(commands.front());
     commands.erase(commands.begin());
-    send(*first.vmm, first.name, first.arguments, [this, first, rest = std::move(commands), then = std::move(then)](const QmpReply& reply) {
-        if (!reply.ok()) return post(Event::Failed, errorText(*first.vmm, first.name, *reply.error));
-        run(rest, then);
-    });
+    send(*first.vmm, first.name, first.arguments,
+         [this, first, rest = std::move(commands), then = std::move(then)](const QmpReply& reply) {
+             if (!reply.ok()) return post(Event::Failed, errorText(*first.vmm, first.name, *reply.error));
+             run(rest, then);
+         });
 }
 
 milliseconds Handover::deadlineOf(State state) const {
@@ -165,9 +185,13 @@ milliseconds Handover::deadlineOf(State state) const {
     return patience;
 }
 
-double Handover::sinceBeginMs() const { return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count(); }
+double Handover::sinceBeginMs() const {
+    return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count();
+}
 
-std::string Handover::describe(const VmmProcess& vmm) const { return &vmm == old_.get() ? "the old VMM" : "the new VMM"; }
+std::string Handover::describe(const VmmProcess& vmm) const {
+    return &vmm == old_.get() ? "the old VMM" : "the new VMM";
+}
 
 std::string Handover::errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const {
     return describe(vmm) + ": " + command + ": " + error.description;
@@ -185,16 +209,15 @@ void Handover::preflight() {
         const std::string words = old_->lastWords();
         post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
     });
-    probe_ = std::make_unique<BinaryProbe>(
-        BinaryProbe::Question{request_.binary, Identity::of(request_.definition.vmm.user), deviceModels(request_.definition),
-                              deadlineOf(State::Launching)},
-        within([this](const VmmBinary& binary, const std::string& cause) {
-            if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
-            newBinary_ = binary;
-            report_.fresh.version = binary.version;
-            checkNewBinary();
-            askOldVmm();
-        }));
+    probe_ = std::make_unique<BinaryProbe>(BinaryProbe::Question{request_.binary, Identity::of(request_.definition.vmm.user),
+                                                                 deviceModels(request_.definition), deadlineOf(State::Launching)},
+                                           within([this](const VmmBinary& binary, const std::string& cause) {
+                                               if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
+                                               newBinary_ = binary;
+                                               report_.fresh.version = binary.version;
+                                               checkNewBinary();
+                                               askOldVmm();
+                                           }));
 }
 
 void Handover::checkHost() const {
@@ -202,12 +225,15 @@ void Handover::checkHost() const {
     const std::uint64_t ramBytes = request_.definition.memory.sizeBytes;
     if (!request_.definition.vfio.empty()) throw std::runtime_error("vfio devices cannot be handed over by this version");
     const MemoryOwner owner = request_.definition.memory.owner;
-    if ((design_ == Design::ManagerOwned && owner != MemoryOwner::Manager) || (design_ == Design::VmmOwned && owner != MemoryOwner::Vmm))
-        throw std::runtime_error("design '" + std::string(name(design_)) + "' does not fit a VM that was started with memory.owner '" +
-                                 std::string(name(owner)) + "'; use '" + (owner == MemoryOwner::Vmm ? "vmm-owned" : "manager-owned") +
+    if ((design_ == Design::ManagerOwned && owner != MemoryOwner::Manager) ||
+        (design_ == Design::VmmOwned && owner != MemoryOwner::Vmm))
+        throw std::runtime_error("design '" + std::string(name(design_)) +
+                                 "' does not fit a VM that was started with memory.owner '" + std::string(name(owner)) +
+                                 "'; use '" + (owner == MemoryOwner::Vmm ? "vmm-owned" : "manager-owned") +
                                  "', or change the definition and power-cycle the VM");
     if (const std::uint64_t free = freeBytes(directory_.runtime()); free < socketSpaceBytes)
-        throw std::runtime_error("'" + directory_.runtime() + "' has " + std::to_string(free / 1024) + " KiB free, and the new VMM's sockets and record need " +
+        throw std::runtime_error("'" + directory_.runtime() + "' has " + std::to_string(free / 1024) +
+                                 " KiB free, and the new VMM's sockets and record need " +
                                  std::to_string(socketSpaceBytes / 1024) + " KiB");
     if (design_ == Design::SaveRestore && freeBytes(settings.saveDirectory) < ramBytes)
         throw std::runtime_error("'" + settings.saveDirectory + "' has no room for " + formatSize(ramBytes) +
@@ -235,17 +261,20 @@ void Handover::checkNewBinary() const {
         throw std::runtime_error(subject + " lacks the device model " + models + "; install the package that has its module");
     }
     if (design_ == Design::VmmOwned && newBinary_.majorVersion < 10)
-        throw std::runtime_error(subject + " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design 'manager-owned'");
+        throw std::runtime_error(subject +
+                                 " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design 'manager-owned'");
 }
 
 void Handover::askOldVmm() {
     old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
     send(*old_, "query-version", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok())
-            throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " + reply.error->description);
+            throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " +
+                                     reply.error->description);
         report_.old.version = qemuVersion(reply.value);
         if (design_ == Design::VmmOwned && std::stoi(report_.old.version) < 10)
-            throw std::runtime_error("the old VMM, QEMU " + report_.old.version + ", cannot be taken over by CPR; power-cycle the VM");
+            throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
+                                     ", cannot be taken over by CPR; power-cycle the VM");
         if (design_ == Design::VmmOwned && sendsVfioSubsection(report_.old.version) && !sendsVfioSubsection(newBinary_.version))
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use a new VMM of 10.1 or later");
@@ -255,7 +284,8 @@ void Handover::askOldVmm() {
             wasRunning_ = runState == "running";
             if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
             send(*old_, "query-block-jobs", nullptr, [this](const QmpReply& jobs) {
-                if (jobs.ok() && !jobs.value.empty()) throw std::runtime_error("a block job is running; wait for it or cancel it");
+                if (jobs.ok() && !jobs.value.empty())
+                    throw std::runtime_error("a block job is running; wait for it or cancel it");
                 awaitFirstHeartbeat();
             });
         });
@@ -269,10 +299,11 @@ void Handover::awaitFirstHeartbeat() {
         heartbeat_.onLine(nullptr);
         passPreflight();
     }));
-    pollTimer_ = EventSource::after(firstBeatPatience, within([this] {
-        report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
-        passPreflight();
-    }));
+    pollTimer_ = EventSource::after(
+        firstBeatPatience, within([this] {
+            report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
+            passPreflight();
+        }));
 }
 
 void Handover::passPreflight() {
@@ -288,8 +319,9 @@ void Handover::launch() {
     request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
     request_.record.guestWasRunning = wasRunning_;
     directory_.write(request_.record);
-    // Only when the old VMM's port is listened to as well: a new VMM that finds another connection than the state it loads speaks of tells
-    // the guest so at once, in the RAM that the old one may have to go on with (hw/char/virtio-serial-bus.c:virtio_serial_load, 10.0).
+    // Only when the old VMM's port is listened to as well: a new VMM that finds another connection than the state it loads speaks
+    // of tells the guest so at once, in the RAM that the old one may have to go on with
+    // (hw/char/virtio-serial-bus.c:virtio_serial_load, 10.0).
     const bool listensToGuest = request_.definition.heartbeat && wasRunning_;
     UniqueFd ram;
     if (request_.definition.memory.owner == MemoryOwner::Manager)
@@ -319,7 +351,8 @@ void Handover::launch() {
 }
 
 void Handover::awaitCprListener() {
-    // A VMM that waits for CPR state has no monitor yet (system/vl.c:qemu_init, 10.0 and 11.1), and nothing tells that it listens: ask.
+    // A VMM that waits for CPR state has no monitor yet (system/vl.c:qemu_init, 10.0 and 11.1), and nothing tells that it
+    // listens: ask.
     if (isListening(cprChannelPath(new_->directory()))) return done();
     pollTimer_ = EventSource::after(milliseconds(2), within([this] { awaitCprListener(); }));
 }
@@ -328,8 +361,9 @@ void Handover::awaitCprListener() {
 
 json Handover::capabilities(bool on) const {
     const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
-    return {{"capabilities", json::array({capability("events", on), capability("return-path", on && design_ != Design::SaveRestore),
-                                          capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
+    return {
+        {"capabilities", json::array({capability("events", on), capability("return-path", on && design_ != Design::SaveRestore),
+                                      capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
 }
 
 void Handover::exchange() {
@@ -337,25 +371,29 @@ void Handover::exchange() {
                     {"downtime-limit", std::min<std::int64_t>(request_.definition.handover.pauseBudget.count() / 2, 2'000'000)}};
     if (design_ == Design::VmmOwned) parameters["mode"] = "cpr-transfer";
     configuredOld_ = true;
-    run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}}, [this] {
-        if (design_ == Design::VmmOwned) return sendCprState();
-        std::vector<Command> commands{{new_.get(), "migrate-set-capabilities", capabilities(true)}};
-        if (design_ != Design::SaveRestore)
-            commands.push_back({new_.get(), "migrate-incoming",
-                                {{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}}});
-        run(commands, [this] { done(); });
-    });
+    run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}},
+        [this] {
+            if (design_ == Design::VmmOwned) return sendCprState();
+            std::vector<Command> commands{{new_.get(), "migrate-set-capabilities", capabilities(true)}};
+            if (design_ != Design::SaveRestore)
+                commands.push_back({new_.get(),
+                                    "migrate-incoming",
+                                    {{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}}});
+            run(commands, [this] { done(); });
+        });
 }
 
 void Handover::sendCprState() {
-    // Blockers are those of the current mode, so this comes after setting it (reference: migration/migration.c:fill_source_migration_info).
+    // Blockers are those of the current mode, so this comes after setting it (reference:
+    // migration/migration.c:fill_source_migration_info).
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
         for (const json& reason : reply.value.value("blocked-reasons", json::array()))
             throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
         migrateSent_ = true;
         // Always both channels and never `uri`: QEMU 10.0 and 11.1 crash on a lone cpr channel, and 11.1 aborts on uri.
-        run({{old_.get(), "migrate",
+        run({{old_.get(),
+              "migrate",
               {{"channels", json::array({channel("main", mainChannelPath(new_->directory())),
                                          channel("cpr", cprChannelPath(new_->directory()))})}}}},
             [this] {
@@ -381,7 +419,8 @@ void Handover::verify() {
 
 void Handover::compareRam(const std::string& oldTable, const std::string& newTable) const {
     const std::vector<RamBlock> blocks = parseRamBlockTable(oldTable);
-    const std::vector<std::string> differences = fatalDifferences(blocks, parseRamBlockTable(newTable), design_ == Design::VmmOwned);
+    const std::vector<std::string> differences =
+        fatalDifferences(blocks, parseRamBlockTable(newTable), design_ == Design::VmmOwned);
     if (!differences.empty())
         throw std::runtime_error(differences.front() +
                                  (differences.size() > 1 ? " (and " + std::to_string(differences.size() - 1) + " more)" : "") +
@@ -399,7 +438,8 @@ void Handover::compareRam(const std::string& oldTable, const std::string& newTab
     // backends/hostmem-memfd.c; 10.0 and 11.1). Others, such as a display's surface, are not the guest's memory.
     for (const RamBlock& block : blocks) {
         const auto mapping = oldMapped.find(block.idstr == "ram0" ? "memory-backend-memfd" : block.idstr);
-        if (mapping == oldMapped.end()) throw std::runtime_error("RAM block '" + block.idstr + "' of the old VMM is not in a memfd");
+        if (mapping == oldMapped.end())
+            throw std::runtime_error("RAM block '" + block.idstr + "' of the old VMM is not in a memfd");
         if (!newHas(mapping->second))
             throw std::runtime_error("the new VMM has not taken over the memory of RAM block '" + block.idstr + "'");
     }
@@ -421,21 +461,23 @@ void Handover::saveToFile() {
     savedState_ = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!savedState_) throw std::system_error(errno, std::generic_category(), "create a file in '" + directory + "'");
     migrateSent_ = true;
-    send(*old_, "add-fd", {{"fdset-id", runtimeFdset}},
-         [this](const QmpReply& reply) {
-             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
-             run({{old_.get(), "migrate", fileChannel()}}, [] {});
-         },
-         reopen(savedState_, O_WRONLY));
+    send(
+        *old_, "add-fd", {{"fdset-id", runtimeFdset}},
+        [this](const QmpReply& reply) {
+            if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
+            run({{old_.get(), "migrate", fileChannel()}}, [] {});
+        },
+        reopen(savedState_, O_WRONLY));
 }
 
 void Handover::restoreFromFile() {
-    send(*new_, "add-fd", {{"fdset-id", runtimeFdset}},
-         [this](const QmpReply& reply) {
-             if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
-             run({{new_.get(), "migrate-incoming", fileChannel()}}, [] {});
-         },
-         reopen(savedState_, O_RDONLY));
+    send(
+        *new_, "add-fd", {{"fdset-id", runtimeFdset}},
+        [this](const QmpReply& reply) {
+            if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
+            run({{new_.get(), "migrate-incoming", fileChannel()}}, [] {});
+        },
+        reopen(savedState_, O_RDONLY));
     savedState_.reset();
 }
 
@@ -451,7 +493,8 @@ void Handover::prove() {
     send(*new_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*new_, "query-status", *reply.error));
         const std::string runState = reply.value.value("status", "");
-        if (runState != "paused") throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
+        if (runState != "paused")
+            throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
         done();
     });
 }
@@ -495,7 +538,7 @@ void Handover::retire() {
 
 void Handover::endOldVmm() {
     old_->monitor().execute("quit", nullptr, deadlineOf(State::Retiring), nullptr);
-    pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { old_->process().kill(SIGKILL); }));
+    pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { old_->process().killAll(); }));
 }
 
 void Handover::oldGone() {
@@ -509,7 +552,8 @@ void Handover::discard() {
     pauseBudget_.reset();
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
-    const bool underWay = migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
+    const bool underWay =
+        migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
     if (!underWay) return endNewVmm();
     // Cancelled before the new VMM goes: its end would be the hang-up that makes the old one go ahead.
     old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { endNewVmm(); }));
@@ -517,7 +561,7 @@ void Handover::discard() {
 
 void Handover::endNewVmm() {
     if (!new_->alive()) return newGone();
-    new_->process().kill(SIGKILL);
+    new_->process().killAll();
 }
 
 void Handover::newGone() {
@@ -549,7 +593,8 @@ void Handover::resumed() {
     if (configuredOld_) {
         // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter.
         old_->monitor().execute("migrate-set-capabilities", capabilities(false), patience, nullptr);
-        if (design_ == Design::VmmOwned) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
+        if (design_ == Design::VmmOwned)
+            old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
     }
     afterNextHeartbeat([this] { done(); });
 }
@@ -564,9 +609,10 @@ void Handover::finish() {
         }
     }
     // The old VMM died before the new one was told to run the guest: nothing is left that the new one could be for.
-    if (state_ == State::Lost && new_ && !confirming_) new_->process().kill(SIGKILL);
+    if (state_ == State::Lost && new_ && !confirming_) new_->process().killAll();
     if (state_ == State::Upgraded && old_->alive())
-        report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) + ", has not ended; the guest does not need it");
+        report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +
+                                   ", has not ended; the guest does not need it");
     report_.outcome = state_;
     report_.totalMs = sinceBeginMs();
     if (heartbeat_.summary().beats > 0) report_.guest = heartbeat_.summary();

@@ -1,10 +1,10 @@
 // One handover, driven through the table of handover_table.h on the main loop.
 //
 // Theory of operation. post() looks an event up in the table and enter() begins the next state's work; nothing else moves the
-// handover. Work is asynchronous: monitor commands, monitor events, process exits and timers call back, and each callback is bound to
-// the state it was started in (within()), so a late answer can never act in another state. A state's work that throws has failed. Three
-// things are watched all the time: that either VMM dies, that a state outlives its deadline, and, from QEMU's STOP on, that the guest
-// is stopped for longer than its pause budget.
+// handover. Work is asynchronous: monitor commands, monitor events, process exits and timers call back, and each callback is
+// bound to the state it was started in (within()), so a late answer can never act in another state. A state's work that throws
+// has failed. Three things are watched all the time: that either VMM dies, that a state outlives its deadline, and, from QEMU's
+// STOP on, that the guest is stopped for longer than its pause budget.
 //
 // Limits: the definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
 #pragma once
@@ -50,7 +50,7 @@ struct HandoverProgress {
 };
 
 class Handover {
-   public:
+ public:
     using Observer = std::function<void(const HandoverProgress&)>;
     using Done = std::function<void(HandoverReport)>;
 
@@ -63,7 +63,7 @@ class Handover {
     /// Asks to stop: rolls back when that is still possible.
     void cancel(const std::string& why) { post(Event::Cancelled, why); }
 
-   private:
+ private:
     struct Command {
         VmmProcess* vmm;
         std::string name;
@@ -75,7 +75,8 @@ class Handover {
     void act(State state);
     void post(Event event, const std::string& cause);
     void done() { post(Event::Done, {}); }
-    /// Wraps a callback so that it acts only while the handover is still in today's state, and so that its exceptions fail that state.
+    /// Wraps a callback so that it acts only while the handover is still in today's state, and so that its exceptions fail that
+    /// state.
     template <class Callback>
     auto within(Callback callback) {
         return [this, epoch = epoch_, callback = std::move(callback)](auto&&... arguments) {
@@ -155,15 +156,15 @@ class Handover {
     std::unique_ptr<VmmProcess> old_;
     std::unique_ptr<VmmProcess> new_;
     HeartbeatMonitor heartbeat_;
-    bool wasRunning_ = true;  ///< The guest ran before the handover; a paused one stays paused.
+    bool wasRunning_ = true;      ///< The guest ran before the handover; a paused one stays paused.
     bool configuredOld_ = false;  ///< Migration settings of the old VMM were changed.
     bool migrateSent_ = false;
-    bool confirming_ = false;  ///< The new VMM was, or was about to be, told to run the guest.
+    bool confirming_ = false;   ///< The new VMM was, or was about to be, told to run the guest.
     std::string oldMigration_;  ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration_;
     bool newDiedByItself_ = false;
     std::int64_t stoppedAtUs_ = 0;  ///< QEMU's time stamp of STOP; 0 while the guest runs.
-    UniqueFd savedState_;  ///< save-restore: the file, which has no name.
+    UniqueFd savedState_;           ///< save-restore: the file, which has no name.
 };
 
 }  // namespace vh

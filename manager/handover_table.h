@@ -7,8 +7,8 @@
 //                                                         |
 //                                                      Resuming -> RolledBack
 //
-// Up to Verifying the guest runs on the old VMM. From Switching on it is stopped; Confirming, where the new VMM is told to run it, is
-// the point of no return. Lost is for what no program may decide: both VMMs are left as they are.
+// Up to Verifying the guest runs on the old VMM. From Switching on it is stopped; Confirming, where the new VMM is told to run
+// it, is the point of no return. Lost is for what no program may decide: both VMMs are left as they are.
 #pragma once
 
 #include <array>
@@ -18,16 +18,16 @@
 namespace vh {
 
 enum class State {
-    Preflight,  ///< Touches nothing: the definition, the new binary, the old VMM's condition, space.
-    Launching,  ///< Starts the new VMM, which waits.
+    Preflight,   ///< Touches nothing: the definition, the new binary, the old VMM's condition, space.
+    Launching,   ///< Starts the new VMM, which waits.
     Exchanging,  ///< Sets both up for the design; with CPR the old VMM's state goes over and the new VMM builds its machine.
-    Verifying,  ///< Compares the two VMMs' RAM blocks and mappings while the guest still runs.
-    Switching,  ///< The old VMM stops the guest and sends device state.
-    Proving,  ///< The new VMM answers and says that it holds a stopped guest.
+    Verifying,   ///< Compares the two VMMs' RAM blocks and mappings while the guest still runs.
+    Switching,   ///< The old VMM stops the guest and sends device state.
+    Proving,     ///< The new VMM answers and says that it holds a stopped guest.
     Confirming,  ///< `cont` on the new VMM: the point of no return.
-    Retiring,  ///< Ends the old VMM.
+    Retiring,    ///< Ends the old VMM.
     Discarding,  ///< Ends the new VMM for certain.
-    Resuming,  ///< The old VMM runs the guest again.
+    Resuming,    ///< The old VMM runs the guest again.
     Refused,
     RolledBack,
     Upgraded,
@@ -36,8 +36,8 @@ enum class State {
 constexpr std::size_t stateCount = 14;
 
 enum class Event {
-    Done,  ///< The state's work is complete.
-    Failed,  ///< It cannot be completed, for a known cause.
+    Done,      ///< The state's work is complete.
+    Failed,    ///< It cannot be completed, for a known cause.
     TimedOut,  ///< Its deadline or the pause budget has passed.
     NewDied,
     OldDied,
@@ -51,10 +51,14 @@ struct Transition {
     State next;  ///< The same state: noted, nothing changes.
 };
 
-constexpr bool isFinal(State state) { return state >= State::Refused; }
+constexpr bool isFinal(State state) {
+    return state >= State::Refused;
+}
 
 /// Before this the guest cannot have run on the new VMM.
-constexpr bool isBeforePointOfNoReturn(State state) { return state < State::Confirming; }
+constexpr bool isBeforePointOfNoReturn(State state) {
+    return state < State::Confirming;
+}
 
 /// The guest is, or may be, stopped for the handover's sake.
 constexpr bool guestIsStopped(State state) {
@@ -123,8 +127,8 @@ constexpr std::array handoverTable = {
     Transition{State::Retiring, Event::Cancelled, State::Retiring},
 
     Transition{State::Discarding, Event::Done, State::Resuming},
-    // A process that SIGKILL does not end at once (a disk in an endless wait) never executes user code again, and was never told to
-    // run the guest: the old VMM may.
+    // A process that SIGKILL does not end at once (a disk in an endless wait) never executes user code again, and was never told
+    // to run the guest: the old VMM may.
     Transition{State::Discarding, Event::Failed, State::Resuming},
     Transition{State::Discarding, Event::TimedOut, State::Resuming},
     Transition{State::Discarding, Event::NewDied, State::Discarding},
@@ -176,14 +180,16 @@ constexpr bool leadsToOldVmm(State state) {
 /// Whatever goes wrong before the point of no return while the old VMM lives gives the guest back to it.
 constexpr bool failuresBeforeNoReturnRollBack() {
     for (const Transition& row : handoverTable)
-        if (isBeforePointOfNoReturn(row.state) && row.event != Event::Done && row.event != Event::OldDied && !leadsToOldVmm(row.next))
+        if (isBeforePointOfNoReturn(row.state) && row.event != Event::Done && row.event != Event::OldDied &&
+            !leadsToOldVmm(row.next))
             return false;
     return leadsToOldVmm(next(State::Discarding, Event::Done)) && leadsToOldVmm(next(State::Resuming, Event::Done));
 }
 
 /// A new VMM that may have run the guest is never left for the old one, and nothing is upgraded that was not confirmed.
 constexpr bool neverTwoVmms() {
-    if (leadsToOldVmm(next(State::Confirming, Event::TimedOut)) || leadsToOldVmm(next(State::Confirming, Event::NewDied))) return false;
+    if (leadsToOldVmm(next(State::Confirming, Event::TimedOut)) || leadsToOldVmm(next(State::Confirming, Event::NewDied)))
+        return false;
     for (const Transition& row : handoverTable) {
         if (row.next == State::Retiring && row.state != State::Confirming && row.state != State::Retiring) return false;
         if (row.next == State::Upgraded && row.state != State::Retiring) return false;

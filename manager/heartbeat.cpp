@@ -86,7 +86,8 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
             if (equals == std::string::npos) continue;
             const auto value = number(std::string_view(field).substr(equals + 1));
             const std::string key = field.substr(0, equals);
-            if (value && (summary_.status.size() < mostStatusKeys || summary_.status.contains(key))) summary_.status[key] = *value;
+            if (value && (summary_.status.size() < mostStatusKeys || summary_.status.contains(key)))
+                summary_.status[key] = *value;
         }
     } else if (line.starts_with("E ") && summary_.errors.size() < mostErrors) {
         summary_.errors.push_back(line.substr(2));

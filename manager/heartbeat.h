@@ -20,16 +20,16 @@ namespace vh {
 /// What has been seen since the monitor was made.
 struct HeartbeatSummary {
     std::uint64_t beats = 0;
-    std::uint64_t lost = 0;  ///< Numbers that never came.
+    std::uint64_t lost = 0;      ///< Numbers that never came.
     std::uint64_t repeated = 0;  ///< Numbers that came again or went back: the guest ran twice.
     double longestGapMs = 0;
-    std::optional<double> pauseMs;  ///< From the last beat on the first port to the first one on the second.
+    std::optional<double> pauseMs;                ///< From the last beat on the first port to the first one on the second.
     std::map<std::string, std::uint64_t> status;  ///< The probe's latest status line: ram_filled, ram_passes, mismatches, ...
-    std::vector<std::string> errors;  ///< What the probe reported as wrong, the first 20.
+    std::vector<std::string> errors;              ///< What the probe reported as wrong, the first 20.
 };
 
 class HeartbeatMonitor {
-   public:
+ public:
     /// Told after every line of the probe.
     void onLine(std::function<void()> callback) { lineCallback_ = std::move(callback); }
 
@@ -43,7 +43,7 @@ class HeartbeatMonitor {
     /// One line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
     void take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port);
 
-   private:
+ private:
     struct Port {
         UniqueFd socket;
         EventSource readable;

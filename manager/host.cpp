@@ -1,7 +1,5 @@
 #include "manager/host.h"
 
-#include <signal.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <stdexcept>
@@ -15,13 +13,16 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-VerbResult failure(ExitCode code, const std::string& error) { return {code, {{"error", error}}}; }
+VerbResult failure(ExitCode code, const std::string& error) {
+    return {code, {{"error", error}}};
+}
 
 VerbResult noSuchVm(const std::string& vm) {
     return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
 }
 
-/// What a changed definition file may not change while the VM runs: everything but which VMM to use, confined how, and how to hand over.
+/// What a changed definition file may not change while the VM runs: everything but which VMM to use, confined how, and how to
+/// hand over.
 bool fixedWhileRunning(const std::string& key) {
     return key != "vmm.binary" && key != "vmm.sandbox" && !key.starts_with("handover.");
 }
@@ -43,8 +44,8 @@ json summary(const std::string& vm, const VmRecord& record, const VmDirectory& d
             {"uuid", record.uuid}};
 }
 
-/// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today. Throws
-/// with the reason to refuse when the file has come to describe another machine.
+/// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today.
+/// Throws with the reason to refuse when the file has come to describe another machine.
 VmDefinition definitionForUpgrade(const VmRecord& record) {
     VmDefinition running = record.definition();
     if (!std::filesystem::exists(record.definitionFile)) return running;  // What is running is on record.
@@ -101,7 +102,8 @@ void Host::end(Operation* operation, VerbResult result) {
 }
 
 bool Host::handoverUnderWay() const {
-    return std::any_of(operations_.begin(), operations_.end(), [](const auto& operation) { return operation->handover != nullptr; });
+    return std::any_of(operations_.begin(), operations_.end(),
+                       [](const auto& operation) { return operation->handover != nullptr; });
 }
 
 void Host::whenIdle(std::function<void()> callback) {
@@ -117,12 +119,14 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
     if (!record) return end(operation, noSuchVm(vm));
+    endStrayVmms(operation->directory, {record->vmm.pid, record->fresh ? record->fresh->pid : 0});
     if (!record->fresh) return then(*record);
-    operation->recovery = std::make_unique<Recovery>(*record, operation->directory,
-                                                     [this, operation, vm, then = std::move(then)](VmRecord settled, const std::string& problem) {
-                                                         if (problem.empty()) return then(std::move(settled));
-                                                         end(operation, failure(ExitCode::Lost, "vm '" + vm + "': an interrupted handover: " + problem));
-                                                     });
+    operation->recovery = std::make_unique<Recovery>(
+        *record, operation->directory,
+        [this, operation, vm, then = std::move(then)](VmRecord settled, const std::string& problem) {
+            if (problem.empty()) return then(std::move(settled));
+            end(operation, failure(ExitCode::Lost, "vm '" + vm + "': an interrupted handover: " + problem));
+        });
 }
 
 void Host::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
@@ -143,19 +147,21 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
         const std::optional<VmRecord> record = operation->directory.read();
         const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
         if (record && (alive(record->vmm) || (record->fresh && alive(*record->fresh))))
-            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(record->vmm.pid)));
+            return end(operation,
+                       failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(record->vmm.pid)));
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
-    endStrayVmms(operation->directory.generation(1));
+    endStrayVmms(operation->directory, {});
     operation->directory.remove();
-    operation->start = std::make_unique<Start>(std::move(request), operation->directory, [this, operation, vm](const Start::Result& result) {
-        json value = summary(vm, result.record, operation->directory);
-        value["state"] = result.guestRuns ? "running" : "not started";
-        if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
-        value["error"] = "vm '" + vm + "': " + result.problem;
-        end(operation, {ExitCode::Refused, value});
-    });
+    operation->start =
+        std::make_unique<Start>(std::move(request), operation->directory, [this, operation, vm](const Start::Result& result) {
+            json value = summary(vm, result.record, operation->directory);
+            value["state"] = result.guestRuns ? "running" : "not started";
+            if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
+            value["error"] = "vm '" + vm + "': " + result.problem;
+            end(operation, {ExitCode::Refused, value});
+        });
 }
 
 void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
@@ -177,7 +183,8 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
             request.definition = record.definition();
             request.refusal = error.what();
         }
-        request.binary = options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
+        request.binary =
+            options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
         HandoverSettings& settings = request.definition.handover;
         if (options.design) settings.design = *options.design;
         if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
@@ -185,12 +192,15 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
     });
 }
 
-void Host::runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft) {
-    operation->handover = std::make_unique<Handover>(
-        request, operation->directory, observer, [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
-            if (report.outcome == State::RolledBack && attemptsLeft > 0) return runHandover(operation, request, observer, attemptsLeft - 1);
-            end(operation, {report.exitCode(), toJson(report)});
-        });
+void Host::runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer,
+                       int attemptsLeft) {
+    operation->handover =
+        std::make_unique<Handover>(request, operation->directory, observer,
+                                   [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
+                                       if (report.outcome == State::RolledBack && attemptsLeft > 0)
+                                           return runHandover(operation, request, observer, attemptsLeft - 1);
+                                       end(operation, {report.exitCode(), toJson(report)});
+                                   });
     operation->handover->begin();
 }
 
@@ -212,7 +222,8 @@ void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
         const auto giveUp = [this, operation, vm](const std::string& why) {
             operation->vmm->process().ignoreExit();
             operation->timer.reset();
-            end(operation, failure(ExitCode::Refused, "vm '" + vm + "': " + why + "; 'virt-handover destroy " + vm + "' ends it at once"));
+            end(operation,
+                failure(ExitCode::Refused, "vm '" + vm + "': " + why + "; 'virt-handover destroy " + vm + "' ends it at once"));
         };
         operation->timer = EventSource::after(timeout, [giveUp, timeout] {
             giveUp("the guest did not power off within " + std::to_string(timeout.count()) + " ms");
@@ -235,7 +246,7 @@ void Host::destroy(const std::string& vm, Done done) {
         const std::optional<VmRecord> record = operation->directory.read();
         if (!record) return end(operation, noSuchVm(vm));
         // Without recovery first: whichever VMM holds the guest, it is to end.
-        if (record->fresh) endStrayVmms(operation->directory.generation(record->fresh->generation));
+        endStrayVmms(operation->directory, {record->vmm.pid});
         operation->vmm = std::make_unique<VmmProcess>(record->vmm, operation->directory.generation(record->vmm.generation));
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));
@@ -249,14 +260,21 @@ void Host::destroy(const std::string& vm, Done done) {
     operation->vmm->process().onExit(ended);
     operation->timer = EventSource::after(milliseconds(10'000), [this, operation, vm] {
         operation->vmm->process().ignoreExit();
-        end(operation, failure(ExitCode::Lost, "vm '" + vm + "': pid " + std::to_string(operation->vmm->record().pid) + " does not end"));
+        end(operation,
+            failure(ExitCode::Lost, "vm '" + vm + "': pid " + std::to_string(operation->vmm->record().pid) + " does not end"));
     });
-    operation->vmm->process().kill(SIGKILL);
+    operation->vmm->process().killAll();
 }
 
-void Host::list(Done done) { done(listed()); }
-void Host::show(const std::string& vm, Done done) { done(shown(vm)); }
-void Host::console(const std::string& vm, Done done) { done(consoleOf(vm)); }
+void Host::list(Done done) {
+    done(listed());
+}
+void Host::show(const std::string& vm, Done done) {
+    done(shown(vm));
+}
+void Host::console(const std::string& vm, Done done) {
+    done(consoleOf(vm));
+}
 
 VerbResult Host::listed() const {
     json vms = json::array();

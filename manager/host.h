@@ -1,4 +1,5 @@
-// The VMs of this host, and every verb on them. The daemon serves it over D-Bus, `virt-handover --embed` runs it in its own process.
+// The VMs of this host, and every verb on them. The daemon serves it over D-Bus, `virt-handover --embed` runs it in its own
+// process.
 //
 // There is no state in here but work under way: what is known of a VM is its record on disk and its VMM process, so any number of
 // managers may come and go. One lock a VM keeps two verbs from working on it at once, also across processes.
@@ -20,7 +21,7 @@
 namespace vh {
 
 class Host : public Verbs {
-   public:
+ public:
     Host(std::string runtimeDirectory, std::string definitionDirectory);
     ~Host() override;
 
@@ -41,7 +42,7 @@ class Host : public Verbs {
     /// Finishes or undoes what an earlier manager left half done, on every VM. Problems go to `report`, a line each.
     void recoverAll(const std::function<void(const std::string&)>& report);
 
-   private:
+ private:
     /// One verb at work on one VM; its end releases the lock.
     struct Operation {
         UniqueFd lock;

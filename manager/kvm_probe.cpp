@@ -42,7 +42,8 @@ struct Mapping {
     void* address;
     std::size_t length;
     Mapping(std::size_t bytes, int fd)
-        : address(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0)), length(bytes) {
+        : address(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0)),
+          length(bytes) {
         if (address == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "map memory for a trial guest");
     }
     Mapping(const Mapping&) = delete;
@@ -96,14 +97,17 @@ int run(int kvm, const std::vector<std::uint8_t>& code, bool protectedModeGuest)
         if (state->exit_reason == KVM_EXIT_IO && state->io.port == port)
             written = *(static_cast<std::uint8_t*>(shared.address) + state->io.data_offset);
         else if (state->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-            throw std::runtime_error("KVM could not execute an instruction of a trial guest (is this host itself a virtual machine?)");
+            throw std::runtime_error(
+                "KVM could not execute an instruction of a trial guest (is this host itself a virtual machine?)");
         else if (state->exit_reason != KVM_EXIT_IO)
             throw std::runtime_error("a trial guest ended with KVM exit reason " + std::to_string(state->exit_reason));
     }
     throw std::runtime_error("a trial guest did not halt");
 }
 
-bool hostHasBmi2() { return __builtin_cpu_supports("bmi2"); }
+bool hostHasBmi2() {
+    return __builtin_cpu_supports("bmi2");
+}
 
 }  // namespace
 

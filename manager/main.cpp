@@ -39,7 +39,7 @@ struct Options {
 
 /// Runs one asynchronous verb to its end.
 class Runner {
-   public:
+ public:
     explicit Runner(const Options& options) : options_(options), loop_(g_main_loop_new(nullptr, FALSE)) {
         if (options.embed) {
             auto host = std::make_unique<Host>(options.runtimeDirectory, options.definitionDirectory);
@@ -68,7 +68,7 @@ class Runner {
         return answer;
     }
 
-   private:
+ private:
     void interrupted(const std::string& why) {
         if (host_ && host_->handoverUnderWay()) return host_->cancelHandovers(why);
         // No guest depends on this process: a start or a shutdown that is under way ends as it will.
@@ -103,46 +103,56 @@ std::string listText(const json& value) {
 
 std::string showText(const json& value) {
     std::string text;
-    for (const char* key : {"vm", "state", "pid", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
+    for (const char* key :
+         {"vm", "state", "pid", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
         text += std::string(key) + ": " + (value[key].is_string() ? value[key].get<std::string>() : value[key].dump()) + "\n";
     text += "started with:\n";
     for (const auto& [key, entry] : value["definition"].items()) text += "  " + key + ": " + entry.get<std::string>() + "\n";
     return text;
 }
 
-std::optional<milliseconds> duration(const std::string& text) {
-    return text.empty() ? std::nullopt : std::optional(parseDuration(text));
+/// The value of an option that takes a duration; none when it was not given.
+std::optional<milliseconds> duration(const std::string& option, const std::string& text) {
+    if (text.empty()) return std::nullopt;
+    try {
+        return parseDuration(text);
+    } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(option + ": found '" + text + "', expected " + error.what());
+    }
 }
 
 int start(const Options& options) {
-    const std::optional<milliseconds> wait = duration(options.waitHeartbeat);
+    const std::optional<milliseconds> wait = duration("--wait-heartbeat", options.waitHeartbeat);
     // The daemon has its own working directory.
     const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
     const std::string what = isFile ? std::filesystem::absolute(options.vm).string() : options.vm;
     Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }), [](const json& value) {
-        return value.value("vm", "") + ": running on QEMU " + value.value("version", "") + ", pid " + value["pid"].dump() + ", " +
-               value.value("machine", "") + ", " + value.value("accelerator", "") + "\n";
-    });
+    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }),
+                  [](const json& value) {
+                      return value.value("vm", "") + ": running on QEMU " + value.value("version", "") + ", pid " +
+                             value["pid"].dump() + ", " + value.value("machine", "") + ", " + value.value("accelerator", "") +
+                             "\n";
+                  });
 }
 
 int upgrade(const Options& options) {
     UpgradeOptions request;
     request.binary = options.binary.empty() ? "" : std::filesystem::absolute(options.binary).string();
     request.design = options.design.empty() ? std::nullopt : designNamed(options.design);
-    request.pauseBudget = duration(options.pauseBudget);
+    request.pauseBudget = duration("--pause-budget", options.pauseBudget);
     request.dryRun = options.dryRun;
     Runner runner(options);
     ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
     const VerbResult result = runner.wait([&](Verbs::Done done) {
-        runner.verbs().upgrade(options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
+        runner.verbs().upgrade(
+            options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
     });
     if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
     return answer(options, result, reportText);
 }
 
 int shutdown(const Options& options) {
-    const milliseconds timeout = parseDuration(options.timeout);
+    const milliseconds timeout = duration("--timeout", options.timeout).value_or(milliseconds(60'000));
     Runner runner(options);
     return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().shutdown(options.vm, timeout, std::move(done)); }),
                   [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
@@ -166,7 +176,9 @@ int show(const Options& options) {
 
 int console(const Options& options) {
     Runner runner(options);
-    const auto whereNow = [&] { return runner.wait([&](Verbs::Done done) { runner.verbs().console(options.vm, std::move(done)); }); };
+    const auto whereNow = [&] {
+        return runner.wait([&](Verbs::Done done) { runner.verbs().console(options.vm, std::move(done)); });
+    };
     const VerbResult first = whereNow();
     if (first.code != ExitCode::Done || options.asJson) return answer(options, first, [](const json&) { return std::string(); });
     return runConsole(options.vm, [&]() -> std::string {
@@ -190,12 +202,15 @@ int main(int argc, char** argv) {
     CLI::App app("Replaces the VMM (QEMU) under running virtual machines.", "virt-handover");
     app.require_subcommand(1);
     app.fallthrough();  // Global options are understood behind the verb, too.
-    app.footer("Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-               "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached.");
+    app.footer(
+        "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
+        "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
-    app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")->capture_default_str();
-    app.add_option("--definitions", options.definitionDirectory, "where 'start NAME' looks for NAME.yaml (with --embed)")->capture_default_str();
+    app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")
+        ->capture_default_str();
+    app.add_option("--definitions", options.definitionDirectory, "where 'start NAME' looks for NAME.yaml (with --embed)")
+        ->capture_default_str();
 
     int (*verb)(const Options&) = nullptr;
     const auto add = [&](const char* name, const char* what, int (*run)(const Options&), bool onVm = true) {

@@ -14,14 +14,15 @@ using nlohmann::json;
 std::string macAddress(const VmDefinition& definition, const Network& network) {
     if (!network.mac.empty()) return network.mac;
     std::uint32_t hash = 2166136261U;
-    for (const char character : definition.uuid + "/" + network.id) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619U;
+    for (const char character : definition.uuid + "/" + network.id)
+        hash = (hash ^ static_cast<unsigned char>(character)) * 16777619U;
     char text[18];
     std::snprintf(text, sizeof(text), "52:54:00:%02x:%02x:%02x", hash >> 16 & 0xff, hash >> 8 & 0xff, hash & 0xff);
     return text;
 }
 
 class Command {
-   public:
+ public:
     explicit Command(const QemuLaunch& launch) : launch_(launch), definition_(launch.definition) {}
 
     std::vector<std::string> build() {
@@ -37,7 +38,7 @@ class Command {
         return std::move(argv_);
     }
 
-   private:
+ private:
     void option(const std::string& name, const std::string& value) { argv_.insert(argv_.end(), {name, value}); }
     std::string number(const std::string& resource) const { return std::to_string(launch_.resources.numberOf(resource)); }
 
@@ -49,7 +50,8 @@ class Command {
     std::string fdset(const std::vector<std::string>& resources) {
         const std::string set = std::to_string(++lastFdset_);
         for (const std::string& resource : resources)
-            if (launch_.resources.has(resource)) option("-add-fd", "fd=" + number(resource) + ",set=" + set + ",opaque=" + resource);
+            if (launch_.resources.has(resource))
+                option("-add-fd", "fd=" + number(resource) + ",set=" + set + ",opaque=" + resource);
         return "/dev/fdset/" + set;
     }
 
@@ -79,8 +81,9 @@ class Command {
             // (migration/ram.c:migrate_ram_is_ignored, 10.0 and 11.1).
             option("-object", "memory-backend-file,id=ram0,share=on,mem-path=/proc/self/fd/" + number("ram0") + ",size=" + size);
         } else {
-            option("-object", "memory-backend-memfd,id=ram0,share=on,size=" + size +
-                                  (memory.pageSizeBytes > 4096 ? ",hugetlb=on,hugetlbsize=" + std::to_string(memory.pageSizeBytes) : ""));
+            option("-object",
+                   "memory-backend-memfd,id=ram0,share=on,size=" + size +
+                       (memory.pageSizeBytes > 4096 ? ",hugetlb=on,hugetlbsize=" + std::to_string(memory.pageSizeBytes) : ""));
         }
     }
 
@@ -114,7 +117,8 @@ class Command {
                         {"filename", fdset({resource + "/ro", resource + "/rw"})},
                         {"read-only", disk.readOnly},
                         {"cache", {{"direct", disk.cache == DiskCache::None}}}};
-        const json format{{"driver", name(disk.format)}, {"node-name", disk.id}, {"file", disk.id + "-file"}, {"read-only", disk.readOnly}};
+        const json format{
+            {"driver", name(disk.format)}, {"node-name", disk.id}, {"file", disk.id + "-file"}, {"read-only", disk.readOnly}};
         option("-blockdev", file.dump());
         option("-blockdev", format.dump());
         option("-device", "virtio-blk-pci,id=" + disk.id + "-device,drive=" + disk.id +
@@ -125,16 +129,18 @@ class Command {
     void addNetwork(const Network& network) {
         option("-netdev", network.type == NetworkType::Tap ? "tap,id=" + network.id + ",fd=" + number("tap/" + network.id)
                                                            : "user,id=" + network.id);
-        option("-device", "virtio-net-pci,id=" + network.id + "-device,netdev=" + network.id + ",mac=" + macAddress(definition_, network));
+        option("-device",
+               "virtio-net-pci,id=" + network.id + "-device,netdev=" + network.id + ",mac=" + macAddress(definition_, network));
     }
 
     void incoming() {
         if (launch_.incoming == Incoming::None) return;
         option("-incoming", "defer");
         if (launch_.incoming == Incoming::Cpr)
-            option("-incoming", json{{"channel-type", "cpr"},
-                                     {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(launch_.directory)}}}}
-                                    .dump());
+            option("-incoming",
+                   json{{"channel-type", "cpr"},
+                        {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(launch_.directory)}}}}
+                       .dump());
     }
 
     const QemuLaunch& launch_;
@@ -145,7 +151,9 @@ class Command {
 
 }  // namespace
 
-std::vector<std::string> qemuCommand(const QemuLaunch& launch) { return Command(launch).build(); }
+std::vector<std::string> qemuCommand(const QemuLaunch& launch) {
+    return Command(launch).build();
+}
 
 std::vector<std::string> deviceModels(const VmDefinition& definition) {
     std::vector<std::string> models;
@@ -167,7 +175,11 @@ std::vector<std::string> deviceModels(const VmDefinition& definition) {
     return models;
 }
 
-std::string mainChannelPath(const std::string& directory) { return directory + "/incoming/main.sock"; }
-std::string cprChannelPath(const std::string& directory) { return directory + "/incoming/cpr.sock"; }
+std::string mainChannelPath(const std::string& directory) {
+    return directory + "/incoming/main.sock";
+}
+std::string cprChannelPath(const std::string& directory) {
+    return directory + "/incoming/cpr.sock";
+}
 
 }  // namespace vh

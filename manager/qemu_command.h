@@ -10,9 +10,9 @@
 namespace vh {
 
 enum class Incoming {
-    None,  ///< A first start.
+    None,   ///< A first start.
     Defer,  ///< Waits for `migrate-incoming`; its monitor answers at once.
-    Cpr,  ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
+    Cpr,    ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
 };
 
 struct QemuLaunch {

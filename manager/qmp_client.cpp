@@ -56,7 +56,9 @@ QmpClient::QmpClient(UniqueFd socket) : socket_(std::move(socket)) {
     readable_ = EventSource::readable(socket_.get(), [this] { readMore(); });
 }
 
-QmpClient::~QmpClient() { *alive_ = false; }
+QmpClient::~QmpClient() {
+    *alive_ = false;
+}
 
 void QmpClient::execute(const std::string& command, json arguments, std::chrono::milliseconds deadline, ReplyHandler done,
                         UniqueFd descriptor) {
@@ -71,7 +73,8 @@ void QmpClient::execute(const std::string& command, json arguments, std::chrono:
         return;
     }
     pending.deadline = EventSource::after(deadline, [this, id, deadline, command] {
-        answer(id, {{}, QmpError{"Timeout", "no answer to '" + command + "' within " + std::to_string(deadline.count()) + " ms"}});
+        answer(id,
+               {{}, QmpError{"Timeout", "no answer to '" + command + "' within " + std::to_string(deadline.count()) + " ms"}});
     });
     json request{{"execute", command}, {"id", id}};
     if (!arguments.is_null()) request["arguments"] = std::move(arguments);
@@ -92,7 +95,8 @@ void QmpClient::readMore() {
         input_.erase(0, end + 1);
         if (line.find_first_not_of(" \r") != std::string::npos) takeLine(line);
     }
-    if (*alive && !closed() && input_.size() > longestLine) close("the monitor sent " + std::to_string(input_.size()) + " bytes without a line end");
+    if (*alive && !closed() && input_.size() > longestLine)
+        close("the monitor sent " + std::to_string(input_.size()) + " bytes without a line end");
 }
 
 void QmpClient::takeLine(const std::string& line) {
@@ -102,7 +106,9 @@ void QmpClient::takeLine(const std::string& line) {
         if (negotiated_) return;
         negotiated_ = true;
         // No callback of ours depends on the answer: a monitor that refuses this refuses every command after it.
-        output_.push_back({R"({"execute":"qmp_capabilities","id":0})" "\n", {}});
+        output_.push_back({R"({"execute":"qmp_capabilities","id":0})"
+                           "\n",
+                           {}});
         for (Outgoing& request : waitingForGreeting_) output_.push_back(std::move(request));
         waitingForGreeting_.clear();
         flush();

@@ -1,7 +1,7 @@
 // A client of QEMU's monitor (QMP, docs/interop/qmp-spec.rst) that never blocks and survives the peer's death at any byte.
 //
-// Every command has a deadline and gets exactly one answer: QEMU's, `Timeout`, or `Closed`. Commands may be given at once; they are
-// sent when the greeting has come and capabilities are negotiated.
+// Every command has a deadline and gets exactly one answer: QEMU's, `Timeout`, or `Closed`. Commands may be given at once; they
+// are sent when the greeting has come and capabilities are negotiated.
 #pragma once
 
 #include <chrono>
@@ -39,7 +39,7 @@ struct QmpEvent {
 };
 
 class QmpClient {
-   public:
+ public:
     using ReplyHandler = std::function<void(QmpReply)>;
 
     /// Takes a connected, non-blocking socket.
@@ -50,14 +50,14 @@ class QmpClient {
     /// Told of every event, known or not. Set before returning to the main loop, so that none is missed.
     void onEvent(std::function<void(const QmpEvent&)> handler) { eventHandler_ = std::move(handler); }
 
-    /// `done` is called from the main loop, exactly once, unless the client is destroyed first. The descriptor, if any, is passed along
-    /// (for `getfd` and `add-fd`).
+    /// `done` is called from the main loop, exactly once, unless the client is destroyed first. The descriptor, if any, is passed
+    /// along (for `getfd` and `add-fd`).
     void execute(const std::string& command, nlohmann::json arguments, std::chrono::milliseconds deadline, ReplyHandler done,
                  UniqueFd descriptor = {});
 
     bool closed() const { return !socket_; }
 
-   private:
+ private:
     struct Outgoing {
         std::string bytes;
         UniqueFd descriptor;

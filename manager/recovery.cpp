@@ -1,7 +1,5 @@
 #include "manager/recovery.h"
 
-#include <signal.h>
-
 #include <chrono>
 #include <utility>
 
@@ -20,10 +18,7 @@ Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
       new_(*record_.fresh, directory_.generation(record_.fresh->generation)) {
     // From the next turn, so that no answer comes before the constructor is through.
     timer_ = EventSource::after(std::chrono::milliseconds(0), [this] {
-        if (!new_.alive()) {
-            endStrayVmms(new_.directory());
-            return keepOld();
-        }
+        if (!new_.alive()) return keepOld();
         askNew();
     });
 }
@@ -35,7 +30,8 @@ void Recovery::askNew() {
             const std::string runState = reply.value.value("status", "");
             if (reply.value.value("running", false)) return keepNew();
             if (old_.alive()) return askOld(false);
-            if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
+            if (runState != "paused")
+                return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
             if (!record_.guestWasRunning) return keepNew();
             new_.monitor().execute("cont", nullptr, patience, [this](const QmpReply& answer) {
                 if (answer.ok()) return keepNew();
@@ -49,13 +45,16 @@ void Recovery::askNew() {
 
 void Recovery::askOld(bool newIsSilent) {
     if (!newIsSilent) return endNew();
-    if (!old_.alive()) return finish("the old VMM is gone and the new one does not answer; a person must look at pid " + std::to_string(new_.record().pid));
+    if (!old_.alive())
+        return finish("the old VMM is gone and the new one does not answer; a person must look at pid " +
+                      std::to_string(new_.record().pid));
     old_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
-        // A VMM that was told to run the guest answered its monitor shortly before; so one that never has a monitor, as while it waits for
-        // CPR state, is recognised by the old VMM still running the guest.
+        // A VMM that was told to run the guest answered its monitor shortly before; so one that never has a monitor, as while it
+        // waits for CPR state, is recognised by the old VMM still running the guest.
         if (reply.ok() && reply.value.value("running", false)) return endNew();
         finish("neither VMM can be shown to hold the guest: the new one, pid " + std::to_string(new_.record().pid) +
-               ", does not answer, and the old one, pid " + std::to_string(old_.record().pid) + ", does not run it; a person must look");
+               ", does not answer, and the old one, pid " + std::to_string(old_.record().pid) +
+               ", does not run it; a person must look");
     });
 }
 
@@ -85,7 +84,9 @@ void Recovery::letOldRun() {
         if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
         old_.monitor().execute("cont", nullptr, patience, [this, settled](const QmpReply& answer) {
             if (answer.ok()) return settled();
-            finish("the old VMM does not start the guest: " + answer.error->description);
+            // A migration that was cancelled just now takes a moment to let go of the guest.
+            if (--attemptsLeft_ == 0) return finish("the old VMM does not start the guest: " + answer.error->description);
+            timer_ = EventSource::after(std::chrono::milliseconds(20), [this] { letOldRun(); });
         });
     });
 }
@@ -96,7 +97,7 @@ void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
         then();
     });
     timer_ = EventSource::after(patience, [this, &vmm] { finish("pid " + std::to_string(vmm.record().pid) + " does not end"); });
-    vmm.process().kill(SIGKILL);
+    vmm.process().killAll();
 }
 
 void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {

@@ -18,14 +18,14 @@
 namespace vh {
 
 class Recovery {
-   public:
+ public:
     /// `problem` is empty when exactly one VMM is left (or none, when both were dead); the record is as it is on disk.
     using Done = std::function<void(VmRecord, std::string problem)>;
 
     /// `record.fresh` is there and `directory` is locked. Calls `done` from the main loop, once.
     Recovery(VmRecord record, VmDirectory directory, Done done);
 
-   private:
+ private:
     void askNew();
     void askOld(bool newIsSilent);
     void keepNew();
@@ -42,6 +42,7 @@ class Recovery {
     VmmProcess old_;
     VmmProcess new_;
     EventSource timer_;
+    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
 };
 
 }  // namespace vh

@@ -14,15 +14,14 @@ std::string formatted(const char* format, double value) {
     return text;
 }
 
-json toJson(const VmmIdentity& vmm) { return {{"binary", vmm.binary}, {"version", vmm.version}, {"pid", vmm.pid}}; }
+json toJson(const VmmIdentity& vmm) {
+    return {{"binary", vmm.binary}, {"version", vmm.version}, {"pid", vmm.pid}};
+}
 
 json toJson(const HeartbeatSummary& guest) {
-    json value{{"beats", guest.beats},
-               {"lost", guest.lost},
-               {"repeated", guest.repeated},
-               {"longestGapMs", guest.longestGapMs},
-               {"status", guest.status},
-               {"errors", guest.errors}};
+    json value{{"beats", guest.beats},       {"lost", guest.lost},
+               {"repeated", guest.repeated}, {"longestGapMs", guest.longestGapMs},
+               {"status", guest.status},     {"errors", guest.errors}};
     value["pauseMs"] = guest.pauseMs ? json(*guest.pauseMs) : json();
     return value;
 }
@@ -32,8 +31,12 @@ std::string versionOf(const json& vmm) {
     return "QEMU " + (version.empty() ? std::string("?") : version);
 }
 
-std::string megabytes(std::uint64_t bytes) { return formatted("%.2f MB", static_cast<double>(bytes) / 1e6); }
-std::string mebibytes(std::uint64_t bytes) { return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024)); }
+std::string megabytes(std::uint64_t bytes) {
+    return formatted("%.2f MB", static_cast<double>(bytes) / 1e6);
+}
+std::string mebibytes(std::uint64_t bytes) {
+    return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024));
+}
 
 /// The lines under the first: what the guest felt and what it cost.
 std::string figures(const json& report) {
@@ -57,8 +60,8 @@ std::string figures(const json& report) {
 
 std::string_view name(State state) {
     static constexpr std::array<std::string_view, stateCount> names = {
-        "preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming",
-        "retiring",  "discarding", "resuming",  "refused",   "rolled back", "upgraded", "lost"};
+        "preflight", "launching",  "exchanging", "verifying", "switching",   "proving",  "confirming",
+        "retiring",  "discarding", "resuming",   "refused",   "rolled back", "upgraded", "lost"};
     return names.at(static_cast<std::size_t>(state));
 }
 
@@ -68,7 +71,9 @@ std::string_view name(Event event) {
     return names.at(static_cast<std::size_t>(event));
 }
 
-std::string_view outcomeName(State finalState) { return name(finalState); }
+std::string_view outcomeName(State finalState) {
+    return name(finalState);
+}
 
 ExitCode HandoverReport::exitCode() const {
     if (dryRun) return ExitCode::Done;
@@ -104,7 +109,8 @@ std::string reportText(const json& report) {
     if (outcome == outcomeName(State::Upgraded) || outcome == "ready")
         text += versionOf(report["old"]) + " -> " + report["new"].value("version", "?");
     else if (outcome == outcomeName(State::Lost))
-        text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " + report["new"]["pid"].dump();
+        text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
+                report["new"]["pid"].dump();
     else
         text += "the guest runs on " + versionOf(report["old"]) +
                 (outcome == outcomeName(State::Refused) ? ", nothing was touched" : " as before");

@@ -24,7 +24,9 @@
 namespace vh {
 namespace {
 
-[[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+[[noreturn]] void fail(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
 
 UniqueFd openFile(const std::string& path, int flags) {
     // Opening a pipe waits for its other end, and the main loop of every VM with it.
@@ -57,7 +59,9 @@ UniqueFd openTap(const std::string& id) {
 
 }  // namespace
 
-void Resources::add(const std::string& name, UniqueFd fd) { named_.push_back({name, std::move(fd)}); }
+void Resources::add(const std::string& name, UniqueFd fd) {
+    named_.push_back({name, std::move(fd)});
+}
 
 std::size_t Resources::indexOf(const std::string& name) const {
     std::size_t index = 0;
@@ -65,7 +69,9 @@ std::size_t Resources::indexOf(const std::string& name) const {
     return index;
 }
 
-bool Resources::has(const std::string& name) const { return indexOf(name) < named_.size(); }
+bool Resources::has(const std::string& name) const {
+    return indexOf(name) < named_.size();
+}
 
 int Resources::numberOf(const std::string& name) const {
     const std::size_t index = indexOf(name);
@@ -73,7 +79,9 @@ int Resources::numberOf(const std::string& name) const {
     return ChildProcess::firstDescriptor + static_cast<int>(index);
 }
 
-int Resources::fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
+int Resources::fd(const std::string& name) const {
+    return named_.at(indexOf(name)).fd.get();
+}
 
 std::vector<int> Resources::descriptors() const {
     std::vector<int> all;
@@ -99,7 +107,8 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
     if (::ftruncate(fd.get(), static_cast<off_t>(memory.sizeBytes)) != 0) fail("size memfd '" + name + "'");
     if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) fail("seal memfd '" + name + "'");
     if (::fchmod(fd.get(), 0600) != 0) fail("set the mode of memfd '" + name + "'");
-    if (identity.change && ::fchown(fd.get(), identity.uid, identity.gid) != 0) fail("give memfd '" + name + "' to the VMM's user");
+    if (identity.change && ::fchown(fd.get(), identity.uid, identity.gid) != 0)
+        fail("give memfd '" + name + "' to the VMM's user");
     return fd;
 }
 
@@ -133,7 +142,8 @@ void joinBridges(const VmDefinition& definition, const Resources& resources) {
     for (const Network& network : definition.networks) {
         if (network.type != NetworkType::Tap) continue;
         ifreq tap{};
-        if (::ioctl(resources.fd("tap/" + network.id), TUNGETIFF, &tap) != 0) fail("find the tap of network '" + network.id + "'");
+        if (::ioctl(resources.fd("tap/" + network.id), TUNGETIFF, &tap) != 0)
+            fail("find the tap of network '" + network.id + "'");
         const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
         ifreq up{};
         std::memcpy(up.ifr_name, tap.ifr_name, IFNAMSIZ);
@@ -142,7 +152,8 @@ void joinBridges(const VmDefinition& definition, const Resources& resources) {
         ifreq bridge{};
         std::strncpy(bridge.ifr_name, network.bridge.c_str(), IFNAMSIZ - 1);
         bridge.ifr_ifindex = static_cast<int>(::if_nametoindex(tap.ifr_name));
-        if (::ioctl(control.get(), SIOCBRADDIF, &bridge) != 0) fail("join tap '" + std::string(tap.ifr_name) + "' to bridge '" + network.bridge + "'");
+        if (::ioctl(control.get(), SIOCBRADDIF, &bridge) != 0)
+            fail("join tap '" + std::string(tap.ifr_name) + "' to bridge '" + network.bridge + "'");
     }
 }
 

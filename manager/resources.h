@@ -1,8 +1,8 @@
 // What the manager opens so that a VMM need not: descriptors with names, in the order in which the VMM process inherits them.
 //
 // The manager is privileged and opens; the VMM is not and inherits. Each VMM process gets open file descriptions of its own for
-// disks and taps: QEMU's image locks belong to the open file description (fcntl F_OFD_SETLK, block/file-posix.c), so two VMMs on a
-// shared one would not keep each other out.
+// disks and taps: QEMU's image locks belong to the open file description (fcntl F_OFD_SETLK, block/file-posix.c), so two VMMs on
+// a shared one would not keep each other out.
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@
 namespace vh {
 
 class Resources {
-   public:
+ public:
     /// Adds a descriptor; `name` is unique, like `disk/root/rw`.
     void add(const std::string& name, UniqueFd fd);
 
@@ -31,7 +31,7 @@ class Resources {
     /// Closes the manager's own copies, but for the taps, which joinBridges() still needs.
     void release();
 
-   private:
+ private:
     struct Named {
         std::string name;
         UniqueFd fd;
@@ -40,8 +40,8 @@ class Resources {
     std::vector<Named> named_;
 };
 
-/// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's user
-/// only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
+/// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's
+/// user only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
 UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity);
 
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
@@ -50,8 +50,8 @@ UniqueFd reopenGuestRam(const VmmRecord& vmm);
 /// Everything but guest RAM that a VMM of this definition inherits: listening sockets in `directory`, disks, logs and taps.
 Resources acquireResources(const VmDefinition& definition, const std::string& directory);
 
-/// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read what
-/// is meant for the one that runs the guest.
+/// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read
+/// what is meant for the one that runs the guest.
 void joinBridges(const VmDefinition& definition, const Resources& resources);
 
 }  // namespace vh

@@ -1,7 +1,5 @@
 #include "manager/start.h"
 
-#include <signal.h>
-
 #include <stdexcept>
 #include <utility>
 
@@ -107,10 +105,12 @@ void Start::letRun() {
 
 void Start::awaitHeartbeat() {
     if (!request_.waitHeartbeat) return finish({}, true);
-    vmm_->process().onExit([this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->lastWords()); });
+    vmm_->process().onExit(
+        [this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->lastWords()); });
     timer_ = EventSource::after(*request_.waitHeartbeat, [this] {
-        finish("no heartbeat from the guest's probe, with its RAM filled, within " + std::to_string(request_.waitHeartbeat->count()) +
-               " ms; the guest runs", true);
+        finish("no heartbeat from the guest's probe, with its RAM filled, within " +
+                   std::to_string(request_.waitHeartbeat->count()) + " ms; the guest runs",
+               true);
     });
     heartbeat_.listen(vmm_->takeHeartbeat());
     heartbeat_.onLine([this] {
@@ -123,7 +123,7 @@ void Start::awaitHeartbeat() {
 void Start::fail(const std::string& problem) {
     if (vmm_) {
         vmm_->process().ignoreExit();
-        vmm_->process().kill(SIGKILL);
+        vmm_->process().killAll();
     }
     directory_.remove();
     finish(problem, false);

@@ -23,8 +23,9 @@ struct StartRequest {
 };
 
 class Start {
-   public:
-    /// `problem` is empty when the guest runs. Otherwise nothing of the attempt is left, but for `guestRuns`: only the wait failed.
+ public:
+    /// `problem` is empty when the guest runs. Otherwise nothing of the attempt is left, but for `guestRuns`: only the wait
+    /// failed.
     struct Result {
         VmRecord record;
         std::string problem;
@@ -35,7 +36,7 @@ class Start {
     /// `directory` is locked and has no record. Calls `done` from the main loop, once.
     Start(StartRequest request, VmDirectory directory, Done done);
 
-   private:
+ private:
     void begin();
     void resolve(const VmmBinary& binary);
     void launch();

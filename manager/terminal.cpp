@@ -20,27 +20,38 @@ namespace {
 
 std::string_view explanation(State state) {
     switch (state) {
-        case State::Preflight: return "checking the definition, the new VMM and the old one";
-        case State::Launching: return "starting the new VMM; the guest runs on";
-        case State::Exchanging: return "setting both VMMs up; the guest runs on";
-        case State::Verifying: return "comparing both VMMs' memory; the guest runs on";
-        case State::Switching: return "stopping the guest on the old VMM, moving its devices' state";
-        case State::Proving: return "asking the new VMM whether it holds the guest";
-        case State::Confirming: return "letting the guest run on the new VMM";
-        case State::Retiring: return "ending the old VMM";
-        case State::Discarding: return "something is wrong: ending the new VMM";
-        case State::Resuming: return "making sure that the guest runs on the old VMM";
+        case State::Preflight:
+            return "checking the definition, the new VMM and the old one";
+        case State::Launching:
+            return "starting the new VMM; the guest runs on";
+        case State::Exchanging:
+            return "setting both VMMs up; the guest runs on";
+        case State::Verifying:
+            return "comparing both VMMs' memory; the guest runs on";
+        case State::Switching:
+            return "stopping the guest on the old VMM, moving its devices' state";
+        case State::Proving:
+            return "asking the new VMM whether it holds the guest";
+        case State::Confirming:
+            return "letting the guest run on the new VMM";
+        case State::Retiring:
+            return "ending the old VMM";
+        case State::Discarding:
+            return "something is wrong: ending the new VMM";
+        case State::Resuming:
+            return "making sure that the guest runs on the old VMM";
         case State::Refused:
         case State::RolledBack:
         case State::Upgraded:
-        case State::Lost: return "";
+        case State::Lost:
+            return "";
     }
     return "";
 }
 
 /// Puts the terminal into raw mode, and back when it goes away.
 class RawTerminal {
-   public:
+ public:
     RawTerminal() {
         if (::tcgetattr(STDIN_FILENO, &before_) != 0) return;
         changed_ = true;
@@ -53,7 +64,7 @@ class RawTerminal {
         if (changed_) ::tcsetattr(STDIN_FILENO, TCSANOW, &before_);
     }
 
-   private:
+ private:
     termios before_{};
     bool changed_ = false;
 };
@@ -123,24 +134,37 @@ ProgressPrinter::ProgressPrinter(std::ostream& out)
     : out_(out), colour_(::isatty(&out == &std::cout ? STDOUT_FILENO : STDERR_FILENO) == 1) {}
 
 void ProgressPrinter::show(const HandoverProgress& step) {
-    end(step.atMs);
+    closeLine(step.atMs);
     if (isFinal(step.state)) return;
     const bool alarming = step.state == State::Discarding || step.state == State::Resuming;
     std::string title(name(step.state));
     title.resize(12, ' ');
     std::string what(explanation(step.state));
     what.resize(std::max<std::size_t>(what.size(), 62), ' ');
-    out_ << "  " << (colour_ ? (alarming ? "\033[33m" : "\033[36m") : "") << title << (colour_ ? "\033[0m" : "") << what << std::flush;
+    pending_ +=
+        std::string("  ") + (colour_ ? (alarming ? "\033[33m" : "\033[36m") : "") + title + (colour_ ? "\033[0m" : "") + what;
     open_ = true;
     startedMs_ = step.atMs;
+    // Switching begins with a running guest, and Retiring too.
+    if (step.state <= State::Switching || step.state == State::Retiring) flush();
 }
 
 void ProgressPrinter::end(double atMs) {
+    closeLine(atMs);
+    flush();
+}
+
+void ProgressPrinter::closeLine(double atMs) {
     if (!open_) return;
     char text[32];
     std::snprintf(text, sizeof(text), "%8.1f ms\n", atMs - startedMs_);
-    out_ << text << std::flush;
+    pending_ += text;
     open_ = false;
+}
+
+void ProgressPrinter::flush() {
+    out_ << pending_ << std::flush;
+    pending_.clear();
 }
 
 int runConsole(const std::string& vm, const std::function<std::string()>& whereNow) {

@@ -14,8 +14,8 @@
 
 namespace vh {
 
-/// The answer to a verb: what to exit with, and an object. On anything but Done the object has `error`, but for upgrades, whose object is
-/// always a report.
+/// The answer to a verb: what to exit with, and an object. On anything but Done the object has `error`, but for upgrades, whose
+/// object is always a report.
 struct VerbResult {
     ExitCode code = ExitCode::Done;
     nlohmann::json value;
@@ -30,7 +30,7 @@ struct UpgradeOptions {
 
 /// Every verb answers once, from the main loop or at once.
 class Verbs {
-   public:
+ public:
     using Done = std::function<void(VerbResult)>;
 
     virtual ~Verbs() = default;

@@ -22,12 +22,18 @@ namespace fs = std::filesystem;
 
 constexpr int recordFormat = 1;
 
-[[noreturn]] void fail(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+[[noreturn]] void fail(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
 
 json toJson(const VmmRecord& vmm) {
-    json value{{"generation", vmm.generation}, {"pid", vmm.pid},         {"startTime", vmm.startTime},
-               {"binary", vmm.binary},         {"version", vmm.version}};
-    if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"device", vmm.ram.device}, {"inode", vmm.ram.inode}};
+    json value{{"generation", vmm.generation},
+               {"pid", vmm.pid},
+               {"startTime", vmm.startTime},
+               {"binary", vmm.binary},
+               {"version", vmm.version}};
+    if (vmm.ramDescriptor)
+        value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"device", vmm.ram.device}, {"inode", vmm.ram.inode}};
     return value;
 }
 

@@ -40,7 +40,8 @@ struct VmmRecord {
     std::uint64_t startTime = 0;
     std::string binary;
     std::string version;  ///< `10.0.2`, as it said itself; empty until it has.
-    /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found there.
+    /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found
+    /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
 
@@ -48,10 +49,10 @@ struct VmmRecord {
 };
 
 struct VmRecord {
-    std::string definitionFile;  ///< Where the definition was read from; absolute.
-    std::string definitionText;  ///< The text that the VM was started with.
-    std::string uuid;  ///< As the guest has it, also when the definition names none.
-    std::string machine;  ///< The versioned machine type, also when the definition names an alias.
+    std::string definitionFile;                  ///< Where the definition was read from; absolute.
+    std::string definitionText;                  ///< The text that the VM was started with.
+    std::string uuid;                            ///< As the guest has it, also when the definition names none.
+    std::string machine;                         ///< The versioned machine type, also when the definition names an alias.
     Accelerator accelerator = Accelerator::Tcg;  ///< Never Auto.
     VmmRecord vmm;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
@@ -64,7 +65,7 @@ struct VmRecord {
 
 /// The paths of one VM. Names are checked by the definition's parser, so that they are single path components.
 class VmDirectory {
-   public:
+ public:
     VmDirectory(const std::string& runtimeDirectory, const std::string& vm) : runtime_(runtimeDirectory), vm_(vm) {}
 
     std::string path() const { return runtime_ + "/" + vm_; }
@@ -78,7 +79,8 @@ class VmDirectory {
     /// Replaces the record: the old one or the new one is on disk at every moment. Throws std::system_error.
     void write(const VmRecord& record) const;
 
-    /// Makes the directory of a generation, with `incoming/` owned by the given user. What an earlier attempt left there is removed.
+    /// Makes the directory of a generation, with `incoming/` owned by the given user. What an earlier attempt left there is
+    /// removed.
     std::string makeGeneration(unsigned number, uid_t uid, gid_t gid) const;
 
     void removeGeneration(unsigned number) const;
@@ -87,7 +89,7 @@ class VmDirectory {
     /// An exclusive lock on the VM, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;
 
-   private:
+ private:
     std::string runtime_;
     std::string vm_;
 };

@@ -1,7 +1,6 @@
 #include "manager/vmm_process.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/sysmacros.h>
 
 #include <cerrno>
@@ -43,7 +42,8 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
                                           .identity = identity});
     vmm->record_.pid = vmm->process_.pid();
     vmm->record_.startTime = vmm->process_.startTime();
-    // Connected while the manager still holds the listening sockets, so that a VMM which is dead by now is met as a closed connection.
+    // Connected while the manager still holds the listening sockets, so that a VMM which is dead by now is met as a closed
+    // connection.
     vmm->monitor();
     if (launch.connectHeartbeat) vmm->heartbeat_ = connectUnix(vmm->directory_ + "/heartbeat.sock");
     vmm->resources_.release();
@@ -51,7 +51,9 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
 }
 
 VmmProcess::VmmProcess(VmmRecord record, std::string directory)
-    : record_(std::move(record)), directory_(std::move(directory)), process_(ChildProcess::adopt(record_.pid, record_.startTime)) {}
+    : record_(std::move(record)),
+      directory_(std::move(directory)),
+      process_(ChildProcess::adopt(record_.pid, record_.startTime)) {}
 
 QmpClient& VmmProcess::monitor() {
     if (!monitor_) monitor_ = std::make_unique<QmpClient>(connectUnix(directory_ + "/qmp.sock"));
@@ -85,14 +87,15 @@ std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {
     return found;
 }
 
-void endStrayVmms(const std::string& generationDirectory) {
+void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
     namespace fs = std::filesystem;
-    const std::string log = generationDirectory + "/vmm.log";
     std::error_code ignored;
     for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
         const pid_t pid = std::atoi(entry.path().filename().c_str());
-        if (pid <= 0 || fs::read_symlink(entry.path() / "fd/1", ignored) != log) continue;
-        ChildProcess::adopt(pid, startTimeOf(pid)).kill(SIGKILL);
+        if (pid <= 0 || keep.contains(pid)) continue;
+        const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
+        if (output.starts_with(directory.path() + "/") && output.ends_with("/vmm.log"))
+            ChildProcess::adopt(pid, startTimeOf(pid)).killAll();
     }
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -29,9 +30,9 @@ struct VmmLaunch {
 };
 
 class VmmProcess {
-   public:
-    /// Makes the generation's directory, opens what the VMM inherits, starts it and connects to its monitor. Throws with the thing named; a
-    /// program that ends at once is no exception but a process that has ended.
+ public:
+    /// Makes the generation's directory, opens what the VMM inherits, starts it and connects to its monitor. Throws with the
+    /// thing named; a program that ends at once is no exception but a process that has ended.
     static std::unique_ptr<VmmProcess> launch(VmmLaunch launch);
 
     /// Takes up a process that runs already; check alive().
@@ -55,7 +56,7 @@ class VmmProcess {
     /// A connection to the guest probe's port, made when the process was started; once.
     UniqueFd takeHeartbeat() { return std::move(heartbeat_); }
 
-   private:
+ private:
     VmmProcess() = default;
 
     VmmRecord record_;
@@ -66,9 +67,10 @@ class VmmProcess {
     UniqueFd heartbeat_;
 };
 
-/// Ends VMMs that were started in a generation's directory but are on no record, because the manager died between the two; they were never told
-/// to run a guest. They are known by their standard output, which is the directory's log.
-void endStrayVmms(const std::string& generationDirectory);
+/// Ends the VMMs of a VM that are on no record: a manager died between starting one and writing it down, or between handing over
+/// and ending the old one. None of them runs the guest. They are known by their standard output, which is their generation's log.
+/// `keep` are the pids on record.
+void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
 
 /// `10.0.13` from the answer to query-version or from a greeting's version.
 std::string qemuVersion(const nlohmann::json& version);

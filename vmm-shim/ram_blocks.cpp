@@ -68,8 +68,8 @@ std::vector<std::string> fatalDifferences(const std::vector<RamBlock>& old, cons
             found.push_back("RAM block '" + before.idstr + "' has " + inKiB(before.used_length) + " on the old VMM and " +
                             inKiB(after->used_length) + " on the new one");
         } else if (sharesImplicitBlocks && before.max_length != after->max_length) {
-            found.push_back("RAM block '" + before.idstr + "' may grow to " + inKiB(before.max_length) + " on the old VMM and to " +
-                            inKiB(after->max_length) + " on the new one");
+            found.push_back("RAM block '" + before.idstr + "' may grow to " + inKiB(before.max_length) +
+                            " on the old VMM and to " + inKiB(after->max_length) + " on the new one");
         }
     }
     for (const RamBlock& after : fresh)

@@ -1,7 +1,7 @@
 // The RAM blocks of a VMM, and what differs between those of two.
 //
-// A VMM creates blocks that nobody named on its command line (firmware, option ROMs, video memory, ACPI tables). Their sizes follow
-// the VMM's release and the ROM files installed beside it, and QEMU compares them only after the guest has been stopped
+// A VMM creates blocks that nobody named on its command line (firmware, option ROMs, video memory, ACPI tables). Their sizes
+// follow the VMM's release and the ROM files installed beside it, and QEMU compares them only after the guest has been stopped
 // (migration/ram.c:parse_ramblock, 10.0 and 11.1). Comparing them here, while the guest still runs, is the point of this file.
 #pragma once
 
@@ -15,7 +15,7 @@ namespace vh {
 struct RamBlock {
     std::string idstr;
     std::uint64_t used_length = 0;  ///< Bytes in use; what the migration stream carries.
-    std::uint64_t max_length = 0;  ///< Bytes mapped; on no wire.
+    std::uint64_t max_length = 0;   ///< Bytes mapped; on no wire.
 
     bool operator==(const RamBlock&) const = default;
 };

@@ -8,7 +8,7 @@
 namespace vh {
 
 class UniqueFd {
-   public:
+ public:
     UniqueFd() = default;
     explicit UniqueFd(int fd) : fd_(fd) {}
     UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
@@ -28,7 +28,7 @@ class UniqueFd {
         if (fd_ >= 0) ::close(release());
     }
 
-   private:
+ private:
     int fd_ = -1;
 };
 

@@ -25,8 +25,8 @@ std::pair<UniqueFd, UniqueFd> unixPair();
 /// only, and a probe would be it.
 bool isListening(const std::string& path);
 
-/// sendmsg() of some bytes with at most one descriptor (-1 for none), never raising SIGPIPE. Returns the bytes that went out; 0 when
-/// the socket is full. The descriptor goes with the first byte.
+/// sendmsg() of some bytes with at most one descriptor (-1 for none), never raising SIGPIPE. Returns the bytes that went out; 0
+/// when the socket is full. The descriptor goes with the first byte.
 std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd = -1);
 
 }  // namespace vh

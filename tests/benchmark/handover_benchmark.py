@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 
+sys.dont_write_bytecode = True  # No __pycache__ in the source tree.
 from yardstick import Qmp, Yardstick
 
 PARTS = ("yardstick", "ram", "daemon")
@@ -40,6 +41,7 @@ BOOT_PATIENCE_S = 900  # Without KVM and on a busy machine 8 GiB are filled at s
 SMALL_MIB, LARGE_MIB, LARGE_TOUCHED_MIB = 512, 9 * 1024, 8 * 1024
 LARGE_NEEDS_MIB = LARGE_MIB + SMALL_MIB + 1024  # With something for the VMMs and the host.
 IDLE_S = 10
+ENOUGH_ROUNDS = 6  # With fewer, not even all from the smallest to the largest is a 95 % interval of the median (1 - 2/2^n).
 
 
 class CannotRun(Exception):
@@ -241,6 +243,8 @@ class Results:
         ratios = [one[metric] / other[metric] for one, other in pairs]
         low, high = self.interval(ratios)
         verdict = "" if target is None else "met" if high <= target else "not met" if low > target else "no difference shown"
+        if target is not None and len(ratios) < ENOUGH_ROUNDS:
+            verdict = "too few rounds to say"
         self.comparisons.append({"name": f"{name} / {reference}, {METRICS[metric]}", "value": statistics.median(ratios), "unit": "x",
                                  "low": low, "high": high, "target": target, "verdict": verdict})
 
@@ -364,6 +368,8 @@ def options():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="of the order and the intervals")
     parser.add_argument("--output", metavar="FILE", help="all samples and results, as JSON")
     chosen = parser.parse_args()
+    if chosen.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     if missing := [name for name in ("VH_CLI", "VH_DAEMON", "VH_QEMU_NEW", "VH_GUEST_KERNEL", "VH_GUEST_INITRAMFS") if not os.environ.get(name)]:
         parser.exit(1, f"{', '.join(missing)} must be set: the benchmark needs a real QEMU and a guest; see scripts/setup and scripts/lib.sh\n")
     return chosen
@@ -395,7 +401,7 @@ def main():
                     results.not_measured.append("8 GiB: left out by --quick")
                 else:
                     measure_ram_sizes(workspace, results, rounds, warm_ups)
-            except (CannotRun, OSError, RuntimeError, StopIteration) as problem:
+            except (CannotRun, OSError, RuntimeError, ValueError, StopIteration) as problem:
                 results.not_measured.append(f"{part}: could not be run: {problem}")
                 status = 1
     print(f"\n{results.text()}\n")

@@ -112,6 +112,7 @@ TEST_F(BinaryProbeTest, asksWhoeverSpeaksQmp) {
         found = binary;
     });
     ASSERT_TRUE(loopUntil([&] { return found.has_value(); }));
+    EXPECT_TRUE(loopUntil([] { return !haveChildren(); })) << "ended with the answer, not only with the probe";
     EXPECT_EQ(found->version, "12.3.4");
     EXPECT_EQ(found->majorVersion, 12);
     EXPECT_THAT(found->machines, testing::ElementsAre("none", "pc-q35-12.3"));

@@ -1,6 +1,7 @@
 #include "manager/child_process.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <climits>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -110,15 +112,19 @@ TEST_F(ChildProcessTest, getsExactlyTheListedDescriptorsInTheirOrder) {
 }
 
 TEST_F(ChildProcessTest, getsDescriptorsRightWhoseNumbersAreEachOthersPlaces) {
-    // Occupies 3, 4 and 5 with what must go to 5, 3 and 4, if the test's own process has these free; else any order will do.
+    // Twenty in reverse order: most sit on a number that another one gets.
     std::vector<UniqueFd> files;
-    for (const char* text : {"a", "b", "c"}) {
-        files.push_back(file(text));
-        ::lseek(files.back().get(), 0, SEEK_SET);
+    std::vector<int> reversed;
+    std::string expected;
+    for (char letter = 'a'; letter < 'a' + 20; ++letter) {
+        files.push_back(file(std::string(1, letter)));
+        reversed.insert(reversed.begin(), files.back().get());
+        expected.insert(expected.begin(), letter);
     }
-    ChildProcess process = shell("cat <&3; cat <&4; cat <&5", {files[2].get(), files[0].get(), files[1].get()});
+    ASSERT_LT(files.front().get(), ChildProcess::firstDescriptor + 20) << "else nothing collides";
+    ChildProcess process = shell("n=3; while [ $n -lt 23 ]; do cat /proc/$$/fd/$n; n=$((n+1)); done", reversed);
     EXPECT_EQ(endOf(process), "exited with status 0");
-    EXPECT_EQ(output(), "cab");
+    EXPECT_EQ(output(), expected);
 }
 
 TEST_F(ChildProcessTest, mayBeGivenOneDescriptorTwice) {
@@ -170,7 +176,8 @@ TEST_F(ChildProcessTest, hasNoSignalBlocked) {
     sigset_t blocked, before;
     ::sigfillset(&blocked);
     ::sigprocmask(SIG_BLOCK, &blocked, &before);
-    ChildProcess process = shell("grep SigBlk /proc/self/status");
+    // Without a shell, which would unblock them itself.
+    ChildProcess process = ChildProcess::launch({.argv = {"/bin/grep", "SigBlk", "/proc/self/status"}, .output = output_.get()});
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
     endOf(process);
     EXPECT_EQ(output(), "SigBlk:\t0000000000000000\n");
@@ -189,10 +196,16 @@ TEST_F(ChildProcessTest, runsAsAnotherUserWhenTheManagerIsRoot) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root: only root may change users; run this as root";
     const Identity nobody = Identity::of("nobody");
     ASSERT_TRUE(nobody.change);
+    gid_t before[NGROUPS_MAX];
+    const int count = ::getgroups(NGROUPS_MAX, before);
+    ASSERT_GE(count, 0);
+    const gid_t extra = 4242;  // A group of the manager's that the VMM must not have.
+    ASSERT_EQ(::setgroups(1, &extra), 0);
     ChildProcess process =
         ChildProcess::launch({.argv = {"/bin/sh", "-c", "grep -E '^(Uid|Gid|Groups|CapEff):' /proc/self/status"},
                               .output = output_.get(),
                               .identity = nobody});
+    ::setgroups(static_cast<std::size_t>(count), before);
     endOf(process);
     const auto four = [](unsigned id) {
         const std::string text = "\t" + std::to_string(id);

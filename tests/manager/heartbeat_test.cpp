@@ -222,6 +222,19 @@ TEST_F(HeartbeatPorts, maySendGarbageWithoutALineEnd) {
     EXPECT_THAT(monitor_.summary().errors, IsEmpty());
 }
 
+TEST_F(HeartbeatPorts, areNotBelievedALineThatIsLongerThanAnyOfOurProbe) {
+    const UniqueFd old = port();
+    say(old, "B ");
+    for (int i = 0; i < 10; ++i) {
+        say(old, std::string(4096, '0'));
+        loopWhileBusy();
+    }
+    say(old, "7\nB 8\n");
+    ASSERT_TRUE(seen(1));
+    loopWhileBusy();
+    EXPECT_EQ(monitor_.summary().beats, 1U) << "what is too long is dropped, not kept until its end comes";
+}
+
 TEST_F(HeartbeatPorts, maySendManyLinesOfGarbage) {
     const UniqueFd old = port();
     std::string garbage;

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/manager/main_loop.h"
+#include "tests/vmm-shim/receive.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -64,6 +64,8 @@ class QmpClientTest : public MainLoopTest {
             requests.push_back(json::parse(text.substr(at, end - at)));
         return requests;
     }
+
+    Received receive() const { return vh::receive(peer_.get()); }
 
     void execute(const std::string& command, json arguments = nullptr, milliseconds deadline = ample, UniqueFd descriptor = {}) {
         client_->execute(
@@ -329,30 +331,30 @@ TEST_F(QmpClientTest, passesADescriptorWithItsCommand) {
     loopWhileBusy();
 
     std::vector<std::string> withDescriptor;
-    for (;;) {
-        char bytes[4096];
-        iovec data{bytes, sizeof(bytes)};
-        alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-        msghdr message{};
-        message.msg_iov = &data;
-        message.msg_iovlen = 1;
-        message.msg_control = control;
-        message.msg_controllen = sizeof(control);
-        const ssize_t count = ::recvmsg(peer_.get(), &message, MSG_CMSG_CLOEXEC);
-        if (count <= 0) break;
-        const cmsghdr* header = CMSG_FIRSTHDR(&message);
-        if (!header) continue;
-        ASSERT_EQ(header->cmsg_len, CMSG_LEN(sizeof(int)));
-        int number = -1;
-        std::memcpy(&number, CMSG_DATA(header), sizeof(number));
-        const UniqueFd received(number);
+    for (Received part = receive(); !part.bytes.empty(); part = receive()) {
+        if (part.descriptors.empty()) continue;
+        ASSERT_EQ(part.descriptors.size(), 1U);
         struct stat after {};
-        ASSERT_EQ(::fstat(received.get(), &after), 0);
+        ASSERT_EQ(::fstat(part.descriptors.front().get(), &after), 0);
         EXPECT_EQ(after.st_rdev, before.st_rdev);
-        withDescriptor.emplace_back(bytes, static_cast<std::size_t>(count));
+        withDescriptor.push_back(part.bytes);
     }
     // The kernel ends a read at the message that has a descriptor, so that it is known whose it is.
     EXPECT_THAT(withDescriptor, ElementsAre(HasSubstr("getfd")));
+}
+
+TEST_F(QmpClientTest, passesADescriptorOnceThoughItsCommandGoesInPieces) {
+    say(greeting);
+    loopWhileBusy();
+    execute("getfd", {{"text", std::string(1 << 20, 'x')}}, ample, UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)));
+    std::size_t bytes = 0, descriptors = 0;
+    for (Received part = receive(); !part.bytes.empty(); part = receive()) {
+        bytes += part.bytes.size();
+        descriptors += part.descriptors.size();
+        loopWhileBusy();
+    }
+    EXPECT_GT(bytes, 1U << 20);
+    EXPECT_EQ(descriptors, 1U);
 }
 
 TEST_F(QmpClientTest, mayBeDestroyedInAReplyHandler) {

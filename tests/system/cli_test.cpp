@@ -34,7 +34,7 @@ std::string contents(const std::string& file) {
 }
 
 class CliTest : public testing::Test {
-   protected:
+ protected:
     void TearDown() override {
         run({"--embed", "destroy", "vm"});
         if (daemon_ > 0) endDaemon(SIGTERM);
@@ -112,7 +112,8 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
 }
 
 TEST_F(CliTest, exitsWithOneAndSaysAllThatIsWrongWithADefinition) {
-    const std::string file = workspace.file("bad.yaml", "name: vm\nmachine: q35\nmemory: {size: 1}\nboot: {kernel: /k}\ncolour: red\n");
+    const std::string file =
+        workspace.file("bad.yaml", "name: vm\nmachine: q35\nmemory: {size: 1}\nboot: {kernel: /k}\ncolour: red\n");
     const Ran ran = run({"--embed", "start", file});
     EXPECT_EQ(ran.code, 1);
     EXPECT_THAT(ran.error, HasSubstr(file + ":3:16: memory.size: found '1', expected"));
@@ -143,7 +144,8 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     EXPECT_THAT(refused.output, HasSubstr("vm: refused   the guest runs on QEMU 10.0"));
     EXPECT_THAT(refused.output, HasSubstr("cause: the new VMM: '/bin/true' is not a working QEMU: it exited with status 0"));
 
-    const std::string bad = workspace.script("bad", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexit 9");
+    const std::string bad =
+        workspace.script("bad", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexit 9");
     const Ran rolledBack = run({"--embed", "upgrade", "vm", "--to", bad});
     EXPECT_EQ(rolledBack.code, 3);
     EXPECT_THAT(rolledBack.output, HasSubstr("vm: rolled back   the guest runs on QEMU 10.0"));
@@ -154,11 +156,13 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
 
     const Ran upgraded = run({"--embed", "upgrade", "vm", "--to", newQemu()});
     EXPECT_EQ(upgraded.code, 0);
-    for (const char* step : {"preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming", "retiring"})
+    for (const char* step :
+         {"preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming", "retiring"})
         EXPECT_THAT(upgraded.output, HasSubstr(std::string("  ") + step));
-    EXPECT_THAT(upgraded.output, testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design manager-owned\n"
-                                                        "  guest pause [0-9.]+ ms \\(heartbeats\\)   [0-9.]+ ms \\(STOP to RESUME\\)   "
-                                                        "[0-9.]+ MB sent   0 of 192 MiB RAM copied   total [0-9.]+ s\n"));
+    EXPECT_THAT(upgraded.output,
+                testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design manager-owned\n"
+                                       "  guest pause [0-9.]+ ms \\(heartbeats\\)   [0-9.]+ ms \\(STOP to RESUME\\)   "
+                                       "[0-9.]+ MB sent   0 of 192 MiB RAM copied   total [0-9.]+ s\n"));
     EXPECT_THAT(upgraded.output, testing::Not(HasSubstr("\033["))) << "colour is for terminals";
 
     const Ran asJson = run({"--embed", "upgrade", "vm", "--to", newQemu(), "--json"});
@@ -172,9 +176,11 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
 TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     const std::string file = writeDefinition(workspace, {});
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
-    const std::string slow = workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const std::string slow =
+        workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; }, milliseconds(20'000)));
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; },
+                          milliseconds(20'000)));
     ::kill(child, SIGINT);
     const Ran ran = collect(child);
     EXPECT_EQ(ran.code, 3);
@@ -201,15 +207,21 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     EXPECT_EQ(run({"upgrade", "vm", "--to", "/bin/true"}).code, 2);
 
     // Killed in the middle of a handover; the next one settles it when it starts.
-    const std::string slow = workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const std::string slow =
+        workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; }, milliseconds(20'000)));
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; },
+                          milliseconds(20'000)));
     endDaemon(SIGKILL);
     const Ran orphaned = collect(child);
     EXPECT_EQ(orphaned.code, 5);
     EXPECT_THAT(orphaned.error, HasSubstr("the manager went away before it answered"));
     startDaemon();
-    EXPECT_TRUE(turnUntil([&] { return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running"; }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil(
+        [&] {
+            return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running";
+        },
+        milliseconds(20'000)));
     {
         Host host(workspace.runtime(), "/nonexistent");
         expectGuestIsWell(host, "vm");

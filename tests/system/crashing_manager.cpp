@@ -1,5 +1,5 @@
-// A manager that dies in the middle of a handover: `crashing-manager RUNTIME_DIRECTORY VM BINARY STATE [DELAY_MS]` begins an upgrade and
-// kills itself (SIGKILL) when the state begins, or so much later.
+// A manager that dies in the middle of a handover: `crashing-manager RUNTIME_DIRECTORY VM BINARY STATE [DELAY_MS]` begins an
+// upgrade and kills itself (SIGKILL) when the state begins, or so much later.
 
 #include <signal.h>
 #include <unistd.h>

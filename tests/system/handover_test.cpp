@@ -1,7 +1,7 @@
 // Handovers of a real guest between real QEMUs: what must work, and what must not hurt when it does not.
 //
-// One VM lives through all the tests of a design. Each test makes one thing go wrong, asserts that the guest goes on under the old VMM
-// with nothing lost, and then that a good upgrade of the same VM works.
+// One VM lives through all the tests of a design. Each test makes one thing go wrong, asserts that the guest goes on under the
+// old VMM with nothing lost, and then that a good upgrade of the same VM works.
 
 #include <signal.h>
 #include <unistd.h>
@@ -24,7 +24,7 @@ using testing::HasSubstr;
 namespace fs = std::filesystem;
 
 class HandoverTest : public testing::TestWithParam<Design> {
-   protected:
+ protected:
     // googletest has no set-up for each parameter of a suite, so the VM is made by the first test that needs one of its design.
     struct Vm {
         Workspace workspace;
@@ -42,7 +42,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
             VmOptions options;
             options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
             vm->definition = writeDefinition(vm->workspace, options);
-            const VerbResult started = wait([&](Verbs::Done done) { vm->host->start(vm->definition, milliseconds(90'000), std::move(done)); });
+            const VerbResult started =
+                wait([&](Verbs::Done done) { vm->host->start(vm->definition, milliseconds(90'000), std::move(done)); });
             ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         }
         vm_ = vm.get();
@@ -52,7 +53,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
 
     static void TearDownTestSuite() {
         for (auto& [design, vm] : vms) {
-            EXPECT_EQ(wait([&, host = vm->host.get()](Verbs::Done done) { host->destroy("vm", std::move(done)); }).code, ExitCode::Done);
+            EXPECT_EQ(wait([&, host = vm->host.get()](Verbs::Done done) { host->destroy("vm", std::move(done)); }).code,
+                      ExitCode::Done);
             vm->workspace.expectNothingLeft();
         }
         vms.clear();
@@ -69,7 +71,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
 
     /// A new VMM that passes for a QEMU when asked what it can do, and does something else when it is to run the VM.
     std::string impostor(const std::string& behaviour) {
-        return workspace().script("impostor", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\n" + behaviour);
+        return workspace().script("impostor",
+                                  "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\n" + behaviour);
     }
 
     /// An observer that does something to the new VMM when a state begins.
@@ -80,7 +83,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
     }
 
     /// The report of a handover that must not have happened.
-    void expectGuestStayed(const json& report, const testing::Matcher<std::string>& outcome, const testing::Matcher<std::string>& cause) {
+    void expectGuestStayed(const json& report, const testing::Matcher<std::string>& outcome,
+                           const testing::Matcher<std::string>& cause) {
         EXPECT_THAT(report.value("outcome", ""), outcome) << report.dump(2);
         EXPECT_THAT(report.value("cause", ""), cause);
         EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
@@ -129,11 +133,13 @@ TEST_P(HandoverTest, refusesABinaryThatIsNotAQemu) {
 }
 
 TEST_P(HandoverTest, refusesABinaryThatHangs) {
-    expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused", HasSubstr("did not answer as a QEMU within 4000 ms"));
+    expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused",
+                      HasSubstr("did not answer as a QEMU within 4000 ms"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
-    expectGuestStayed(upgradeTo(impostor("echo 'no such luck' >&2; exit 7")), "rolled back", HasSubstr("exited with status 7: no such luck"));
+    expectGuestStayed(upgradeTo(impostor("echo 'no such luck' >&2; exit 7")), "rolled back",
+                      HasSubstr("exited with status 7: no such luck"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtItsStart) {
@@ -152,7 +158,8 @@ TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {
     for (const auto& entry : fs::directory_iterator(root / "usr/lib/x86_64-linux-gnu"))
         if (entry.path().filename() != "qemu" && !fs::exists(usr / "lib/x86_64-linux-gnu" / entry.path().filename()))
             fs::create_symlink(entry.path(), usr / "lib/x86_64-linux-gnu" / entry.path().filename());
-    expectGuestStayed(upgradeTo(poor / "bin" / wrapper.filename()), "refused", HasSubstr("lacks the device model 'virtio-gpu-pci'"));
+    expectGuestStayed(upgradeTo(poor / "bin" / wrapper.filename()), "refused",
+                      HasSubstr("lacks the device model 'virtio-gpu-pci'"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenARamBlockHasAnotherSize) {
@@ -170,8 +177,9 @@ TEST_P(HandoverTest, rollsBackWhenTheNewVmmIsKilledAtAnyState) {
         SCOPED_TRACE(std::string(name(state)));
         oldPid_ = vmmPid(host(), "vm");
         const json report = upgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGKILL); }));
-        expectGuestStayed(report, "rolled back", AnyOf(HasSubstr("the new VMM was killed by signal 9"), HasSubstr("the old VMM"), HasSubstr("closed its monitor"),
-                                                       HasSubstr("the new VMM ended")));
+        expectGuestStayed(report, "rolled back",
+                          AnyOf(HasSubstr("the new VMM was killed by signal 9"), HasSubstr("the old VMM"),
+                                HasSubstr("closed its monitor"), HasSubstr("the new VMM ended")));
     }
 }
 
@@ -190,10 +198,11 @@ TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtAnyState) {
         SCOPED_TRACE(std::string(name(state)));
         oldPid_ = vmmPid(host(), "vm");
         const json report = upgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGSTOP); }));
-        expectGuestStayed(report, "rolled back",
-                          state == State::Switching || state == State::Proving
-                              ? AnyOf(HasSubstr("the guest had been stopped for 1000 ms, its pause budget"), HasSubstr("took longer than"))
-                              : testing::Matcher<std::string>(AnyOf(HasSubstr("took longer than"), HasSubstr("no answer to"))));
+        expectGuestStayed(
+            report, "rolled back",
+            state == State::Switching || state == State::Proving
+                ? AnyOf(HasSubstr("the guest had been stopped for 1000 ms, its pause budget"), HasSubstr("took longer than"))
+                : testing::Matcher<std::string>(AnyOf(HasSubstr("took longer than"), HasSubstr("no answer to"))));
     }
 }
 
@@ -235,7 +244,7 @@ TEST_P(HandoverTest, refusesWhenTheDefinitionFileHasBecomeInvalid) {
 }
 
 class FullDirectory {
-   public:
+ public:
     explicit FullDirectory(const std::string& directory) : file_(directory + "/filler") {
         std::ofstream output(file_, std::ios::binary);
         const std::string page(4096, 'x');
@@ -245,7 +254,7 @@ class FullDirectory {
     FullDirectory(const FullDirectory&) = delete;
     ~FullDirectory() { fs::remove(file_); }
 
-   private:
+ private:
     std::string file_;
 };
 
@@ -260,7 +269,8 @@ TEST_P(HandoverTest, refusesWhenThereIsNoRoomForSockets) {
 
 TEST_P(HandoverTest, rollsBackWhenTheRoomForSocketsIsGoneAfterPreflight) {
     std::unique_ptr<FullDirectory> full;
-    const json report = upgradeTo(newQemu(), at(State::Launching, [&](pid_t) { full = std::make_unique<FullDirectory>(workspace().runtime()); }));
+    const json report =
+        upgradeTo(newQemu(), at(State::Launching, [&](pid_t) { full = std::make_unique<FullDirectory>(workspace().runtime()); }));
     full.reset();
     expectGuestStayed(report, "rolled back", HasSubstr("No space left on device"));
 }
@@ -363,9 +373,8 @@ TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
     EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, milliseconds(5000))) << "the new VMM lives on without a guest";
 }
 
-INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::ManagerOwned, Design::VmmOwned), [](const auto& test) {
-    return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned";
-});
+INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::ManagerOwned, Design::VmmOwned),
+                         [](const auto& test) { return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned"; });
 
 }  // namespace
 }  // namespace vh::test

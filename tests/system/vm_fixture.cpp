@@ -35,7 +35,8 @@ std::set<std::string> ownDescriptors() {
     for (const auto& entry : fs::directory_iterator("/proc/self/fd", ignored)) {
         const std::string target = fs::read_symlink(entry.path(), ignored).string();
         // The listing's own descriptor, and GLib's wake-up eventfd, which it makes once and keeps.
-        if (!target.ends_with("/fd") && target.find("eventfd") == std::string::npos) found.insert(entry.path().filename().string() + " " + target);
+        if (!target.ends_with("/fd") && target.find("eventfd") == std::string::npos)
+            found.insert(entry.path().filename().string() + " " + target);
     }
     return found;
 }
@@ -47,8 +48,13 @@ std::set<std::string> processesAbout(const std::string& path) {
     for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
         const std::string pid = entry.path().filename();
         if (pid.find_first_not_of("0123456789") != std::string::npos || pid == std::to_string(::getpid())) continue;
-        const std::string commandLine = readAll(entry.path() / "cmdline");
-        if (commandLine.find(path) != std::string::npos) found.insert(pid + " " + commandLine.substr(0, commandLine.find('\0')));
+        const std::string commandLine = readAll(entry.path() / "cmdline"),
+                          output = fs::read_symlink(entry.path() / "fd/1", ignored);
+        // A VMM's log is in the directory, and a script's name; a probe of a binary has no path of ours, but a memfd of that
+        // name.
+        if (commandLine.find(path) != std::string::npos || output.find(path) != std::string::npos ||
+            output.starts_with("/memfd:probe-log"))
+            found.insert(pid + " " + commandLine.substr(0, commandLine.find('\0')));
         // A zombie has no command line; one of ours would be a child.
         const std::string stat = readAll(entry.path() / "stat");
         if (stat.find(") Z " + std::to_string(::getpid()) + " ") != std::string::npos) found.insert(pid + " (zombie)");
@@ -56,12 +62,19 @@ std::set<std::string> processesAbout(const std::string& path) {
     return found;
 }
 
+std::set<std::string> difference(const std::set<std::string>& now, const std::set<std::string>& before) {
+    std::set<std::string> added;
+    std::ranges::set_difference(now, before, std::inserter(added, added.end()));
+    return added;
+}
+
 }  // namespace
 
 std::string required(const char* variable) {
     const char* value = std::getenv(variable);
     if (!value || !*value) {
-        std::cerr << "[  FAILED  ] " << variable << " is not set: system tests need real QEMUs and a guest; run scripts/test, which gets them\n";
+        std::cerr << "[  FAILED  ] " << variable
+                  << " is not set: system tests need real QEMUs and a guest; run scripts/test, which gets them\n";
         std::exit(1);
     }
     return value;
@@ -76,6 +89,7 @@ Workspace::Workspace() {
     ::chmod(runtime().c_str(), 0755);
     turnUntil([] { return true; }, milliseconds(1));
     descriptorsBefore_ = ownDescriptors();
+    processesBefore_ = processesAbout(path_);
 }
 
 Workspace::~Workspace() {
@@ -103,11 +117,11 @@ std::string Workspace::file(const std::string& name, const std::string& text) co
 }
 
 void Workspace::expectNothingLeft() const {
-    turnUntil([this] { return processesAbout(path_).empty(); }, milliseconds(5000));
-    EXPECT_EQ(processesAbout(path_), std::set<std::string>{}) << "processes are left";
-    std::set<std::string> added;
-    std::ranges::set_difference(ownDescriptors(), descriptorsBefore_, std::inserter(added, added.end()));
-    EXPECT_EQ(added, std::set<std::string>{}) << "descriptors are left";
+    turnUntil([this] { return difference(processesAbout(path_), processesBefore_).empty(); }, milliseconds(5000));
+    EXPECT_EQ(difference(processesAbout(path_), processesBefore_), std::set<std::string>{}) << "processes are left";
+    for (const std::string& descriptor : difference(ownDescriptors(), descriptorsBefore_))
+        ADD_FAILURE() << "a descriptor is left: " << descriptor << "\n"
+                      << readAll("/proc/self/fdinfo/" + descriptor.substr(0, descriptor.find(' ')));
     std::set<std::string> files;
     for (const auto& entry : fs::recursive_directory_iterator(runtime()))
         if (entry.path().extension() != ".lock") files.insert(entry.path().string());
@@ -141,23 +155,25 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
     std::ofstream(disk).close();
     fs::resize_file(disk, 64 * 1024 * 1024);
     // 192 MiB: enough for the kernel and a working set, and quickly filled.
-    return workspace.file(options.name + ".yaml",
-                          "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: tcg\nmemory: {size: 192MiB, owner: " + options.owner +
-                              "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-                              "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms\ndisks: [{id: root, file: " +
-                              disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
-                              "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci]\n" + options.handover + options.more);
+    return workspace.file(
+        options.name + ".yaml",
+        "name: " + options.name + "\nmachine: " + options.machine +
+            "\naccelerator: tcg\nmemory: {size: 192MiB, owner: " + options.owner +
+            "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
+            "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms" +
+            options.cmdline + "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
+            "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci]\n" + options.handover + options.more);
 }
 
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm) {
     const json shown = wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
-    // More than once: QEMU 10.0 may not notice that a listener went away while its guest was stopped (as when a manager dies in the middle of a
-    // handover), and then takes the next one for nobody; the one after that is served.
+    // More than once: QEMU 10.0 may not notice that a listener went away while its guest was stopped (as when a manager dies in
+    // the middle of a handover), and then takes the next one for nobody; the one after that is served.
     for (int attempt = 0; attempt < 4; ++attempt) {
         HeartbeatMonitor monitor;
         monitor.listen(connectUnix(shown["directory"].get<std::string>() + "/heartbeat.sock"));
-        const bool heard =
-            turnUntil([&] { return monitor.summary().status.contains("mismatches") && monitor.summary().beats > 0; }, milliseconds(3'000));
+        const bool heard = turnUntil(
+            [&] { return monitor.summary().status.contains("mismatches") && monitor.summary().beats > 0; }, milliseconds(3'000));
         for (const std::string& error : monitor.summary().errors) ADD_FAILURE() << "the guest probe reports: " << error;
         if (heard) return monitor.summary().status;
     }

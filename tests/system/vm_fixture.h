@@ -19,13 +19,17 @@ namespace vh::test {
 /// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
 std::string required(const char* variable);
 
-inline std::string oldQemu() { return required("VH_QEMU_OLD"); }
-inline std::string newQemu() { return required("VH_QEMU_NEW"); }
+inline std::string oldQemu() {
+    return required("VH_QEMU_OLD");
+}
+inline std::string newQemu() {
+    return required("VH_QEMU_NEW");
+}
 
-/// A directory that an unprivileged VMM can reach, removed at the end; and the check that the process, the host and the directory are
-/// as they were.
+/// A directory that an unprivileged VMM can reach, removed at the end; and the check that the process, the host and the directory
+/// are as they were.
 class Workspace {
-   public:
+ public:
     Workspace();
     ~Workspace();
 
@@ -42,10 +46,11 @@ class Workspace {
     /// Fails the test when a process, a memfd, a descriptor or a socket of the VMs in here is left.
     void expectNothingLeft() const;
 
-   private:
+ private:
     std::string path_;
     bool mounted_ = false;
     std::set<std::string> descriptorsBefore_;
+    std::set<std::string> processesBefore_;
 };
 
 /// Runs a verb on the main loop until it answers; a test fails that waits for longer than two minutes.
@@ -59,8 +64,10 @@ struct VmOptions {
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
     std::string binary = oldQemu();
-    std::string more;  ///< More YAML, at the top level.
-    std::string handover = "handover: {pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}}\n";
+    std::string more;     ///< More YAML, at the top level.
+    std::string cmdline;  ///< More for the kernel's command line.
+    std::string handover =
+        "handover: {pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}}\n";
 };
 
 /// Writes a definition (and its disk) into the workspace; returns the file.

@@ -18,39 +18,12 @@
 #include <gtest/gtest.h>
 
 #include "tests/vmm-shim/open_descriptors.h"
+#include "tests/vmm-shim/receive.h"
 
 namespace vh {
 namespace {
 
 using testing::HasSubstr;
-
-struct Received {
-    std::string bytes;
-    std::vector<UniqueFd> descriptors;
-};
-
-Received receive(int socket) {
-    char bytes[4096];
-    iovec data{bytes, sizeof(bytes)};
-    alignas(cmsghdr) char control[CMSG_SPACE(8 * sizeof(int))];
-    msghdr message{};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    const ssize_t count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    Received received;
-    if (count <= 0) return received;
-    received.bytes.assign(bytes, static_cast<std::size_t>(count));
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-        for (std::size_t at = 0; CMSG_LEN(at + sizeof(int)) <= header->cmsg_len; at += sizeof(int)) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(header) + at, sizeof(fd));
-            received.descriptors.emplace_back(fd);
-        }
-    }
-    return received;
-}
 
 bool isCloseOnExec(int fd) {
     return ::fcntl(fd, F_GETFD) & FD_CLOEXEC;
@@ -187,9 +160,9 @@ TEST_F(UnixSocketTest, passesNoDescriptorWhenNoneIsGiven) {
 
 TEST_F(UnixSocketTest, reportsADeadPeerInsteadOfDyingOfASignal) {
     ASSERT_EQ(::signal(SIGPIPE, SIG_DFL), SIG_DFL) << "else this test proves nothing";
-    auto [one, other] = unixPair();
-    other.reset();
-    EXPECT_EQ(errorOf([&] { sendSome(one.get(), "a", 1); }), std::errc::broken_pipe);
+    auto pair = unixPair();
+    pair.second.reset();
+    EXPECT_EQ(errorOf([&] { sendSome(pair.first.get(), "a", 1); }), std::errc::broken_pipe);
 }
 
 TEST_F(UnixSocketTest, reportsAFullSocketAsNothingSent) {
