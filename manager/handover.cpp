@@ -243,7 +243,7 @@ void Handover::checkHost() const {
                                  " of memory for a second copy of guest RAM, and the host has not that much available");
     // Writing and reading at a gigabyte a second is more than most disks do, so below this the refusal is certain to be right.
     const milliseconds least{2 * ramBytes / (1024 * 1024)};
-    if (design_ == Design::SaveRestore && wasRunning_ && settings.pauseBudget < least)
+    if (design_ == Design::SaveRestore && settings.pauseBudget < least)
         throw std::runtime_error("design 'save-restore' would pause the guest for " + milliseconds_(least) +
                                  " or longer, and its pause budget is " + milliseconds_(settings.pauseBudget) +
                                  "; raise it (--pause-budget), or use another design");
@@ -341,6 +341,10 @@ void Handover::launch() {
         const std::string words = new_->lastWords();
         post(Event::NewDied, "the new VMM " + new_->process().howItEnded() + (words.empty() ? "" : ": " + words));
     });
+    for (const Disk& disk : request_.definition.disks)
+        if (new_->record().disks.at(disk.id) != request_.record.vmm.disks.at(disk.id))
+            throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
+                                     "' is another file than the one the VM was started with; put that one back");
     request_.record.fresh = new_->record();
     directory_.write(request_.record);
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });

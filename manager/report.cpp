@@ -111,9 +111,10 @@ std::string reportText(const json& report) {
     else if (outcome == outcomeName(State::Lost))
         text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
                 report["new"]["pid"].dump();
+    else if (outcome == outcomeName(State::RolledBack))
+        text += "the guest runs on " + versionOf(report["old"]) + " as before";
     else
-        text += "the guest runs on " + versionOf(report["old"]) +
-                (outcome == outcomeName(State::Refused) ? ", nothing was touched" : " as before");
+        text += "nothing was touched";
     text += "   design " + report["design"].get<std::string>() + "\n";
     if (!cause.empty()) text += "  cause: " + cause + "\n";
     if (outcome == "ready")

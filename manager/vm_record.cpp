@@ -26,14 +26,23 @@ constexpr int recordFormat = 1;
     throw std::system_error(errno, std::generic_category(), what);
 }
 
+json toJson(const FileIdentity& file) {
+    return {{"device", file.device}, {"inode", file.inode}};
+}
+
+FileIdentity fileFromJson(const json& value) {
+    return {value.at("device").get<std::uint64_t>(), value.at("inode").get<std::uint64_t>()};
+}
+
 json toJson(const VmmRecord& vmm) {
     json value{{"generation", vmm.generation},
                {"pid", vmm.pid},
                {"startTime", vmm.startTime},
                {"binary", vmm.binary},
                {"version", vmm.version}};
-    if (vmm.ramDescriptor)
-        value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"device", vmm.ram.device}, {"inode", vmm.ram.inode}};
+    if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
+    value["disks"] = json::object();
+    for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
     return value;
 }
 
@@ -46,9 +55,9 @@ VmmRecord vmmFromJson(const json& value) {
     value.at("version").get_to(vmm.version);
     if (value.contains("ram")) {
         vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
-        value["ram"].at("device").get_to(vmm.ram.device);
-        value["ram"].at("inode").get_to(vmm.ram.inode);
+        vmm.ram = fileFromJson(value["ram"].at("file"));
     }
+    for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
     return vmm;
 }
 
@@ -85,8 +94,9 @@ VmDefinition VmRecord::definition() const {
 std::optional<VmRecord> VmDirectory::read() const {
     const std::string file = path() + "/record.json";
     std::ifstream input(file);
-    if (!input) return std::nullopt;
+    if (!input && errno == ENOENT) return std::nullopt;
     try {
+        if (!input) throw std::system_error(errno, std::generic_category());
         const json value = json::parse(input);
         if (value.at("format") != recordFormat) throw std::runtime_error("its format is " + value.at("format").dump());
         VmRecord record;

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,6 +45,7 @@ struct VmmRecord {
     /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
+    std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.
 
     bool operator==(const VmmRecord&) const = default;
 };

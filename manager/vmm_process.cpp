@@ -28,6 +28,8 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
         vmm->resources_.add("ram0", std::move(launch.ram));
         vmm->record_.ramDescriptor = vmm->resources_.numberOf("ram0");
     }
+    for (const Disk& disk : launch.definition.disks)
+        vmm->record_.disks[disk.id] = FileIdentity::of(vmm->resources_.fd("disk/" + disk.id + "/ro"));
     const std::string logFile = vmm->directory_ + "/vmm.log";
     const UniqueFd log(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");

@@ -48,7 +48,8 @@ VmRecord exampleRecord() {
                   .binary = "/usr/bin/qemu",
                   .version = "10.0.13",
                   .ramDescriptor = 7,
-                  .ram = {.device = 1, .inode = std::uint64_t{1} << 63}};
+                  .ram = {.device = 1, .inode = std::uint64_t{1} << 63},
+                  .disks = {{"root", {.device = 2049, .inode = 77}}}};
     record.guestWasRunning = false;
     return record;
 }

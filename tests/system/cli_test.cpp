@@ -141,7 +141,7 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
 
     const Ran refused = run({"--embed", "upgrade", "vm", "--to", "/bin/true"});
     EXPECT_EQ(refused.code, 2);
-    EXPECT_THAT(refused.output, HasSubstr("vm: refused   the guest runs on QEMU 10.0"));
+    EXPECT_THAT(refused.output, HasSubstr("vm: refused   nothing was touched   design manager-owned"));
     EXPECT_THAT(refused.output, HasSubstr("cause: the new VMM: '/bin/true' is not a working QEMU: it exited with status 0"));
 
     const std::string bad =

@@ -275,6 +275,15 @@ TEST_P(HandoverTest, rollsBackWhenTheRoomForSocketsIsGoneAfterPreflight) {
     expectGuestStayed(report, "rolled back", HasSubstr("No space left on device"));
 }
 
+TEST_P(HandoverTest, rollsBackWhenADiskIsAnotherFileByNow) {
+    const std::string disk = workspace().path() + "/vm.img";
+    fs::rename(disk, disk + ".moved");
+    fs::copy_file(disk + ".moved", disk);
+    const json report = upgradeTo(newQemu());
+    fs::rename(disk + ".moved", disk);
+    expectGuestStayed(report, "rolled back", HasSubstr("is another file than the one the VM was started with"));
+}
+
 TEST_P(HandoverTest, refusesASecondUpgradeOfTheSameVm) {
     json second;
     const json first = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
