@@ -40,7 +40,7 @@ struct Options {
 /// Runs one asynchronous verb to its end.
 class Runner {
  public:
-    explicit Runner(const Options& options) : options_(options), loop_(g_main_loop_new(nullptr, FALSE)) {
+    explicit Runner(const Options& options) : loop_(g_main_loop_new(nullptr, FALSE)) {
         if (options.embed) {
             auto host = std::make_unique<Host>(options.runtimeDirectory, options.definitionDirectory);
             host_ = host.get();
@@ -75,7 +75,6 @@ class Runner {
         ::_exit(static_cast<int>(ExitCode::Usage));
     }
 
-    const Options& options_;
     GMainLoop* loop_;
     std::unique_ptr<Verbs> verbs_;
     Host* host_ = nullptr;  ///< The same object, when embedded.

@@ -130,8 +130,10 @@ Resources acquireResources(const VmDefinition& definition, const std::string& di
     if (definition.accelerator == Accelerator::Kvm) resources.add("kvm", openFile("/dev/kvm", O_RDWR));
     for (const Disk& disk : definition.disks) {
         // QEMU opens an image for reading first and opens it again for writing when a writer comes (block/file-posix.c).
-        resources.add("disk/" + disk.id + "/ro", openFile(disk.file, O_RDONLY));
-        if (!disk.readOnly) resources.add("disk/" + disk.id + "/rw", openFile(disk.file, O_RDWR));
+        // It takes a descriptor of the set only when O_DIRECT is as it wants it (monitor/fds.c:monitor_fdset_dup_fd_add).
+        const int direct = disk.cache == DiskCache::None ? O_DIRECT : 0;
+        resources.add("disk/" + disk.id + "/ro", openFile(disk.file, O_RDONLY | direct));
+        if (!disk.readOnly) resources.add("disk/" + disk.id + "/rw", openFile(disk.file, O_RDWR | direct));
     }
     for (const Network& network : definition.networks)
         if (network.type == NetworkType::Tap) resources.add("tap/" + network.id, openTap(network.id));

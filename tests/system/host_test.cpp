@@ -58,6 +58,88 @@ TEST_F(HostTest, recordsTheMachineTypeBehindAnAliasAndKeepsIt) {
     expectGuestIsWell(host, "vm");
 }
 
+/// An empty qcow2 image, made by QEMU itself (blockdev-create), since no image tool is among the tests' needs.
+void createQcow2(const std::string& file, std::uint64_t sizeBytes) {
+    std::ofstream(file).close();
+    auto [ours, theirs] = unixPair();
+    ChildProcess qemu = ChildProcess::launch({.argv = {newQemu(), "-machine", "none", "-nodefaults", "-display", "none",
+                                                       "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control"},
+                                              .descriptors = {theirs.get()},
+                                              .identity = {},
+                                              .endsWithManager = true});
+    QmpClient monitor(std::move(ours));
+    bool concluded = false, ended = false;
+    monitor.onEvent([&](const QmpEvent& event) {
+        concluded = concluded || (event.name == "JOB_STATUS_CHANGE" && event.data.value("status", "") == "concluded");
+    });
+    const auto execute = [&](const std::string& command, const json& arguments) {
+        monitor.execute(command, arguments, milliseconds(10'000), [command](const QmpReply& reply) {
+            EXPECT_TRUE(reply.ok()) << command << ": " << (reply.ok() ? "" : reply.error->description);
+        });
+    };
+    execute("blockdev-add", {{"driver", "file"}, {"node-name", "target"}, {"filename", file}});
+    execute("blockdev-create", {{"job-id", "make"}, {"options", {{"driver", "qcow2"}, {"file", "target"}, {"size", sizeBytes}}}});
+    EXPECT_TRUE(turnUntil([&] { return concluded; }, milliseconds(10'000)));
+    qemu.onExit([&] { ended = true; });
+    execute("quit", nullptr);
+    EXPECT_TRUE(turnUntil([&] { return ended; }, milliseconds(10'000)));
+}
+
+TEST_F(HostTest, handsOverAQcow2DiskAndANetworkOfTheVmmsOwn) {
+    VmOptions options;
+    options.more = "networks: [{id: net0, type: user}]\n";
+    const std::string file = writeDefinition(workspace, options);
+    std::ifstream input(file);
+    std::string text((std::istreambuf_iterator<char>(input)), {});
+    text.replace(text.find("vm.img}"), 7, "vm.qcow2, format: qcow2, cache: none, serial: ABC-1}");
+    workspace.file("vm.yaml", text);
+    createQcow2(workspace.path() + "/vm.qcow2", 64 * 1024 * 1024);
+    const VerbResult started = wait([&](Verbs::Done done) { host.start(file, bootPatience, std::move(done)); });
+    ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    for (const std::string& binary : {newQemu(), oldQemu()}) {
+        const json report = upgrade({.binary = binary});
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        expectGuestIsWell(host, "vm");
+    }
+}
+
+/// Huge pages of 2 MiB for as long as it lives.
+class HugePages {
+ public:
+    explicit HugePages(unsigned count) {
+        std::ifstream(file) >> before_;
+        std::ofstream(file) << before_ + count;
+        unsigned now = 0;
+        std::ifstream(file) >> now;
+        reserved_ = now == before_ + count;
+    }
+    HugePages(const HugePages&) = delete;
+    ~HugePages() { std::ofstream(file) << before_; }
+
+    bool reserved() const { return reserved_; }
+
+ private:
+    static constexpr const char* file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    unsigned before_ = 0;
+    bool reserved_ = false;
+};
+
+TEST_F(HostTest, handsOverHugePages) {
+    const HugePages pages(96);
+    if (!pages.reserved())
+        GTEST_SKIP() << "the host cannot reserve 96 huge pages of 2 MiB: run as root on a host with free memory";
+    for (const char* owner : {"manager", "vmm"}) {
+        SCOPED_TRACE(owner);
+        VmOptions options;
+        options.owner = std::string(owner) + ", page_size: 2MiB";
+        ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+        const json report = upgrade({.binary = newQemu()});
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        expectGuestIsWell(host, "vm");
+        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+    }
+}
+
 TEST_F(HostTest, refusesANewVmmThatLacksTheMachineType) {
     VmOptions options;
     options.machine = "pc-q35-5.1";  // In QEMU 10.0, and no longer in 11.1.
