@@ -201,9 +201,9 @@ std::string Handover::errorText(const VmmProcess& vmm, const std::string& comman
 
 void Handover::preflight() {
     if (!request_.refusal.empty()) throw std::runtime_error(request_.refusal);
-    checkHost();
     old_ = std::make_unique<VmmProcess>(request_.record.vmm, directory_.generation(request_.record.vmm.generation));
     if (!old_->alive()) throw std::runtime_error("the VM is not running; start it with the new VMM instead");
+    checkHost();
     old_->process().onExit([this] {
         if (state_ == State::Retiring) return oldGone();
         const std::string words = old_->lastWords();
@@ -319,9 +319,8 @@ void Handover::launch() {
     request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
     request_.record.guestWasRunning = wasRunning_;
     directory_.write(request_.record);
-    // Only when the old VMM's port is listened to as well: a new VMM that finds another connection than the state it loads speaks
-    // of tells the guest so at once, in the RAM that the old one may have to go on with
-    // (hw/char/virtio-serial-bus.c:virtio_serial_load, 10.0).
+    // Only when the old VMM's port is listened to as well: the guest is told of any change of connection, and should see none
+    // (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
     const bool listensToGuest = request_.definition.heartbeat && wasRunning_;
     UniqueFd ram;
     if (request_.definition.memory.owner == MemoryOwner::Manager)
@@ -346,6 +345,7 @@ void Handover::launch() {
             throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
                                      "' is another file than the one the VM was started with; put that one back");
     request_.record.fresh = new_->record();
+    request_.record.fresh->version = newBinary_.version;
     directory_.write(request_.record);
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
     if (listensToGuest) heartbeat_.listen(new_->takeHeartbeat());
@@ -520,9 +520,7 @@ void Handover::confirm() {
 }
 
 void Handover::retire() {
-    request_.record.vmm = new_->record();
-    request_.record.vmm.version = newBinary_.version;
-    request_.record.fresh.reset();
+    request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
     try {
         directory_.write(request_.record);
     } catch (const std::exception& error) {

@@ -23,34 +23,38 @@ Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
     });
 }
 
-void Recovery::askNew() {
+void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done) {
     try {
-        new_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
-            if (!reply.ok()) return askOld(true);
-            const std::string runState = reply.value.value("status", "");
-            if (reply.value.value("running", false)) return keepNew();
-            if (old_.alive()) return askOld(false);
-            if (runState != "paused")
-                return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
-            if (!record_.guestWasRunning) return keepNew();
-            new_.monitor().execute("cont", nullptr, patience, [this](const QmpReply& answer) {
-                if (answer.ok()) return keepNew();
-                finish("the old VMM is gone and the new one does not start the guest: " + answer.error->description);
-            });
-        });
-    } catch (const std::exception&) {
-        askOld(true);
+        vmm.monitor().execute(command, std::move(arguments), patience, done);
+    } catch (const std::exception& error) {
+        timer_ = EventSource::after(std::chrono::milliseconds(0),
+                                    [done, reply = QmpReply{{}, QmpError{"Closed", error.what()}}] { done(reply); });
     }
 }
 
-void Recovery::askOld(bool newIsSilent) {
-    if (!newIsSilent) return endNew();
+void Recovery::askNew() {
+    ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) return askOld();
+        const std::string runState = reply.value.value("status", "");
+        // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
+        const bool neverRan = runState == "paused" || runState == "inmigrate" || runState == "prelaunch";
+        if (!neverRan) return keepNew();
+        if (old_.alive()) return endNew();
+        if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
+        if (!record_.guestWasRunning) return keepNew();
+        ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
+            if (answer.ok()) return keepNew();
+            finish("the old VMM is gone and the new one does not start the guest: " + answer.error->description);
+        });
+    });
+}
+
+void Recovery::askOld() {
     if (!old_.alive())
         return finish("the old VMM is gone and the new one does not answer; a person must look at pid " +
                       std::to_string(new_.record().pid));
-    old_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
-        // A VMM that was told to run the guest answered its monitor shortly before; so one that never has a monitor, as while it
-        // waits for CPR state, is recognised by the old VMM still running the guest.
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        // A new VMM without a monitor, as while it waits for CPR state, is known to be harmless by the old one running the guest.
         if (reply.ok() && reply.value.value("running", false)) return endNew();
         finish("neither VMM can be shown to hold the guest: the new one, pid " + std::to_string(new_.record().pid) +
                ", does not answer, and the old one, pid " + std::to_string(old_.record().pid) +
@@ -65,7 +69,7 @@ void Recovery::keepNew() {
 
 void Recovery::endNew() {
     // As in a handover that goes back: a CPR exchange is cancelled first, for the new VMM's end would make the old one go ahead.
-    old_.monitor().execute("migrate_cancel", nullptr, patience, [this](const QmpReply&) { end(new_, [this] { keepOld(); }); });
+    ask(old_, "migrate_cancel", nullptr, [this](const QmpReply&) { end(new_, [this] { keepOld(); }); });
 }
 
 void Recovery::keepOld() {
@@ -74,15 +78,15 @@ void Recovery::keepOld() {
 }
 
 void Recovery::letOldRun() {
-    old_.monitor().execute("query-status", nullptr, patience, [this](const QmpReply& reply) {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
-            old_.monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience,
-                                   [this](const QmpReply&) { settle(old_.record(), new_.record().generation); });
+            ask(old_, "migrate-set-parameters", {{"mode", "normal"}},
+                [this](const QmpReply&) { settle(old_.record(), new_.record().generation); });
         };
         if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
-        old_.monitor().execute("cont", nullptr, patience, [this, settled](const QmpReply& answer) {
+        ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
             if (answer.ok()) return settled();
             // A migration that was cancelled just now takes a moment to let go of the guest.
             if (--attemptsLeft_ == 0) return finish("the old VMM does not start the guest: " + answer.error->description);

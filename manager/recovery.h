@@ -26,8 +26,10 @@ class Recovery {
     Recovery(VmRecord record, VmDirectory directory, Done done);
 
  private:
+    /// A monitor that cannot be connected to answers with an error, as one that does not answer in time.
+    void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done);
     void askNew();
-    void askOld(bool newIsSilent);
+    void askOld();
     void keepNew();
     void endNew();
     void keepOld();

@@ -41,16 +41,18 @@ class CliTest : public testing::Test {
         workspace.expectNothingLeft();
     }
 
-    /// Starts a program with its output in files; `runtime` puts ours before its arguments.
-    pid_t spawn(const std::string& program, const std::vector<std::string>& arguments) {
+    /// Starts a program of ours on the workspace's runtime directory, with its output in the files NAME.out and NAME.err.
+    pid_t spawn(const std::string& program, const std::vector<std::string>& arguments, int input = -1,
+                const std::string& name = "cli") {
         std::vector<std::string> all{program, "--runtime-dir", workspace.runtime()};
         all.insert(all.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
         for (std::string& argument : all) argv.push_back(argument.data());
         argv.push_back(nullptr);
-        const std::string out = workspace.path() + "/out", err = workspace.path() + "/err";
+        const std::string out = workspace.path() + "/" + name + ".out", err = workspace.path() + "/" + name + ".err";
         const pid_t child = ::fork();
         if (child == 0) {
+            if (input >= 0) ::dup2(input, STDIN_FILENO);
             ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDOUT_FILENO);
             ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDERR_FILENO);
             ::execv(argv[0], argv.data());
@@ -59,11 +61,11 @@ class CliTest : public testing::Test {
         return child;
     }
 
-    Ran collect(pid_t child) {
+    Ran collect(pid_t child, const std::string& name = "cli") {
         int status = 0;
         EXPECT_EQ(::waitpid(child, &status, 0), child);
-        return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(workspace.path() + "/out"),
-                contents(workspace.path() + "/err")};
+        return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+                contents(workspace.path() + "/" + name + ".out"), contents(workspace.path() + "/" + name + ".err")};
     }
 
     Ran run(const std::vector<std::string>& arguments) { return collect(spawn(required("VH_CLI"), arguments)); }
@@ -173,13 +175,41 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     EXPECT_EQ(run({"--embed", "shutdown", "vm"}).output, "vm: shut down\n");
 }
 
+TEST_F(CliTest, connectsTheConsoleToWhicheverVmmRunsTheGuest) {
+    const std::string file = writeDefinition(workspace, {});
+    ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
+    int input[2];
+    ASSERT_EQ(::pipe2(input, O_CLOEXEC), 0);
+    UniqueFd reading(input[0]), writing(input[1]);
+    const pid_t child = spawn(required("VH_CLI"), {"--embed", "console", "vm"}, reading.get(), "console");
+    reading.reset();
+    const auto type = [&](const std::string& line) {
+        EXPECT_EQ(::write(writing.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
+        return turnUntil(
+            [&] {
+                return contents(workspace.path() + "/console.out").find("probe: echo " + line.substr(0, line.size() - 1)) !=
+                       std::string::npos;
+            },
+            milliseconds(20'000));
+    };
+    EXPECT_TRUE(type("before\n"));
+    ASSERT_EQ(run({"--embed", "upgrade", "vm", "--to", newQemu()}).code, 0);
+    // What is typed while the console moves to the new VMM may be lost, as on a line that is unplugged; so again until it is
+    // there.
+    bool echoed = false;
+    for (int attempt = 0; attempt < 5 && !echoed; ++attempt) echoed = type("after" + std::to_string(attempt) + "\n");
+    EXPECT_TRUE(echoed) << contents(workspace.path() + "/console.out");
+    EXPECT_EQ(run({"--embed", "destroy", "vm"}).code, 0);
+    EXPECT_EQ(collect(child, "console").code, 0) << "the console ends with the VM";
+}
+
 TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     const std::string file = writeDefinition(workspace, {});
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
     const std::string slow =
         workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; },
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
                           milliseconds(20'000)));
     ::kill(child, SIGINT);
     const Ran ran = collect(child);
@@ -210,7 +240,7 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     const std::string slow =
         workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/out").find("launching") != std::string::npos; },
+    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
                           milliseconds(20'000)));
     endDaemon(SIGKILL);
     const Ran orphaned = collect(child);

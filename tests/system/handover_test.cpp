@@ -106,7 +106,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
         EXPECT_EQ(report["ramCopiedBytes"], 0);
         EXPECT_TRUE(report["guest"]["pauseMs"].is_number());
         EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
-        EXPECT_EQ(report["guest"]["status"].value("mismatches", -1), 0);
+        // Errors are told at once, status lines once a second, so a quick handover may have none. The count of mismatches is for
+        // the guest's life: the next expectGuestIsWell() sees what comes of this one.
         EXPECT_EQ(report["guest"]["errors"], json::array());
         EXPECT_NE(vmmPid(host(), "vm"), oldPid_);
     }
