@@ -23,6 +23,7 @@ constexpr milliseconds patience{
     10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
 constexpr milliseconds firstBeatPatience{500};
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
+constexpr milliseconds defaultDowntime{300};            ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
 constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
 constexpr int runtimeFdset = 1000;  ///< Above the sets of the command line.
 
@@ -371,8 +372,9 @@ json Handover::capabilities(bool on) const {
 }
 
 void Handover::exchange() {
-    json parameters{{"max-bandwidth", unlimitedBandwidth},
-                    {"downtime-limit", std::min<std::int64_t>(request_.definition.handover.pauseBudget.count() / 2, 2'000'000)}};
+    // How long `copy` may stop the guest for what is left: QEMU's own default, and never the whole pause budget.
+    const milliseconds downtime = std::min(defaultDowntime, request_.definition.handover.pauseBudget / 2);
+    json parameters{{"max-bandwidth", unlimitedBandwidth}, {"downtime-limit", downtime.count()}};
     if (design_ == Design::VmmOwned) parameters["mode"] = "cpr-transfer";
     configuredOld_ = true;
     run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}},
