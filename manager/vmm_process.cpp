@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -63,11 +64,18 @@ QmpClient& VmmProcess::monitor() {
 }
 
 std::string VmmProcess::lastWords() const {
+    constexpr std::size_t linesShown = 3;
     std::ifstream log(directory_ + "/vmm.log");
-    std::string line, last;
-    while (std::getline(log, line))
-        if (!line.empty() && line.find("warning:") == std::string::npos) last = line;
-    return last;
+    std::string line;
+    std::deque<std::string> last;
+    while (std::getline(log, line)) {
+        if (line.empty() || line.find("warning:") != std::string::npos) continue;
+        last.push_back(line);
+        if (last.size() > linesShown) last.pop_front();
+    }
+    std::string words;
+    for (const std::string& entry : last) words += (words.empty() ? "" : "; ") + entry;
+    return words;
 }
 
 std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {

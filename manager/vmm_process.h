@@ -47,7 +47,8 @@ class VmmProcess {
     /// The monitor; connects to that of a process taken up. Throws std::system_error.
     QmpClient& monitor();
 
-    /// The last line that the VMM wrote to its standard error and that is no warning; empty when there is none.
+    /// The last lines that the VMM wrote to its standard error, three at most and no warnings, as one; empty when there are none.
+    /// QEMU tells a cause first and what came of it after that.
     std::string lastWords() const;
 
     /// The memfds that the process has mapped shared, by the name they were created with; from /proc/PID/maps.
