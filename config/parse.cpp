@@ -93,6 +93,7 @@ void readDeadlines(Section& section, Deadlines& deadlines) {
     section.optional("launch", deadlines.launch, parseDuration);
     section.optional("exchange", deadlines.exchange, parseDuration);
     section.optional("verify", deadlines.verify, parseDuration);
+    section.optional("standby", deadlines.standby, parseDuration);
     section.optional("switch", deadlines.switchOver, parseDuration);
     section.optional("retire", deadlines.retire, parseDuration);
 }
@@ -105,7 +106,7 @@ void readVmm(Section& section, Vmm& vmm) {
 }
 
 void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {
-    const auto design = oneOf({Design::ManagerOwned, Design::VmmOwned, Design::Copy, Design::SaveRestore});
+    const auto design = oneOf(std::vector<Design>(allDesigns.begin(), allDesigns.end()));
     const bool hasDesign = section.optional("design", handover.design, design);
     section.optional("pause_budget", handover.pauseBudget, parseDuration);
     section.block("deadlines", handover.deadlines, readDeadlines);
@@ -161,7 +162,6 @@ void readVm(Section& section, VmDefinition& vm) {
     });
     section.optional("heartbeat", vm.heartbeat, readBool);
     section.block("vmm", vm.vmm, readVmm);
-    vm.handover.design = vm.memory.owner == MemoryOwner::Manager ? Design::ManagerOwned : Design::VmmOwned;
     section.block("handover", vm.handover,
                   [&](Section& handover, HandoverSettings& target) { readHandover(handover, target, vm.memory, ownerIsKnown); });
     section.reportUnknownKeys();

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "config/section.h"
@@ -35,8 +36,8 @@ std::string readVmmArgument(std::string_view text);
 
 /// A reader of the names of the given values.
 template <typename Enum>
-auto oneOf(std::initializer_list<Enum> values) {
-    return [values = std::vector<Enum>(values)](std::string_view text) {
+auto oneOf(std::vector<Enum> values) {
+    return [values = std::move(values)](std::string_view text) {
         std::string names;
         for (const Enum value : values) {
             if (name(value) == text) return value;
@@ -44,6 +45,10 @@ auto oneOf(std::initializer_list<Enum> values) {
         }
         throw std::invalid_argument("one of " + names);
     };
+}
+template <typename Enum>
+auto oneOf(std::initializer_list<Enum> values) {
+    return oneOf(std::vector<Enum>(values));
 }
 
 }  // namespace vh

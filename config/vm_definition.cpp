@@ -69,6 +69,8 @@ std::string_view name(OnFailure reaction) {
 
 std::string_view name(Design design) {
     switch (design) {
+        case Design::Relayed:
+            return "relayed";
         case Design::ManagerOwned:
             return "manager-owned";
         case Design::VmmOwned:
@@ -82,7 +84,7 @@ std::string_view name(Design design) {
 }
 
 std::optional<Design> designNamed(std::string_view text) {
-    for (const Design design : {Design::ManagerOwned, Design::VmmOwned, Design::Copy, Design::SaveRestore}) {
+    for (const Design design : allDesigns) {
         if (name(design) == text) return design;
     }
     return std::nullopt;
@@ -115,7 +117,7 @@ std::map<std::string, std::string> flatten(const VmDefinition& definition) {
     const auto& [consoleEnabled, log] = console;
     const auto& [binary, user, sandbox, arguments] = vmm;
     const auto& [design, pauseBudget, deadlines, onFailure, saveDirectory] = handover;
-    const auto& [launch, exchange, verify, switchOver, retire] = deadlines;
+    const auto& [launch, exchange, verify, standby, switchOver, retire] = deadlines;
 
     std::map<std::string, std::string> keys{
         {"name", vmName},
@@ -145,6 +147,7 @@ std::map<std::string, std::string> flatten(const VmDefinition& definition) {
         {"handover.deadlines.launch", formatDuration(launch)},
         {"handover.deadlines.exchange", formatDuration(exchange)},
         {"handover.deadlines.verify", formatDuration(verify)},
+        {"handover.deadlines.standby", formatDuration(standby)},
         {"handover.deadlines.switch", formatDuration(switchOver)},
         {"handover.deadlines.retire", formatDuration(retire)},
         {"handover.on_failure", std::string(name(onFailure))},

@@ -4,6 +4,7 @@
 // while a VM runs is (that is manager/). Keys and defaults are described once, in config/README.md.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -22,7 +23,9 @@ enum class NetworkType { User, Tap };
 enum class OnFailure { Report, Retry };
 
 /// How a handover carries guest RAM and device state from the old VMM to the new one; the names are those of the README's table.
-enum class Design { ManagerOwned, VmmOwned, Copy, SaveRestore };
+enum class Design { Relayed, ManagerOwned, VmmOwned, Copy, SaveRestore };
+inline constexpr std::array allDesigns{Design::Relayed, Design::ManagerOwned, Design::VmmOwned, Design::Copy,
+                                       Design::SaveRestore};
 
 struct Cpu {
     std::string model = "max";
@@ -102,6 +105,7 @@ struct Deadlines {
     std::chrono::milliseconds launch{10'000};
     std::chrono::milliseconds exchange{10'000};
     std::chrono::milliseconds verify{5'000};
+    std::chrono::milliseconds standby{3'600'000};  ///< How long `upgrade --standby` waits for a commit.
     std::chrono::milliseconds switchOver{60'000};
     std::chrono::milliseconds retire{10'000};
 
@@ -109,7 +113,7 @@ struct Deadlines {
 };
 
 struct HandoverSettings {
-    Design design = Design::ManagerOwned;
+    Design design = Design::Relayed;
     std::chrono::milliseconds pauseBudget{1'000};  ///< The guest goes back to the old VMM when it has been stopped for this long.
     Deadlines deadlines;
     OnFailure onFailure = OnFailure::Report;

@@ -57,7 +57,7 @@ TEST(VmDefinition, takesEveryKeyOfTheFullExample) {
     expected.heartbeat = true;
     expected.vfio = {{"nic0", "0000:01:00.0"}};
     expected.vmm = {"/opt/qemu/bin/qemu-system-x86_64", "qemu", true, {"-device", "virtio-rng-pci,id=rng0"}};
-    expected.handover = {Design::ManagerOwned, 250ms, {20s, 15s, 2500ms, 2min, 30s}, OnFailure::Retry, "/var/lib/vms/db-1"};
+    expected.handover = {Design::Relayed, 250ms, {20s, 15s, 2500ms, 15min, 2min, 30s}, OnFailure::Retry, "/var/lib/vms/db-1"};
     EXPECT_EQ(loadVmDefinition(example("full.yaml")), expected);
 }
 
@@ -71,10 +71,10 @@ TEST(VmDefinition, storesHexadecimalInLowerCase) {
     EXPECT_EQ(definition.vfio.at(0).address, "0000:0a:1f.7");
 }
 
-TEST(VmDefinition, choosesTheDesignThatFitsTheOwnerOfMemory) {
-    EXPECT_EQ(parsed().handover.design, Design::ManagerOwned);
-    EXPECT_EQ(parsed("", "{size: 64MiB, owner: vmm}").handover.design, Design::VmmOwned);
-    EXPECT_EQ(parsed("handover: {pause_budget: 2s}", "{size: 64MiB, owner: vmm}").handover.design, Design::VmmOwned);
+TEST(VmDefinition, relaysUnlessToldOtherwiseWhoeverOwnsMemory) {
+    EXPECT_EQ(parsed().handover.design, Design::Relayed);
+    EXPECT_EQ(parsed("", "{size: 64MiB, owner: vmm}").handover.design, Design::Relayed);
+    EXPECT_EQ(parsed("handover: {design: vmm-owned}", "{size: 64MiB, owner: vmm}").handover.design, Design::VmmOwned);
     EXPECT_EQ(parsed("handover: {design: copy}", "{size: 64MiB, owner: vmm}").handover.design, Design::Copy);
     EXPECT_EQ(parsed("handover: {design: save-restore}").handover.design, Design::SaveRestore);
 }
@@ -97,7 +97,7 @@ TEST(VmDefinition, allowsArgumentsThatOnlyLookLikeRefusedOnes) {
 }
 
 TEST(Names, findsEachDesignByItsName) {
-    for (const Design design : {Design::ManagerOwned, Design::VmmOwned, Design::Copy, Design::SaveRestore}) {
+    for (const Design design : allDesigns) {
         EXPECT_EQ(designNamed(name(design)), design);
     }
     EXPECT_EQ(designNamed("Copy"), std::nullopt);
