@@ -1,81 +1,527 @@
 #include "vmm-shim/ram_blocks.h"
 
+#include <dirent.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <fstream>
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
+#include <system_error>
+#include <utility>
 
 namespace vh {
 namespace {
 
-std::string inKiB(std::uint64_t bytes) {
-    return bytes % (1024 * 1024) == 0 ? std::to_string(bytes / 1024 / 1024) + " MiB" : std::to_string(bytes / 1024) + " KiB";
+constexpr std::uint64_t kib = 1024, mib = 1024 * kib, gib = 1024 * mib;
+/// QEMU_VMALLOC_ALIGN on x86 (include/qemu/osdep.h, 10.0 and 11.1): a huge page.
+constexpr std::uint64_t hugeAlign = 2 * mib;
+
+[[noreturn]] void fail(int error, const std::string& what) {
+    throw std::system_error(error, std::generic_category(), what);
 }
 
-const RamBlock* find(const std::vector<RamBlock>& blocks, const std::string& idstr) {
-    const auto found = std::find_if(blocks.begin(), blocks.end(), [&](const RamBlock& block) { return block.idstr == idstr; });
-    return found == blocks.end() ? nullptr : &*found;
-}
-
-/// QEMU resizes a block on load only when it was made resizable and the new length fits (migration/ram.c:parse_ramblock).
-bool canLoad(const RamBlock& old, const RamBlock& fresh) {
-    const bool resizable = fresh.used_length != fresh.max_length || old.used_length != old.max_length;
-    return old.used_length == fresh.used_length || (resizable && old.used_length <= fresh.max_length);
-}
-
-/// All of `0x1000`, or nothing: no sign, no second prefix, no number above 64 bits.
-std::optional<std::uint64_t> hexadecimal(std::string_view text) {
-    std::uint64_t value = 0;
-    if (!text.starts_with("0x")) return std::nullopt;
-    const auto [end, error] = std::from_chars(text.data() + 2, text.data() + text.size(), value, 16);
+template <typename Number>
+std::optional<Number> number(std::string_view text, int base) {
+    Number value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
     if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
     return value;
 }
 
-}  // namespace
+/// All of `0x1000`, or nothing: no sign, no second prefix, no number above 64 bits.
+std::optional<std::uint64_t> hexadecimal(std::string_view text) {
+    if (!text.starts_with("0x")) return std::nullopt;
+    return number<std::uint64_t>(text.substr(2), 16);
+}
 
-std::vector<RamBlock> parseRamBlockTable(std::string_view text) {
-    std::vector<RamBlock> blocks;
-    std::istringstream lines{std::string(text)};
+/// `4 KiB`, `2 MiB`, `1 GiB` (util/cutils.c:size_to_str).
+std::optional<std::uint64_t> pageSize(std::string_view count, std::string_view unit) {
+    const auto value = number<std::uint64_t>(count, 10);
+    if (!value || *value == 0 || *value >= kib) return std::nullopt;
+    if (unit == "B") return value;
+    if (unit == "KiB") return *value * kib;
+    if (unit == "MiB") return *value * mib;
+    if (unit == "GiB") return *value * gib;
+    return std::nullopt;
+}
+
+struct TableRow {
+    RamBlock block;
+    std::uint64_t hva = 0;
+    std::string line;
+};
+
+/// The columns are counted from the right, since a name may be empty or hold spaces.
+TableRow parseRow(const std::string& line) {
+    const auto refuse = [&] { throw std::invalid_argument("RAM block table: cannot read the line '" + line + "'"); };
+    std::vector<std::string> columns;
+    std::istringstream words(line);
+    for (std::string word; words >> word;) columns.push_back(word);
+    constexpr std::size_t behindName = 7;
+    if (columns.size() < behindName) refuse();
+    const std::string* column = &columns[columns.size() - behindName];
+    const auto page = pageSize(column[0], column[1]);
+    const auto offset = hexadecimal(column[2]), used = hexadecimal(column[3]), total = hexadecimal(column[4]),
+               hva = hexadecimal(column[5]);
+    // RO is that of the MemoryRegion: what the guest may write. The rights of the mapping are another matter.
+    const bool known = column[6] == "ro" || column[6] == "rw";
+    if (!page || !offset || !used || !total || !hva || !known || *used > *total) refuse();
+
+    TableRow row;
+    for (std::size_t i = 0; i + behindName < columns.size(); ++i) row.block.idstr += (i ? " " : "") + columns[i];
+    row.block.used_length = *used;
+    row.block.max_length = *total;
+    row.block.page_size = *page;
+    // Only ROM files make resizable blocks, and those are called so (hw/core/loader.c:rom_set_mr, rom_add_blob).
+    row.block.resizable = *used != *total || row.block.idstr.starts_with("/rom@");
+    row.hva = *hva;
+    row.line = line;
+    return row;
+}
+
+std::vector<TableRow> parseTable(const std::string& text) {
+    std::vector<TableRow> rows;
+    std::istringstream lines(text);
     std::string line;
     std::getline(lines, line);
     if (line.find("Block Name") == std::string::npos) throw std::invalid_argument("not a RAM block table: '" + line + "'");
     while (std::getline(lines, line)) {
-        if (line.find_first_not_of(" \r") == std::string::npos) continue;
-        RamBlock block;
-        std::string pageSize, unit, offset, used, total;
+        while (!line.empty() && line.back() == '\r') line.pop_back();
+        if (line.find_first_not_of(' ') == std::string::npos) continue;
+        TableRow row = parseRow(line);
+        // Memory that is registered with no vmstate, such as a vfio device's BAR, has no idstr and is on no wire
+        // (migration/savevm.c:vmstate_register_ram).
+        if (!row.block.idstr.empty()) rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+/// One line of /proc/PID/maps (fs/proc/task_mmu.c:show_map_vma, Linux 6.1).
+struct Mapping {
+    std::uint64_t start = 0, end = 0;
+    std::string range;  ///< As written, which is also its name in map_files.
+    bool writable = false, shared = false;
+    FileIdentity file;  ///< inode 0 for memory without a file.
+};
+
+std::vector<Mapping> readMappings(const std::string& process) {
+    std::ifstream file(process + "/maps");
+    if (!file) fail(errno, "open '" + process + "/maps'");
+    std::vector<Mapping> mappings;
+    std::string line;
+    while (std::getline(file, line)) {
+        Mapping mapping;
+        std::string rights, offset, device, inode, path;
         std::istringstream columns(line);
-        columns >> block.idstr >> pageSize >> unit >> offset >> used >> total;
-        const auto usedBytes = hexadecimal(used), totalBytes = hexadecimal(total);
-        if (!columns || !unit.ends_with("B") || !usedBytes || !totalBytes)
-            throw std::invalid_argument("RAM block table: cannot read the line '" + line + "'");
-        block.used_length = *usedBytes;
-        block.max_length = *totalBytes;
+        columns >> mapping.range >> rights >> offset >> device >> inode >> std::ws;
+        std::getline(columns, path);
+        const std::size_t dash = mapping.range.find('-'), colon = device.find(':');
+        if (dash == std::string::npos || colon == std::string::npos || rights.size() != 4) continue;
+        const auto start = number<std::uint64_t>(std::string_view(mapping.range).substr(0, dash), 16),
+                   end = number<std::uint64_t>(std::string_view(mapping.range).substr(dash + 1), 16),
+                   number_ = number<std::uint64_t>(inode, 10);
+        const auto major = number<unsigned>(std::string_view(device).substr(0, colon), 16),
+                   minor = number<unsigned>(std::string_view(device).substr(colon + 1), 16);
+        if (!start || !end || !number_ || !major || !minor) continue;
+        mapping.start = *start;
+        mapping.end = *end;
+        mapping.writable = rights[1] == 'w';
+        mapping.shared = rights[3] == 's';
+        // Shared anonymous memory is a file of the kernel's own that no descriptor can stand for (mm/shmem.c:shmem_zero_setup).
+        if (!path.starts_with("/dev/zero")) mapping.file = {makedev(*major, *minor), *number_};
+        mappings.push_back(mapping);
+    }
+    if (file.bad() || mappings.empty()) fail(file.bad() ? EIO : ESRCH, "read '" + process + "/maps'");
+    return mappings;
+}
+
+struct OpenFile {
+    int fd = -1;
+    FileIdentity identity;
+    std::uint64_t size = 0;
+};
+
+/// What the process has open, and whether guest_memfd is among it (virt/kvm/guest_memfd.c names it so since Linux 6.8).
+struct OpenFiles {
+    std::vector<OpenFile> files;
+    bool guestMemfd = false;
+};
+
+OpenFiles readDescriptors(const std::string& process) {
+    const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir((process + "/fd").c_str()), ::closedir);
+    if (!directory) fail(errno, "open '" + process + "/fd'");
+    OpenFiles open;
+    while (const dirent* entry = ::readdir(directory.get())) {
+        const auto fd = number<int>(entry->d_name, 10);
+        if (!fd) continue;
+        const std::string path = process + "/fd/" + entry->d_name;
+        char target[256];
+        const ssize_t length = ::readlink(path.c_str(), target, sizeof(target));
+        struct stat status {};
+        // One that was closed meanwhile is none.
+        if (length < 0) continue;
+        if (std::string_view(target, static_cast<std::size_t>(length)).find("[kvm-gmem]") != std::string_view::npos)
+            open.guestMemfd = true;
+        if (::stat(path.c_str(), &status) != 0) continue;
+        open.files.push_back({*fd, {status.st_dev, status.st_ino}, static_cast<std::uint64_t>(status.st_size)});
+    }
+    // The lowest number first, whatever order the directory has.
+    std::ranges::sort(open.files, {}, &OpenFile::fd);
+    return open;
+}
+
+BackingFile backingFile(const Mapping& mapping, const OpenFiles& open, const std::string& process) {
+    const auto has = [&](const FileIdentity& identity) { return std::ranges::find(open.files, identity, &OpenFile::identity); };
+    if (const auto found = has(mapping.file); found != open.files.end()) return {found->identity, found->size, found->fd};
+    // No descriptor is kept, or the file system shows another device number in maps than to stat(), as btrfs and overlayfs do.
+    const std::string path = process + "/map_files/" + mapping.range;
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) fail(errno, "look at '" + path + "'");
+    const FileIdentity identity{status.st_dev, status.st_ino};
+    const auto found = has(identity);
+    return {identity, static_cast<std::uint64_t>(status.st_size), found == open.files.end() ? -1 : found->fd};
+}
+
+/// The type of the memory backend that the block comes from; empty for a block of the VMM's own.
+std::string backendType(const RamBlockSources& sources, const std::string& idstr) {
+    // Its idstr is the backend's id; machines up to 3.1 use the whole path (backends/hostmem.c:host_memory_backend_get_name).
+    const std::string prefix = "/objects/";
+    const auto found = sources.objectTypes.find(idstr.starts_with(prefix) ? idstr.substr(prefix.size()) : idstr);
+    if (found == sources.objectTypes.end()) return {};
+    constexpr std::string_view child = "child<";
+    std::string type = found->second;
+    if (type.starts_with(child) && type.ends_with(">")) type = type.substr(child.size(), type.size() - child.size() - 1);
+    return type.starts_with("memory-backend-") ? type : std::string();
+}
+
+std::string sizeText(std::uint64_t bytes) {
+    if (bytes != 0 && bytes % gib == 0) return std::to_string(bytes / gib) + " GiB";
+    if (bytes != 0 && bytes % mib == 0) return std::to_string(bytes / mib) + " MiB";
+    if (bytes != 0 && bytes % kib == 0) return std::to_string(bytes / kib) + " KiB";
+    return std::to_string(bytes) + " bytes";
+}
+
+std::string fileText(const std::optional<BackingFile>& file) {
+    if (!file) return "none";
+    return "inode " + std::to_string(file->identity.inode) + " on device " + std::to_string(major(file->identity.device)) + ":" +
+           std::to_string(minor(file->identity.device)) + ", " + sizeText(file->size);
+}
+
+const RamBlock* find(const std::vector<RamBlock>& blocks, const std::string& idstr) {
+    const auto found = std::ranges::find(blocks, idstr, &RamBlock::idstr);
+    return found == blocks.end() ? nullptr : &*found;
+}
+
+/// `pc.bios`, `0000:00:02.0/vga.rom` (hw/pci/pci.c:pci_add_option_rom, hw/i386/x86-common.c:x86_bios_rom_init, 10.0 and 11.1).
+bool isRom(const RamBlock& block) {
+    return block.idstr.ends_with(".rom") || block.idstr.ends_with(".bios");
+}
+
+/// What x-ignore-shared leaves out of the stream (migration/ram.c:migrate_ram_is_ignored, 10.0 and 11.1).
+bool isSharedNamedFile(const RamBlock& block) {
+    return block.named_file && block.shared;
+}
+
+/// One block on both sides.
+struct Pair {
+    const RamBlock& old;
+    const RamBlock& fresh;
+    RamTransfer transfer;
+    const std::vector<RamBlock>& allOld;
+
+    /// Whether both VMMs are to map the same memory; else it is copied.
+    bool sharesMemory() const {
+        switch (transfer) {
+            case RamTransfer::Copied:
+                return false;
+            case RamTransfer::NamedFilesShared:
+                return isSharedNamedFile(old) || isSharedNamedFile(fresh);
+            case RamTransfer::AllShared:
+                return true;
+        }
+        return true;
+    }
+    /// The two would not agree on which blocks the stream carries.
+    bool disagreesOnTheStream() const {
+        return transfer == RamTransfer::NamedFilesShared && isSharedNamedFile(old) != isSharedNamedFile(fresh);
+    }
+    const RamBlock* oldOwnerOf(const BackingFile& file) const {
+        const auto found = std::ranges::find_if(
+            allOld, [&](const RamBlock& block) { return block.file && block.file->identity == file.identity; });
+        return found == allOld.end() ? nullptr : &*found;
+    }
+};
+
+struct Verdict {
+    Severity severity;
+    std::string why;
+};
+using Judgement = std::optional<Verdict>;  ///< None where there is nothing to say.
+
+const char* const noAgreement =
+    "x-ignore-shared leaves a block out of the stream only when it is a shared memory-backend-file: one VMM would send, or wait "
+    "for, what the other leaves out";
+
+Judgement judgeUsedLength(const Pair& pair) {
+    if (pair.old.used_length == pair.fresh.used_length) return std::nullopt;
+    if (!pair.fresh.resizable)
+        return Verdict{
+            Severity::Fatal,
+            std::string("QEMU cannot resize this block: the new VMM would refuse it ('Size mismatch') after the guest was "
+                        "stopped; ") +
+                (isRom(pair.old) ? "the two have ROM files of different sizes, which romfile= or romsize= would pin"
+                                 : "the two were given different sizes for it")};
+    if (pair.old.used_length > pair.fresh.max_length)
+        return Verdict{Severity::Fatal,
+                       "it does not fit into the new VMM's block, which would refuse it ('Size too large') after the guest was "
+                       "stopped"};
+    return Verdict{Severity::Adaptable, "the new VMM resizes its block to the old length when it loads it"};
+}
+
+Judgement judgeMaxLength(const Pair& pair) {
+    if (pair.old.max_length == pair.fresh.max_length) return std::nullopt;
+    if (pair.old.used_length > pair.fresh.max_length)
+        return Verdict{Severity::Fatal, "the length in use on the old VMM does not fit into the new one's"};
+    if (!pair.sharesMemory()) return Verdict{Severity::Harmless, "the content is copied, and what is in use fits"};
+    if (pair.fresh.max_length < pair.old.max_length)
+        return Verdict{
+            Severity::Adaptable,
+            "the new VMM maps the beginning of the file, and what is in use fits; the block cannot grow beyond it later"};
+    // system/physmem.c:qemu_ram_alloc_from_fd, 10.0 and 11.1: `grow` is off for a memory backend, on for a block from CPR.
+    if (pair.fresh.named_file)
+        return Verdict{Severity::Fatal, "the file is too small for the new VMM, which would not start with it"};
+    return Verdict{Severity::Fatal,
+                   "the new VMM would make the old one's file larger while the guest runs on it, and it stays larger even when "
+                   "the handover is given up"};
+}
+
+Judgement judgePageSize(const Pair& pair) {
+    if (pair.old.page_size == pair.fresh.page_size) return std::nullopt;
+    if (pair.sharesMemory())
+        return Verdict{Severity::Fatal, "one file has one page size: the two VMMs are not set up for the same file"};
+    return Verdict{Severity::Harmless, "the content is copied in pages of the guest's; only the host's huge pages differ"};
+}
+
+Judgement judgeAlign(const Pair& pair) {
+    // The rule (system/physmem.c, 10.0 and 11.1): QEMU asks for QEMU_VMALLOC_ALIGN for its own blocks, be they anonymous
+    // (ram_block_add) or shared (qemu_ram_alloc_internal), and for a memory backend's file only for the file's pages
+    // (file_ram_alloc); gatherRamBlocks() leaves out what lies above that by chance. The guest cannot see any of it.
+    if (pair.old.align < hugeAlign || pair.fresh.align == 0 || pair.fresh.align >= hugeAlign || pair.old.named_file ||
+        pair.fresh.named_file)
+        return std::nullopt;
+    return Verdict{Severity::Harmless, "the guest cannot see it; the new VMM's memory cannot have huge pages at both ends"};
+}
+
+Judgement judgeShared(const Pair& pair) {
+    if (pair.old.shared == pair.fresh.shared) return std::nullopt;
+    if (pair.transfer == RamTransfer::AllShared)
+        return Verdict{Severity::Fatal, pair.old.shared
+                                            ? "the new VMM has private memory for it: the guest would not find its "
+                                              "content there (aux-ram-share=on, or share=on of its backend, is missing)"
+                                            : "it is private memory of the old VMM, which cannot be handed over "
+                                              "(aux-ram-share=on, or share=on of its backend, was missing)"};
+    if (pair.disagreesOnTheStream()) return Verdict{Severity::Fatal, noAgreement};
+    return Verdict{Severity::Harmless, "the content is copied; it matters to a later handover that shares memory"};
+}
+
+Judgement judgeResizable(const Pair& pair) {
+    if (pair.old.resizable == pair.fresh.resizable) return std::nullopt;
+    return Verdict{Severity::Harmless, "only a block whose used_length differs has to be resizable"};
+}
+
+Judgement judgeReadOnly(const Pair& pair) {
+    if (pair.old.read_only == pair.fresh.read_only) return std::nullopt;
+    if (pair.fresh.read_only)
+        return Verdict{Severity::Fatal, pair.sharesMemory() ? "the guest can write this memory now and could not on the new VMM"
+                                                            : "the new VMM could not write the content into it"};
+    if (pair.sharesMemory())
+        return Verdict{Severity::Fatal, "the new VMM could change a file that the old one is allowed to read only"};
+    return Verdict{Severity::Harmless, "the content is copied into memory of the new VMM's own"};
+}
+
+Judgement judgeNamedFile(const Pair& pair) {
+    if (pair.old.named_file == pair.fresh.named_file) return std::nullopt;
+    if (pair.disagreesOnTheStream()) return Verdict{Severity::Fatal, noAgreement};
+    if (pair.transfer == RamTransfer::AllShared)
+        return Verdict{Severity::Harmless, "what counts is that both map the same file, however they came by it"};
+    return Verdict{Severity::Harmless, "the content is copied"};
+}
+
+Judgement judgeGuestMemfd(const Pair& pair) {
+    // Told even when both have it. QEMU blocks CPR for it, too (system/physmem.c:ram_block_add, 10.0 and 11.1).
+    if (!pair.old.guest_memfd && !pair.fresh.guest_memfd) return std::nullopt;
+    return Verdict{
+        Severity::Fatal,
+        "the guest's private memory (guest_memfd) can be neither read nor mapped, so it can be neither copied nor shared"};
+}
+
+/// The files of a block that both VMMs are to map.
+Judgement judgeSharedFile(const Pair& pair) {
+    const auto &old = pair.old.file, &fresh = pair.fresh.file;
+    if (!old)
+        return Verdict{
+            Severity::Fatal,
+            "it is anonymous memory: its content would stay behind in the old VMM (aux-ram-share=on, or a shared memory "
+            "backend, was missing)"};
+    if (!fresh)
+        return Verdict{
+            Severity::Fatal,
+            "the new VMM has memory of its own for it: the guest would find zeroes, or a fresh ROM, where its content was"};
+    if (old->identity != fresh->identity) {
+        const RamBlock* owner = pair.oldOwnerOf(*fresh);
+        return Verdict{Severity::Fatal, owner ? "the new VMM maps the file of the old VMM's block '" + owner->idstr +
+                                                    "': the guest would find that block's content here"
+                                              : "the new VMM maps another file: the guest would find other content in it"};
+    }
+    const std::uint64_t smaller = std::min(old->size, fresh->size), larger = std::max(old->size, fresh->size);
+    if (smaller < pair.old.max_length)
+        return Verdict{Severity::Fatal,
+                       "the file is smaller than the old VMM's block: what lies behind its end cannot be accessed (SIGBUS)"};
+    // A user's file may well be larger than what is used of it. One of the VMM's own, or a memory backend's memfd, is exactly as
+    // long as its block, rounded up to a page (system/physmem.c:file_ram_alloc, 10.0 and 11.1).
+    const std::uint64_t page = std::max<std::uint64_t>(pair.old.page_size, 1), rest = pair.old.max_length % page;
+    const std::uint64_t expected = pair.old.max_length + (rest ? page - rest : 0);
+    if (!pair.old.named_file && larger > expected)
+        return Verdict{Severity::Fatal, "the file was made larger than the old VMM's block of " + sizeText(pair.old.max_length) +
+                                            ": a VMM with another max_length has had it"};
+    return std::nullopt;
+}
+
+/// The files of a block that is copied: the new VMM must not write into what the old one's guest runs on.
+Judgement judgeCopiedFile(const Pair& pair) {
+    if (!pair.fresh.file) return std::nullopt;
+    const RamBlock* owner = pair.oldOwnerOf(*pair.fresh.file);
+    if (!owner) return std::nullopt;
+    return Verdict{Severity::Fatal, "it is to be copied, but the new VMM maps the file of the old VMM's block '" + owner->idstr +
+                                        "': the copy would be written into the running guest's memory"};
+}
+
+struct Field {
+    const char* name;
+    std::string (*text)(const RamBlock&);
+    Judgement (*judge)(const Pair&);
+};
+
+template <auto member>
+std::string asSize(const RamBlock& block) {
+    return sizeText(block.*member);
+}
+
+template <auto member>
+std::string asFlag(const RamBlock& block) {
+    return block.*member ? "yes" : "no";
+}
+
+const Field fields[] = {
+    {"used_length", asSize<&RamBlock::used_length>, judgeUsedLength},
+    {"max_length", asSize<&RamBlock::max_length>, judgeMaxLength},
+    {"page_size", asSize<&RamBlock::page_size>, judgePageSize},
+    {"align", asSize<&RamBlock::align>, judgeAlign},
+    {"shared", asFlag<&RamBlock::shared>, judgeShared},
+    {"resizable", asFlag<&RamBlock::resizable>, judgeResizable},
+    {"read_only", asFlag<&RamBlock::read_only>, judgeReadOnly},
+    {"named_file", asFlag<&RamBlock::named_file>, judgeNamedFile},
+    {"guest_memfd", asFlag<&RamBlock::guest_memfd>, judgeGuestMemfd},
+    {"file", [](const RamBlock& block) { return fileText(block.file); },
+     [](const Pair& pair) { return pair.sharesMemory() ? judgeSharedFile(pair) : judgeCopiedFile(pair); }},
+};
+
+RamBlockDifference onlyOnOld(const RamBlock& old) {
+    // migration/ram.c:ram_load_setup lists every migratable block, also those that are not sent.
+    return {old.idstr, "block",         sizeText(old.used_length),
+            "absent",  Severity::Fatal, "the new VMM would refuse the stream ('Unknown ramblock') after the guest was stopped"};
+}
+
+RamBlockDifference onlyOnFresh(const RamBlock& fresh, RamTransfer transfer) {
+    return {
+        fresh.idstr,
+        "block",
+        "absent",
+        sizeText(fresh.used_length),
+        Severity::Fatal,
+        transfer == RamTransfer::AllShared
+            ? "nothing comes from the old VMM for it, and QEMU does not say so: the guest would meet memory of the new VMM's own"
+            : "the two machines differ, and QEMU does not say so: the guest would meet a device or a ROM that it did not have"};
+}
+
+}  // namespace
+
+std::vector<RamBlock> gatherRamBlocks(const RamBlockSources& sources) {
+    std::vector<TableRow> rows = parseTable(sources.table);
+    std::vector<Mapping> mappings;
+    OpenFiles open;
+    const std::string process = sources.procRoot + "/" + std::to_string(sources.pid);
+    if (sources.pid != 0) {
+        mappings = readMappings(process);
+        open = readDescriptors(process);
+    }
+    std::vector<RamBlock> blocks;
+    for (TableRow& row : rows) {
+        RamBlock& block = row.block;
+        const std::string backend = backendType(sources, block.idstr);
+        block.named_file = backend == "memory-backend-file";
+        block.guest_memfd = open.guestMemfd && !backend.empty();  // Which of them it is, cannot be seen.
+        if (sources.pid != 0) {
+            const auto mapping = std::ranges::find_if(
+                mappings, [&](const Mapping& candidate) { return candidate.start <= row.hva && row.hva < candidate.end; });
+            if (mapping == mappings.end())
+                throw std::invalid_argument("process " + std::to_string(sources.pid) +
+                                            " has nothing mapped at the address in the line '" + row.line +
+                                            "': is it the VMM that the table is of?");
+            block.shared = mapping->shared;
+            block.read_only = !mapping->writable;
+            if (mapping->shared && mapping->file.inode != 0) block.file = backingFile(*mapping, open, process);
+            // The lowest bit that is set; for a memory backend's file no more than was asked for (see judgeAlign).
+            block.align = std::min(row.hva & (~row.hva + 1), hugeAlign);
+            if (block.file && !backend.empty() && backend != "memory-backend-ram")
+                block.align = std::min(block.align, block.page_size);
+        }
         blocks.push_back(std::move(block));
     }
     return blocks;
 }
 
-std::vector<std::string> fatalDifferences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh,
-                                          bool sharesImplicitBlocks) {
-    std::vector<std::string> found;
+std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh,
+                                            RamTransfer transfer) {
+    std::vector<RamBlockDifference> found;
     for (const RamBlock& before : old) {
         const RamBlock* after = find(fresh, before.idstr);
         if (!after) {
-            found.push_back("RAM block '" + before.idstr + "' (" + inKiB(before.used_length) + ") does not exist on the new VMM");
-        } else if (!canLoad(before, *after)) {
-            found.push_back("RAM block '" + before.idstr + "' has " + inKiB(before.used_length) + " on the old VMM and " +
-                            inKiB(after->used_length) + " on the new one");
-        } else if (sharesImplicitBlocks && before.max_length != after->max_length) {
-            found.push_back("RAM block '" + before.idstr + "' may grow to " + inKiB(before.max_length) +
-                            " on the old VMM and to " + inKiB(after->max_length) + " on the new one");
+            found.push_back(onlyOnOld(before));
+            continue;
         }
+        const Pair pair{before, *after, transfer, old};
+        for (const Field& field : fields)
+            if (const Judgement verdict = field.judge(pair))
+                found.push_back(
+                    {before.idstr, field.name, field.text(before), field.text(*after), verdict->severity, verdict->why});
     }
     for (const RamBlock& after : fresh)
-        if (!find(old, after.idstr))
-            found.push_back("RAM block '" + after.idstr + "' (" + inKiB(after.used_length) + ") exists only on the new VMM");
+        if (!find(old, after.idstr)) found.push_back(onlyOnFresh(after, transfer));
     return found;
+}
+
+std::string describe(const RamBlockDifference& difference) {
+    return difference.idstr + ": " + difference.field + " " + difference.old + " on the old VMM, " + difference.fresh +
+           " on the new one: " + difference.why;
+}
+
+std::string_view name(Severity severity) {
+    switch (severity) {
+        case Severity::Harmless:
+            return "harmless";
+        case Severity::Adaptable:
+            return "adaptable";
+        case Severity::Fatal:
+            return "fatal";
+    }
+    return "unknown";
 }
 
 }  // namespace vh

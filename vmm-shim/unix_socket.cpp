@@ -58,6 +58,8 @@ std::pair<UniqueFd, UniqueFd> unixPair() {
 }
 
 bool isListening(const std::string& path) {
+    // The table of all sockets is long on a host with many VMs: first whether there is one at all.
+    if (::access(path.c_str(), F_OK) != 0) return false;
     // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
     std::ifstream table("/proc/net/unix");
     std::string line;
@@ -94,6 +96,37 @@ std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) 
     if (sent >= 0) return static_cast<std::size_t>(sent);
     if (errno == EAGAIN) return 0;
     fail(errno, "send on a unix socket");
+}
+
+std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vector<UniqueFd>& descriptors) {
+    constexpr std::size_t descriptorsPerMessage = 253;  // SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
+    char data[65536];
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptorsPerMessage)];
+    iovec vector{data, sizeof(data)};
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    ssize_t count;
+    do {
+        count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    } while (count < 0 && errno == EINTR);
+    if (count < 0 && errno == EAGAIN) return std::nullopt;
+    if (count < 0) fail(errno, "receive on a unix socket");
+    // Owned before anything else is looked at.
+    for (const cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, const_cast<cmsghdr*>(header))) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        const std::size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (std::size_t i = 0; i < received; ++i) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+            descriptors.emplace_back(fd);
+        }
+    }
+    if (message.msg_flags & MSG_CTRUNC) fail(EMFILE, "receive descriptors on a unix socket");
+    bytes.append(data, static_cast<std::size_t>(count));
+    return static_cast<std::size_t>(count);
 }
 
 }  // namespace vh

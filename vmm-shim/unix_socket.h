@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "vmm-shim/unique_fd.h"
 
@@ -28,5 +30,9 @@ bool isListening(const std::string& path);
 /// sendmsg() of some bytes with at most one descriptor (-1 for none), never raising SIGPIPE. Returns the bytes that went out; 0
 /// when the socket is full. The descriptor goes with the first byte.
 std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd = -1);
+
+/// recvmsg() of what has come, appended: bytes, and descriptors in the order of their coming. Returns how many bytes; 0 when the
+/// peer has ended its sending; none when there is nothing yet. EMFILE when this process cannot hold all descriptors that came.
+std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vector<UniqueFd>& descriptors);
 
 }  // namespace vh

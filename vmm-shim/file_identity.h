@@ -1,0 +1,26 @@
+// Which file a descriptor or a mapping stands for, in whatever process it is seen.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <system_error>
+
+namespace vh {
+
+/// Numbers as fstat() gives them (`st_dev`, `st_ino`): for a memfd they are unique while any process has it.
+struct FileIdentity {
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+
+    /// Throws std::system_error.
+    static FileIdentity of(int fd) {
+        struct stat status {};
+        if (::fstat(fd, &status) != 0) throw std::system_error(errno, std::generic_category(), "fstat");
+        return {status.st_dev, status.st_ino};
+    }
+    bool operator==(const FileIdentity&) const = default;
+};
+
+}  // namespace vh

@@ -1,0 +1,208 @@
+#include "vmm-shim/tool/capture.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <iostream>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::steady_clock;
+
+[[noreturn]] void fail(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+/// A directory with a socket that the VMM's user can reach, and nobody can find by listing.
+class ListeningPlace {
+ public:
+    ListeningPlace() : directory_((std::filesystem::temp_directory_path() / "vmm-shim-XXXXXX").string()) {
+        if (!::mkdtemp(directory_.data())) fail("make a directory '" + directory_ + "'");
+        socket_ = listenUnix(cprPath());
+        // Non-blocking: a client may have gone again when accept() is called.
+        if (::fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) fail("fcntl");
+        if (::chmod(cprPath().c_str(), 0666) != 0 || ::chmod(directory_.c_str(), 0711) != 0)
+            fail("chmod in '" + directory_ + "'");
+    }
+    ListeningPlace(const ListeningPlace&) = delete;
+    ~ListeningPlace() {
+        ::unlink(cprPath().c_str());
+        ::rmdir(directory_.c_str());
+    }
+
+    int descriptor() const { return socket_.get(); }
+    std::string cprPath() const { return directory_ + "/cpr"; }
+    std::string mainPath() const { return directory_ + "/nobody"; }
+
+    /// A connection, if there is one.
+    UniqueFd accept() const { return UniqueFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)); }
+
+ private:
+    std::string directory_;
+    UniqueFd socket_;
+};
+
+void expectPeer(int connection, pid_t pid) {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) fail("SO_PEERCRED");
+    if (peer.pid != pid)
+        throw std::runtime_error("it is process " + std::to_string(peer.pid) +
+                                 " that sends the CPR state, and not the VMM, process " + std::to_string(pid) +
+                                 ": is --pid right?");
+}
+
+std::string migrationStatus(const json& migration) {
+    return migration.value("status", "none");
+}
+
+/// The migration mode, changed as long as this lives.
+class CprTransferMode {
+ public:
+    explicit CprTransferMode(Monitor& monitor)
+        : monitor_(monitor), before_(monitor.execute("query-migrate-parameters").value("mode", "normal")) {
+        set("cpr-transfer");
+    }
+    CprTransferMode(const CprTransferMode&) = delete;
+    ~CprTransferMode() {
+        try {
+            restore();
+        } catch (const std::exception& error) {
+            std::cerr << "vmm-shim: the VMM's migration parameter 'mode' could not be set back to '" << before_
+                      << "': " << error.what() << "\n";
+        }
+    }
+    void restore() {
+        if (std::exchange(changed_, false)) monitor_.execute("migrate-set-parameters", {{"mode", before_}});
+    }
+
+ private:
+    void set(const std::string& mode) {
+        monitor_.execute("migrate-set-parameters", {{"mode", mode}});
+        changed_ = mode != before_;
+    }
+
+    Monitor& monitor_;
+    const std::string before_;
+    bool changed_ = false;
+};
+
+/// A migration that was begun, and is given up at the latest when this ends.
+class BegunMigration {
+ public:
+    BegunMigration(Monitor& monitor, const ListeningPlace& place) : monitor_(monitor) {
+        const auto channel = [](const char* type, const std::string& path) {
+            return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
+        };
+        // Both, always: with the CPR channel alone QEMU 10.0.2 and 11.1.3 dereference a null pointer, and the guest is gone.
+        monitor_.send("migrate", {{"channels", {channel("main", place.mainPath()), channel("cpr", place.cprPath())}}});
+    }
+    BegunMigration(const BegunMigration&) = delete;
+    ~BegunMigration() {
+        try {
+            cancel();
+        } catch (const std::exception& error) {
+            std::cerr << "vmm-shim: the migration could not be cancelled: " << error.what() << "\n";
+        }
+    }
+    void cancel() {
+        if (!std::exchange(underWay_, false)) return;
+        monitor_.execute("migrate_cancel");
+        const std::set<std::string> ended{"none", "cancelled", "failed"};
+        const auto deadline = steady_clock::now() + monitor_.timeout();
+        for (std::string status; !ended.contains(status = migrationStatus(monitor_.execute("query-migrate")));) {
+            if (steady_clock::now() > deadline) throw std::runtime_error("it remains in the status '" + status + "'");
+            // The monitor tells of no end of it, unless the capability `events` were changed, too.
+            const timespec pause{0, 1'000'000};
+            ::nanosleep(&pause, nullptr);
+        }
+    }
+
+ private:
+    Monitor& monitor_;
+    bool underWay_ = true;
+};
+
+}  // namespace
+
+std::vector<RamBlock> readRamBlocks(Monitor& monitor, pid_t pid) {
+    RamBlockSources sources;
+    sources.table = monitor.execute("x-query-ramblock").value("human-readable-text", "");
+    for (const json& object : monitor.execute("qom-list", {{"path", "/objects"}}))
+        sources.objectTypes[object.value("name", "")] = object.value("type", "");
+    sources.pid = pid;
+    return gatherRamBlocks(sources);
+}
+
+CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
+    const std::string status = migrationStatus(monitor.execute("query-migrate"));
+    // `completed` is also what a VMM says for good that has taken a guest over; one that has given its guest away does not run it.
+    const bool holdsItsGuest = status != "completed" || monitor.execute("query-status").value("status", "") != "postmigrate";
+    if (const std::set<std::string> idle{"none", "cancelled", "failed", "completed"}; !idle.contains(status) || !holdsItsGuest)
+        throw std::runtime_error("the VMM has a migration in the status '" + status + "': it is left alone");
+
+    CprTransferMode mode(monitor);
+    // These are the blockers of the mode that is set (migration/migration.c:fill_source_migration_info, 10.0 and 11.1).
+    std::string blockers;
+    for (const json& reason : monitor.execute("query-migrate").value("blocked-reasons", json::array()))
+        blockers += "\n  " + reason.get<std::string>();
+    if (!blockers.empty()) throw std::runtime_error("the VMM has no CPR state to give:" + blockers);
+
+    const ListeningPlace place;
+    UniqueFd connection;  // Outlives the migration: to hang up is to let it go on.
+    CprReceiver receiver;
+    const auto start = steady_clock::now();
+    BegunMigration migration(monitor, place);
+    // The VMM answers `migrate` when it has sent the state, or failed to.
+    bool answered = false;
+    for (bool whole = false; !whole || !answered;) {
+        const int ready = awaitReadable({whole        ? -1
+                                         : connection ? connection.get()
+                                                      : place.descriptor(),
+                                         monitor.descriptor()},
+                                        start + monitor.timeout());
+        if (ready < 0)
+            throw std::runtime_error("the VMM did not send its CPR state within " + std::to_string(monitor.timeout().count()) +
+                                     " ms");
+        if (ready == monitor.descriptor()) {
+            if (monitor.answer()) answered = true;
+        } else if (connection) {
+            whole = receiver.receiveSome(connection.get());
+        } else {
+            connection = place.accept();
+            if (connection) expectPeer(connection.get(), pid);
+        }
+    }
+    migration.cancel();
+    const auto taken = std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - start);
+    connection.reset();
+    mode.restore();
+    std::string bytes = receiver.bytes();
+    return {std::move(bytes), receiver.take(), taken};
+}
+
+RamBlockExchange openBackingFiles(std::vector<RamBlock> blocks, pid_t pid) {
+    RamBlockExchange exchange{std::move(blocks), {}};
+    for (const RamBlock& block : exchange.blocks) {
+        exchange.descriptors.emplace_back();
+        if (!block.file || block.file->fd < 0) continue;
+        const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(block.file->fd);
+        exchange.descriptors.back() = UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC));
+        if (!exchange.descriptors.back()) fail("open '" + path + "', the file of RAM block '" + block.idstr + "'");
+    }
+    return exchange;
+}
+
+}  // namespace vh

@@ -1,0 +1,32 @@
+// What the tool prints: tables for people, JSON for programs.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "vmm-shim/cpr_channel.h"
+#include "vmm-shim/ram_blocks.h"
+
+namespace vh {
+
+/// One value, for both kinds of readers.
+struct Dump {
+    std::string text;
+    nlohmann::json value;
+};
+
+/// Bytes that were saved: a CPR state, a main stream, or a record of RAM blocks, told apart by their first bytes. Throws
+/// DecodeError.
+Dump dump(std::string_view bytes);
+
+Dump dump(const std::vector<RamBlock>& blocks);
+
+/// With the files behind the entries, and the RAM block that each belongs to.
+Dump dump(const CprCapture& capture, const std::vector<RamBlock>& blocks);
+
+Dump dump(const std::vector<RamBlockDifference>& differences);
+
+}  // namespace vh
