@@ -57,6 +57,7 @@ void BinaryProbe::ask() {
     // Deadlines of single commands do not matter here: the whole probe has one. A closed monitor is told by the process's exit.
     monitor_->execute("query-version", nullptr, question_.deadline, [this](QmpReply reply) {
         if (!reply.ok()) return;
+        binary_.kind = vmmKind(reply.value);
         binary_.version = qemuVersion(reply.value);
         binary_.majorVersion = std::atoi(binary_.version.c_str());
     });

@@ -16,6 +16,7 @@ namespace vh {
 
 struct VmmBinary {
     std::string path;
+    std::string kind;     ///< See vmmKind().
     std::string version;  ///< `11.1.3`
     int majorVersion = 0;
     std::set<std::string> machines;

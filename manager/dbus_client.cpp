@@ -60,7 +60,7 @@ void DbusClient::start(const std::string& what, std::optional<milliseconds> wait
          std::move(done));
 }
 
-void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+void DbusClient::callObserved(const char* method, GVariant* arguments, Handover::Observer observer, Done done) {
     const guint subscription = g_dbus_connection_signal_subscribe(
         connection_, nullptr, dbusInterface, "Progress", dbusPath, nullptr, G_DBUS_SIGNAL_FLAGS_NONE,
         [](GDBusConnection*, const char*, const char*, const char*, const char*, GVariant* values, gpointer data) {
@@ -73,6 +73,13 @@ void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, H
             if (state < stateCount) (*static_cast<Handover::Observer*>(data))(step);
         },
         new Handover::Observer(std::move(observer)), [](gpointer data) { delete static_cast<Handover::Observer*>(data); });
+    call(method, arguments, [this, subscription, done = std::move(done)](const VerbResult& result) {
+        g_dbus_connection_signal_unsubscribe(connection_, subscription);
+        done(result);
+    });
+}
+
+void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
     GVariantBuilder values;
     g_variant_builder_init(&values, G_VARIANT_TYPE_VARDICT);
     const auto add = [&values](const char* key, GVariant* value) { g_variant_builder_add(&values, "{sv}", key, value); };
@@ -80,11 +87,15 @@ void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, H
     if (options.design) add("design", g_variant_new_string(std::string(name(*options.design)).c_str()));
     if (options.pauseBudget) add("pause_budget_ms", g_variant_new_uint32(static_cast<guint32>(options.pauseBudget->count())));
     if (options.dryRun) add("dry_run", g_variant_new_boolean(TRUE));
-    call("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values),
-         [this, subscription, done = std::move(done)](const VerbResult& result) {
-             g_dbus_connection_signal_unsubscribe(connection_, subscription);
-             done(result);
-         });
+    if (options.standby) add("standby", g_variant_new_boolean(TRUE));
+    callObserved("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values), std::move(observer), std::move(done));
+}
+
+void DbusClient::commit(const std::string& vm, Handover::Observer observer, Done done) {
+    callObserved("Commit", g_variant_new("(s)", vm.c_str()), std::move(observer), std::move(done));
+}
+void DbusClient::cancel(const std::string& vm, Done done) {
+    call("Cancel", g_variant_new("(s)", vm.c_str()), std::move(done));
 }
 
 void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done) {

@@ -24,6 +24,8 @@ class DbusClient : public Verbs {
 
     void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) override;
     void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) override;
+    void commit(const std::string& vm, Handover::Observer observer, Done done) override;
+    void cancel(const std::string& vm, Done done) override;
     void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) override;
     void destroy(const std::string& vm, Done done) override;
     void list(Done done) override;
@@ -33,6 +35,8 @@ class DbusClient : public Verbs {
  private:
     /// Calls a method whose answer is (code, JSON text); takes the floating `arguments`.
     void call(const char* method, GVariant* arguments, Done done);
+
+    void callObserved(const char* method, GVariant* arguments, Handover::Observer observer, Done done);
 
     GDBusConnection* connection_ = nullptr;
 };

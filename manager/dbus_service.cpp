@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <memory>
 #include <stdexcept>
 #include <utility>
 
@@ -22,11 +23,20 @@ constexpr const char* interfaceXml = R"(
       <arg name='wait_heartbeat_ms' type='u' direction='in'/>
       <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
     </method>
-    <!-- options: binary s, design s, pause_budget_ms u, dry_run b -->
+    <!-- options: binary s, design s, pause_budget_ms u, dry_run b, standby b -->
     <method name='Upgrade'>
       <arg name='vm' type='s' direction='in'/>
       <arg name='options' type='a{sv}' direction='in'/>
       <arg name='code' type='i' direction='out'/><arg name='report' type='s' direction='out'/>
+    </method>
+    <!-- For an upgrade that stands by. -->
+    <method name='Commit'>
+      <arg name='vm' type='s' direction='in'/>
+      <arg name='code' type='i' direction='out'/><arg name='report' type='s' direction='out'/>
+    </method>
+    <method name='Cancel'>
+      <arg name='vm' type='s' direction='in'/>
+      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
     </method>
     <method name='Shutdown'>
       <arg name='vm' type='s' direction='in'/>
@@ -72,6 +82,12 @@ std::string stringOf(GVariant* options, const char* key) {
     return text ? text : "";
 }
 
+bool boolOf(GVariant* options, const char* key) {
+    gboolean value = FALSE;
+    g_variant_lookup(options, key, "b", &value);
+    return value == TRUE;
+}
+
 }  // namespace
 
 std::string managerSocket(const std::string& runtimeDirectory) {
@@ -113,6 +129,7 @@ DbusService::~DbusService() {
     g_object_unref(server_);
     for (GDBusConnection* connection : connections_) {
         g_signal_handlers_disconnect_by_data(connection, this);
+        g_dbus_connection_flush_sync(connection, nullptr, nullptr);  // An answer may have been the last thing to do.
         g_object_unref(connection);
     }
     g_dbus_node_info_unref(interface_);
@@ -145,6 +162,14 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
     };
     const char* subject = "";
     if (g_variant_n_children(arguments) > 0) g_variant_get_child(arguments, 0, "&s", &subject);
+    // The connection outlives its callers' interest in it: an upgrade that stands by goes on when they have gone.
+    const std::shared_ptr<GDBusConnection> peer(static_cast<GDBusConnection*>(g_object_ref(connection)), g_object_unref);
+    const Handover::Observer observer = [peer, vm = std::string(subject)](const HandoverProgress& step) {
+        g_dbus_connection_emit_signal(peer.get(), nullptr, dbusPath, dbusInterface, "Progress",
+                                      g_variant_new("(sudiib)", vm.c_str(), static_cast<guint32>(step.state), step.atMs,
+                                                    step.oldPid, step.newPid, step.stopped ? TRUE : FALSE),
+                                      nullptr);
+    };
     guint32 number = 0;
     if (method == "Start") {
         g_variant_get_child(arguments, 1, "u", &number);
@@ -156,21 +181,16 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
         const std::string design = stringOf(values, "design");
         options.design = designNamed(design);
         if (g_variant_lookup(values, "pause_budget_ms", "u", &number)) options.pauseBudget = milliseconds(number);
-        gboolean dryRun = FALSE;
-        g_variant_lookup(values, "dry_run", "b", &dryRun);
-        options.dryRun = dryRun == TRUE;
+        options.dryRun = boolOf(values, "dry_run");
+        options.standby = boolOf(values, "standby");
         g_variant_unref(values);
         if (!design.empty() && !options.design)
             return answer({ExitCode::Usage, {{"error", "there is no design '" + design + "'"}}});
-        verbs_.upgrade(
-            subject, options,
-            [connection, vm = std::string(subject)](const HandoverProgress& step) {
-                g_dbus_connection_emit_signal(connection, nullptr, dbusPath, dbusInterface, "Progress",
-                                              g_variant_new("(sudiib)", vm.c_str(), static_cast<guint32>(step.state), step.atMs,
-                                                            step.oldPid, step.newPid, step.stopped ? TRUE : FALSE),
-                                              nullptr);
-            },
-            answer);
+        verbs_.upgrade(subject, options, observer, answer);
+    } else if (method == "Commit") {
+        verbs_.commit(subject, observer, answer);
+    } else if (method == "Cancel") {
+        verbs_.cancel(subject, answer);
     } else if (method == "Shutdown") {
         g_variant_get_child(arguments, 1, "u", &number);
         verbs_.shutdown(subject, milliseconds(number), answer);

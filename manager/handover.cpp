@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "vmm-shim/ram_blocks.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -80,8 +79,9 @@ Handover::Handover(HandoverRequest request, VmDirectory directory, Observer obse
       done_(std::move(done)),
       design_(request_.definition.handover.design) {
     report_.vm = request_.definition.name;
+    report_.warnings = request_.warnings;
     report_.design = design_;
-    report_.old = {request_.record.vmm.binary, request_.record.vmm.version, request_.record.vmm.pid};
+    report_.old = {request_.record.vmm.binary, request_.record.vmm.kind, request_.record.vmm.version, request_.record.vmm.pid};
     report_.fresh.binary = request_.binary;
     report_.ramBytes = request_.definition.memory.sizeBytes;
 }
@@ -93,6 +93,7 @@ void Handover::begin() {
 // The engine: states, events, and what is bound to a state.
 
 void Handover::enter(State state) {
+    if (state == State::StandingBy && !request_.standby) return enter(next(state, Event::Done));
     const double now = sinceBeginMs();
     if (!report_.steps.empty()) report_.steps.back().durationMs = now - report_.steps.back().startMs;
     state_ = state;
@@ -127,6 +128,8 @@ void Handover::act(State state) {
             return exchange();
         case State::Verifying:
             return verify();
+        case State::StandingBy:
+            return standBy();
         case State::Switching:
             return switchOver();
         case State::Proving:
@@ -152,6 +155,7 @@ void Handover::post(Event event, const std::string& cause) {
     const State following = next(state_, event);
     if (following == state_) return;
     if (event != Event::Done && report_.cause.empty()) report_.cause = cause;
+    if (event == Event::Cancelled) report_.cancelled = true;
     if (following == State::Lost && report_.cause != cause) report_.cause += "; then " + cause;
     enter(following);
 }
@@ -181,6 +185,7 @@ milliseconds Handover::deadlineOf(State state) const {
     if (state == State::Launching) return deadlines.launch;
     if (state == State::Exchanging) return deadlines.exchange;
     if (state == State::Verifying) return deadlines.verify;
+    if (state == State::StandingBy) return committed_ ? deadlines.exchange : deadlines.standby;
     if (state == State::Switching) return deadlines.switchOver;
     if (state == State::Retiring) return deadlines.retire;
     return patience;
@@ -192,6 +197,10 @@ double Handover::sinceBeginMs() const {
 
 std::string Handover::describe(const VmmProcess& vmm) const {
     return &vmm == old_.get() ? "the old VMM" : "the new VMM";
+}
+
+std::string Handover::withoutCpr() const {
+    return request_.definition.memory.owner == MemoryOwner::Manager ? "manager-owned" : "copy";
 }
 
 std::string Handover::errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const {
@@ -215,6 +224,7 @@ void Handover::preflight() {
                                            within([this](const VmmBinary& binary, const std::string& cause) {
                                                if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
                                                newBinary_ = binary;
+                                               report_.fresh.kind = binary.kind;
                                                report_.fresh.version = binary.version;
                                                checkNewBinary();
                                                askOldVmm();
@@ -230,8 +240,10 @@ void Handover::checkHost() const {
         (design_ == Design::VmmOwned && owner != MemoryOwner::Vmm))
         throw std::runtime_error("design '" + std::string(name(design_)) +
                                  "' does not fit a VM that was started with memory.owner '" + std::string(name(owner)) +
-                                 "'; use '" + (owner == MemoryOwner::Vmm ? "vmm-owned" : "manager-owned") +
-                                 "', or change the definition and power-cycle the VM");
+                                 "'; use 'relayed', or change the definition and power-cycle the VM");
+    if (request_.standby && !sharesRam())
+        throw std::runtime_error("design '" + std::string(name(design_)) +
+                                 "' has nothing to prepare: it moves guest RAM when it switches; stand by with 'relayed'");
     if (const std::uint64_t free = freeBytes(directory_.runtime()); free < socketSpaceBytes)
         throw std::runtime_error("'" + directory_.runtime() + "' has " + std::to_string(free / 1024) +
                                  " KiB free, and the new VMM's sockets and record need " +
@@ -261,9 +273,9 @@ void Handover::checkNewBinary() const {
         for (const std::string& model : newBinary_.missingModels) models += (models.empty() ? "'" : ", '") + model + "'";
         throw std::runtime_error(subject + " lacks the device model " + models + "; install the package that has its module");
     }
-    if (design_ == Design::VmmOwned && newBinary_.majorVersion < 10)
-        throw std::runtime_error(subject +
-                                 " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design 'manager-owned'");
+    if (usesCpr() && newBinary_.majorVersion < 10)
+        throw std::runtime_error(subject + " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design '" +
+                                 withoutCpr() + "'");
 }
 
 void Handover::askOldVmm() {
@@ -272,13 +284,16 @@ void Handover::askOldVmm() {
         if (!reply.ok())
             throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " +
                                      reply.error->description);
+        report_.old.kind = vmmKind(reply.value);
         report_.old.version = qemuVersion(reply.value);
-        if (design_ == Design::VmmOwned && std::stoi(report_.old.version) < 10)
+        if (usesCpr() && std::atoi(report_.old.version.c_str()) < 10)
             throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
-                                     ", cannot be taken over by CPR; power-cycle the VM");
+                                     ", cannot hand over by CPR: that needs QEMU 10.0 or newer; use design '" + withoutCpr() +
+                                     "'");
         if (design_ == Design::VmmOwned && sendsVfioSubsection(report_.old.version) && !sendsVfioSubsection(newBinary_.version))
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
-                                     ", which has a part that 10.1 introduced; use a new VMM of 10.1 or later");
+                                     ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
+                                     "new VMM of 10.1 or later");
         send(*old_, "query-status", nullptr, [this](const QmpReply& status) {
             if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
             const std::string runState = status.value.value("status", "");
@@ -325,14 +340,14 @@ void Handover::launch() {
     const bool listensToGuest = request_.definition.heartbeat && wasRunning_;
     UniqueFd ram;
     if (request_.definition.memory.owner == MemoryOwner::Manager)
-        ram = design_ == Design::ManagerOwned ? reopenGuestRam(request_.record.vmm)
-                                              : createGuestRam(request_.definition, Identity::of(request_.definition.vmm.user));
+        ram = sharesRam() ? reopenGuestRam(request_.record.vmm)
+                          : createGuestRam(request_.definition, Identity::of(request_.definition.vmm.user));
     new_ = VmmProcess::launch({.definition = request_.definition,
                                .directory = directory_,
                                .generation = request_.record.fresh->generation,
                                .binary = request_.binary,
                                .ram = std::move(ram),
-                               .incoming = design_ == Design::VmmOwned ? Incoming::Cpr : Incoming::Defer,
+                               .incoming = usesCpr() ? Incoming::Cpr : Incoming::Defer,
                                .shareImplicitRam = newBinary_.majorVersion >= 10,
                                .connectHeartbeat = listensToGuest});
     report_.fresh.pid = new_->record().pid;
@@ -346,12 +361,13 @@ void Handover::launch() {
             throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
                                      "' is another file than the one the VM was started with; put that one back");
     request_.record.fresh = new_->record();
+    request_.record.fresh->kind = newBinary_.kind;
     request_.record.fresh->version = newBinary_.version;
     directory_.write(request_.record);
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
     if (listensToGuest) heartbeat_.listen(new_->takeHeartbeat());
 
-    if (design_ == Design::VmmOwned) return awaitCprListener();
+    if (usesCpr()) return awaitCprListener();
     run({{new_.get(), "query-version", nullptr}}, [this] { done(); });
 }
 
@@ -374,12 +390,11 @@ json Handover::capabilities(bool on) const {
 void Handover::exchange() {
     // How long `copy` may stop the guest for what is left: QEMU's own default, and never the whole pause budget.
     const milliseconds downtime = std::min(defaultDowntime, request_.definition.handover.pauseBudget / 2);
-    json parameters{{"max-bandwidth", unlimitedBandwidth}, {"downtime-limit", downtime.count()}};
-    if (design_ == Design::VmmOwned) parameters["mode"] = "cpr-transfer";
+    const json parameters{{"max-bandwidth", unlimitedBandwidth}, {"downtime-limit", downtime.count()}};
     configuredOld_ = true;
     run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}},
         [this] {
-            if (design_ == Design::VmmOwned) return sendCprState();
+            if (usesCpr()) return sendCprState([this] { readyNewVmm(); });
             std::vector<Command> commands{{new_.get(), "migrate-set-capabilities", capabilities(true)}};
             if (design_ != Design::SaveRestore)
                 commands.push_back({new_.get(),
@@ -389,66 +404,159 @@ void Handover::exchange() {
         });
 }
 
-void Handover::sendCprState() {
-    // Blockers are those of the current mode, so this comes after setting it (reference:
-    // migration/migration.c:fill_source_migration_info).
-    send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
-        if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-        for (const json& reason : reply.value.value("blocked-reasons", json::array()))
-            throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+/// Has the old VMM send its CPR state: to the new VMM itself, or to the relay, which gives it to takeCprState(). `then` when it
+/// is where it belongs.
+void Handover::sendCprState(std::function<void()> then) {
+    const auto migrate = [this, then](const std::string& cprPath) {
         migrateSent_ = true;
+        oldMigration_.clear();
         // Always both channels and never `uri`: QEMU 10.0 and 11.1 crash on a lone cpr channel, and 11.1 aborts on uri.
         run({{old_.get(),
               "migrate",
-              {{"channels", json::array({channel("main", mainChannelPath(new_->directory())),
-                                         channel("cpr", cprChannelPath(new_->directory()))})}}}},
-            [this] {
-                run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
+              {{"channels", json::array({channel("main", mainChannelPath(new_->directory())), channel("cpr", cprPath)})}}}},
+            [this, then] {
+                if (!relay_) then();
             });
+    };
+    const auto unblocked = [this, migrate, then](const QmpReply& reply) {
+        if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
+        for (const json& reason : reply.value.value("blocked-reasons", json::array()))
+            throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+        if (design_ == Design::VmmOwned) return migrate(cprChannelPath(new_->directory()));
+        gatherRam(*old_, [this, migrate, then](const std::vector<RamBlock>& blocks) {
+            const std::string path = relayPath(new_->directory());
+            relay_ = std::make_unique<Relay>(path, Identity::of(request_.definition.vmm.user),
+                                             within([this, blocks, then](CprCapture capture) {
+                                                 if (const std::string wrong = whatIsWrong(capture, blocks); !wrong.empty())
+                                                     throw std::runtime_error(wrong);
+                                                 takeCprState(std::move(capture), then);
+                                             }),
+                                             within([this](const std::string& cause) { throw std::runtime_error(cause); }));
+            migrate(path);
+        });
+    };
+    // Blockers are those of the current mode, so this comes after setting it (migration/migration.c:fill_source_migration_info).
+    run({{old_.get(), "migrate-set-parameters", {{"mode", "cpr-transfer"}}}},
+        [this, unblocked] { send(*old_, "query-migrate", nullptr, unblocked); });
+}
+
+void Handover::takeCprState(CprCapture capture, const std::function<void()>& then) {
+    if (committed_) {
+        // The second time, from an old VMM that was let go meanwhile: the new one has what came the first time.
+        if (const std::string change = whatChanged(capture_, capture); !change.empty()) {
+            report_.shouldStartOver = true;
+            throw std::runtime_error("the old VMM has changed while the new one stood by: " + change);
+        }
+        return then();
+    }
+    capture_ = std::move(capture);
+    if (!sendsVfioSubsection(newBinary_.version)) capture_.state.vfioDevices.reset();
+    relay_->feed(capture_, cprChannelPath(new_->directory()), within([this, then] {
+                     if (request_.standby) return letOldVmmGo(then);
+                     then();
+                 }));
+}
+
+/// Takes the old VMM out of the exchange without a hang-up that would make it go on.
+void Handover::letOldVmmGo(std::function<void()> then) {
+    run({{old_.get(), "migrate_cancel", nullptr}}, [this, then] {
+        send(*old_, "query-migrate", nullptr, [this, then](const QmpReply& reply) {
+            if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
+            if (const std::string status = reply.value.value("status", "none"); status != "cancelled") {
+                if (status == "failed" || status == "completed")
+                    throw std::runtime_error("the old VMM's migration has " + status);
+                pollTimer_ = EventSource::after(milliseconds(5), within([this, then] { letOldVmmGo(then); }));
+                return;
+            }
+            oldMigration_ = "cancelled";
+            relay_.reset();
+            run({{old_.get(), "migrate-set-parameters", {{"mode", "normal"}}}}, then);
+        });
     });
 }
 
-// Verifying.
+/// A new VMM that has its CPR state builds its machine, and answers on its monitor when that is done.
+void Handover::readyNewVmm() {
+    run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
+}
+
+// Verifying, standing by.
+
+void Handover::gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then) {
+    vmm.gatherRamBlocks(deadlineOf(state_),
+                        within([this, &vmm, then = std::move(then)](std::vector<RamBlock> blocks, const std::string& problem) {
+                            // As in send(): how a VMM ends is the better cause than that it has closed its monitor.
+                            if (!problem.empty() && vmm.monitor().closed()) return;
+                            if (!problem.empty()) throw std::runtime_error(describe(vmm) + ": RAM blocks: " + problem);
+                            then(std::move(blocks));
+                        }));
+}
 
 void Handover::verify() {
-    const auto table = [this](const VmmProcess& vmm, const QmpReply& reply) {
-        if (!reply.ok()) throw std::runtime_error(errorText(vmm, "x-query-ramblock", *reply.error));
-        return reply.value.value("human-readable-text", "");
-    };
-    send(*old_, "x-query-ramblock", nullptr, [this, table](const QmpReply& oldReply) {
-        send(*new_, "x-query-ramblock", nullptr, [this, table, oldTable = table(*old_, oldReply)](const QmpReply& newReply) {
-            compareRam(oldTable, table(*new_, newReply));
+    gatherRam(*old_, [this](const std::vector<RamBlock>& old) {
+        gatherRam(*new_, [this, old](const std::vector<RamBlock>& fresh) {
+            compareRam(old, fresh);
             done();
         });
     });
 }
 
-void Handover::compareRam(const std::string& oldTable, const std::string& newTable) const {
-    const std::vector<RamBlock> blocks = parseRamBlockTable(oldTable);
-    const std::vector<std::string> differences =
-        fatalDifferences(blocks, parseRamBlockTable(newTable), design_ == Design::VmmOwned);
-    if (!differences.empty())
-        throw std::runtime_error(differences.front() +
-                                 (differences.size() > 1 ? " (and " + std::to_string(differences.size() - 1) + " more)" : "") +
-                                 "; give the new VMM the same ROM files and device options");
-    if (!sharesRam()) return;
-    const auto oldMapped = old_->mappedMemfds(), newMapped = new_->mappedMemfds();
-    const auto newHas = [&](const FileIdentity& file) {
-        return std::any_of(newMapped.begin(), newMapped.end(), [&](const auto& entry) { return entry.second == file; });
+void Handover::compareRam(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh) {
+    const RamTransfer transfer = usesCpr()                         ? RamTransfer::AllShared
+                                 : design_ == Design::ManagerOwned ? RamTransfer::NamedFilesShared
+                                                                   : RamTransfer::Copied;
+    report_.ramBlocksCompared = old.size();
+    report_.ramBlockDifferences = differences(old, fresh, transfer);
+    const auto isFatal = [](const RamBlockDifference& difference) { return difference.severity == Severity::Fatal; };
+    const auto first = std::ranges::find_if(report_.ramBlockDifferences, isFatal);
+    if (first == report_.ramBlockDifferences.end()) return;
+    const auto more = std::ranges::count_if(report_.ramBlockDifferences, isFatal) - 1;
+    throw std::runtime_error("RAM block " + vh::describe(*first) + (more > 0 ? " (and " + std::to_string(more) + " more)" : ""));
+}
+
+void Handover::standBy() {
+    const auto hold = [this] {
+        request_.record.standingBy = true;
+        directory_.write(request_.record);
+        HandoverReport report = report_;
+        report.outcome = State::StandingBy;
+        report.totalMs = sinceBeginMs();
+        if (standbyCallback_) callSoon([callback = std::move(standbyCallback_), report] { callback(report); });
     };
-    if (design_ == Design::ManagerOwned) {
-        if (!newHas(request_.record.vmm.ram)) throw std::runtime_error("the new VMM has not mapped the guest's RAM");
-        return;
+    if (design_ == Design::VmmOwned) return hold();
+    run({{old_.get(), "migrate-set-capabilities", capabilities(false)}}, [this, hold] {
+        oldLetGo_ = true;
+        old_->closeMonitor();
+        hold();
+    });
+}
+
+void Handover::commit(Observer observer) {
+    observer_ = std::move(observer);
+    committed_ = true;
+    const milliseconds deadline = deadlineOf(state_);
+    deadline_ = EventSource::after(deadline, within([this, deadline] {
+                                       post(Event::TimedOut,
+                                            "the last check before the switch took longer than " + milliseconds_(deadline));
+                                   }));
+    try {
+        recheck();
+    } catch (const std::exception& error) {
+        post(Event::Failed, error.what());
     }
-    // QEMU names a block's memfd after the block, and a memory backend's after its type (system/physmem.c:qemu_ram_get_shared_fd,
-    // backends/hostmem-memfd.c; 10.0 and 11.1). Others, such as a display's surface, are not the guest's memory.
-    for (const RamBlock& block : blocks) {
-        const auto mapping = oldMapped.find(block.idstr == "ram0" ? "memory-backend-memfd" : block.idstr);
-        if (mapping == oldMapped.end())
-            throw std::runtime_error("RAM block '" + block.idstr + "' of the old VMM is not in a memfd");
-        if (!newHas(mapping->second))
-            throw std::runtime_error("the new VMM has not taken over the memory of RAM block '" + block.idstr + "'");
-    }
+}
+
+/// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
+void Handover::recheck() {
+    request_.record.standingBy = false;
+    directory_.write(request_.record);
+    if (!oldLetGo_) return verify();
+    oldLetGo_ = false;
+    old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    run({{old_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] {
+        if (design_ != Design::Relayed) return verify();
+        sendCprState([this] { verify(); });
+    });
 }
 
 // Switching.
@@ -457,7 +565,11 @@ void Handover::switchOver() {
     if (design_ == Design::SaveRestore) return run({{old_.get(), "stop", nullptr}}, [this] { saveToFile(); });
     const json main{{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}};
     // With CPR the new VMM hangs up on the CPR channel once it listens on the main one, and that makes the old one go ahead.
-    if (design_ == Design::VmmOwned) return run({{new_.get(), "migrate-incoming", main}}, [] {});
+    // A relay has kept that from the old one, and passes it on.
+    if (usesCpr())
+        return run({{new_.get(), "migrate-incoming", main}}, [this] {
+            if (relay_) relay_->hangUp();
+        });
     migrateSent_ = true;
     run({{old_.get(), "migrate", main}}, [] {});
 }
@@ -523,6 +635,7 @@ void Handover::confirm() {
 
 void Handover::retire() {
     request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
+    relay_.reset();
     try {
         directory_.write(request_.record);
     } catch (const std::exception& error) {
@@ -530,6 +643,9 @@ void Handover::retire() {
         report_.warnings.push_back(error.what());
     }
     afterNextHeartbeat([this] {
+        if (wasRunning_ && heartbeat_.summary().beats > 0 && !heartbeat_.beatsFromLatest())
+            report_.warnings.push_back(
+                "the new VMM says that it runs the guest, and no heartbeat has come from there yet; look at it");
         if (!old_->alive()) return oldGone();
         send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
             const json ram = reply.ok() ? reply.value.value("ram", json::object()) : json::object();
@@ -575,7 +691,13 @@ void Handover::newGone() {
 }
 
 void Handover::resume() {
+    relay_.reset();
+    if (old_->monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
+        old_->closeMonitor();
+        old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    }
     if (new_) directory_.removeGeneration(new_->record().generation);
+    if (oldLetGo_) return done();
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) return post(Event::Failed, errorText(*old_, "query-migrate", *reply.error));
         const auto again = [this](milliseconds delay) { pollTimer_ = EventSource::after(delay, within([this] { resume(); })); };
@@ -597,15 +719,28 @@ void Handover::resumed() {
     if (configuredOld_) {
         // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter.
         old_->monitor().execute("migrate-set-capabilities", capabilities(false), patience, nullptr);
-        if (design_ == Design::VmmOwned)
-            old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
+        if (usesCpr()) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
     }
-    afterNextHeartbeat([this] { done(); });
+    undoGrowth([this] { afterNextHeartbeat([this] { done(); }); });
+}
+
+/// A new VMM with larger blocks has grown files that the old one runs the guest on. The guest does not notice; the next new VMM
+/// would.
+void Handover::undoGrowth(std::function<void()> then) {
+    if (!usesCpr() || !migrateSent_) return then();
+    old_->gatherRamBlocks(patience,
+                          within([this, then = std::move(then)](const std::vector<RamBlock>& blocks, const std::string&) {
+                              for (const std::string& block : old_->shrinkGrownBlocks(blocks))
+                                  report_.warnings.push_back("the new VMM had grown the memory of RAM block '" + block +
+                                                             "'; it was cut back to what the old VMM has");
+                              then();
+                          }));
 }
 
 void Handover::finish() {
     if (state_ == State::RolledBack) {
         request_.record.fresh.reset();
+        request_.record.standingBy = false;
         try {
             directory_.write(request_.record);
         } catch (const std::exception& error) {

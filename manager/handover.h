@@ -6,6 +6,12 @@
 // has failed. Three things are watched all the time: that either VMM dies, that a state outlives its deadline, and, from QEMU's
 // STOP on, that the guest is stopped for longer than its pause budget.
 //
+// With a relay (design relayed) the old VMM's CPR state comes to us and not to the new VMM: it is decoded, compared with the old
+// VMM's own RAM blocks, adapted and passed on, and the old VMM goes on running the guest until we hang up. An upgrade that stands
+// by cancels the old VMM's side at once and leaves its monitor to others (but for vmm-owned, whose old VMM has sent its state to
+// the new one itself and stays in the migration), and asks for the state a second time when it is to commit: if that is not the
+// same, the new VMM was built for what no longer is, and the handover starts over.
+//
 // Limits: the definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
 #pragma once
 
@@ -24,6 +30,7 @@
 #include "manager/event_loop.h"
 #include "manager/handover_table.h"
 #include "manager/heartbeat.h"
+#include "manager/relay.h"
 #include "manager/report.h"
 #include "manager/vm_record.h"
 #include "manager/vmm_process.h"
@@ -38,6 +45,8 @@ struct HandoverRequest {
     /// A reason to refuse that was found before there was a handover, or empty.
     std::string refusal;
     bool dryRun = false;
+    std::vector<std::string> warnings;  ///< Of an earlier attempt, for the report.
+    bool standby = false;               ///< Hold before the guest is stopped, until commit().
 };
 
 /// What an observer is told: the state that begins, before anything is done in it.
@@ -59,6 +68,12 @@ class Handover {
 
     /// Begins. `done` is called from the main loop, once; the handover may be destroyed then.
     void begin();
+
+    /// Tells once when everything is prepared and a commit is waited for; the report's outcome is StandingBy then.
+    void onStandby(std::function<void(HandoverReport)> callback) { standbyCallback_ = std::move(callback); }
+    bool standsBy() const { return state_ == State::StandingBy && request_.standby && !committed_; }
+    /// Goes on. `observer` is told of the rest instead of the one that was told so far.
+    void commit(Observer observer);
 
     /// Asks to stop: rolls back when that is still possible.
     void cancel(const std::string& why) { post(Event::Cancelled, why); }
@@ -103,9 +118,15 @@ class Handover {
     void launch();
     void awaitCprListener();
     void exchange();
-    void sendCprState();
+    void sendCprState(std::function<void()> then);
+    void takeCprState(CprCapture capture, const std::function<void()>& then);
+    void letOldVmmGo(std::function<void()> then);
+    void readyNewVmm();
     void verify();
-    void compareRam(const std::string& oldTable, const std::string& newTable) const;
+    void gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
+    void compareRam(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh);
+    void standBy();
+    void recheck();
     void switchOver();
     void saveToFile();
     void restoreFromFile();
@@ -120,6 +141,7 @@ class Handover {
     void newGone();
     void resume();
     void resumed();
+    void undoGrowth(std::function<void()> then);
     void finish();
 
     void oldEvent(const QmpEvent& event);
@@ -130,12 +152,15 @@ class Handover {
     /// Goes on after the guest's next heartbeat, or soon when there is none to be had.
     void afterNextHeartbeat(std::function<void()> then);
     std::string describe(const VmmProcess& vmm) const;
+    /// The design for VMMs that have no CPR, in the words of a refusal.
+    std::string withoutCpr() const;
     std::string errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const;
     std::chrono::milliseconds deadlineOf(State state) const;
     nlohmann::json capabilities(bool on) const;
     double sinceBeginMs() const;
 
-    bool sharesRam() const { return design_ == Design::ManagerOwned || design_ == Design::VmmOwned; }
+    bool usesCpr() const { return design_ == Design::Relayed || design_ == Design::VmmOwned; }
+    bool sharesRam() const { return usesCpr() || design_ == Design::ManagerOwned; }
 
     HandoverRequest request_;
     VmDirectory directory_;
@@ -159,6 +184,11 @@ class Handover {
     bool wasRunning_ = true;      ///< The guest ran before the handover; a paused one stays paused.
     bool configuredOld_ = false;  ///< Migration settings of the old VMM were changed.
     bool migrateSent_ = false;
+    std::unique_ptr<Relay> relay_;  ///< Design relayed, from the exchange on; destroyed, it hangs up.
+    CprCapture capture_;            ///< What the new VMM was built with.
+    std::function<void(HandoverReport)> standbyCallback_;
+    bool committed_ = false;
+    bool oldLetGo_ = false;     ///< Standing by: the old VMM runs the guest as if there were no handover.
     bool confirming_ = false;   ///< The new VMM was, or was about to be, told to run the guest.
     std::string oldMigration_;  ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration_;

@@ -1,13 +1,13 @@
 // The handover as a table: in which state, what may happen, and what follows. Every design goes through the same table; a design
 // only changes what a state does (handover.cpp).
 //
-//   Preflight -> Launching -> Exchanging -> Verifying -> Switching -> Proving -> Confirming -> Retiring -> Upgraded
-//       |            |            |             |            |           |           |
-//    Refused         +------------+-------------+---- Discarding --------+-----------+ (the new VMM said no)
-//                                                         |
-//                                                      Resuming -> RolledBack
+//   Preflight -> Launching -> Exchanging -> Verifying -> StandingBy -> Switching -> Proving -> Confirming -> Retiring -> Upgraded
+//       |            |            |             |             |            |           |           |
+//    Refused         +------------+-------------+--------- Discarding -----+-----------+-----------+ (the new VMM said no)
+//                                                             |
+//                                                          Resuming -> RolledBack
 //
-// Up to Verifying the guest runs on the old VMM. From Switching on it is stopped; Confirming, where the new VMM is told to run
+// Up to StandingBy the guest runs on the old VMM. From Switching on it is stopped; Confirming, where the new VMM is told to run
 // it, is the point of no return. Lost is for what no program may decide: both VMMs are left as they are.
 #pragma once
 
@@ -22,6 +22,7 @@ enum class State {
     Launching,   ///< Starts the new VMM, which waits.
     Exchanging,  ///< Sets both up for the design; with CPR the old VMM's state goes over and the new VMM builds its machine.
     Verifying,   ///< Compares the two VMMs' RAM blocks and mappings while the guest still runs.
+    StandingBy,  ///< Waits for a commit, when one was asked for, and then makes sure that nothing has changed meanwhile.
     Switching,   ///< The old VMM stops the guest and sends device state.
     Proving,     ///< The new VMM answers and says that it holds a stopped guest.
     Confirming,  ///< `cont` on the new VMM: the point of no return.
@@ -33,7 +34,7 @@ enum class State {
     Upgraded,
     Lost,
 };
-constexpr std::size_t stateCount = 14;
+constexpr std::size_t stateCount = 15;
 
 enum class Event {
     Done,      ///< The state's work is complete.
@@ -87,12 +88,19 @@ constexpr std::array handoverTable = {
     Transition{State::Exchanging, Event::OldDied, State::Lost},
     Transition{State::Exchanging, Event::Cancelled, State::Discarding},
 
-    Transition{State::Verifying, Event::Done, State::Switching},
+    Transition{State::Verifying, Event::Done, State::StandingBy},
     Transition{State::Verifying, Event::Failed, State::Discarding},
     Transition{State::Verifying, Event::TimedOut, State::Discarding},
     Transition{State::Verifying, Event::NewDied, State::Discarding},
     Transition{State::Verifying, Event::OldDied, State::Lost},
     Transition{State::Verifying, Event::Cancelled, State::Discarding},
+
+    Transition{State::StandingBy, Event::Done, State::Switching},
+    Transition{State::StandingBy, Event::Failed, State::Discarding},
+    Transition{State::StandingBy, Event::TimedOut, State::Discarding},
+    Transition{State::StandingBy, Event::NewDied, State::Discarding},
+    Transition{State::StandingBy, Event::OldDied, State::Lost},
+    Transition{State::StandingBy, Event::Cancelled, State::Discarding},
 
     Transition{State::Switching, Event::Done, State::Proving},
     Transition{State::Switching, Event::Failed, State::Discarding},

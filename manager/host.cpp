@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "config/parse.h"
@@ -30,13 +31,15 @@ bool fixedWhileRunning(const std::string& key) {
 std::string vmState(const VmRecord& record, const VmDirectory& directory) {
     if (!ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive()) return record.fresh ? "handover interrupted" : "dead";
     if (!record.fresh) return "running";
-    return directory.tryLock() ? "handover interrupted" : "handover";
+    if (directory.tryLock()) return "handover interrupted";
+    return record.standingBy ? "standing by" : "handover";
 }
 
 json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
     return {{"vm", vm},
             {"state", vmState(record, directory)},
             {"pid", record.vmm.pid},
+            {"vmm", record.vmm.kind},
             {"version", record.vmm.version},
             {"binary", record.vmm.binary},
             {"machine", record.machine},
@@ -80,10 +83,15 @@ Host::Operation* Host::beginOn(const std::string& vm, const Done& done) {
         VmDirectory directory = directoryOf(vm);
         UniqueFd lock = directory.tryLock();
         if (!lock) {
-            done(failure(ExitCode::Refused, "another command is at work on vm '" + vm + "'; nothing was touched"));
+            const std::optional<VmRecord> record = directory.read();
+            done(failure(ExitCode::Refused, record && record->standingBy
+                                                ? "vm '" + vm + "' has an upgrade that stands by; 'virt-handover commit " + vm +
+                                                      "' switches, 'virt-handover cancel " + vm +
+                                                      "' undoes it; nothing was touched"
+                                                : "another command is at work on vm '" + vm + "'; nothing was touched"));
             return nullptr;
         }
-        operations_.emplace_back(new Operation{.lock = std::move(lock), .directory = directory, .done = done});
+        operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
         return operations_.back().get();
     } catch (const std::exception& error) {
         done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
@@ -95,8 +103,10 @@ void Host::end(Operation* operation, VerbResult result) {
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
     callSoon([this, operation, result = std::move(result)] {
         const Done done = std::move(operation->done);
+        std::erase(waiting_, operation);
         operations_.remove_if([operation](const auto& entry) { return entry.get() == operation; });
-        done(result);
+        if (done) done(result);
+        beginWaiting();
         if (idleCallback_ && !handoverUnderWay()) std::exchange(idleCallback_, nullptr)();
     });
 }
@@ -152,19 +162,61 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
-    endStrayVmms(operation->directory, {});
-    operation->directory.remove();
-    operation->start =
-        std::make_unique<Start>(std::move(request), operation->directory, [this, operation, vm](const Start::Result& result) {
-            json value = summary(vm, result.record, operation->directory);
-            value["state"] = result.guestRuns ? "running" : "not started";
-            if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
-            value["error"] = "vm '" + vm + "': " + result.problem;
-            end(operation, {ExitCode::Refused, value});
-        });
+    settleStrays(operation, vm, 30, [this, operation, vm, request] {
+        operation->directory.remove();
+        operation->start =
+            std::make_unique<Start>(request, operation->directory, [this, operation, vm](const Start::Result& result) {
+                json value = summary(vm, result.record, operation->directory);
+                value["state"] = result.guestRuns ? "running" : "not started";
+                if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
+                value["error"] = "vm '" + vm + "': " + result.problem;
+                end(operation, {ExitCode::Refused, value});
+            });
+    });
+}
+
+void Host::settleStrays(Operation* operation, const std::string& vm, int attemptsLeft, std::function<void()> then) {
+    const std::vector<StrayVmm> strays = strayVmms(operation->directory, {});
+    if (strays.empty()) return then();
+    const StrayVmm& stray = strays.front();
+    operation->vmm =
+        std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = startTimeOf(stray.pid)}, stray.directory);
+    const auto again = [this, operation, vm, attemptsLeft, then](bool patient) {
+        operation->timer =
+            EventSource::after(milliseconds(patient ? 100 : 0), [this, operation, vm, attemptsLeft, patient, then] {
+                operation->vmm.reset();
+                settleStrays(operation, vm, attemptsLeft - (patient ? 1 : 0), then);
+            });
+    };
+    const auto refuse = [this, operation, vm, pid = stray.pid](const std::string& why) {
+        end(operation, failure(ExitCode::Refused, "vm '" + vm + "': pid " + std::to_string(pid) + " " + why +
+                                                      "; put the record back, or end that process yourself"));
+    };
+    if (stray.directory.empty() || !std::filesystem::exists(stray.directory + "/qmp.sock")) {
+        // A VMM that was told to end a moment ago looks like that, too.
+        if (attemptsLeft > 0) return again(true);
+        return refuse("is a VMM of it whose files in '" + operation->directory.path() + "' were removed; it may run the guest");
+    }
+    try {
+        operation->vmm->monitor().execute(
+            "query-status", nullptr, milliseconds(3'000), [operation, again, refuse](const QmpReply& reply) {
+                if (!operation->vmm->alive()) return again(false);
+                const std::string runState = reply.ok() ? reply.value.value("status", "") : "";
+                if (runState != "prelaunch" && runState != "inmigrate")
+                    return refuse("is a VMM of it that no record names, and it " +
+                                  (reply.ok() ? "holds a guest ('" + runState + "')" : std::string("does not answer")));
+                // It never ran the guest: an earlier start that was cut short left it.
+                operation->vmm->process().onExit([again] { again(false); });
+                operation->vmm->process().killAll();
+            });
+    } catch (const std::exception&) {  // Its monitor is closed: it is ending, or another client will be gone soon.
+        if (attemptsLeft > 0) return again(true);
+        refuse("is a VMM of it that no record names, and its monitor cannot be reached");
+    }
 }
 
 void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+    endedStandbys_.erase(vm);
     Operation* operation = beginOn(vm, [vm, done](const VerbResult& result) {
         // Upgrades always answer with a report, also when there was no handover to report on.
         if (result.value.contains("outcome") || result.code == ExitCode::Usage) return done(result);
@@ -176,7 +228,7 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
     });
     if (!operation) return;
     withRecord(operation, vm, [this, operation, options, observer = std::move(observer)](const VmRecord& record) {
-        HandoverRequest request{.record = record, .definition = {}, .binary = {}, .refusal = {}, .dryRun = options.dryRun};
+        HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
         try {
             request.definition = definitionForUpgrade(record);
         } catch (const std::exception& error) {
@@ -197,11 +249,88 @@ void Host::runHandover(Operation* operation, const HandoverRequest& request, con
     operation->handover =
         std::make_unique<Handover>(request, operation->directory, observer,
                                    [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
-                                       if (report.outcome == State::RolledBack && attemptsLeft > 0)
-                                           return runHandover(operation, request, observer, attemptsLeft - 1);
-                                       end(operation, {report.exitCode(), toJson(report)});
+                                       handedOver(operation, request, observer, attemptsLeft, report);
                                    });
-    operation->handover->begin();
+    operation->handover->onStandby([this, operation](const HandoverReport& report) {
+        if (const Done done = std::exchange(operation->done, nullptr)) done({report.exitCode(), toJson(report)});
+        beginWaiting();
+    });
+    operation->handoverBegun = false;
+    waiting_.push_back(operation);
+    beginWaiting();
+}
+
+void Host::beginWaiting() {
+    // A handover is mostly two processes' waiting for each other.
+    const auto atOnce = static_cast<std::ptrdiff_t>(8 * std::max(1U, std::thread::hardware_concurrency()));
+    while (!waiting_.empty() && std::ranges::count_if(operations_, [](const auto& operation) {
+                                    return operation->handoverBegun && !operation->handover->standsBy();
+                                }) < atOnce) {
+        Operation* operation = waiting_.front();
+        waiting_.pop_front();
+        operation->handoverBegun = true;
+        operation->handover->begin();
+    }
+}
+
+void Host::handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
+                      const HandoverReport& report) {
+    if (report.outcome == State::RolledBack && report.shouldStartOver) {
+        HandoverRequest again = request;
+        again.standby = false;
+        again.warnings.push_back("the new VMM that stood by was discarded, and another one prepared: " + report.cause);
+        return runHandover(operation, again, operation->observer, attemptsLeft);
+    }
+    if (report.outcome == State::RolledBack && !report.cancelled && operation->done && attemptsLeft > 0)
+        return runHandover(operation, request, observer, attemptsLeft - 1);
+    if (!operation->done) endedStandbys_[operation->vm] = report;
+    end(operation, {report.exitCode(), toJson(report)});
+}
+
+Host::Operation* Host::standingBy(const std::string& vm, const Done& done) {
+    for (const auto& operation : operations_)
+        if (operation->vm == vm && operation->handover && operation->handover->standsBy()) return operation.get();
+    std::string why = "has no upgrade that stands by";
+    try {
+        const std::optional<VmRecord> record = directoryOf(vm).read();
+        if (!record) {
+            done(noSuchVm(vm));
+            return nullptr;
+        }
+        if (const auto ended = endedStandbys_.find(vm); ended != endedStandbys_.end())
+            why = "has no upgrade that stands by any more: " + ended->second.cause;
+        if (record->standingBy && !directoryOf(vm).tryLock())
+            why = "stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
+                  " --standby'; use --embed";
+    } catch (const std::exception& error) {
+        why = error.what();
+    }
+    done(failure(ExitCode::Refused, "vm '" + vm + "' " + why));
+    return nullptr;
+}
+
+std::optional<HandoverReport> Host::endedStandby(const std::string& vm) const {
+    const auto found = endedStandbys_.find(vm);
+    return found == endedStandbys_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void Host::commit(const std::string& vm, Handover::Observer observer, Done done) {
+    Operation* operation = standingBy(vm, done);
+    if (!operation) return;
+    operation->done = std::move(done);
+    operation->observer = observer;
+    operation->handover->commit(std::move(observer));
+}
+
+void Host::cancel(const std::string& vm, Done done) {
+    Operation* operation = standingBy(vm, done);
+    if (!operation) return;
+    operation->done = [vm, done](const VerbResult& result) {
+        if (result.value["outcome"] == outcomeName(State::RolledBack))
+            return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
+        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + result.value.value("cause", "")}}});
+    };
+    operation->handover->cancel("cancelled");
 }
 
 void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,11 +29,16 @@ class Host : public Verbs {
 
     void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) override;
     void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) override;
+    void commit(const std::string& vm, Handover::Observer observer, Done done) override;
+    void cancel(const std::string& vm, Done done) override;
     void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) override;
     void destroy(const std::string& vm, Done done) override;
     void list(Done done) override;
     void show(const std::string& vm, Done done) override;
     void console(const std::string& vm, Done done) override;
+
+    /// How the last upgrade of this VM ended that stood by and then ended without anybody asking; none if there was no such.
+    std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
     /// Rolls back the handovers that still can be; for a manager that is told to end.
     void cancelHandovers(const std::string& why);
@@ -45,12 +52,15 @@ class Host : public Verbs {
  private:
     /// One verb at work on one VM; its end releases the lock.
     struct Operation {
+        std::string vm;
         UniqueFd lock;
         VmDirectory directory;
         Done done;
         std::unique_ptr<Start> start;
         std::unique_ptr<Recovery> recovery;
         std::unique_ptr<Handover> handover;
+        bool handoverBegun = false;
+        Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
         std::unique_ptr<VmmProcess> vmm;
         EventSource timer;
     };
@@ -64,11 +74,22 @@ class Host : public Verbs {
     void end(Operation* operation, VerbResult result);
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
     void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then);
+    /// Goes on with `then` when no process is left of this VM that may hold its guest; ends the operation itself if there is one.
+    void settleStrays(Operation* operation, const std::string& vm, int attemptsLeft, std::function<void()> then);
     void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);
+    void handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
+                    const HandoverReport& report);
+    /// Lets handovers begin in the order in which they were asked for, so many at once that none pays with its deadlines for the
+    /// others' work.
+    void beginWaiting();
+    /// The upgrade of this VM that stands by in this process, or else answers why there is none.
+    Operation* standingBy(const std::string& vm, const Done& done);
 
     std::string runtimeDirectory_;
     std::string definitionDirectory_;
     std::list<std::unique_ptr<Operation>> operations_;
+    std::deque<Operation*> waiting_;  ///< For their handover to begin.
+    std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by and ended without being asked to.
     std::function<void()> idleCallback_;
 };
 

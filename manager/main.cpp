@@ -13,6 +13,7 @@
 
 #include "config/parse.h"
 #include "manager/dbus_client.h"
+#include "manager/dbus_service.h"
 #include "manager/host.h"
 #include "manager/terminal.h"
 
@@ -34,6 +35,7 @@ struct Options {
     std::string design;
     std::string pauseBudget;
     bool dryRun = false;
+    bool standby = false;
     std::string timeout = "60s";
 };
 
@@ -52,6 +54,18 @@ class Runner {
     ~Runner() { g_main_loop_unref(loop_); }
 
     Verbs& verbs() { return *verbs_; }
+    Host* embedded() { return host_; }
+
+    /// Serves `commit` and `cancel` for an upgrade that stands by in this process, until it is over.
+    void holdStandby(const std::string& runtimeDirectory, const std::string& vm) {
+        const EventSource interrupt = EventSource::unixSignal(SIGINT, [this] { interrupted("interrupted from the keyboard"); });
+        const EventSource terminate = EventSource::unixSignal(SIGTERM, [this] { interrupted("asked to terminate (SIGTERM)"); });
+        const DbusService service(*host_, runtimeDirectory + "/" + vm);
+        std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
+                  << "Ctrl-C undoes" << std::endl;
+        host_->whenIdle([this] { g_main_loop_quit(loop_); });
+        g_main_loop_run(loop_);
+    }
 
     VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
         // Asking to stop rolls back what still can be; a second time changes nothing, since a guest may be in between.
@@ -93,17 +107,17 @@ int answer(const Options& options, const VerbResult& result, const std::function
 
 std::string listText(const json& value) {
     if (value["vms"].empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
-    Table table({"VM", "STATE", "PID", "QEMU", "MACHINE", "ACCELERATOR"});
+    Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"});
     for (const json& vm : value["vms"])
-        table.add({vm.value("vm", ""), vm.value("state", ""), std::to_string(vm.value("pid", 0)), vm.value("version", ""),
-                   vm.value("machine", ""), vm.value("accelerator", "")});
+        table.add({vm.value("vm", ""), vm.value("state", ""), std::to_string(vm.value("pid", 0)),
+                   vm.value("vmm", "") + " " + vm.value("version", ""), vm.value("machine", ""), vm.value("accelerator", "")});
     return table.text();
 }
 
 std::string showText(const json& value) {
     std::string text;
     for (const char* key :
-         {"vm", "state", "pid", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
+         {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
         text += std::string(key) + ": " + (value[key].is_string() ? value[key].get<std::string>() : value[key].dump()) + "\n";
     text += "started with:\n";
     for (const auto& [key, entry] : value["definition"].items()) text += "  " + key + ": " + entry.get<std::string>() + "\n";
@@ -128,9 +142,9 @@ int start(const Options& options) {
     Runner runner(options);
     return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }),
                   [](const json& value) {
-                      return value.value("vm", "") + ": running on QEMU " + value.value("version", "") + ", pid " +
-                             value["pid"].dump() + ", " + value.value("machine", "") + ", " + value.value("accelerator", "") +
-                             "\n";
+                      return value.value("vm", "") + ": running on " + value.value("vmm", "") + " " + value.value("version", "") +
+                             ", pid " + value["pid"].dump() + ", " + value.value("machine", "") + ", " +
+                             value.value("accelerator", "") + "\n";
                   });
 }
 
@@ -140,6 +154,7 @@ int upgrade(const Options& options) {
     request.design = options.design.empty() ? std::nullopt : designNamed(options.design);
     request.pauseBudget = duration("--pause-budget", options.pauseBudget);
     request.dryRun = options.dryRun;
+    request.standby = options.standby;
     Runner runner(options);
     ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
     const VerbResult result = runner.wait([&](Verbs::Done done) {
@@ -147,7 +162,46 @@ int upgrade(const Options& options) {
             options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
     });
     if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
+    const int code = answer(options, result, reportText);
+    if (!runner.embedded() || result.value["outcome"] != outcomeName(State::StandingBy)) return code;
+    runner.holdStandby(options.runtimeDirectory, options.vm);
+    const std::optional<HandoverReport> ended = runner.embedded()->endedStandby(options.vm);
+    return ended ? answer(options, {ended->exitCode(), toJson(*ended)}, reportText) : code;
+}
+
+/// Where an upgrade stands by: in the daemon, or in the command that prepared it.
+Options holderOf(const Options& options) {
+    Options holder = options;
+    if (options.embed) holder.runtimeDirectory += "/" + options.vm;
+    holder.embed = false;
+    return holder;
+}
+
+VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Verbs::Done)>& verb) {
+    try {
+        Runner runner(holderOf(options));
+        return runner.wait([&](Verbs::Done done) { verb(runner.verbs(), std::move(done)); });
+    } catch (const Unreachable&) {
+        if (!options.embed) throw;
+        return {ExitCode::Refused,
+                {{"error", "no command holds an upgrade of vm '" + options.vm +
+                               "' that stands by; 'virt-handover --embed upgrade " + options.vm + " --standby' prepares one"}}};
+    }
+}
+
+int commit(const Options& options) {
+    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
+    const VerbResult result = askHolder(options, [&](Verbs& verbs, Verbs::Done done) {
+        verbs.commit(
+            options.vm, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
+    });
+    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
     return answer(options, result, reportText);
+}
+
+int cancel(const Options& options) {
+    return answer(options, askHolder(options, [&](Verbs& verbs, Verbs::Done done) { verbs.cancel(options.vm, std::move(done)); }),
+                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
 }
 
 int shutdown(const Options& options) {
@@ -184,6 +238,12 @@ int console(const Options& options) {
         const VerbResult place = whereNow();
         return place.code == ExitCode::Done ? place.value["socket"].get<std::string>() : std::string();
     });
+}
+
+std::vector<std::string> designNames() {
+    std::vector<std::string> names;
+    for (const Design design : allDesigns) names.emplace_back(name(design));
+    return names;
 }
 
 int version(const Options& options) {
@@ -224,9 +284,12 @@ int main(int argc, char** argv) {
     CLI::App* upgrading = add("upgrade", "replace the VMM under a running VM", upgrade);
     upgrading->add_option("--to", options.binary, "the new VMM's binary; without it the definition's vmm.binary");
     upgrading->add_option("--design", options.design, "how to hand over; without it the definition's handover.design")
-        ->check(CLI::IsMember({"manager-owned", "vmm-owned", "copy", "save-restore"}));
+        ->check(CLI::IsMember(designNames()));
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that the guest may be stopped, such as 500ms");
+    upgrading->add_flag("--standby", options.standby, "prepare everything and hold; 'commit' switches, 'cancel' undoes");
     upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin");
+    add("commit", "switch a VM whose upgrade stands by", commit);
+    add("cancel", "undo an upgrade that stands by", cancel);
     add("shutdown", "press the VM's power button and wait until it is off", shutdown)
         ->add_option("--timeout", options.timeout, "how long to wait")
         ->capture_default_str();

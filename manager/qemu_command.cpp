@@ -181,5 +181,8 @@ std::string mainChannelPath(const std::string& directory) {
 std::string cprChannelPath(const std::string& directory) {
     return directory + "/incoming/cpr.sock";
 }
+std::string relayPath(const std::string& directory) {
+    return directory + "/incoming/relay.sock";
+}
 
 }  // namespace vh

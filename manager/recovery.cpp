@@ -82,8 +82,12 @@ void Recovery::letOldRun() {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
-            ask(old_, "migrate-set-parameters", {{"mode", "normal"}},
-                [this](const QmpReply&) { settle(old_.record(), new_.record().generation); });
+            ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
+                old_.gatherRamBlocks(patience, [this](const std::vector<RamBlock>& blocks, const std::string&) {
+                    old_.shrinkGrownBlocks(blocks);
+                    settle(old_.record(), new_.record().generation);
+                });
+            });
         };
         if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
         ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
@@ -107,6 +111,7 @@ void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
 void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.vmm = kept;
     record_.fresh.reset();
+    record_.standingBy = false;
     try {
         directory_.write(record_);
         directory_.removeGeneration(goneGeneration);

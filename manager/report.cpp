@@ -1,5 +1,6 @@
 #include "manager/report.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -15,7 +16,7 @@ std::string formatted(const char* format, double value) {
 }
 
 json toJson(const VmmIdentity& vmm) {
-    return {{"binary", vmm.binary}, {"version", vmm.version}, {"pid", vmm.pid}};
+    return {{"binary", vmm.binary}, {"kind", vmm.kind}, {"version", vmm.version}, {"pid", vmm.pid}};
 }
 
 json toJson(const HeartbeatSummary& guest) {
@@ -27,8 +28,8 @@ json toJson(const HeartbeatSummary& guest) {
 }
 
 std::string versionOf(const json& vmm) {
-    const std::string version = vmm.value("version", "");
-    return "QEMU " + (version.empty() ? std::string("?") : version);
+    const std::string kind = vmm.value("kind", ""), version = vmm.value("version", "");
+    return (kind.empty() ? "QEMU" : kind) + " " + (version.empty() ? "?" : version);
 }
 
 std::string megabytes(std::uint64_t bytes) {
@@ -56,12 +57,30 @@ std::string figures(const json& report) {
     return line + "\n";
 }
 
+/// What the comparison of RAM blocks found, but for a fatal difference, which is the cause already.
+std::string ramBlocks(const json& report) {
+    const json& blocks = report["ramBlocks"];
+    if (blocks["compared"] == 0) return {};
+    std::string text = "  RAM blocks: " + blocks["compared"].dump() + " compared";
+    const bool fatal =
+        std::ranges::any_of(blocks["differences"], [](const json& difference) { return difference["severity"] == "fatal"; });
+    text += blocks["differences"].empty() ? ", all alike\n" : fatal ? ", not fit for a handover\n" : ", fit for a handover\n";
+    constexpr std::size_t shown = 4;
+    for (std::size_t i = 0; i < std::min(shown, blocks["differences"].size()); ++i) {
+        const json& difference = blocks["differences"][i];
+        text += "    " + difference["severity"].get<std::string>() + ": " + difference["text"].get<std::string>() + "\n";
+    }
+    if (blocks["differences"].size() > shown)
+        text += "    and " + std::to_string(blocks["differences"].size() - shown) + " more; --json has them all\n";
+    return text;
+}
+
 }  // namespace
 
 std::string_view name(State state) {
     static constexpr std::array<std::string_view, stateCount> names = {
-        "preflight", "launching",  "exchanging", "verifying", "switching",   "proving",  "confirming",
-        "retiring",  "discarding", "resuming",   "refused",   "rolled back", "upgraded", "lost"};
+        "preflight", "launching",  "exchanging", "verifying", "standing by", "switching", "proving", "confirming",
+        "retiring",  "discarding", "resuming",   "refused",   "rolled back", "upgraded",  "lost"};
     return names.at(static_cast<std::size_t>(state));
 }
 
@@ -77,7 +96,7 @@ std::string_view outcomeName(State finalState) {
 
 ExitCode HandoverReport::exitCode() const {
     if (dryRun) return ExitCode::Done;
-    if (outcome == State::Upgraded) return ExitCode::Done;
+    if (outcome == State::Upgraded || outcome == State::StandingBy) return ExitCode::Done;
     if (outcome == State::Refused) return ExitCode::Refused;
     return outcome == State::RolledBack ? ExitCode::RolledBack : ExitCode::Lost;
 }
@@ -86,6 +105,15 @@ json toJson(const HandoverReport& report) {
     json steps = json::array();
     for (const StepTime& step : report.steps)
         steps.push_back({{"state", name(step.state)}, {"startMs", step.startMs}, {"durationMs", step.durationMs}});
+    json blocks = json::array();
+    for (const RamBlockDifference& difference : report.ramBlockDifferences)
+        blocks.push_back({{"block", difference.idstr},
+                          {"field", difference.field},
+                          {"old", difference.old},
+                          {"new", difference.fresh},
+                          {"severity", name(difference.severity)},
+                          {"why", difference.why},
+                          {"text", describe(difference)}});
     return {{"vm", report.vm},
             {"design", name(report.design)},
             {"outcome", report.dryRun ? "ready" : outcomeName(report.outcome)},
@@ -93,11 +121,12 @@ json toJson(const HandoverReport& report) {
             {"cause", report.cause},
             {"old", toJson(report.old)},
             {"new", toJson(report.fresh)},
-            {"vmm", {{"kind", "QEMU"}, {"stopToResumeMs", report.stopToResumeMs ? json(*report.stopToResumeMs) : json()}}},
+            {"vmm", {{"stopToResumeMs", report.stopToResumeMs ? json(*report.stopToResumeMs) : json()}}},
             {"guest", report.guest ? toJson(*report.guest) : json()},
             {"bytesSent", report.bytesSent},
             {"ramBytes", report.ramBytes},
             {"ramCopiedBytes", report.ramCopiedBytes},
+            {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
             {"totalMs", report.totalMs},
             {"steps", steps},
             {"warnings", report.warnings}};
@@ -106,8 +135,9 @@ json toJson(const HandoverReport& report) {
 std::string reportText(const json& report) {
     const std::string outcome = report["outcome"], cause = report["cause"];
     std::string text = report["vm"].get<std::string>() + ": " + outcome + "   ";
-    if (outcome == outcomeName(State::Upgraded) || outcome == "ready")
-        text += versionOf(report["old"]) + " -> " + report["new"].value("version", "?");
+    if (outcome == outcomeName(State::Upgraded) || outcome == outcomeName(State::StandingBy) || outcome == "ready")
+        text += versionOf(report["old"]) + " -> " +
+                (report["old"]["kind"] == report["new"]["kind"] ? report["new"].value("version", "?") : versionOf(report["new"]));
     else if (outcome == outcomeName(State::Lost))
         text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
                 report["new"]["pid"].dump();
@@ -119,8 +149,12 @@ std::string reportText(const json& report) {
     if (!cause.empty()) text += "  cause: " + cause + "\n";
     if (outcome == "ready")
         text += "  dry run: preflight found nothing in the way\n";
+    else if (outcome == outcomeName(State::StandingBy))
+        text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " +
+                report["vm"].get<std::string>() + "' switches, 'cancel' undoes\n";
     else if (outcome != outcomeName(State::Refused))
         text += figures(report);
+    text += ramBlocks(report);
     for (const json& error : report["guest"].is_object() ? report["guest"]["errors"] : json::array())
         text += "  the guest probe reports: " + error.get<std::string>() + "\n";
     for (const json& warning : report["warnings"]) text += "  warning: " + warning.get<std::string>() + "\n";

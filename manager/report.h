@@ -1,6 +1,7 @@
 // What a handover was: a value, printed for people and for scripts.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "config/vm_definition.h"
 #include "manager/handover_table.h"
 #include "manager/heartbeat.h"
+#include "vmm-shim/ram_blocks.h"
 
 namespace vh {
 
@@ -19,6 +21,7 @@ enum class ExitCode { Done = 0, Usage = 1, Refused = 2, RolledBack = 3, Lost = 4
 
 struct VmmIdentity {
     std::string binary;
+    std::string kind;     ///< `QEMU`, or `reference VMM`; empty until it is known.
     std::string version;  ///< Empty until it is known.
     int pid = 0;          ///< 0 while there is no process.
 };
@@ -32,7 +35,7 @@ struct StepTime {
 struct HandoverReport {
     std::string vm;
     Design design = Design::ManagerOwned;
-    State outcome = State::Refused;  ///< A final state.
+    State outcome = State::Refused;  ///< A final state, or StandingBy while it waits for a commit.
     bool dryRun = false;             ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
     std::string cause;               ///< Why it was not upgraded; empty when it was.
     VmmIdentity old;
@@ -42,9 +45,14 @@ struct HandoverReport {
     std::optional<HeartbeatSummary> guest;  ///< Absent when the definition has no heartbeat or the guest was silent.
     std::uint64_t bytesSent = 0;            ///< Migration stream, by QEMU's count on the old VMM.
     std::uint64_t ramBytes = 0;
-    std::uint64_t ramCopiedBytes = 0;  ///< Guest RAM pages that went through the stream.
+    std::uint64_t ramCopiedBytes = 0;   ///< Guest RAM pages that went through the stream.
+    std::size_t ramBlocksCompared = 0;  ///< Of the old VMM; 0 when it did not come to that.
+    std::vector<RamBlockDifference> ramBlockDifferences;
     double totalMs = 0;
     std::vector<std::string> warnings;
+    /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.
+    bool shouldStartOver = false;
+    bool cancelled = false;  ///< A person, or the manager's own end, asked to stop.
 
     ExitCode exitCode() const;
 };

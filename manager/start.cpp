@@ -62,6 +62,8 @@ void Start::resolve(const VmmBinary& binary) {
     if (!binary.missingModels.empty())
         throw std::runtime_error("QEMU " + binary.version + " ('" + binary.path + "') lacks the device model '" +
                                  *binary.missingModels.begin() + "'; install the package that has its module");
+    record_.vmm.kind = binary.kind;
+    record_.vmm.version = binary.version;
     shareImplicitRam_ = binary.majorVersion >= 10;
 }
 
@@ -82,17 +84,17 @@ void Start::launch() {
     });
     const std::chrono::milliseconds deadline = definition.handover.deadlines.launch;
     timer_ = EventSource::after(deadline, [this] { fail("the VMM did not come up within its launch deadline"); });
-    vmm_->monitor().execute("query-version", nullptr, deadline, [this](const QmpReply& reply) {
-        if (!reply.ok()) return;  // Its exit or the deadline says why.
-        version_ = qemuVersion(reply.value);
-        guarded([this] { letRun(); });
+    // Any answer will do: it says that the VMM has come up.
+    vmm_->monitor().execute("query-status", nullptr, deadline, [this](const QmpReply& reply) {
+        if (reply.ok()) guarded([this] { letRun(); });  // Else its exit or the deadline says why.
     });
 }
 
 void Start::letRun() {
     const VmDefinition definition = record_.definition();
-    record_.vmm = vmm_->record();
-    record_.vmm.version = version_;
+    const VmmRecord probed = std::exchange(record_.vmm, vmm_->record());
+    record_.vmm.kind = probed.kind;
+    record_.vmm.version = probed.version;
     directory_.write(record_);
     joinBridges(definition, vmm_->resources());
     vmm_->monitor().execute("cont", nullptr, definition.handover.deadlines.launch, [this](const QmpReply& reply) {

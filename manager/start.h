@@ -51,7 +51,6 @@ class Start {
     VmDirectory directory_;
     Done done_;
     VmRecord record_;
-    std::string version_;
     bool shareImplicitRam_ = false;
     std::unique_ptr<BinaryProbe> probe_;
     std::unique_ptr<VmmProcess> vmm_;

@@ -28,6 +28,8 @@ std::string_view explanation(State state) {
             return "setting both VMMs up; the guest runs on";
         case State::Verifying:
             return "comparing both VMMs' memory; the guest runs on";
+        case State::StandingBy:
+            return "everything is ready; waiting for a commit, the guest runs on";
         case State::Switching:
             return "stopping the guest on the old VMM, moving its devices' state";
         case State::Proving:

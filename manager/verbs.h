@@ -26,6 +26,7 @@ struct UpgradeOptions {
     std::optional<Design> design;
     std::optional<std::chrono::milliseconds> pauseBudget;
     bool dryRun = false;
+    bool standby = false;  ///< Answer when everything is prepared, and hold it for commit() or cancel().
 };
 
 /// Every verb answers once, from the main loop or at once.
@@ -38,6 +39,10 @@ class Verbs {
     /// `what` is a file (it contains a slash or ends in .yaml) or the name of a definition in the definition directory.
     virtual void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) = 0;
     virtual void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) = 0;
+    /// Switches a VM whose upgrade stands by; answers with the upgrade's report.
+    virtual void commit(const std::string& vm, Handover::Observer observer, Done done) = 0;
+    /// Undoes what an upgrade that stands by has prepared.
+    virtual void cancel(const std::string& vm, Done done) = 0;
     /// Presses the power button and waits until the VMM has ended.
     virtual void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) = 0;
     /// Ends the VMM at once.

@@ -35,11 +35,8 @@ FileIdentity fileFromJson(const json& value) {
 }
 
 json toJson(const VmmRecord& vmm) {
-    json value{{"generation", vmm.generation},
-               {"pid", vmm.pid},
-               {"startTime", vmm.startTime},
-               {"binary", vmm.binary},
-               {"version", vmm.version}};
+    json value{{"generation", vmm.generation}, {"pid", vmm.pid},   {"startTime", vmm.startTime},
+               {"binary", vmm.binary},         {"kind", vmm.kind}, {"version", vmm.version}};
     if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
     value["disks"] = json::object();
     for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
@@ -52,6 +49,7 @@ VmmRecord vmmFromJson(const json& value) {
     value.at("pid").get_to(vmm.pid);
     value.at("startTime").get_to(vmm.startTime);
     value.at("binary").get_to(vmm.binary);
+    vmm.kind = value.value("kind", vmm.kind);
     value.at("version").get_to(vmm.version);
     if (value.contains("ram")) {
         vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
@@ -77,12 +75,6 @@ void writeAll(int fd, const std::string& text, const std::string& path) {
 
 }  // namespace
 
-FileIdentity FileIdentity::of(int fd) {
-    struct stat status {};
-    if (::fstat(fd, &status) != 0) fail("look at a descriptor");
-    return {status.st_dev, status.st_ino};
-}
-
 VmDefinition VmRecord::definition() const {
     VmDefinition definition = parseVmDefinition(definitionText, definitionFile);
     definition.uuid = uuid;
@@ -107,6 +99,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         if (value.contains("fresh")) record.fresh = vmmFromJson(value["fresh"]);
+        record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
         return record;
     } catch (const std::exception& error) {
@@ -124,6 +117,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    if (record.standingBy) value["standingBy"] = true;
     const std::string file = path() + "/record.json", draft = file + ".new";
     {
         UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));

@@ -21,18 +21,10 @@
 #include <nlohmann/json.hpp>
 
 #include "config/vm_definition.h"
+#include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
-
-/// The identity of a file, to recognise a memfd in another process.
-struct FileIdentity {
-    std::uint64_t device = 0;
-    std::uint64_t inode = 0;
-
-    static FileIdentity of(int fd);
-    bool operator==(const FileIdentity&) const = default;
-};
 
 /// One VMM process of a VM.
 struct VmmRecord {
@@ -40,7 +32,8 @@ struct VmmRecord {
     pid_t pid = 0;
     std::uint64_t startTime = 0;
     std::string binary;
-    std::string version;  ///< `10.0.2`, as it said itself; empty until it has.
+    std::string kind = "QEMU";  ///< Or what else speaks its monitor's language; see vmmKind().
+    std::string version;        ///< `10.0.2`, as it said itself; empty until it has.
     /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found
     /// there.
     std::optional<int> ramDescriptor;
@@ -59,6 +52,7 @@ struct VmRecord {
     VmmRecord vmm;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
     std::optional<VmmRecord> fresh;
+    bool standingBy = false;      ///< That handover is prepared and waits for a commit.
     bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.
 
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved.

@@ -1,14 +1,13 @@
 #include "manager/vmm_process.h"
 
 #include <fcntl.h>
-#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <system_error>
 
 #include "vmm-shim/unix_socket.h"
@@ -78,35 +77,59 @@ std::string VmmProcess::lastWords() const {
     return words;
 }
 
-std::multimap<std::string, FileIdentity> VmmProcess::mappedMemfds() const {
-    // 7f..-7f.. rw-s 00000000 00:01 2345   /memfd:web1/ram0 (deleted)
-    constexpr std::string_view prefix = "/memfd:";
-    std::multimap<std::string, FileIdentity> found;
-    std::ifstream maps("/proc/" + std::to_string(record_.pid) + "/maps");
-    std::string line;
-    while (std::getline(maps, line)) {
-        std::istringstream columns(line);
-        std::string range, rights, offset, path;
-        unsigned majorNumber = 0, minorNumber = 0;
-        char colon = 0;
-        std::uint64_t inode = 0;
-        columns >> range >> rights >> offset >> std::hex >> majorNumber >> colon >> minorNumber >> std::dec >> inode >> path;
-        if (path.starts_with(prefix) && rights.ends_with("s"))
-            found.emplace(path.substr(prefix.size()), FileIdentity{makedev(majorNumber, minorNumber), inode});
-    }
-    return found;
+void VmmProcess::gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHandler then) {
+    const auto refused = [](const char* command, const QmpReply& reply) {
+        return std::string(command) + ": " + reply.error->description;
+    };
+    monitor().execute("x-query-ramblock", nullptr, deadline, [this, deadline, then, refused](const QmpReply& table) {
+        if (!table.ok()) return then({}, refused("x-query-ramblock", table));
+        monitor().execute("qom-list", {{"path", "/objects"}}, deadline, [this, table, then, refused](const QmpReply& objects) {
+            if (!objects.ok()) return then({}, refused("qom-list", objects));
+            RamBlockSources sources{.table = table.value.value("human-readable-text", ""), .pid = record_.pid};
+            std::vector<RamBlock> blocks;
+            try {
+                for (const json& object : objects.value) sources.objectTypes[object.at("name")] = object.at("type");
+                blocks = vh::gatherRamBlocks(sources);
+            } catch (const std::exception& error) {
+                return then({}, error.what());
+            }
+            then(std::move(blocks), {});
+        });
+    });
 }
 
-void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
+std::vector<std::string> VmmProcess::shrinkGrownBlocks(const std::vector<RamBlock>& blocks) const {
+    std::vector<std::string> shrunk;
+    for (const RamBlock& block : blocks) {
+        // Files that somebody named may well be longer than the block that maps them.
+        if (block.named_file || !block.file || block.file->fd < 0 || block.file->size <= block.max_length) continue;
+        const std::string path = "/proc/" + std::to_string(record_.pid) + "/fd/" + std::to_string(block.file->fd);
+        const UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+        const std::uint64_t length = (block.max_length + block.page_size - 1) / block.page_size * block.page_size;
+        if (!file || FileIdentity::of(file.get()) != block.file->identity || length >= block.file->size) continue;
+        if (::ftruncate(file.get(), static_cast<off_t>(length)) == 0) shrunk.push_back(block.idstr);
+    }
+    return shrunk;
+}
+
+std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
     namespace fs = std::filesystem;
+    constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
+    std::vector<StrayVmm> strays;
     std::error_code ignored;
     for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
         const pid_t pid = std::atoi(entry.path().filename().c_str());
         if (pid <= 0 || keep.contains(pid)) continue;
         const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
-        if (output.starts_with(directory.path() + "/") && output.ends_with("/vmm.log"))
-            ChildProcess::adopt(pid, startTimeOf(pid)).killAll();
+        if (!output.starts_with(directory.path() + "/")) continue;
+        if (output.ends_with(log)) strays.push_back({pid, output.substr(0, output.size() - log.size())});
+        if (output.ends_with(deletedLog)) strays.push_back({pid, {}});
     }
+    return strays;
+}
+
+void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
+    for (const StrayVmm& stray : strayVmms(directory, keep)) ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).killAll();
 }
 
 std::string qemuVersion(const json& version) {
@@ -117,6 +140,11 @@ std::string qemuVersion(const json& version) {
     } catch (const json::exception&) {
         return "unknown";
     }
+}
+
+std::string vmmKind(const json& version) {
+    const std::string package = version.is_object() ? version.value("package", "") : "";
+    return package.find("reference VMM") == std::string::npos ? "QEMU" : "reference VMM";
 }
 
 }  // namespace vh

@@ -3,17 +3,18 @@
 
 #include <chrono>
 #include <functional>
-#include <map>
 #include <memory>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "manager/child_process.h"
 #include "manager/qemu_command.h"
 #include "manager/qmp_client.h"
 #include "manager/resources.h"
 #include "manager/vm_record.h"
+#include "vmm-shim/ram_blocks.h"
 
 namespace vh {
 
@@ -46,13 +47,22 @@ class VmmProcess {
 
     /// The monitor; connects to that of a process taken up. Throws std::system_error.
     QmpClient& monitor();
+    /// Lets others in: a VMM serves one monitor client at a time. The next monitor() connects again.
+    void closeMonitor() { monitor_.reset(); }
 
     /// The last lines that the VMM wrote to its standard error, three at most and no warnings, as one; empty when there are none.
     /// QEMU tells a cause first and what came of it after that.
     std::string lastWords() const;
 
-    /// The memfds that the process has mapped shared, by the name they were created with; from /proc/PID/maps.
-    std::multimap<std::string, FileIdentity> mappedMemfds() const;
+    /// The VMM's RAM blocks, by its monitor and /proc. `then` is called once, from the main loop; `problem` is empty when all is
+    /// known.
+    using RamBlocksHandler = std::function<void(std::vector<RamBlock> blocks, std::string problem)>;
+    void gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHandler then);
+
+    /// Cuts the files of these blocks of this process back to the blocks' own length, where somebody has grown them, and returns
+    /// the names of those. A new VMM with larger blocks grows the very files that the old one runs the guest on
+    /// (system/physmem.c:qemu_ram_alloc_from_fd, grow; 10.0 and 11.1); it must have ended.
+    std::vector<std::string> shrinkGrownBlocks(const std::vector<RamBlock>& blocks) const;
 
     /// A connection to the guest probe's port, made when the process was started; once.
     UniqueFd takeHeartbeat() { return std::move(heartbeat_); }
@@ -68,12 +78,22 @@ class VmmProcess {
     UniqueFd heartbeat_;
 };
 
-/// Ends the VMMs of a VM that are on no record: a manager died between starting one and writing it down, or between handing over
-/// and ending the old one. None of them runs the guest. They are known by their standard output, which is their generation's log.
+/// A VMM of a VM that is on no record, known by its standard output, which is its generation's log.
+struct StrayVmm {
+    pid_t pid = 0;
+    std::string directory;  ///< Of its generation; empty when that was removed under it.
+};
+
 /// `keep` are the pids on record.
+std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
+
+/// Ends the strays of a VM that has a record: a manager died between starting a VMM and writing it down, or between handing over
+/// and ending the old one. None of them runs the guest, for the record names those that can.
 void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
 
-/// `10.0.13` from the answer to query-version or from a greeting's version.
+/// `10.0.13` from the answer to query-version.
 std::string qemuVersion(const nlohmann::json& version);
+/// What answered query-version: `QEMU`, or `reference VMM`.
+std::string vmmKind(const nlohmann::json& version);
 
 }  // namespace vh

@@ -59,7 +59,8 @@ TEST(HandoverTable, refusesWhatGoesWrongBeforeAnythingIsTouched) {
 }
 
 TEST(HandoverTable, rollsBackWhateverGoesWrongBeforeThePointOfNoReturn) {
-    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Proving})
+    for (const State state :
+         {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Switching, State::Proving})
         for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied, Event::Cancelled}) {
             EXPECT_EQ(next(state, event), State::Discarding) << name(state) << ": " << name(event);
             EXPECT_EQ(endOf(next(state, event)), State::RolledBack) << name(state) << ": " << name(event);
@@ -67,8 +68,8 @@ TEST(HandoverTable, rollsBackWhateverGoesWrongBeforeThePointOfNoReturn) {
 }
 
 TEST(HandoverTable, isLostWhenTheOldVmmDiesBeforeItHandedEverythingOver) {
-    for (const State state :
-         {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Discarding, State::Resuming})
+    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Switching,
+                              State::Discarding, State::Resuming})
         EXPECT_EQ(next(state, Event::OldDied), State::Lost) << name(state);
 }
 
@@ -111,8 +112,8 @@ TEST(HandoverTable, letsTheOldVmmRunOnlyWhenTheNewOneIsDiscarded) {
 TEST(HandoverTable, upgradesWhenNothingGoesWrong) {
     std::vector<State> path{State::Preflight};
     while (!isFinal(path.back())) path.push_back(next(path.back(), Event::Done));
-    EXPECT_EQ(path, (std::vector{State::Preflight, State::Launching, State::Exchanging, State::Verifying, State::Switching,
-                                 State::Proving, State::Confirming, State::Retiring, State::Upgraded}));
+    EXPECT_EQ(path, (std::vector{State::Preflight, State::Launching, State::Exchanging, State::Verifying, State::StandingBy,
+                                 State::Switching, State::Proving, State::Confirming, State::Retiring, State::Upgraded}));
 }
 
 TEST(HandoverTable, reachesEveryStateAndEveryEnd) {

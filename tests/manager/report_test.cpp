@@ -14,8 +14,8 @@ HandoverReport upgraded() {
     HandoverReport report;
     report.vm = "web1";
     report.outcome = State::Upgraded;
-    report.old = {"/usr/bin/qemu-10.0", "10.0.13", 4711};
-    report.fresh = {"/usr/bin/qemu-11.1", "11.1.3", 4712};
+    report.old = {"/usr/bin/qemu-10.0", "QEMU", "10.0.13", 4711};
+    report.fresh = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
     report.steps = {{State::Preflight, 0, 51.5}, {State::Launching, 51.5, 20.25}, {State::Switching, 71.75, 4}};
     report.stopToResumeMs = 4.125;
     report.guest = HeartbeatSummary{.beats = 120,
@@ -47,9 +47,38 @@ HandoverReport refused() {
     report.design = Design::VmmOwned;
     report.outcome = State::Refused;
     report.cause = "the new VMM '/opt/qemu' (QEMU 9.0.1) has no machine type 'pc-q35-10.0'";
-    report.old = {"/usr/bin/qemu-10.0", "", 4711};
-    report.fresh = {"/opt/qemu", "9.0.1", 0};
+    report.old = {"/usr/bin/qemu-10.0", "QEMU", "", 4711};
+    report.fresh = {"/opt/qemu", "QEMU", "9.0.1", 0};
     report.totalMs = 12;
+    return report;
+}
+
+RamBlockDifference difference(const std::string& block, Severity severity) {
+    return {block, "max_length", "16 MiB", "32 MiB", severity, "the file would grow"};
+}
+
+/// Of a reference VMM, for a change: a report always says what it speaks of.
+HandoverReport rolledBackForItsMemory() {
+    HandoverReport report = upgraded();
+    report.outcome = State::RolledBack;
+    report.design = Design::Relayed;
+    report.old.kind = report.fresh.kind = "reference VMM";
+    report.cause = "RAM block " + describe(difference("vga.vram", Severity::Fatal));
+    report.stopToResumeMs.reset();
+    report.guest.reset();
+    report.ramBlocksCompared = 9;
+    report.ramBlockDifferences = {difference("vga.vram", Severity::Fatal), difference("a", Severity::Harmless),
+                                  difference("b", Severity::Adaptable),    difference("c", Severity::Harmless),
+                                  difference("d", Severity::Harmless),     difference("e", Severity::Harmless)};
+    return report;
+}
+
+HandoverReport standingBy() {
+    HandoverReport report = upgraded();
+    report.outcome = State::StandingBy;
+    report.design = Design::Relayed;
+    report.fresh.kind = "reference VMM";
+    report.ramBlocksCompared = 9;
     return report;
 }
 
@@ -81,6 +110,12 @@ TEST(Report, ofAnUpgrade) {
 TEST(Report, ofARollback) {
     expectGolden("report-rolled-back.txt", shown(rolledBack()));
 }
+TEST(Report, ofARollbackForRamBlocksThatDiffer) {
+    expectGolden("report-ram-blocks.txt", shown(rolledBackForItsMemory()));
+}
+TEST(Report, ofAStandby) {
+    expectGolden("report-standing-by.txt", shown(standingBy()));
+}
 TEST(Report, ofARefusal) {
     expectGolden("report-refused.txt", shown(refused()));
 }
@@ -97,6 +132,7 @@ TEST(Report, exitsWithWhatScriptsRelyOn) {
     EXPECT_EQ(static_cast<int>(rolledBack().exitCode()), 3);
     EXPECT_EQ(static_cast<int>(lost().exitCode()), 4);
     EXPECT_EQ(static_cast<int>(ready().exitCode()), 0);
+    EXPECT_EQ(static_cast<int>(standingBy().exitCode()), 0);
 }
 
 TEST(Report, namesItsOutcomes) {
@@ -107,7 +143,8 @@ TEST(Report, namesItsOutcomes) {
 }
 
 TEST(Report, readsTheSameWhenItCameOverTheWire) {
-    for (const HandoverReport& report : {upgraded(), rolledBack(), refused(), lost(), ready()}) {
+    for (const HandoverReport& report :
+         {upgraded(), rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), ready()}) {
         const nlohmann::json here = toJson(report);
         EXPECT_EQ(reportText(nlohmann::json::parse(here.dump())), reportText(here));
     }
