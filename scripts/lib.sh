@@ -30,10 +30,12 @@ fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # The comment at the top of the script, to the first empty line, is its help.
 printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
 
-# configureAndBuild DIRECTORY: meson reconfigures an existing build directory by itself.
+# configureAndBuild DIRECTORY [MESON-OPTION...]: meson reconfigures an existing build directory by itself.
 configureAndBuild() {
-    if [ ! -f "$1/build.ninja" ]; then
-        meson setup "$1" "$sourceDir" || return
+    local directory=$1
+    shift
+    if [ ! -f "$directory/build.ninja" ]; then
+        meson setup "$directory" "$sourceDir" "$@" || return
     fi
-    meson compile -C "$1"
+    meson compile -C "$directory"
 }

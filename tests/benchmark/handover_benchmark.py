@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """What a handover costs the guest, and what the daemon costs the host: each figure beside its target.
 
-Three parts, one after the other:
-  yardstick  cpr-transfer by hand (yardstick.py) against vmm-owned and manager-owned, at 512 MiB
+Five parts, one after the other:
+  yardstick  cpr-transfer by hand (yardstick.py) against relayed, vmm-owned and manager-owned, at 512 MiB
   ram        512 MiB against 8 GiB of touched RAM, for vmm-owned and for manager-owned
   daemon     memory and idle CPU time of virt-handoverd with a running VM
+  shim       the CPR state of a running QEMU captured, and what the guest feels of that; streams of 1 MB decoded
+  fleet      200 reference VMs handed over at once
 
 What is compared is measured in one run, in rounds, in random order within a round, so that whatever else the machine does falls on
 all alike; a ratio is the median of the rounds' ratios. One guest runs at a time: the others are stopped through their monitors, and
 each one's turn begins with some hundred heartbeats. Two pauses are told apart: QEMU's own STOP to RESUME, and the guest's last
 heartbeat on the old VMM to its first on the new one. The exit status is 0 whatever the figures are, and 1 when something could not be run.
 
-VH_CLI and VH_DAEMON (set by meson), VH_QEMU_NEW, VH_GUEST_KERNEL and VH_GUEST_INITRAMFS (scripts/lib.sh) say what to measure.
+VH_CLI, VH_DAEMON, VH_SHIM, VH_FLEET and VH_DECODE (set by meson), VH_QEMU_NEW, VH_GUEST_KERNEL and VH_GUEST_INITRAMFS (scripts/lib.sh) say what to measure.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import time
 sys.dont_write_bytecode = True  # No __pycache__ in the source tree.
 from yardstick import Qmp, Yardstick
 
-PARTS = ("yardstick", "ram", "daemon")
+PARTS = ("yardstick", "ram", "daemon", "shim", "fleet")
 METRICS = {"stopToResumeMs": "STOP to RESUME", "pauseMs": "heartbeats"}
 SETTLING_BEATS = 500
 BOOT_PATIENCE_S = 900  # Without KVM and on a busy machine 8 GiB are filled at some 100 MiB/s or less.
@@ -98,7 +100,7 @@ class ManagedVm:
 name: {self.name}
 machine: pc-q35-10.0
 accelerator: tcg
-memory: {{size: {memory_mib}MiB, owner: {design.split("-")[0]}}}
+memory: {{size: {memory_mib}MiB, owner: {"vmm" if design == "vmm-owned" else "manager"}}}
 boot:
   kernel: "{os.environ["VH_GUEST_KERNEL"]}"
   initrd: "{os.environ["VH_GUEST_INITRAMFS"]}"
@@ -296,13 +298,14 @@ def measure_against_yardstick(workspace, results, rounds, warm_ups):
         by_hand = vms.enter_context(YardstickVm(workspace))
         by_hand.monitor("stop")
         series = {"yardstick": (by_hand, {}), "yardstick with -S and cont": (by_hand, {"hold": True})}
-        for design in ("vmm-owned", "manager-owned"):
+        for design in ("relayed", "vmm-owned", "manager-owned"):
             vm = vms.enter_context(ManagedVm(workspace, design))
             vm.monitor("stop")
             series[design] = (vm, {})
         results.add("yardstick", measure("yardstick", series, rounds, warm_ups, results.random))
     for design in ("vmm-owned", "manager-owned"):
         results.compare("yardstick", design, "yardstick", "stopToResumeMs", 1.2)
+    results.compare("yardstick", "relayed", "vmm-owned", "stopToResumeMs", 1.15)
     results.compare("yardstick", "vmm-owned", "yardstick with -S and cont", "stopToResumeMs")
     results.compare("yardstick", "manager-owned", "vmm-owned", "stopToResumeMs")
 
@@ -360,6 +363,70 @@ def measure_daemon(workspace, results):
     results.state(f"virt-handoverd's CPU time in {IDLE_S} idle seconds", idle_ms, "ms", 0)
 
 
+class BeatWatch:
+    """The longest silence between two heartbeats of a running VM, from begin to end of the block."""
+
+    def __init__(self, vm):
+        self.port, self.arrivals = socket.socket(socket.AF_UNIX), []
+        self.port.connect(f"{vm.directory}/heartbeat.sock")
+        self.thread = threading.Thread(target=self.read, daemon=True)
+
+    def read(self):
+        while self.port.recv(16384):
+            self.arrivals.append(time.monotonic())
+
+    def __enter__(self):
+        self.thread.start()
+        while len(self.arrivals) < 50:
+            time.sleep(0.01)
+        del self.arrivals[:]
+        return self
+
+    def __exit__(self, *_):
+        self.port.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.longest_gap_ms = max(after - before for before, after in zip(self.arrivals, self.arrivals[1:])) * 1000
+
+
+def measure_shim(workspace, results, rounds):
+    capture_ms, with_capture, without, gap_ratios = [], [], [], []
+    with ManagedVm(workspace, "relayed") as vm:
+        def capture():
+            output = subprocess.run([os.environ["VH_SHIM"], "capture", "--json", f"{vm.directory}/qmp.sock"], check=True, capture_output=True, text=True).stdout
+            capture_ms.append(json.loads(output)["takenMs"])
+
+        for _ in range(rounds):
+            pair = {}
+            for what in results.random.sample(["capture", "nothing"], 2):
+                with BeatWatch(vm) as watch:
+                    if what == "capture":
+                        capture()
+                    time.sleep(0.3)
+                pair[what] = watch.longest_gap_ms
+            with_capture.append(pair["capture"])
+            without.append(pair["nothing"])
+            gap_ratios.append(pair["capture"] / pair["nothing"])
+    results.samples["shim"] = {"captureMs": capture_ms, "longestGapMsWithCapture": with_capture, "longestGapMsWithout": without}
+    results.state("capture of a running QEMU, migrate to cancelled, median", statistics.median(capture_ms), "ms", 10)
+    results.state("capture of a running QEMU, longest", max(capture_ms), "ms")
+    low, high = results.interval(gap_ratios)
+    results.comparisons.append({"name": "longest heartbeat gap with a capture / without", "value": statistics.median(gap_ratios), "unit": "x",
+                                "low": low, "high": high, "target": None, "verdict": "no difference shown" if low <= 1 <= high else ""})
+    for name, value in json.loads(subprocess.run([os.environ["VH_DECODE"]], check=True, capture_output=True, text=True).stdout).items():
+        results.state(f"decode {name}, median of 100", value, "ms", 5)
+
+
+def measure_fleet(results):
+    output = subprocess.run([os.environ["VH_FLEET"], os.environ["VH_SHIM"], "200"], capture_output=True, text=True, check=False)
+    if output.returncode != 0:
+        raise CannotRun((output.stderr or output.stdout).strip()[:300])
+    fleet = json.loads(output.stdout)
+    results.samples["fleet"] = fleet
+    results.state("200 reference VMs handed over at once", fleet["seconds"], "s", 20)
+    results.state("heartbeats lost or repeated among them", fleet["lost"] + fleet["repeated"], "beats", 0)
+    results.state("longest pause among them", fleet["longestPauseMs"], "ms")
+
+
 def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="rounds to measure, after two to warm up (20)")
@@ -370,7 +437,7 @@ def options():
     chosen = parser.parse_args()
     if chosen.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    if missing := [name for name in ("VH_CLI", "VH_DAEMON", "VH_QEMU_NEW", "VH_GUEST_KERNEL", "VH_GUEST_INITRAMFS") if not os.environ.get(name)]:
+    if missing := [name for name in ("VH_CLI", "VH_DAEMON", "VH_SHIM", "VH_FLEET", "VH_DECODE", "VH_QEMU_NEW", "VH_GUEST_KERNEL", "VH_GUEST_INITRAMFS") if not os.environ.get(name)]:
         parser.exit(1, f"{', '.join(missing)} must be set: the benchmark needs a real QEMU and a guest; see scripts/setup and scripts/lib.sh\n")
     return chosen
 
@@ -397,11 +464,15 @@ def main():
                     measure_against_yardstick(workspace, results, rounds, warm_ups)
                 elif part == "daemon":
                     measure_daemon(workspace, results)
+                elif part == "shim":
+                    measure_shim(workspace, results, rounds)
+                elif part == "fleet":
+                    measure_fleet(results)
                 elif chosen.quick:
                     results.not_measured.append("8 GiB: left out by --quick")
                 else:
                     measure_ram_sizes(workspace, results, rounds, warm_ups)
-            except (CannotRun, OSError, RuntimeError, ValueError, StopIteration) as problem:
+            except (CannotRun, OSError, RuntimeError, ValueError, StopIteration, subprocess.CalledProcessError) as problem:
                 results.not_measured.append(f"{part}: could not be run: {problem}")
                 status = 1
     print(f"\n{results.text()}\n")

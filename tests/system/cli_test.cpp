@@ -143,7 +143,7 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
 
     const Ran refused = run({"--embed", "upgrade", "vm", "--to", "/bin/true"});
     EXPECT_EQ(refused.code, 2);
-    EXPECT_THAT(refused.output, HasSubstr("vm: refused   nothing was touched   design manager-owned"));
+    EXPECT_THAT(refused.output, HasSubstr("vm: refused   nothing was touched   design relayed"));
     EXPECT_THAT(refused.output, HasSubstr("cause: the new VMM: '/bin/true' is not a working QEMU: it exited with status 0"));
 
     const std::string bad =
@@ -162,7 +162,7 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
          {"preflight", "launching", "exchanging", "verifying", "switching", "proving", "confirming", "retiring"})
         EXPECT_THAT(upgraded.output, HasSubstr(std::string("  ") + step));
     EXPECT_THAT(upgraded.output,
-                testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design manager-owned\n"
+                testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design relayed\n"
                                        "  guest pause [0-9.]+ ms \\(heartbeats\\)   [0-9.]+ ms \\(STOP to RESUME\\)   "
                                        "[0-9.]+ MB sent   0 of 192 MiB RAM copied   total [0-9.]+ s\n"));
     EXPECT_THAT(upgraded.output, testing::Not(HasSubstr("\033["))) << "colour is for terminals";
@@ -171,7 +171,8 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     EXPECT_EQ(asJson.code, 0);
     const json report = json::parse(asJson.output);
     EXPECT_EQ(report["outcome"], "upgraded");
-    EXPECT_EQ(report["vmm"]["kind"], "QEMU");
+    EXPECT_EQ(report["old"]["kind"], "QEMU");
+    EXPECT_EQ(report["new"]["kind"], "QEMU");
     EXPECT_EQ(run({"--embed", "shutdown", "vm"}).output, "vm: shut down\n");
 }
 
@@ -257,7 +258,70 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
         expectGuestIsWell(host, "vm");
     }
     EXPECT_EQ(run({"upgrade", "vm", "--to", newQemu()}).code, 0);
+
+    // The daemon holds what stands by, and undoes it when it ends.
+    const Ran prepared = run({"upgrade", "vm", "--to", newQemu(), "--standby"});
+    EXPECT_EQ(prepared.code, 0) << prepared.output << prepared.error;
+    EXPECT_THAT(prepared.output, HasSubstr("'virt-handover commit vm' switches, 'cancel' undoes"));
+    EXPECT_THAT(run({"list"}).output, HasSubstr("standing by"));
+    EXPECT_THAT(run({"shutdown", "vm"}).error, HasSubstr("has an upgrade that stands by"));
+    const Ran committed = run({"commit", "vm"});
+    EXPECT_EQ(committed.code, 0) << committed.output << committed.error;
+    EXPECT_THAT(committed.output, HasSubstr("switching"));
+    EXPECT_THAT(committed.output, HasSubstr("vm: upgraded"));
+    EXPECT_THAT(run({"commit", "vm"}).error, HasSubstr("vm 'vm' has no upgrade that stands by"));
+    EXPECT_THAT(run({"cancel", "nobody"}).error, HasSubstr("vm 'nobody' is not running here"));
+    ASSERT_EQ(run({"upgrade", "vm", "--to", newQemu(), "--standby"}).code, 0);
+    EXPECT_EQ(run({"cancel", "vm"}).output, "vm: cancelled; the guest runs on the old VMM as before\n");
+    for (const int signal : {SIGTERM, SIGKILL}) {
+        ASSERT_EQ(run({"upgrade", "vm", "--to", newQemu(), "--standby"}).code, 0);
+        endDaemon(signal);
+        startDaemon();
+        EXPECT_TRUE(turnUntil(
+            [&] {
+                return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running";
+            },
+            milliseconds(20'000)));
+    }
+    EXPECT_EQ(run({"upgrade", "vm", "--to", newQemu()}).code, 0);
     EXPECT_EQ(run({"destroy", "vm"}).output, "vm: destroyed\n");
+}
+
+TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
+    const std::string file = writeDefinition(workspace, {});
+    ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
+    EXPECT_THAT(run({"--embed", "commit", "vm"}).error, HasSubstr("no command holds an upgrade of vm 'vm' that stands by"));
+    std::string name;
+    const auto prepare = [&](const std::string& holderName) {
+        name = holderName;
+        const pid_t holder = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby"}, -1, name);
+        EXPECT_TRUE(
+            turnUntil([&] { return contents(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
+                      milliseconds(30'000)));
+        return holder;
+    };
+    pid_t holder = prepare("committed");
+    const Ran committed = run({"--embed", "commit", "vm"});
+    EXPECT_EQ(committed.code, 0) << committed.output << committed.error;
+    EXPECT_THAT(committed.output, HasSubstr("vm: upgraded"));
+    EXPECT_EQ(collect(holder, name).code, 0);
+
+    holder = prepare("cancelled");
+    EXPECT_EQ(run({"--embed", "cancel", "vm"}).code, 0);
+    EXPECT_EQ(collect(holder, name).code, 0);
+
+    holder = prepare("interrupted");
+    ::kill(holder, SIGINT);
+    const Ran interrupted = collect(holder, name);
+    EXPECT_EQ(interrupted.code, 3);
+    EXPECT_THAT(interrupted.output, HasSubstr("cause: interrupted from the keyboard"));
+
+    holder = prepare("killed");
+    ::kill(holder, SIGKILL);
+    collect(holder, name);
+    EXPECT_EQ(run({"--embed", "upgrade", "vm", "--to", newQemu()}).code, 0);
+    Host host(workspace.runtime(), "/nonexistent");
+    expectGuestIsWell(host, "vm");
 }
 
 TEST_F(CliTest, refusesASecondDaemonOnTheSameSocket) {

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
     Host host(argv[1], "/nonexistent");
     UpgradeOptions options;
     options.binary = argv[3];
+    options.standby = state == name(State::StandingBy);
     EventSource later;
     bool ended = false;
     host.upgrade(
@@ -26,7 +27,7 @@ int main(int argc, char** argv) {
             if (delay.count() == 0) ::kill(::getpid(), SIGKILL);
             later = EventSource::after(delay, [] { ::kill(::getpid(), SIGKILL); });
         },
-        [&](const VerbResult&) { ended = true; });
+        [&](const VerbResult& result) { ended = result.value["outcome"] != name(State::StandingBy); });
     while (!ended) g_main_context_iteration(nullptr, TRUE);
     return 0;
 }

@@ -41,6 +41,7 @@ class HandoverTest : public testing::TestWithParam<Design> {
             vm->host = std::make_unique<Host>(vm->workspace.runtime(), "/nonexistent");
             VmOptions options;
             options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
+            options.design = GetParam();
             vm->definition = writeDefinition(vm->workspace, options);
             const VerbResult started =
                 wait([&](Verbs::Done done) { vm->host->start(vm->definition, milliseconds(90'000), std::move(done)); });
@@ -106,8 +107,8 @@ class HandoverTest : public testing::TestWithParam<Design> {
         EXPECT_EQ(report["ramCopiedBytes"], 0);
         EXPECT_TRUE(report["guest"]["pauseMs"].is_number());
         EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
-        // Errors are told at once, status lines once a second, so a quick handover may have none. The count of mismatches is for
-        // the guest's life: the next expectGuestIsWell() sees what comes of this one.
+        // Errors are told at once, status lines four times a second, so a quick handover may have none. The count of mismatches
+        // is for the guest's life: the next expectGuestIsWell() sees what comes of this one.
         EXPECT_EQ(report["guest"]["errors"], json::array());
         EXPECT_NE(vmmPid(host(), "vm"), oldPid_);
     }
@@ -165,7 +166,7 @@ TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {
 
 TEST_P(HandoverTest, rollsBackWhenARamBlockHasAnotherSize) {
     expectGuestStayed(upgradeTo(impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32")), "rolled back",
-                      HasSubstr("vga.vram' has 16 MiB on the old VMM and 32 MiB on the new one"));
+                      HasSubstr("vga.vram: used_length 16 MiB on the old VMM, 32 MiB on the new one"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmDoesNotUnderstandADevice) {
@@ -343,6 +344,13 @@ TEST_P(HandoverTest, retriesOnceWhenTheDefinitionSaysSo) {
         text.replace(text.find("handover: {"), 11, "handover: {on_failure: retry, ");
         std::ofstream(vm_->definition) << text;
     }
+    int cancelledAttempts = 0;
+    const json cancelled = upgradeTo(runningBinary(), at(State::Exchanging, [&](pid_t) {
+                                         ++cancelledAttempts;
+                                         callSoon([this] { host().cancelHandovers("a person has had enough"); });
+                                     }));
+    EXPECT_EQ(cancelled["outcome"], "rolled back") << cancelled.dump(2);
+    EXPECT_EQ(cancelledAttempts, 1) << "who asks to stop does not want another try";
     int attempts = 0;
     const json report = upgradeTo(runningBinary(), at(State::Exchanging, [&](pid_t newPid) {
                                       if (++attempts == 1) ::kill(newPid, SIGKILL);
@@ -361,14 +369,38 @@ TEST_P(HandoverTest, upgradesFromTheOldReleaseToTheNewOneAndOn) {
     expectGuestIsWell(host(), "vm");
 }
 
-TEST_P(HandoverTest, saysWhyTheNewReleaseCannotGoBack) {
+TEST_P(HandoverTest, goesBackToTheOldReleaseOrSaysWhyItCannot) {
     if (runningBinary() != newQemu()) expectGoodUpgrade(newQemu());
     oldPid_ = vmmPid(host(), "vm");
-    if (GetParam() == Design::ManagerOwned) {
-        expectGoodUpgrade(oldQemu());
-        return;
+    if (GetParam() == Design::VmmOwned)
+        return expectGuestStayed(upgradeTo(oldQemu()), "refused", HasSubstr("cannot read the CPR state of QEMU 11.1"));
+    expectGoodUpgrade(oldQemu());
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_P(HandoverTest, rollsBackWhenTheOldVmmHangsForAWhile) {
+    // Launching asks the old VMM nothing; in Switching the guest would be its prisoner until it goes on.
+    for (const State state : {State::Exchanging, State::Verifying}) {
+        SCOPED_TRACE(std::string(name(state)));
+        oldPid_ = vmmPid(host(), "vm");
+        const json report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
+            if (progress.state == state) ::kill(oldPid_, SIGSTOP);
+            if (progress.state == State::Discarding) ::kill(oldPid_, SIGCONT);
+        });
+        expectGuestStayed(report, "rolled back", AnyOf(HasSubstr("took longer than"), HasSubstr("no answer to")));
     }
-    expectGuestStayed(upgradeTo(oldQemu()), "refused", HasSubstr("cannot read the CPR state of QEMU 11.1"));
+}
+
+TEST_P(HandoverTest, goesOnWhenTheOldVmmHangsForAMomentWhileItSwitches) {
+    EventSource later;
+    const json report = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
+        if (progress.state != State::Switching) return;
+        ::kill(oldPid_, SIGSTOP);
+        later = EventSource::after(milliseconds(300), [this] { ::kill(oldPid_, SIGCONT); });
+    });
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(report["guest"]["lost"], 0);
+    expectGuestIsWell(host(), "vm");
 }
 
 TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
@@ -385,8 +417,8 @@ TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
     EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, milliseconds(5000))) << "the new VMM lives on without a guest";
 }
 
-INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::ManagerOwned, Design::VmmOwned),
-                         [](const auto& test) { return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned"; });
+INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
+                         [](const auto& test) { return testName(test.param); });
 
 }  // namespace
 }  // namespace vh::test

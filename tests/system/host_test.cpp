@@ -178,6 +178,50 @@ TEST_F(HostTest, refusesToStartAVmTwice) {
     EXPECT_THAT(again.value["error"].get<std::string>(), HasSubstr("vm 'vm' runs already, as pid"));
 }
 
+TEST_F(HostTest, refusesToStartAVmWhoseVmmRunsWithoutARecord) {
+    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    const std::string record = workspace.runtime() + "/vm/record.json";
+    const int pid = vmmPid(host, "vm");
+    std::filesystem::rename(record, workspace.path() + "/kept");
+    const VerbResult second = start({});
+    EXPECT_EQ(second.code, ExitCode::Refused);
+    EXPECT_THAT(
+        second.value["error"].get<std::string>(),
+        HasSubstr("pid " + std::to_string(pid) + " is a VMM of it that no record names, and it holds a guest ('running')"));
+    // With its whole directory gone nobody can ask it.
+    std::filesystem::rename(workspace.runtime() + "/vm/1", workspace.path() + "/1");
+    const VerbResult third = start({});
+    EXPECT_EQ(third.code, ExitCode::Refused) << third.value;
+    EXPECT_EQ(::kill(pid, 0), 0);
+    std::filesystem::create_directories(workspace.runtime() + "/vm");
+    std::filesystem::rename(workspace.path() + "/1", workspace.runtime() + "/vm/1");
+    std::filesystem::rename(workspace.path() + "/kept", record);
+    expectGuestIsWell(host, "vm");
+}
+
+TEST_F(HostTest, clearsAVmmAwayThatNeverRanItsGuest) {
+    // What a manager leaves that is killed between starting a VMM and writing it down.
+    ASSERT_EQ(start({}).code, ExitCode::Done);
+    const int running = vmmPid(host, "vm");
+    ::kill(running, SIGKILL);
+    turnUntil([&] { return show()["state"] == "dead"; }, milliseconds(10'000));
+    const VmRecord record = *VmDirectory(workspace.runtime(), "vm").read();
+    VmDefinition definition = record.definition();
+    definition.disks.clear();
+    std::unique_ptr<VmmProcess> stray = VmmProcess::launch({.definition = definition,
+                                                            .directory = VmDirectory(workspace.runtime(), "vm"),
+                                                            .generation = 2,
+                                                            .binary = oldQemu(),
+                                                            .ram = createGuestRam(definition, Identity::of("nobody"))});
+    bool isUp = false;
+    stray->monitor().execute("query-status", nullptr, milliseconds(10'000), [&](const QmpReply& reply) { isUp = reply.ok(); });
+    ASSERT_TRUE(turnUntil([&] { return isUp; }, milliseconds(10'000)));
+    stray->closeMonitor();
+    EXPECT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    EXPECT_TRUE(turnUntil([&] { return !stray->alive(); }, milliseconds(5'000)));
+    expectGuestIsWell(host, "vm");
+}
+
 TEST_F(HostTest, leavesNothingOfAStartThatFails) {
     VmOptions options;
     options.more = "networks: [{id: net0, type: tap, bridge: vh-none}]\n";
@@ -262,7 +306,8 @@ TEST_F(HostTest, refusesSaveRestoreThatCannotKeepThePauseBudget) {
 
 TEST_F(HostTest, givesACopyUpThatDoesNotConverge) {
     VmOptions options;
-    options.handover = "handover: {design: copy, pause_budget: 2ms, deadlines: {switch: 3s}}\n";
+    options.design = Design::Copy;
+    options.handover = "pause_budget: 2ms, deadlines: {switch: 3s}";
     ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
     const json report = upgrade({.binary = newQemu()});
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
@@ -312,10 +357,12 @@ class CrashTest : public HostTest, public testing::WithParamInterface<Design> {
 TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
     VmOptions options;
     options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
+    options.design = GetParam();
     ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
     const std::vector<std::pair<std::string, std::string>> moments = {
-        {"preflight", "4"}, {"launching", "0"}, {"launching", "4"},  {"exchanging", "0"}, {"verifying", "0"}, {"switching", "0"},
-        {"switching", "4"}, {"proving", "0"},   {"confirming", "0"}, {"confirming", "2"}, {"retiring", "0"}};
+        {"preflight", "4"},   {"launching", "0"},    {"launching", "4"}, {"exchanging", "0"}, {"verifying", "0"},
+        {"standing by", "0"}, {"standing by", "50"}, {"switching", "0"}, {"switching", "4"},  {"proving", "0"},
+        {"confirming", "0"},  {"confirming", "2"},   {"retiring", "0"}};
     for (const auto& [state, delayMs] : moments) {
         SCOPED_TRACE(state + " + " + delayMs + " ms");
         crashManagerAt(state, delayMs);
@@ -334,8 +381,8 @@ TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(designs, CrashTest, testing::Values(Design::ManagerOwned, Design::VmmOwned),
-                         [](const auto& test) { return test.param == Design::ManagerOwned ? "managerOwned" : "vmmOwned"; });
+INSTANTIATE_TEST_SUITE_P(designs, CrashTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
+                         [](const auto& test) { return testName(test.param); });
 
 }  // namespace
 }  // namespace vh::test

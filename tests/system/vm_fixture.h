@@ -63,12 +63,16 @@ struct VmOptions {
     std::string name = "vm";
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
+    Design design = Design::Relayed;
     std::string binary = oldQemu();
-    std::string more;     ///< More YAML, at the top level.
-    std::string cmdline;  ///< More for the kernel's command line.
-    std::string handover =
-        "handover: {pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}}\n";
+    std::string more;       ///< More YAML, at the top level.
+    std::string cmdline;    ///< More for the kernel's command line.
+    std::string handover =  ///< But for the design.
+        "pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}";
 };
+
+/// A design's name as a test may have it: `managerOwned`.
+std::string testName(Design design);
 
 /// Writes a definition (and its disk) into the workspace; returns the file.
 std::string writeDefinition(const Workspace& workspace, const VmOptions& options);
@@ -76,7 +80,7 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
 /// What the guest probe says of itself just now: a fresh status line. Fails the test when there is none within ten seconds.
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm);
 
-/// The guest ticks, has lost nothing and writes its disk: two status lines, compared.
+/// The guest ticks, has lost nothing, and goes on checking its RAM and writing its disk: two status lines, compared.
 void expectGuestIsWell(Host& host, const std::string& vm);
 
 /// The pid of the VM's VMM.

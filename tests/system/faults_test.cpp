@@ -1,0 +1,197 @@
+// What a handover makes of every fault that the reference VMM can be told to have, at every step, on either side. All cases run
+// at once, each on a VM of its own; the reference VMM's guest notices memory that is not as it left it, and any second that it
+// ran twice. Real QEMUs have their turn in handover_test.cpp and silent_loss_test.cpp.
+
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::AnyOf;
+
+enum class Side { Old, New };
+
+struct Case {
+    Design design;
+    Side side;
+    std::string fault;
+    std::string vm;
+    json report;
+};
+
+bool is(const Case& one, const std::vector<std::string>& starts) {
+    return std::any_of(starts.begin(), starts.end(), [&](const std::string& start) { return one.fault.starts_with(start); });
+}
+
+/// After this the guest may have run on the new VMM, or the old one is gone or deaf: then "lost" is the truth.
+bool mayBeLost(const Case& one) {
+    if (one.side == Side::New) return is(one, {"cont="});
+    return one.fault.ends_with("=die") || one.fault.ends_with("=hang") || one.fault.ends_with("=exit:3") || is(one, {"cont="});
+}
+
+/// A VMM that says it has loaded its devices, or runs the guest, and does not, cannot be told from one that does; only the guest
+/// knows.
+bool isForTheGuestToNotice(const Case& one) {
+    return one.side == Side::New && (one.fault == "stream-end=lie" || one.fault == "cont=lie");
+}
+
+/// The fault does not keep a handover from succeeding.
+bool mayBeUpgraded(const Case& one) {
+    if (one.fault.find("=slow:") != std::string::npos) return true;
+    // The end of the old VMM is its own affair, and so is what it answers once it has handed over.
+    return one.side == Side::Old && is(one, {"quit=", "stream-end=", "verify@2=", "migrate=lie"});
+}
+
+class FaultsTest : public testing::TestWithParam<Design> {
+ protected:
+    FaultsTest() {
+        const rlimit files{16384, 16384};
+        ::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    void TearDown() override {
+        const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
+        for (const json& vm : vms) wait([&](Verbs::Done done) { host.destroy(vm["vm"], std::move(done)); });
+        workspace.expectNothingLeft();
+    }
+
+    void add(Side side, const std::string& fault) {
+        cases.push_back({GetParam(), side, fault, "vm" + std::to_string(cases.size()), {}});
+    }
+
+    /// A reference VMM with a fault; asked what it can do, it is well.
+    std::string faulty(const Case& one, bool isFaulty) {
+        const std::string name = one.vm + (isFaulty ? "-faulty" : "-good");
+        return workspace.script(name, "exec " + shim + " \"$@\"" + (isFaulty ? " --fault '" + one.fault + "'" : ""));
+    }
+
+    void startAll() {
+        std::size_t answered = 0;
+        for (const Case& one : cases) {
+            const std::string owner = one.design == Design::VmmOwned ? "vmm" : "manager";
+            const std::string definition = workspace.file(
+                one.vm + ".yaml",
+                "name: " + one.vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB, owner: " + owner +
+                    "}\nboot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " + faulty(one, one.side == Side::Old) +
+                    "}\nhandover: {design: " + std::string(name(one.design)) +
+                    ", pause_budget: 6s, deadlines: {launch: 8s, exchange: 4s, verify: 4s, switch: 5s, retire: "
+                    "6s}}\n");
+            host.start(definition, std::nullopt, [&](const VerbResult& result) {
+                EXPECT_EQ(result.code, ExitCode::Done) << result.value;
+                ++answered;
+            });
+        }
+        ASSERT_TRUE(turnUntil([&] { return answered == cases.size(); }, milliseconds(120'000)));
+    }
+
+    /// Hands all VMs over at once and gives each report to `take`.
+    void upgradeAll(const std::vector<Case*>& which, const std::function<std::string(const Case&)>& binary,
+                    const std::function<void(Case&, const json&)>& take) {
+        std::size_t answered = 0;
+        for (Case* one : which)
+            host.upgrade(one->vm, {.binary = binary(*one)}, nullptr, [&, one](const VerbResult& result) {
+                take(*one, result.value);
+                ++answered;
+            });
+        ASSERT_TRUE(turnUntil([&] { return answered == which.size(); }, milliseconds(300'000)));
+    }
+
+    static void expectNothingLostIn(const json& report) {
+        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0) << report.dump(2);
+        EXPECT_EQ(report["guest"]["repeated"], 0) << report.dump(2);
+        EXPECT_EQ(report["guest"]["errors"], json::array()) << report.dump(2);
+    }
+
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+    const std::string shim = required("VH_SHIM");
+    std::vector<Case> cases;
+};
+
+TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
+    const bool usesCpr = GetParam() != Design::ManagerOwned;
+    for (const std::string action : {"die", "exit:3", "hang", "slow:50", "garbage", "lie"}) {
+        const bool general = action != "garbage" && action != "lie";
+        // A VMM that hangs takes its deadlines' time: at every step of the default design, and at one of the others.
+        if (action == "hang" && GetParam() != Design::Relayed) {
+            add(Side::New, "stream-middle=hang");
+            continue;
+        }
+        for (const std::string step :
+             {"start", "monitor", "verify", "incoming", "stream-begin", "stream-middle", "stream-end", "cont"})
+            if (general || (step != "start" && !(action == "lie" && step.starts_with("stream-") && step != "stream-end")))
+                add(Side::New, step + "=" + action);
+        if (general && usesCpr)
+            for (const std::string step : {"cpr-received", "hang-up"}) add(Side::New, step + "=" + action);
+        for (const std::string step : {"verify", "migrate", "stream-begin", "stream-middle", "stream-end", "quit"})
+            if (general || !step.starts_with("stream-")) add(Side::Old, step + "=" + action);
+        if (usesCpr && action != "lie") add(Side::Old, "cpr-sent=" + action);
+    }
+    if (usesCpr) {
+        add(Side::New, "cpr-received=lie");
+        add(Side::New, "hang-up=lie");
+        for (const std::string fault :
+             {"drop:ref.bios", "rename:ref.bios:ref.nios", "swap:ref.bios:0000:00:01.0/ref.vram", "replace:ref.bios",
+              "truncate:40", "trailing:7", "bad-service-byte:ref.bios", "missing-descriptor"})
+            add(Side::Old, "cpr-sent=" + fault);
+    }
+    startAll();
+    std::vector<Case*> all, goOn;
+    for (Case& one : cases) all.push_back(&one);
+    upgradeAll(
+        all, [&](const Case& one) { return faulty(one, one.side == Side::New); },
+        [](Case& one, const json& report) { one.report = report; });
+
+    for (Case& one : cases) {
+        SCOPED_TRACE(std::string(one.side == Side::Old ? "old" : "new") + " VMM with " + one.fault + ": " +
+                     one.report.value("outcome", "?") + ": " + one.report.value("cause", ""));
+        const std::string outcome = one.report.value("outcome", "");
+        if (isForTheGuestToNotice(one)) {
+            EXPECT_EQ(outcome, "upgraded");
+            EXPECT_TRUE(!one.report["guest"]["errors"].empty() || !one.report["warnings"].empty());
+            continue;
+        }
+        if (outcome == "lost") {
+            EXPECT_TRUE(mayBeLost(one));
+            continue;
+        }
+        goOn.push_back(&one);
+        if (outcome == "upgraded") {
+            EXPECT_TRUE(mayBeUpgraded(one));
+        }
+        if (one.fault.find("=slow:") != std::string::npos) {
+            EXPECT_EQ(outcome, "upgraded");
+        }
+        if (outcome == "rolled back" || outcome == "upgraded") expectNothingLostIn(one.report);
+        if (outcome == "rolled back" && one.fault.starts_with("cpr-sent=")) {
+            EXPECT_TRUE(one.report["vmm"]["stopToResumeMs"].is_null()) << "the guest was stopped for it";
+        }
+    }
+    // Every guest that was not lost is as it was, on one VMM, and ready for the next.
+    upgradeAll(
+        goOn, [&](const Case& one) { return faulty(one, false); }, [](Case& one, const json& report) { one.report = report; });
+    for (const Case* one : goOn) {
+        SCOPED_TRACE(std::string(one->side == Side::Old ? "old" : "new") + " VMM with " + one->fault);
+        // An old VMM keeps its fault.
+        if (one->side == Side::Old && one->report["outcome"] == "rolled back") continue;
+        if (one->side == Side::Old && one->report["outcome"] == "lost" && mayBeLost(*one)) continue;
+        if (one->side == Side::Old && one->report["outcome"] == "refused") continue;
+        EXPECT_EQ(one->report["outcome"], "upgraded") << one->report.dump(2);
+        expectNothingLostIn(one->report);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(designs, FaultsTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
+                         [](const auto& test) { return testName(test.param); });
+
+}  // namespace
+}  // namespace vh::test

@@ -1,0 +1,701 @@
+// Guest memory that QEMU loses without a word when something is wrong in the CPR channel, and that `relayed` does not let it
+// lose.
+//
+// Each fault is shown twice. StockLoss drives two QEMUs by their monitors alone and says what becomes of the memory: it describes
+// QEMU, not us, and fails when QEMU changes. RelayedLoss has the same fault in a handover of a guest, which must stay where it
+// is.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/cpr_tamperer.h"
+#include "tests/system/vm_fixture.h"
+#include "vmm-shim/cpr_state.h"
+#include "vmm-shim/file_identity.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::AllOf;
+using testing::AnyOf;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::Key;
+using testing::Not;
+namespace fs = std::filesystem;
+
+// The faults.
+
+using Change = CprTamperer::Change;
+
+/// The entry whose name ends so, and its descriptor's place.
+std::size_t entryOf(const CprState& state, const std::string& suffix) {
+    const auto found = std::ranges::find_if(state.fds, [&](const CprFd& entry) { return entry.name.ends_with(suffix); });
+    EXPECT_NE(found, state.fds.end()) << "nothing ends in '" << suffix << "'";
+    return static_cast<std::size_t>(found - state.fds.begin());
+}
+
+/// A change to the state that is no change to its form.
+Change inState(const std::function<void(CprState&, std::vector<UniqueFd>&)>& change) {
+    return [change](CprTraffic& traffic) {
+        CprState state = decodeCprState(traffic.bytes);
+        change(state, traffic.descriptors);
+        traffic.bytes = encodeCprState(state).bytes;
+    };
+}
+
+void nothing(CprTraffic&) {}
+
+const Change removedEntry = inState([](CprState& state, std::vector<UniqueFd>& descriptors) {
+    const auto at = static_cast<std::ptrdiff_t>(entryOf(state, "ram0"));
+    state.fds.erase(state.fds.begin() + at);
+    descriptors.erase(descriptors.begin() + at);
+});
+
+const Change renamedEntry =
+    inState([](CprState& state, std::vector<UniqueFd>&) { state.fds[entryOf(state, "ram0")].name = "ram1"; });
+
+const Change swappedDescriptors = inState([](CprState& state, std::vector<UniqueFd>& descriptors) {
+    std::swap(descriptors[entryOf(state, "vga.rom")], descriptors[entryOf(state, "etc/table-loader")]);  // 64 KiB each
+});
+
+const Change anotherFile = inState([](CprState& state, std::vector<UniqueFd>& descriptors) {
+    UniqueFd& descriptor = descriptors[entryOf(state, "ram0")];
+    struct stat status {};
+    ::fstat(descriptor.get(), &status);
+    descriptor = UniqueFd(::memfd_create("somebody-elses", MFD_CLOEXEC));
+    ASSERT_EQ(::ftruncate(descriptor.get(), status.st_size), 0);
+    ASSERT_EQ(::fchmod(descriptor.get(), 0666), 0);
+});
+
+const Change readOnlyDescriptor = inState([](CprState& state, std::vector<UniqueFd>& descriptors) {
+    UniqueFd& descriptor = descriptors[entryOf(state, "vga.vram")];
+    descriptor = UniqueFd(::open(("/proc/self/fd/" + std::to_string(descriptor.get())).c_str(), O_RDONLY | O_CLOEXEC));
+});
+
+void badServiceByte(CprTraffic& traffic) {
+    traffic.bytes[encodeCprState(decodeCprState(traffic.bytes)).serviceBytes.front()] = 'X';
+}
+
+void missingDescriptor(CprTraffic& traffic) {
+    traffic.descriptors.pop_back();
+}
+
+void truncated(CprTraffic& traffic) {
+    traffic.bytes.resize(encodeCprState(decodeCprState(traffic.bytes)).serviceBytes.back());
+}
+
+void goesOn(CprTraffic& traffic) {
+    traffic.bytes += "and more";
+}
+
+// Two QEMUs without virt-handover.
+
+class StockVmm {
+ public:
+    StockVmm(const std::string& binary, const std::vector<std::string>& more)
+        : log_(::memfd_create("stock-vmm-log", MFD_CLOEXEC)) {
+        auto [ours, theirs] = unixPair();
+        LaunchSpec spec{.argv = {binary, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-accel", "tcg", "-m", "64M",
+                                 "-object", "memory-backend-memfd,id=ram0,share=on,size=64M", "-device", "VGA,id=video",
+                                 "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control"},
+                        .descriptors = {theirs.get()},
+                        .output = log_.get(),
+                        .identity = {},
+                        .endsWithManager = true};
+        spec.argv.insert(spec.argv.end(), more.begin(), more.end());
+        process_ = ChildProcess::launch(spec);
+        monitor_ = std::make_unique<QmpClient>(std::move(ours));
+    }
+    StockVmm(const StockVmm&) = delete;
+    ~StockVmm() {
+        process_.killAll();
+        turnUntil([this] { return !process_.alive(); }, milliseconds(10'000));
+    }
+
+    /// Null when there is no answer, or an error.
+    json ask(const std::string& command, const json& arguments = nullptr) {
+        std::optional<QmpReply> reply;
+        monitor_->execute(command, arguments, milliseconds(10'000), [&](QmpReply answer) { reply = std::move(answer); });
+        turnUntil([&] { return reply.has_value(); }, milliseconds(20'000));
+        return reply && reply->ok() ? reply->value : json();
+    }
+
+    /// `completed` and the like, from query-migrate; how the process ended when it has.
+    std::string migration() {
+        const json answer = ask("query-migrate");
+        if (!answer.is_null()) return answer.value("status", "none");
+        turnUntil([this] { return !process_.alive(); }, milliseconds(10'000));
+        return process_.howItEnded();
+    }
+
+    std::string runState() { return ask("query-status").value("status", ""); }
+
+    std::string said() const {
+        char text[4096];
+        const ssize_t count = ::pread(log_.get(), text, sizeof(text), 0);
+        return {text, count > 0 ? static_cast<std::size_t>(count) : 0};
+    }
+
+    /// Where each RAM block is in the process, as x-query-ramblock has it (system/physmem.c:ram_block_format, 10.0 and 11.1).
+    std::map<std::string, std::uint64_t> addressesOfBlocks() {
+        std::istringstream table(ask("x-query-ramblock").value("human-readable-text", ""));
+        std::map<std::string, std::uint64_t> addresses;
+        std::string line;
+        std::getline(table, line);  // The headings.
+        while (std::getline(table, line)) {
+            std::istringstream words(line);
+            std::vector<std::string> columns;
+            for (std::string word; words >> word;) columns.push_back(word);
+            if (columns.size() > 2) addresses[columns.front()] = std::stoull(columns[columns.size() - 2], nullptr, 16);
+        }
+        return addresses;
+    }
+
+    bool alive() const { return process_.alive(); }
+
+    static constexpr std::size_t wordLength = 64;
+
+    void write(std::uint64_t blockAddress, const std::string& word) const {
+        EXPECT_EQ(::pwrite(memory().get(), word.data(), word.size(), wordIn(blockAddress)), static_cast<ssize_t>(word.size()));
+    }
+    std::string read(std::uint64_t blockAddress) const {
+        std::string word(wordLength, '?');
+        EXPECT_EQ(::pread(memory().get(), word.data(), word.size(), wordIn(blockAddress)), static_cast<ssize_t>(word.size()));
+        return word;
+    }
+
+    std::uint64_t sizeOfFile(const std::string& block) {
+        for (const RamBlock& found :
+             gatherRamBlocks({.table = ask("x-query-ramblock").value("human-readable-text", ""), .pid = process_.pid()}))
+            if (found.idstr.ends_with(block) && found.file) return found.file->size;
+        return 0;
+    }
+
+ private:
+    UniqueFd memory() const {
+        return UniqueFd(::open(("/proc/" + std::to_string(process_.pid()) + "/mem").c_str(), O_RDWR | O_CLOEXEC));
+    }
+    /// Inside of the smallest block, which has 4 KiB.
+    static off_t wordIn(std::uint64_t blockAddress) { return static_cast<off_t>(blockAddress) + 1024; }
+
+    UniqueFd log_;
+    ChildProcess process_;
+    std::unique_ptr<QmpClient> monitor_;
+};
+
+struct StockHandover {
+    std::string oldBinary = oldQemu(), newBinary = newQemu();
+    Change change = nothing;
+    std::string newMachine = sharing;
+    std::vector<std::string> more;  ///< Of the new VMM's arguments.
+
+    static constexpr const char* sharing = ",aux-ram-share=on";
+};
+
+struct StockOutcome {
+    std::string old, fresh;        ///< How the migration ended on either side, or how the VMM did.
+    std::string oldRun, freshRun;  ///< Run states of those that live.
+    std::string said;              ///< By the new VMM.
+    /// What the new VMM has in each block: `intact`, `zeros`, `that of` another block; empty when it never came to have a
+    /// machine.
+    std::map<std::string, std::string> memory;
+    std::uint64_t videoMemoryFile = 0;  ///< Bytes, of the old VMM's.
+};
+
+class StockLoss : public testing::Test {
+ protected:
+    void TearDown() override { workspace.expectNothingLeft(); }
+
+    /// A whole cpr-transfer of a guest that has run no instruction yet, with a word written into each of its RAM blocks.
+    StockOutcome handOver(const StockHandover& handover) {
+        const auto in = [this](const char* name) { return workspace.path() + "/" + name; };
+        const std::string main = in("main.sock"), cpr = in("cpr.sock"), tampered = in("tampered.sock");
+        const auto channel = [](const char* type, const std::string& path) {
+            return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
+        };
+        StockOutcome outcome;
+        StockVmm old(handover.oldBinary, {"-machine", machine + std::string(StockHandover::sharing)});
+        const auto blocks = old.addressesOfBlocks();
+        EXPECT_EQ(blocks.size(), 8U);
+        for (const auto& [block, address] : blocks) old.write(address, wordOf(block));
+
+        std::vector<std::string> arguments{"-machine",  machine + handover.newMachine, "-incoming", channel("main", main).dump(),
+                                           "-incoming", channel("cpr", cpr).dump()};
+        arguments.insert(arguments.end(), handover.more.begin(), handover.more.end());
+        StockVmm fresh(handover.newBinary, arguments);
+        EXPECT_TRUE(turnUntil([&] { return isListening(cpr); }, milliseconds(20'000))) << fresh.said();
+        // The old VMM is held until the new one listens, as by anybody who prepares a new VMM while the guest runs. Without that,
+        // QEMU is saved from some faults by an accident: a new VMM that gives the state up hangs up at once, and the old one
+        // finds nobody on the main channel yet (migration/cpr.c:cpr_state_load, 11.1).
+        auto tamperer = std::make_unique<CprTamperer>(tampered, cpr, handover.change, HangUp::Held);
+        old.ask("migrate-set-parameters", {{"mode", "cpr-transfer"}});
+        old.ask("migrate", {{"channels", json::array({channel("main", main), channel("cpr", tampered)})}});
+        turnUntil([&] { return isListening(main) || !fresh.alive(); }, milliseconds(20'000));
+        tamperer.reset();
+
+        const auto isOver = [](const std::string& migration) {
+            return migration == "completed" || migration == "failed" || migration.starts_with("exited") ||
+                   migration.starts_with("was killed");
+        };
+        turnUntil([&] { return isOver(outcome.old = old.migration()); }, milliseconds(20'000));
+        turnUntil([&] { return isOver(outcome.fresh = fresh.migration()); }, milliseconds(20'000));
+        outcome.oldRun = old.runState();
+        outcome.said = fresh.said();
+        outcome.videoMemoryFile = old.sizeOfFile("vga.vram");
+        if (!fresh.alive()) return outcome;
+        outcome.freshRun = fresh.runState();
+        for (const auto& [block, address] : fresh.addressesOfBlocks()) {
+            const std::string found = fresh.read(address);
+            const auto owner = std::ranges::find_if(blocks, [&](const auto& other) { return found == wordOf(other.first); });
+            const bool zeros = found.find_first_not_of('\0') == std::string::npos;
+            outcome.memory[block] = found == wordOf(block)  ? "intact"
+                                    : owner != blocks.end() ? "that of " + owner->first
+                                    : zeros                 ? "zeros"
+                                                            : "something else";
+        }
+        return outcome;
+    }
+
+    /// QEMU says on both sides that all is well, and these blocks are not what they were.
+    static void expectSilentLoss(const StockOutcome& outcome, const std::map<std::string, std::string>& lost) {
+        SCOPED_TRACE(qemuHasChanged);
+        EXPECT_EQ(outcome.old, "completed");
+        EXPECT_EQ(outcome.oldRun, "postmigrate");
+        EXPECT_EQ(outcome.fresh, "completed") << outcome.said;
+        EXPECT_EQ(outcome.freshRun, "prelaunch");
+        EXPECT_EQ(outcome.memory.size(), 8U);
+        for (const auto& [block, content] : outcome.memory) {
+            const auto expected = lost.find(block);
+            EXPECT_EQ(content, expected == lost.end() ? "intact" : expected->second) << "in block '" << block << "'";
+        }
+    }
+
+    /// The block names of the machine below; `kept` are left out.
+    static std::map<std::string, std::string> allZeros(const std::string& kept = {}) {
+        std::map<std::string, std::string> lost;
+        for (const char* block : {"/rom@etc/acpi/rsdp", "/rom@etc/acpi/tables", "/rom@etc/table-loader", "0000:00:01.0/vga.rom",
+                                  "0000:00:01.0/vga.vram", "pc.bios", "pc.rom", "ram0"})
+            if (block != kept) lost[block] = "zeros";
+        return lost;
+    }
+
+    static std::string wordOf(std::string block) {
+        block.resize(StockVmm::wordLength, '.');
+        return block;
+    }
+
+    static constexpr const char* machine = "pc-q35-10.0,memory-backend=ram0";
+    static constexpr const char* qemuHasChanged = "this is what QEMU 10.0 and 11.1 did; if QEMU has learnt better, say so here";
+    Workspace workspace;
+};
+
+TEST_F(StockLoss, losesNothingWhenNobodyTampers) {
+    expectSilentLoss(handOver({}), {});
+    expectSilentLoss(handOver({.newBinary = oldQemu()}), {});
+    expectSilentLoss(handOver({.oldBinary = newQemu()}), {});
+}
+
+TEST_F(StockLoss, losesWhatTheNewVmmDoesNotShare) {
+    expectSilentLoss(handOver({.newMachine = ""}), allZeros("ram0"));
+}
+
+TEST_F(StockLoss, losesABlockWhoseEntryIsMissing) {
+    expectSilentLoss(handOver({.change = removedEntry}), {{"ram0", "zeros"}});
+}
+
+TEST_F(StockLoss, losesABlockWhoseEntryHasAnotherName) {
+    expectSilentLoss(handOver({.change = renamedEntry}), {{"ram0", "zeros"}});
+}
+
+TEST_F(StockLoss, mixesUpBlocksWhoseDescriptorsAreSwapped) {
+    expectSilentLoss(handOver({.change = swappedDescriptors}), {{"0000:00:01.0/vga.rom", "that of /rom@etc/table-loader"},
+                                                                {"/rom@etc/table-loader", "that of 0000:00:01.0/vga.rom"}});
+}
+
+TEST_F(StockLoss, takesAnotherFileForABlock) {
+    expectSilentLoss(handOver({.change = anotherFile}), {{"ram0", "zeros"}});
+}
+
+TEST_F(StockLoss, losesABlockThatItCannotMap) {
+    // system/physmem.c:qemu_ram_alloc_internal forgets the entry and takes anonymous memory; 11.1.
+    expectSilentLoss(handOver({.change = readOnlyDescriptor}), {{"0000:00:01.0/vga.vram", "zeros"}});
+}
+
+TEST_F(StockLoss, losesEverythingByAMalformedServiceByte) {
+    // migration/qemu-file.c:qemu_file_get_fd complains, migration/vmstate-types.c:load_fd returns false without an error, and
+    // system/vl.c:qemu_init asks only for the error; 11.1.
+    const StockOutcome outcome = handOver({.change = badServiceByte});
+    expectSilentLoss(outcome, allZeros());
+    EXPECT_THAT(outcome.said, HasSubstr("cpr-in unexpected service byte: 88(X)"));
+    expectSilentLoss(handOver({.oldBinary = newQemu(), .change = badServiceByte}), allZeros());
+    // 10.0 does not look at the byte.
+    expectSilentLoss(handOver({.newBinary = oldQemu(), .change = badServiceByte}), {});
+}
+
+TEST_F(StockLoss, losesEverythingByAMissingDescriptor) {
+    const StockOutcome outcome = handOver({.change = missingDescriptor});
+    expectSilentLoss(outcome, allZeros());
+    EXPECT_THAT(outcome.said, HasSubstr("cpr-in no FD come with service byte"));
+}
+
+TEST_F(StockLoss, losesEverythingByAStreamThatEndsBeforeAServiceByte) {
+    expectSilentLoss(handOver({.change = truncated}), allZeros());
+}
+
+TEST_F(StockLoss, endsOnATruncatedStreamInTheOldRelease) {
+    for (const Change& change : {Change(truncated), Change(missingDescriptor)}) {
+        SCOPED_TRACE(qemuHasChanged);
+        const StockOutcome outcome = handOver({.newBinary = oldQemu(), .change = change});
+        EXPECT_EQ(outcome.old, "failed");
+        EXPECT_EQ(outcome.oldRun, "prelaunch");
+        EXPECT_EQ(outcome.fresh, "exited with status 1") << outcome.said;
+    }
+}
+
+TEST_F(StockLoss, doesNotMindWhatComesAfterTheEnd) {
+    expectSilentLoss(handOver({.change = goesOn}), {});
+    expectSilentLoss(handOver({.newBinary = oldQemu(), .change = goesOn}), {});
+}
+
+TEST_F(StockLoss, growsTheOldVmmsVideoMemoryAndLeavesItSo) {
+    const StockOutcome outcome = handOver({.more = {"-global", "VGA.vgamem_mb=32"}});
+    SCOPED_TRACE(qemuHasChanged);
+    // `completed` once the stream has fitted into the socket, `failed` when the new VMM is quicker: nobody asked for a return
+    // path.
+    EXPECT_THAT(outcome.old, AnyOf("completed", "failed"));
+    EXPECT_EQ(outcome.fresh, "exited with status 1");
+    EXPECT_THAT(outcome.said, HasSubstr("Size mismatch: 0000:00:01.0/vga.vram: 0x1000000 != 0x2000000"));
+    EXPECT_EQ(outcome.videoMemoryFile, 32U * 1024 * 1024);
+}
+
+// The same faults in handovers of a guest, and many more of no name. One VM lives through all of them, in this order, and is well
+// at the end: first on the old release, then, after an upgrade, on the new one.
+
+std::vector<FileIdentity> filesOf(const CprTraffic& traffic) {
+    std::vector<FileIdentity> files;
+    for (const UniqueFd& descriptor : traffic.descriptors) files.push_back(FileIdentity::of(descriptor.get()));
+    return files;
+}
+
+/// Changes something at random; what, in words. What is left as it was is changed again.
+std::string mutate(CprTraffic& traffic, std::mt19937& random) {
+    const std::string before = traffic.bytes;
+    const std::vector<FileIdentity> filesBefore = filesOf(traffic);
+    const auto below = [&](std::size_t bound) { return static_cast<std::size_t>(random() % bound); };
+    std::string& bytes = traffic.bytes;
+    std::vector<UniqueFd>& descriptors = traffic.descriptors;
+    std::string what;
+    while (bytes == before && filesOf(traffic) == filesBefore) {
+        const std::size_t at = below(bytes.size()), length = 1 + below(std::min<std::size_t>(64, bytes.size() - at)),
+                          one = below(descriptors.size()), other = below(descriptors.size());
+        const std::string place = std::to_string(at), extent = std::to_string(length) + " bytes at " + place;
+        switch (below(9)) {
+            case 0:
+                bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(8)));
+                what = "a bit of byte " + place;
+                break;
+            case 1:
+                bytes[at] = static_cast<char>(below(256));
+                what = "byte " + place;
+                break;
+            case 2:
+                bytes.insert(at, length, static_cast<char>(below(256)));
+                what = "inserted " + extent;
+                break;
+            case 3:
+                bytes.erase(at, length);
+                what = "deleted " + extent;
+                break;
+            case 4:
+                bytes.resize(at);
+                what = "cut off at " + place;
+                break;
+            case 5:
+                bytes.insert(below(bytes.size()), bytes.substr(at, length));
+                what = "repeated elsewhere: " + extent;
+                break;
+            case 6:
+                std::ranges::shuffle(descriptors, random);
+                what = "shuffled descriptors";
+                break;
+            case 7:
+                descriptors.erase(descriptors.begin() + static_cast<std::ptrdiff_t>(one));
+                what = "without descriptor " + std::to_string(one);
+                break;
+            default:
+                descriptors[one] = UniqueFd(::fcntl(descriptors[other].get(), F_DUPFD_CLOEXEC, 0));
+                what = "descriptor " + std::to_string(other) + " also for " + std::to_string(one);
+        }
+    }
+    return what;
+}
+
+/// Where the state is changed on its way.
+enum class Leg {
+    ToRelay,   ///< What virt-handover is told by the old VMM.
+    ToNewVmm,  ///< What the new VMM makes of what virt-handover has found good.
+};
+
+class RelayedLoss : public testing::Test {
+ protected:
+    static void SetUpTestSuite() {
+        workspace = std::make_unique<Workspace>();
+        host = std::make_unique<Host>(workspace->runtime(), "/nonexistent");
+        VmOptions options;
+        options.owner = "vmm";  // All of its memory goes over the CPR channel.
+        const std::string file = writeDefinition(*workspace, options);
+        const VerbResult started = wait([&](Verbs::Done done) { host->start(file, milliseconds(90'000), std::move(done)); });
+        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+        filesAtFirst = filesOfBlocks();
+        ASSERT_THAT(filesAtFirst, AllOf(Contains(Key("ram0")), Contains(Key("pc.bios"))));
+    }
+    static void TearDownTestSuite() {
+        EXPECT_EQ(wait([&](Verbs::Done done) { host->destroy("vm", std::move(done)); }).code, ExitCode::Done);
+        host.reset();
+        workspace->expectNothingLeft();
+        workspace.reset();
+    }
+
+    void SetUp() override {
+        pid = vmmPid(*host, "vm");
+        ASSERT_GT(pid, 0) << "an earlier test lost the VM";
+    }
+
+    static std::string generation() {
+        return wait([&](Verbs::Done done) { host->show("vm", std::move(done)); }).value["directory"];
+    }
+
+    static json upgradeTo(const std::string& binary, const Handover::Observer& observer = nullptr) {
+        const UpgradeOptions options{.binary = binary, .design = Design::Relayed};
+        return wait([&](Verbs::Done done) { host->upgrade("vm", options, observer, std::move(done)); }).value;
+    }
+
+    static json tamperedUpgrade(const Change& change, Leg leg = Leg::ToRelay) {
+        int changes = 0;
+        const auto counted = [&](CprTraffic& traffic) {
+            change(traffic);
+            ++changes;
+        };
+        json report;
+        if (leg == Leg::ToRelay) {
+            const HandoverTamperer tamperer(generation(), counted);
+            report = upgradeTo(newQemu());
+        } else {
+            const fs::path old = generation();
+            const std::string fresh = old.parent_path() / std::to_string(std::stoul(old.filename()) + 1);
+            std::unique_ptr<CprTamperer> tamperer;
+            report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
+                if (progress.state != State::Exchanging) return;
+                const std::string path = cprChannelPath(fresh);
+                fs::rename(path, path + ".real");
+                tamperer = std::make_unique<CprTamperer>(path, path + ".real", counted);
+            });
+        }
+        EXPECT_EQ(changes, 1) << "the state did not come by, so the handover met no fault";
+        return report;
+    }
+
+    /// A new VMM that passes for a QEMU when asked what it can do, and gets other arguments when it is to run the VM.
+    static std::string impostor(const std::string& behaviour) {
+        return workspace->script("impostor",
+                                 "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\n" + behaviour);
+    }
+
+    static json askVmm(const std::string& command) {
+        QmpClient monitor(connectUnix(generation() + "/qmp.sock"));
+        std::optional<QmpReply> answer;
+        monitor.execute(command, nullptr, milliseconds(5'000), [&](QmpReply reply) { answer = std::move(reply); });
+        turnUntil([&] { return answer.has_value(); }, milliseconds(6'000));
+        return answer && answer->ok() ? answer->value : json::object();
+    }
+
+    /// Block -> its file, how long that is, and a checksum of those that hold firmware and tables, which nobody writes to once
+    /// the guest is up. A VM keeps these for life, whichever VMM runs it.
+    static std::map<std::string, std::string> filesOfBlocks() {
+        constexpr std::uint64_t longestFirmware = 2 * 1024 * 1024;
+        const std::string table = askVmm("x-query-ramblock").value("human-readable-text", "");
+        const pid_t vmm = vmmPid(*host, "vm");
+        std::map<std::string, std::string> files;
+        for (const RamBlock& block : gatherRamBlocks({.table = table, .pid = vmm})) {
+            std::string& file = files[block.idstr] = "none";
+            if (!block.file) continue;
+            file = "inode " + std::to_string(block.file->identity.inode) + ", " + std::to_string(block.file->size) + " bytes";
+            if (block.max_length > longestFirmware) continue;
+            std::string content(block.file->size, '\0');
+            std::ifstream("/proc/" + std::to_string(vmm) + "/fd/" + std::to_string(block.file->fd), std::ios::binary)
+                .read(content.data(), static_cast<std::streamsize>(content.size()));
+            file += ", checksum " + std::to_string(std::hash<std::string>()(content));
+        }
+        return files;
+    }
+
+    void expectNothingLost(const json& report) {
+        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        EXPECT_EQ(report["guest"]["repeated"], 0);
+        EXPECT_EQ(report["guest"]["errors"], json::array());
+        EXPECT_EQ(askVmm("query-status").value("status", ""), "running");
+        EXPECT_EQ(filesOfBlocks(), filesAtFirst);
+    }
+
+    /// The guest was not stopped for a moment and runs where it ran.
+    void expectGuestStayed(const json& report) {
+        ASSERT_EQ(report.value("outcome", ""), "rolled back") << report.dump(2);
+        EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_null()) << report.dump(2);
+        ASSERT_EQ(vmmPid(*host, "vm"), pid);
+        expectNothingLost(report);
+    }
+
+    void expectUpgraded(const json& report) {
+        ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
+        EXPECT_NE(vmmPid(*host, "vm"), pid);
+        pid = vmmPid(*host, "vm");
+        expectNothingLost(report);
+        expectGuestIsWell(*host, "vm");
+    }
+
+    void expectFaultsToBeMet();
+    void expectMutationsToBeMet(Leg leg, int count);
+
+    static inline std::unique_ptr<Workspace> workspace;
+    static inline std::unique_ptr<Host> host;
+    static inline std::map<std::string, std::string> filesAtFirst;
+    int pid = 0;
+};
+
+void RelayedLoss::expectFaultsToBeMet() {
+    struct Fault {
+        const char* name;
+        Change change;
+        testing::Matcher<std::string> whenRelayMeetsIt, whenNewVmmMeetsIt;
+    };
+    const auto missing = HasSubstr("RAM block 'ram0' is not in the CPR state"),
+               foreign = HasSubstr("is another file than the one that the old VMM has mapped"),
+               otherRam = HasSubstr("the new VMM maps another file"),
+               unmapped = HasSubstr("the new VMM has memory of its own for it");
+    const auto everything = AllOf(otherRam, HasSubstr("(and 7 more)"));
+    const Fault faults[] = {
+        {"an entry removed", removedEntry, missing, otherRam},
+        {"an entry renamed", renamedEntry, missing, otherRam},
+        {"two descriptors swapped", swappedDescriptors, foreign,
+         HasSubstr("maps the file of the old VMM's block '/rom@etc/table-loader'")},
+        {"another file", anotherFile, foreign, otherRam},
+        // The file is the right one; what the new VMM makes of it is not.
+        {"a descriptor that is read-only", readOnlyDescriptor, HasSubstr("vga.vram' in the CPR state cannot be written to"),
+         unmapped},
+        {"a malformed service byte", badServiceByte, HasSubstr("should be 32 and is 88"), everything},
+        {"a missing descriptor", missingDescriptor, AllOf(HasSubstr("the CPR state names"), HasSubstr("came with it")),
+         everything},
+        {"a truncated state", truncated, AllOf(HasSubstr("service byte of"), HasSubstr("0 are left")), everything},
+    };
+    for (const Fault& fault : faults) {
+        SCOPED_TRACE(fault.name);
+        const json relayMetIt = tamperedUpgrade(fault.change);
+        EXPECT_THAT(relayMetIt.value("cause", ""), fault.whenRelayMeetsIt);
+        expectGuestStayed(relayMetIt);
+        const json newVmmMetIt = tamperedUpgrade(fault.change, Leg::ToNewVmm);
+        EXPECT_THAT(newVmmMetIt.value("cause", ""), fault.whenNewVmmMeetsIt);
+        expectGuestStayed(newVmmMetIt);
+        if (HasFatalFailure()) return;
+    }
+    const json goesOnReport = tamperedUpgrade(goesOn);
+    EXPECT_THAT(goesOnReport.value("cause", ""), AnyOf(HasSubstr("byte after the descriptor entries should be 5 and is 97"),
+                                                       HasSubstr("8 bytes after the end of the CPR state")));
+    expectGuestStayed(goesOnReport);
+    const json unshared = upgradeTo(
+        impostor("for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
+    EXPECT_THAT(unshared.value("cause", ""), HasSubstr("aux-ram-share=on, or share=on of its backend, is missing"));
+    expectGuestStayed(unshared);
+    expectGuestIsWell(*host, "vm");
+}
+
+void RelayedLoss::expectMutationsToBeMet(Leg leg, int count) {
+    const char* given = std::getenv("VH_TEST_SEED");
+    const auto seed = static_cast<std::mt19937::result_type>(given ? std::strtoul(given, nullptr, 10) : 20'250'801);
+    std::mt19937 random(seed);
+    int upgrades = 0;
+    for (int i = 1; i <= count; ++i) {
+        std::string mutation;
+        const json report = tamperedUpgrade([&](CprTraffic& traffic) { mutation = mutate(traffic, random); }, leg);
+        const std::string cause = report.value("cause", "");
+        SCOPED_TRACE("mutation " + std::to_string(i) + ": " + mutation + "; " + cause);
+        if (leg == Leg::ToNewVmm && report.value("outcome", "") == "upgraded") {
+            // The new VMM understood what it was told, as the files of its blocks prove.
+            ++upgrades;
+            std::cout << "without effect: " << mutation << std::endl;
+            expectUpgraded(report);
+        } else {
+            EXPECT_THAT(cause, Not(HasSubstr("took longer")));
+            EXPECT_THAT(cause, HasSubstr(leg == Leg::ToRelay ? "CPR state" : "new VMM"));
+            expectGuestStayed(report);
+        }
+        if (i % 50 == 0) expectGuestIsWell(*host, "vm");
+        if (HasFailure()) break;
+    }
+    std::cout << count << " mutations with VH_TEST_SEED=" << seed << ": " << upgrades << " without effect, the rest rolled back"
+              << std::endl;
+}
+
+TEST_F(RelayedLoss, isMetAndNamed) {
+    expectFaultsToBeMet();
+}
+
+TEST_F(RelayedLoss, isUndoneWhereTheNewVmmGrewTheOldOnesMemory) {
+    const json report = upgradeTo(impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
+    EXPECT_THAT(report.value("cause", ""), HasSubstr("vga.vram"));
+    EXPECT_THAT(report["warnings"].dump(), HasSubstr("it was cut back to what the old VMM has"));
+    expectGuestStayed(report);
+    expectGuestIsWell(*host, "vm");
+}
+
+TEST_F(RelayedLoss, doesNotComeOfMutatedStates) {
+    expectMutationsToBeMet(Leg::ToRelay, 75);
+}
+
+TEST_F(RelayedLoss, isNotSuspectedInEntriesOfAnotherOrder) {
+    expectUpgraded(tamperedUpgrade(inState([](CprState& state, std::vector<UniqueFd>& descriptors) {
+        std::ranges::reverse(state.fds);
+        std::ranges::reverse(descriptors);
+    })));
+}
+
+TEST_F(RelayedLoss, isMetAndNamedFromTheNewRelease) {
+    expectFaultsToBeMet();
+}
+
+TEST_F(RelayedLoss, doesNotComeOfMutatedStatesOfTheNewRelease) {
+    expectMutationsToBeMet(Leg::ToRelay, 75);
+}
+
+TEST_F(RelayedLoss, doesNotComeOfAStateThatTheNewVmmMisunderstands) {
+    expectMutationsToBeMet(Leg::ToNewVmm, 150);
+}
+
+TEST_F(RelayedLoss, leavesAGuestThatIsUpgradedAsEver) {
+    expectUpgraded(upgradeTo(newQemu()));
+}
+
+}  // namespace
+}  // namespace vh::test
