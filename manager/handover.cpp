@@ -294,16 +294,20 @@ void Handover::askOldVmm() {
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
                                      "new VMM of 10.1 or later");
-        send(*old_, "query-status", nullptr, [this](const QmpReply& status) {
-            if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
-            const std::string runState = status.value.value("status", "");
-            wasRunning_ = runState == "running";
-            if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
-            send(*old_, "query-block-jobs", nullptr, [this](const QmpReply& jobs) {
-                if (jobs.ok() && !jobs.value.empty())
-                    throw std::runtime_error("a block job is running; wait for it or cancel it");
-                awaitFirstHeartbeat();
-            });
+        checkGuest([this] { awaitFirstHeartbeat(); });
+    });
+}
+
+/// Asks the old VMM whether its guest is in a state that can be handed over.
+void Handover::checkGuest(std::function<void()> then) {
+    send(*old_, "query-status", nullptr, [this, then = std::move(then)](const QmpReply& status) {
+        if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
+        const std::string runState = status.value.value("status", "");
+        wasRunning_ = runState == "running";
+        if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
+        send(*old_, "query-block-jobs", nullptr, [then](const QmpReply& jobs) {
+            if (jobs.ok() && !jobs.value.empty()) throw std::runtime_error("a block job is running; wait for it or cancel it");
+            then();
         });
     });
 }
@@ -548,14 +552,16 @@ void Handover::commit(Observer observer) {
 
 /// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
 void Handover::recheck() {
-    request_.record.standingBy = false;
-    directory_.write(request_.record);
-    if (!oldLetGo_) return verify();
-    oldLetGo_ = false;
-    old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
-    run({{old_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] {
-        if (design_ != Design::Relayed) return verify();
-        sendCprState([this] { verify(); });
+    if (oldLetGo_) old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    checkGuest([this] {
+        request_.record.standingBy = false;
+        request_.record.guestWasRunning = wasRunning_;
+        directory_.write(request_.record);
+        if (!std::exchange(oldLetGo_, false)) return verify();
+        run({{old_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] {
+            if (design_ != Design::Relayed) return verify();
+            sendCprState([this] { verify(); });
+        });
     });
 }
 

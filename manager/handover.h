@@ -113,6 +113,7 @@ class Handover {
     void checkHost() const;
     void checkNewBinary() const;
     void askOldVmm();
+    void checkGuest(std::function<void()> then);
     void awaitFirstHeartbeat();
     void passPreflight();
     void launch();

@@ -134,6 +134,7 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
     operation->recovery = std::make_unique<Recovery>(
         *record, operation->directory,
         [this, operation, vm, then = std::move(then)](VmRecord settled, const std::string& problem) {
+            operation->recovery.reset();  // It is connected to the monitors, which serve one client at a time.
             if (problem.empty()) return then(std::move(settled));
             end(operation, failure(ExitCode::Lost, "vm '" + vm + "': an interrupted handover: " + problem));
         });

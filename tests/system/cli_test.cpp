@@ -319,7 +319,8 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     holder = prepare("killed");
     ::kill(holder, SIGKILL);
     collect(holder, name);
-    EXPECT_EQ(run({"--embed", "upgrade", "vm", "--to", newQemu()}).code, 0);
+    const Ran upgraded = run({"--embed", "upgrade", "vm", "--to", newQemu()});
+    EXPECT_EQ(upgraded.code, 0) << upgraded.output << upgraded.error;
     Host host(workspace.runtime(), "/nonexistent");
     expectGuestIsWell(host, "vm");
 }

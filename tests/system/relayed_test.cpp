@@ -129,7 +129,8 @@ TEST_F(RelayedTest, leavesVmsWhoseCprStateTheToolCanTake) {
     // A VMM that has taken a guest over says "completed" of its migration for good.
     const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
     const std::string out = vm->workspace.path() + "/capture.json",
-                      command = required("VH_SHIM") + " capture --json " + shown["directory"].get<std::string>() + "/qmp.sock >" + out;
+                      command =
+                          required("VH_SHIM") + " capture --json " + shown["directory"].get<std::string>() + "/qmp.sock >" + out;
     ASSERT_EQ(std::system(command.c_str()), 0);
     std::ifstream input(out);
     const json captured = json::parse(input);
@@ -226,6 +227,29 @@ TEST_F(RelayedTest, rollsBackWhenTheNewVmmHangsAfterTheCommit) {
         EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
         expectNothingLost(result.value);
     }
+    EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
+}
+
+TEST_F(RelayedTest, keepsTheGuestPausedThatWasPausedWhileItStoodBy) {
+    ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");
+    ask("stop");
+    EXPECT_EQ(commit().value["outcome"], "upgraded");
+    EXPECT_EQ(ask("query-status")["status"], "paused");
+    ask("cont");
+    expectGuestIsWell(host(), "vm");
+}
+
+TEST_F(RelayedTest, givesUpWithoutHarmWhenSomebodyKeepsTheOldVmmsMonitor) {
+    ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");
+    const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
+    {
+        const UniqueFd other = connectUnix(shown["directory"].get<std::string>() + "/qmp.sock");
+        const VerbResult committed = commit();
+        EXPECT_EQ(committed.code, ExitCode::RolledBack) << committed.value.dump(2);
+        EXPECT_TRUE(committed.value["vmm"]["stopToResumeMs"].is_null()) << "the guest was never stopped";
+    }
+    EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
+    expectGuestIsWell(host(), "vm");
     EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
 }
 
