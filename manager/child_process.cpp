@@ -36,7 +36,7 @@ int openPidfd(pid_t pid) {
     ::_exit(127);
 }
 
-[[noreturn]] void becomeChild(const LaunchSpec& spec, char* const* argv, int* scratch, int devNull) {
+[[noreturn]] void becomeChild(const LaunchSpec& spec, pid_t manager, char* const* argv, int* scratch, int devNull) {
     ::setsid();
     // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was
     // started without standard streams.
@@ -64,7 +64,10 @@ int openPidfd(pid_t pid) {
             giveUp("change user for", argv[0]);
     }
     // After the change of user, which clears it (kernel/cred.c:commit_creds).
-    if (spec.endsWithManager) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (spec.endsWithManager) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != manager) ::_exit(127);  // It was gone before it could be asked for.
+    }
     ::execv(argv[0], argv);
     giveUp("execute", argv[0]);
 }
@@ -129,9 +132,9 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     ::unsetenv("QEMU_CPR_EXEC_STATE");
     const UniqueFd devNull(::open("/dev/null", O_RDWR | O_CLOEXEC));
 
-    const pid_t pid = ::fork();
+    const pid_t manager = ::getpid(), pid = ::fork();
     if (pid < 0) throw std::system_error(errno, std::generic_category(), "start '" + spec.argv.at(0) + "'");
-    if (pid == 0) becomeChild(spec, argv.data(), scratch.data(), devNull.get());
+    if (pid == 0) becomeChild(spec, manager, argv.data(), scratch.data(), devNull.get());
 
     ChildProcess child;
     child.pid_ = pid;

@@ -435,7 +435,7 @@ void Handover::sendCprState(std::function<void()> then) {
                                                      throw std::runtime_error(wrong);
                                                  takeCprState(std::move(capture), then);
                                              }),
-                                             within([this](const std::string& cause) { throw std::runtime_error(cause); }));
+                                             within([this](const std::string& cause) { failUnlessNewDies(cause); }));
             migrate(path);
         });
     };
@@ -455,10 +455,14 @@ void Handover::takeCprState(CprCapture capture, const std::function<void()>& the
     }
     capture_ = std::move(capture);
     if (!sendsVfioSubsection(newBinary_.version)) capture_.state.vfioDevices.reset();
-    relay_->feed(capture_, cprChannelPath(new_->directory()), within([this, then] {
-                     if (request_.standby) return letOldVmmGo(then);
-                     then();
-                 }));
+    try {
+        relay_->feed(capture_, cprChannelPath(new_->directory()), within([this, then] {
+                         if (request_.standby) return letOldVmmGo(then);
+                         then();
+                     }));
+    } catch (const std::exception& error) {
+        failUnlessNewDies(error.what());
+    }
 }
 
 /// Takes the old VMM out of the exchange without a hang-up that would make it go on.
@@ -802,9 +806,12 @@ void Handover::explainOldFailure() {
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         std::string cause = "the old VMM could not hand over";
         if (reply.ok() && reply.value.contains("error-desc")) cause += ": " + reply.value.value("error-desc", "");
-        // The guest runs again. When the new VMM is dying of what went wrong, its last words are the better cause: let them come.
-        pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
+        failUnlessNewDies(cause);
     });
+}
+
+void Handover::failUnlessNewDies(const std::string& cause) {
+    pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
 }
 
 void Handover::afterNextHeartbeat(std::function<void()> then) {

@@ -150,6 +150,8 @@ class Handover {
     void guestStopped(std::int64_t atUs);
     void guestResumed(std::int64_t atUs);
     void explainOldFailure();
+    /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
+    void failUnlessNewDies(const std::string& cause);
     /// Goes on after the guest's next heartbeat, or soon when there is none to be had.
     void afterNextHeartbeat(std::function<void()> then);
     std::string describe(const VmmProcess& vmm) const;

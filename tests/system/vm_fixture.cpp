@@ -118,7 +118,12 @@ std::string Workspace::file(const std::string& name, const std::string& text) co
 }
 
 void Workspace::expectNothingLeft() const {
-    turnUntil([this] { return difference(processesAbout(path_), processesBefore_).empty(); }, milliseconds(5000));
+    turnUntil(
+        [this] {
+            return difference(processesAbout(path_), processesBefore_).empty() &&
+                   difference(ownDescriptors(), descriptorsBefore_).empty();
+        },
+        milliseconds(5000));
     EXPECT_EQ(difference(processesAbout(path_), processesBefore_), std::set<std::string>{}) << "processes are left";
     for (const std::string& descriptor : difference(ownDescriptors(), descriptorsBefore_))
         ADD_FAILURE() << "a descriptor is left: " << descriptor << "\n"
