@@ -326,8 +326,9 @@ TEST_P(OnEachQemu, hasItsSavedStateAndRecordPrinted) {
     EXPECT_EQ(state.value()["kind"], "cpr-state");
     EXPECT_EQ(state.value()["bytes"], taken.value()["bytes"]);
     std::set<std::string> now, then;
-    for (const json& entry : taken.value()["cprState"]["fds"]) then.insert(entry["name"]);
-    for (const json& entry : state.value()["fds"]) now.insert(entry["name"]);
+    const json takenFds = taken.value()["cprState"]["fds"], stateFds = state.value()["fds"];
+    for (const json& entry : takenFds) then.insert(entry["name"]);
+    for (const json& entry : stateFds) now.insert(entry["name"]);
     EXPECT_EQ(now, then);
     EXPECT_EQ(record.value()["ramBlocks"], taken.value()["ramBlocks"]);
     EXPECT_THAT(run({"dump", path("cpr")}).output, AllOf(HasSubstr("CPR state"), HasSubstr("pc.bios")));
