@@ -157,8 +157,8 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
     // GDBus checks the arguments' types against the interface before it calls. The invocation holds its connection, so a client
     // that goes away takes nothing with it: the verb goes on, and its answer is dropped.
     const Verbs::Done answer = [invocation](const VerbResult& result) {
-        g_dbus_method_invocation_return_value(invocation,
-                                              g_variant_new("(is)", static_cast<int>(result.code), result.value.dump().c_str()));
+        g_dbus_method_invocation_return_value(
+            invocation, g_variant_new("(is)", static_cast<int>(result.code), jsonText(result.value).c_str()));
     };
     const char* subject = "";
     if (g_variant_n_children(arguments) > 0) g_variant_get_child(arguments, 0, "&s", &subject);

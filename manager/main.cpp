@@ -97,7 +97,7 @@ class Runner {
 /// Prints an answer: the object itself for scripts, `text` for people; errors of people go to standard error.
 int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text) {
     if (options.asJson)
-        std::cout << result.value.dump(2) << "\n";
+        std::cout << jsonText(result.value, 2) << "\n";
     else if (result.value.contains("error"))
         std::cerr << "virt-handover: " << result.value["error"].get<std::string>() << "\n";
     else

@@ -132,6 +132,10 @@ json toJson(const HandoverReport& report) {
             {"warnings", report.warnings}};
 }
 
+std::string jsonText(const json& value, int indent) {
+    return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
 std::string reportText(const json& report) {
     const std::string outcome = report["outcome"], cause = report["cause"];
     std::string text = report["vm"].get<std::string>() + ": " + outcome + "   ";

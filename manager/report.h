@@ -59,6 +59,9 @@ struct HandoverReport {
 
 nlohmann::json toJson(const HandoverReport& report);
 
+/// Any answer as text. What a VMM said need not be UTF-8, which JSON is; such bytes are replaced.
+std::string jsonText(const nlohmann::json& value, int indent = -1);
+
 /// The table that `upgrade` ends with, of one to four lines; takes the JSON form, as it may come from the daemon.
 std::string reportText(const nlohmann::json& report);
 

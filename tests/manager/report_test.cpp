@@ -126,6 +126,13 @@ TEST(Report, ofADryRun) {
     expectGolden("report-ready.txt", shown(ready()));
 }
 
+TEST(Report, isTextWhateverAVmmHasSaid) {
+    HandoverReport report = refused();
+    report.cause = "the new VMM said: \xff\xfe";
+    const nlohmann::json read = nlohmann::json::parse(jsonText(toJson(report)));
+    EXPECT_THAT(read["cause"].get<std::string>(), testing::StartsWith("the new VMM said: "));
+}
+
 TEST(Report, exitsWithWhatScriptsRelyOn) {
     EXPECT_EQ(static_cast<int>(upgraded().exitCode()), 0);
     EXPECT_EQ(static_cast<int>(refused().exitCode()), 2);

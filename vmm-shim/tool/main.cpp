@@ -66,7 +66,7 @@ void writeAll(const std::string& path, const std::string& bytes) {
 
 void print(const Options& options, const Dump& dump) {
     if (options.asJson)
-        std::cout << dump.value.dump(2) << "\n";
+        std::cout << dump.value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";  // Names are bytes.
     else
         std::cout << dump.text;
 }
