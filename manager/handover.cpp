@@ -279,7 +279,7 @@ void Handover::checkNewBinary() const {
 }
 
 void Handover::askOldVmm() {
-    old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    listenToOldVmm();
     send(*old_, "query-version", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok())
             throw std::runtime_error("the old VMM's monitor does not answer (is another client connected to it?): " +
@@ -556,7 +556,7 @@ void Handover::commit(Observer observer) {
 
 /// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
 void Handover::recheck() {
-    if (oldLetGo_) old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+    if (oldLetGo_) listenToOldVmm();
     checkGuest([this] {
         request_.record.standingBy = false;
         request_.record.guestWasRunning = wasRunning_;
@@ -704,7 +704,7 @@ void Handover::resume() {
     relay_.reset();
     if (old_->monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old_->closeMonitor();
-        old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+        listenToOldVmm();
     }
     if (new_) directory_.removeGeneration(new_->record().generation);
     if (oldLetGo_) return done();
@@ -769,6 +769,10 @@ void Handover::finish() {
 }
 
 // What the VMMs say.
+
+void Handover::listenToOldVmm() {
+    old_->monitor().onEvent([this](const QmpEvent& event) { oldEvent(event); });
+}
 
 void Handover::oldEvent(const QmpEvent& event) {
     if (event.name == "STOP") guestStopped(event.timestampUs);

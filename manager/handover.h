@@ -145,6 +145,8 @@ class Handover {
     void undoGrowth(std::function<void()> then);
     void finish();
 
+    /// After every connection to its monitor.
+    void listenToOldVmm();
     void oldEvent(const QmpEvent& event);
     void newEvent(const QmpEvent& event);
     void guestStopped(std::int64_t atUs);

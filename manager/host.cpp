@@ -256,20 +256,21 @@ void Host::runHandover(Operation* operation, const HandoverRequest& request, con
         if (const Done done = std::exchange(operation->done, nullptr)) done({report.exitCode(), toJson(report)});
         beginWaiting();
     });
-    operation->handoverBegun = false;
     waiting_.push_back(operation);
     beginWaiting();
 }
 
 void Host::beginWaiting() {
     // A handover is mostly two processes' waiting for each other.
-    const auto atOnce = static_cast<std::ptrdiff_t>(8 * std::max(1U, std::thread::hardware_concurrency()));
-    while (!waiting_.empty() && std::ranges::count_if(operations_, [](const auto& operation) {
-                                    return operation->handoverBegun && !operation->handover->standsBy();
-                                }) < atOnce) {
+    const std::size_t atOnce = 8 * std::max(1U, std::thread::hardware_concurrency());
+    const auto underWay = [this] {
+        const auto unfinished = std::ranges::count_if(
+            operations_, [](const auto& operation) { return operation->handover && !operation->handover->standsBy(); });
+        return static_cast<std::size_t>(unfinished) - waiting_.size();
+    };
+    while (!waiting_.empty() && underWay() < atOnce) {
         Operation* operation = waiting_.front();
         waiting_.pop_front();
-        operation->handoverBegun = true;
         operation->handover->begin();
     }
 }

@@ -59,7 +59,6 @@ class Host : public Verbs {
         std::unique_ptr<Start> start;
         std::unique_ptr<Recovery> recovery;
         std::unique_ptr<Handover> handover;
-        bool handoverBegun = false;
         Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
         std::unique_ptr<VmmProcess> vmm;
         EventSource timer;

@@ -2,6 +2,13 @@
 
 namespace vh {
 
+void checkName(std::size_t offset, std::string_view name, const char* what) {
+    if (name.empty()) throw DecodeError(offset, std::string(what) + " is empty");
+    for (const char character : name)
+        if (static_cast<unsigned char>(character) < 0x20 || character == 0x7f)
+            throw DecodeError(offset, std::string(what) + " contains a control character");
+}
+
 std::string_view ByteReader::take(std::size_t length, const char* what) {
     if (length > left())
         fail(std::string(what) + " needs " + std::to_string(length) + " bytes, " + std::to_string(left()) + " are left");

@@ -23,6 +23,10 @@ class DecodeError : public std::runtime_error {
     std::size_t offset_;
 };
 
+/// Names reach logs, tables and /proc comparisons, so what is no text is no name: throws when `name`, read at `offset`, is empty
+/// or has a control character.
+void checkName(std::size_t offset, std::string_view name, const char* what);
+
 class ByteReader {
  public:
     /// Borrows the bytes.

@@ -111,24 +111,16 @@ CprCapture CprReceiver::take() {
     return capture;
 }
 
-CprSender::CprSender(const CprCapture& capture) : encoded_(encodeCprState(capture.state)) {
+CarryingSender CprSender::senderOf(const CprCapture& capture) {
     requireOneDescriptorPerEntry(capture);
-    for (const UniqueFd& descriptor : capture.descriptors) descriptors_.push_back(descriptor.get());
+    EncodedCprState encoded = encodeCprState(capture.state);
+    std::vector<int> descriptors;
+    for (const UniqueFd& descriptor : capture.descriptors) descriptors.push_back(descriptor.get());
+    return {std::move(encoded.bytes), std::move(encoded.serviceBytes), std::move(descriptors)};
 }
 
 bool CprSender::sendSome(int socket) {
-    while (sent_ < encoded_.bytes.size()) {
-        // As QEMU sends it: what lies before a service byte, then that byte alone with its one descriptor.
-        const bool more = nextDescriptor_ < descriptors_.size();
-        const std::size_t serviceByte = more ? encoded_.serviceBytes[nextDescriptor_] : encoded_.bytes.size();
-        const bool carries = sent_ == serviceByte;
-        const std::size_t length = carries ? 1 : serviceByte - sent_;
-        const std::size_t gone =
-            vh::sendSome(socket, encoded_.bytes.data() + sent_, length, carries ? descriptors_[nextDescriptor_] : -1);
-        if (gone == 0) return false;
-        sent_ += gone;
-        if (carries) ++nextDescriptor_;
-    }
+    if (!sender_.sendSome(socket)) return false;
     if (::shutdown(socket, SHUT_WR) != 0) throw std::system_error(errno, std::generic_category(), "end the CPR state");
     return true;
 }

@@ -12,6 +12,7 @@
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/ram_blocks.h"
 #include "vmm-shim/unique_fd.h"
+#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 
@@ -55,17 +56,16 @@ class CprReceiver {
 class CprSender {
  public:
     /// Borrows the capture's descriptors until all is sent. Throws std::invalid_argument unless there is one for each entry.
-    explicit CprSender(const CprCapture& capture);
+    explicit CprSender(const CprCapture& capture) : sender_(senderOf(capture)) {}
 
     /// Sends on. True once everything, and the end of file, has gone out; the socket stays open for reading, and its being closed
     /// by the peer is the hang-up. Throws std::system_error when the peer is gone.
     bool sendSome(int socket);
 
  private:
-    EncodedCprState encoded_;
-    std::vector<int> descriptors_;
-    std::size_t sent_ = 0;
-    std::size_t nextDescriptor_ = 0;
+    static CarryingSender senderOf(const CprCapture& capture);
+
+    CarryingSender sender_;
 };
 
 }  // namespace vh

@@ -25,14 +25,10 @@ bool anotherElement(ByteReader& reader, const char* what) {
     return mark == elementFollows;
 }
 
-/// Names reach logs, tables and /proc comparisons, so what is no text is no name.
 std::string readName(ByteReader& reader, const char* what) {
     const std::size_t at = reader.offset();
     std::string name = reader.nulString(maxCprNameLength, what);
-    for (const char character : name)
-        if (static_cast<unsigned char>(character) < 0x20 || character == 0x7f)
-            throw DecodeError(at, std::string(what) + " contains a control character");
-    if (name.empty()) throw DecodeError(at, std::string(what) + " is empty");
+    checkName(at, name, what);
     return name;
 }
 

@@ -41,13 +41,6 @@ std::string hexadecimal(std::uint64_t value) {
     return "0x" + digits;
 }
 
-void checkName(std::size_t at, std::string_view text, const char* what) {
-    if (text.empty()) throw DecodeError(at, std::string(what) + " is empty");
-    for (const char character : text)
-        if (static_cast<unsigned char>(character) < 0x20 || character == 0x7f)
-            throw DecodeError(at, std::string(what) + " contains a control character");
-}
-
 std::string readName(ByteReader& reader, const char* what) {
     const std::size_t at = reader.offset();
     std::string text = reader.shortString(what);

@@ -195,18 +195,10 @@ void sendRamBlocks(int socket, const RamBlockExchange& exchange, milliseconds de
         descriptors.push_back(exchange.descriptors[i].get());
     }
     const auto end = steady_clock::now() + deadline;
-    const Encoded encoded = encode(exchange.blocks);
-    std::size_t sent = 0, next = 0;
-    while (sent < encoded.bytes.size()) {
-        // What lies before a service byte, then that byte alone: the descriptor belongs to the first byte of a message.
-        const std::size_t carrier = next < descriptors.size() ? encoded.serviceBytes[next] : encoded.bytes.size();
-        const bool carries = sent == carrier;
-        await(socket, POLLOUT, end);
-        const std::size_t gone =
-            sendSome(socket, encoded.bytes.data() + sent, carries ? 1 : carrier - sent, carries ? descriptors[next] : -1);
-        sent += gone;
-        if (carries && gone > 0) ++next;
-    }
+    Encoded encoded = encode(exchange.blocks);
+    CarryingSender sender(std::move(encoded.bytes), std::move(encoded.serviceBytes), std::move(descriptors));
+    do await(socket, POLLOUT, end);
+    while (!sender.sendSome(socket));
     if (::shutdown(socket, SHUT_WR) != 0) throw std::system_error(errno, std::generic_category(), "end the RAM block record");
 }
 

@@ -98,6 +98,22 @@ std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) 
     fail(errno, "send on a unix socket");
 }
 
+CarryingSender::CarryingSender(std::string bytes, std::vector<std::size_t> carriers, std::vector<int> descriptors)
+    : bytes_(std::move(bytes)), carriers_(std::move(carriers)), descriptors_(std::move(descriptors)) {}
+
+bool CarryingSender::sendSome(int socket) {
+    while (sent_ < bytes_.size()) {
+        const std::size_t carrier = next_ < carriers_.size() ? carriers_[next_] : bytes_.size();
+        const bool carries = sent_ == carrier;
+        const std::size_t gone =
+            vh::sendSome(socket, bytes_.data() + sent_, carries ? 1 : carrier - sent_, carries ? descriptors_[next_] : -1);
+        if (gone == 0) return false;
+        sent_ += gone;
+        if (carries) ++next_;
+    }
+    return true;
+}
+
 std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vector<UniqueFd>& descriptors) {
     constexpr std::size_t descriptorsPerMessage = 253;  // SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
     char data[65536];

@@ -31,6 +31,24 @@ bool isListening(const std::string& path);
 /// when the socket is full. The descriptor goes with the first byte.
 std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd = -1);
 
+/// Bytes of which some carry a descriptor each, sent as QEMU does (migration/qemu-file.c:qemu_file_put_fd): what lies before such
+/// a byte, then that byte alone with its descriptor.
+class CarryingSender {
+ public:
+    /// `carriers` are the offsets of those bytes, in order, one for each of the borrowed descriptors.
+    CarryingSender(std::string bytes, std::vector<std::size_t> carriers, std::vector<int> descriptors);
+
+    /// Sends on; true once all has gone, false when the socket is full.
+    bool sendSome(int socket);
+
+ private:
+    std::string bytes_;
+    std::vector<std::size_t> carriers_;
+    std::vector<int> descriptors_;
+    std::size_t sent_ = 0;
+    std::size_t next_ = 0;  ///< Carrier, and descriptor.
+};
+
 /// recvmsg() of what has come, appended: bytes, and descriptors in the order of their coming. Returns how many bytes; 0 when the
 /// peer has ended its sending; none when there is nothing yet. EMFILE when this process cannot hold all descriptors that came.
 std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vector<UniqueFd>& descriptors);
