@@ -225,7 +225,7 @@ TEST(Schema, hasPatternsAndRangesThatAgreeWithTheParser) {
 std::map<std::string, std::vector<std::string>> readmeKeys() {
     auto stream = openInConfig("README.md");
     std::map<std::string, std::vector<std::string>> rows;
-    for (std::string line; std::getline(stream, line);) {
+    for (std::string line; std::getline(stream, line) && line != "## Plans";) {
         if (!line.starts_with("| `")) continue;
         std::vector<std::string> cells;
         for (std::size_t begin = 1; begin < line.size();) {

@@ -1,0 +1,95 @@
+// What `virt-handover compare` is to measure: a plain value, from a YAML file or from its defaults. Every list is a factor, and
+// every combination of their entries a cell.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/vm_definition.h"
+
+namespace vh {
+
+/// What the guest does meanwhile.
+enum class Load {
+    Idle,     ///< Beats, and checks its RAM slowly.
+    Memory,   ///< Writes memory as fast as it can.
+    Disk,     ///< Writes and reads its disk all the time.
+    Network,  ///< Answers a thousand large echo requests a second.
+};
+
+/// Which VMM hands over to which.
+struct VmmPair {
+    std::string old;
+    std::string fresh;
+
+    bool operator==(const VmmPair&) const = default;
+};
+
+struct GuestRam {
+    std::uint64_t sizeBytes = 0;
+    std::uint64_t touchedBytes = 0;  ///< Filled with a pattern before the first round; at most what the guest can spare.
+
+    bool operator==(const GuestRam&) const = default;
+};
+
+struct DeviceSet {
+    bool disk = false;
+    bool network = false;  ///< On a bridge of its own, and pinged.
+
+    bool operator==(const DeviceSet&) const = default;
+};
+
+/// The guest that tells (tests/guest): its kernel and its initramfs.
+struct ProbeGuest {
+    std::string kernel;
+    std::string initrd;
+
+    bool operator==(const ProbeGuest&) const = default;
+};
+
+struct ComparePlan {
+    std::vector<VmmPair> pairs;
+    std::vector<Design> designs{allDesigns.begin(), allDesigns.end()};
+    unsigned rounds = 10;
+    unsigned warmUpRounds = 1;
+    ProbeGuest guest;
+    std::vector<GuestRam> ram{{512ULL << 20, 256ULL << 20}};
+    std::vector<std::uint64_t> pageSizes{4096};
+    std::vector<unsigned> vcpus{1};
+    std::vector<DeviceSet> devices{{true, true}};
+    std::vector<Load> loads{Load::Memory};
+    std::vector<unsigned> vms{1};  ///< Handed over at once.
+    std::string machine = "q35";
+    Accelerator accelerator = Accelerator::Auto;
+    std::string user = "nobody";                ///< Whom the VMMs run as when the command is root's.
+    std::chrono::milliseconds before{1'000};    ///< How long the guest is watched before a handover begins,
+    std::chrono::milliseconds after{1'500};     ///< and from the switch on.
+    unsigned stealLimitPercent = 5;             ///< A round in which this host lost more CPU time than that is disturbed.
+    std::string saveDirectory = "/var/tmp";     ///< Where save-restore keeps guest RAM.
+    std::optional<std::uint64_t> seed;          ///< Of the order of rounds and of the statistics.
+
+    bool operator==(const ComparePlan&) const = default;
+};
+
+/// Parses the text of a plan; `file` is only for messages. Throws ConfigErrors.
+ComparePlan parseComparePlan(std::string_view yaml, const std::string& file);
+
+/// Text that parses to an equal plan.
+std::string toYaml(const ComparePlan& plan);
+
+std::string_view name(Load);
+std::optional<Load> loadNamed(std::string_view text);
+
+/// `disk+network`, `disk`, `network`, `none`.
+std::string name(const DeviceSet& devices);
+/// Throws std::invalid_argument with what was expected, as does the next one.
+DeviceSet parseDeviceSet(std::string_view text);
+
+/// `640MiB` or `640MiB/512MiB` (size, touched), as on the command line.
+GuestRam parseGuestRam(std::string_view text);
+
+}  // namespace vh

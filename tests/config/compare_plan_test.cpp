@@ -1,0 +1,106 @@
+#include "config/compare_plan.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "config/emit.h"
+#include "config/parse.h"
+
+namespace vh {
+namespace {
+
+using testing::HasSubstr;
+
+std::string textOf(const std::string& name) {
+    const char* root = std::getenv("VH_SOURCE_DIR");
+    std::ifstream stream(std::string(root ? root : ".") + "/config/" + name);
+    EXPECT_TRUE(stream) << name;
+    return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::string complaint(const std::string& yaml) {
+    try {
+        parseComparePlan(yaml, "plan.yaml");
+    } catch (const ConfigErrors& errors) {
+        return errors.what();
+    }
+    return "none";
+}
+
+TEST(ComparePlan, readsEveryKey) {
+    const ComparePlan plan = parseComparePlan(textOf("examples/compare.yaml"), "compare.yaml");
+    ASSERT_EQ(plan.pairs.size(), 2u);
+    EXPECT_EQ(plan.pairs[0].old, "/opt/qemu-10.0/bin/qemu-system-x86_64");
+    EXPECT_EQ(plan.pairs[0].fresh, "/opt/qemu-11.1/bin/qemu-system-x86_64");
+    EXPECT_EQ(plan.designs.size(), 5u);
+    EXPECT_EQ(plan.rounds, 30u);
+    EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20}));
+    EXPECT_EQ(plan.pageSizes, (std::vector<std::uint64_t>{4096, 2 << 20}));
+    EXPECT_EQ(plan.loads, (std::vector{Load::Idle, Load::Memory}));
+    EXPECT_EQ(plan.devices, (std::vector{DeviceSet{true, true}}));
+    EXPECT_EQ(plan.seed, 4711u);
+}
+
+TEST(ComparePlan, isWhatItsTextSays) {
+    for (ComparePlan plan : {ComparePlan(), parseComparePlan(textOf("examples/compare.yaml"), "compare.yaml")})
+        EXPECT_EQ(parseComparePlan(toYaml(plan), "again.yaml"), plan) << toYaml(plan);
+}
+
+TEST(ComparePlan, saysWhatIsWrongAndWhere) {
+    EXPECT_THAT(complaint("rounds: 0"), HasSubstr("plan.yaml:1:9: rounds: found '0', expected a whole number from 1 to 10000"));
+    EXPECT_THAT(complaint("rouns: 3"), HasSubstr("unknown key 'rouns', did you mean 'rounds'?"));
+    EXPECT_THAT(complaint("ram: [{size: 512MiB, touched: 512MiB}]"), HasSubstr("expected at least 128MiB less than the size"));
+    EXPECT_THAT(complaint("designs: []"), HasSubstr("designs: found an empty list, expected at least one entry"));
+    EXPECT_THAT(complaint("devices: [floppy]"), HasSubstr("expected one of 'none', 'disk', 'network', 'disk+network'"));
+    EXPECT_THAT(complaint("pairs: [{old: qemu}]"), HasSubstr("the required key 'new' is missing"));
+    EXPECT_THAT(complaint("[]"), HasSubstr("expected a mapping"));
+}
+
+TEST(ComparePlan, hasItsKeysInTheReadme) {
+    const std::string readme = textOf("README.md");
+    const std::string table = readme.substr(readme.find("## Plans"));
+    std::set<std::string> documented, known;
+    const std::regex key("^\\| (`[^|]*`) \\|");
+    std::istringstream lines(table);
+    for (std::string text; std::getline(lines, text);) {
+        std::smatch match;
+        if (!std::regex_search(text, match, key)) continue;
+        const std::string keys = match.str(1);
+        const std::regex one("`([a-z_]+)");
+        for (auto name = std::sregex_iterator(keys.begin(), keys.end(), one); name != std::sregex_iterator(); ++name)
+            documented.insert(name->str(1));
+    }
+    ComparePlan plan;
+    plan.pairs = {{"/a", "/b"}};
+    plan.guest = {"/k", "/i"};
+    plan.seed = 1;
+    const std::string yaml = toYaml(plan);
+    const std::regex top("(^|\\n)([a-z_]+):");
+    for (auto match = std::sregex_iterator(yaml.begin(), yaml.end(), top); match != std::sregex_iterator(); ++match)
+        known.insert(match->str(2));
+    EXPECT_EQ(documented, known);
+}
+
+TEST(GuestRam, isReadFromTheCommandLine) {
+    EXPECT_EQ(parseGuestRam("640MiB/512MiB"), (GuestRam{640ULL << 20, 512ULL << 20}));
+    EXPECT_EQ(parseGuestRam("1GiB"), (GuestRam{1024ULL << 20, 512ULL << 20}));
+    EXPECT_THROW(parseGuestRam("512MiB/512MiB"), std::invalid_argument);
+    EXPECT_THROW(parseGuestRam("lots"), std::invalid_argument);
+}
+
+TEST(EmittedDefinition, parsesToAnEqualOne) {
+    for (const char* name : {"examples/minimal.yaml", "examples/full.yaml"}) {
+        const VmDefinition definition = parseVmDefinition(textOf(name), name);
+        EXPECT_EQ(parseVmDefinition(toYaml(definition), "again.yaml"), definition) << toYaml(definition);
+    }
+}
+
+}  // namespace
+}  // namespace vh
