@@ -84,6 +84,7 @@ Handover::Handover(HandoverRequest request, VmDirectory directory, Observer obse
     report_.old = {request_.record.vmm.binary, request_.record.vmm.kind, request_.record.vmm.version, request_.record.vmm.pid};
     report_.fresh.binary = request_.binary;
     report_.ramBytes = request_.definition.memory.sizeBytes;
+    heartbeat_.onHeard(std::move(request_.heard));
 }
 
 void Handover::begin() {
@@ -103,7 +104,9 @@ void Handover::enter(State state) {
     if (!isBeforePointOfNoReturn(state)) pauseBudget_.reset();
     confirming_ = confirming_ || state == State::Confirming;
     if (!isFinal(state)) report_.steps.push_back({state, now});
-    if (observer_) observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0});
+    if (observer_)
+        observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0,
+                   new_ ? &new_->resources() : nullptr});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
     const milliseconds deadline = deadlineOf(state);

@@ -47,6 +47,7 @@ struct HandoverRequest {
     bool dryRun = false;
     std::vector<std::string> warnings;  ///< Of an earlier attempt, for the report.
     bool standby = false;               ///< Hold before the guest is stopped, until commit().
+    HeartbeatMonitor::Listener heard;   ///< Told every line of the guest probe, for who wants to know more than the report says.
 };
 
 /// What an observer is told: the state that begins, before anything is done in it.
@@ -56,6 +57,8 @@ struct HandoverProgress {
     pid_t oldPid;
     pid_t newPid;  ///< 0 while there is none.
     bool stopped;  ///< QEMU said that the guest is stopped.
+    /// What the new VMM was started with, while the observer is called; none in a process that only asked for the handover.
+    const Resources* inherited = nullptr;
 };
 
 class Handover {

@@ -92,6 +92,7 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
     } else if (line.starts_with("E ") && summary_.errors.size() < mostErrors) {
         summary_.errors.push_back(line.substr(2));
     }
+    if (listener_) listener_(line, at, port);
     const auto callback = lineCallback_;  // A copy: it may replace itself.
     if (callback) callback();
 }

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "manager/event_loop.h"
@@ -32,6 +33,10 @@ class HeartbeatMonitor {
  public:
     /// Told after every line of the probe.
     void onLine(std::function<void()> callback) { lineCallback_ = std::move(callback); }
+
+    /// Told every line itself, when it arrived and on which port.
+    using Listener = std::function<void(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port)>;
+    void onHeard(Listener listener) { listener_ = std::move(listener); }
 
     /// Starts to read the port of a VMM; the first one is the old VMM's, the second the new one's.
     void listen(UniqueFd socket);
@@ -60,6 +65,7 @@ class HeartbeatMonitor {
     std::chrono::steady_clock::time_point lastBeat_{};
     std::size_t lastPort_ = 0;
     std::function<void()> lineCallback_;
+    Listener listener_;
 };
 
 }  // namespace vh

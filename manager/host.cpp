@@ -241,6 +241,10 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         HandoverSettings& settings = request.definition.handover;
         if (options.design) settings.design = *options.design;
         if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
+        request.heard = [this, vm = operation->vm](const std::string& line, std::chrono::steady_clock::time_point at,
+                                                   std::size_t port) {
+            if (guestListener_) guestListener_(vm, line, at, port);
+        };
         runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
     });
 }

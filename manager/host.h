@@ -40,6 +40,11 @@ class Host : public Verbs {
     /// How the last upgrade of this VM ended that stood by and then ended without anybody asking; none if there was no such.
     std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
+    /// Told every line that a guest probe says while its VM is handed over. Port 0 is the old VMM's, 1 the new one's.
+    using GuestListener = std::function<void(const std::string& vm, const std::string& line,
+                                             std::chrono::steady_clock::time_point at, std::size_t port)>;
+    void onGuestHeard(GuestListener listener) { guestListener_ = std::move(listener); }
+
     /// Rolls back the handovers that still can be; for a manager that is told to end.
     void cancelHandovers(const std::string& why);
     bool handoverUnderWay() const;
@@ -90,6 +95,7 @@ class Host : public Verbs {
     std::deque<Operation*> waiting_;  ///< For their handover to begin.
     std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by and ended without being asked to.
     std::function<void()> idleCallback_;
+    GuestListener guestListener_;
 };
 
 }  // namespace vh

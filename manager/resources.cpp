@@ -83,6 +83,12 @@ int Resources::fd(const std::string& name) const {
     return named_.at(indexOf(name)).fd.get();
 }
 
+std::vector<std::string> Resources::names() const {
+    std::vector<std::string> all;
+    for (const Named& entry : named_) all.push_back(entry.name);
+    return all;
+}
+
 std::vector<int> Resources::descriptors() const {
     std::vector<int> all;
     for (const Named& entry : named_) all.push_back(entry.fd.get());

@@ -25,6 +25,8 @@ class Resources {
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
     int fd(const std::string& name) const;
+    /// In the order of their numbers.
+    std::vector<std::string> names() const;
     /// All of them, borrowed, in the order of their numbers.
     std::vector<int> descriptors() const;
 

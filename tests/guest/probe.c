@@ -7,6 +7,7 @@
 //                  on the host, or the queue is full) keeps its number for the next try and is counted as `unsent`. So a
 //                  missing number on the host is a lost beat, and the time between two beats is the guest's pause.
 //     S <key>=<value> ...   the status: four times a second, when RAM has been filled, and after each of the first errors.
+//     W <pages>    how many pages the writer has written since boot, every 10 ms; only with probe.write_mib.
 //     E <what>     guest RAM or the disk is not as the probe left it, or disk I/O failed. The first 20 in full; all
 //                  are counted in `mismatches`.
 //
@@ -24,6 +25,8 @@
 // On the kernel command line:
 //     probe.ram_mib=N      RAM to fill and check; without it, what is available less 48 MiB. 0 for none.
 //     probe.rate_mib_s=N   how fast RAM is checked and rewritten (64). 0 for as fast as it goes.
+//     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that works
+//                          on its memory. What a new VMM has to map again shows in how fast that goes (0, for none).
 //     probe.disk_per_s=N   blocks of 64 KiB to write and check a second (20). 0 for none.
 //     probe.ip=A.B.C.D     the address of eth0, netmask /24; the kernel answers pings then. Without it, eth0 stays down.
 // Of the kernel's own options, clearcpuid=erms pays under TCG: filling 370 MiB takes 1.5 s instead of 5.
@@ -74,6 +77,7 @@
 enum {
     BeatNs = 1000 * 1000,
     StatusMs = 250,
+    BeatsPerWritten = 10,
     MaxErrors = 20,
     MaxLine = 256,
     PageBytes = 4096,
@@ -92,11 +96,12 @@ static struct {
     bool ramMibGiven;
     const char* ip;
     uint64_t rateMibPerSecond;
+    uint64_t writeMib;
     uint64_t diskPerSecond;
 } options = {.rateMibPerSecond = 64, .diskPerSecond = 20};
 
 static struct {
-    atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, diskChecked, unsent, mismatches;
+    atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, written, diskChecked, unsent, mismatches;
 } counters;
 
 static struct {
@@ -290,6 +295,7 @@ static _Noreturn void* beat(void* argument) {
     uint64_t sequence = 0;  // Of the last beat sent.
     unsigned errorsSent = 0;
     uint64_t nextStatusMs = 0;
+    unsigned beatsSinceWritten = 0;
     uint64_t deadline = nowNs();
     for (;;) {
         while (errorsSent < atomic_load_explicit(&errors.published, memory_order_acquire) &&
@@ -301,6 +307,11 @@ static _Noreturn void* beat(void* argument) {
         int length = snprintf(line, sizeof line, "B %" PRIu64 "\n", sequence + 1);
         if (sendLine(port, line, (size_t)length)) ++sequence;
         else atomic_fetch_add(&counters.unsent, 1);
+
+        if (options.writeMib > 0 && ++beatsSinceWritten >= BeatsPerWritten) {
+            length = snprintf(line, sizeof line, "W %" PRIu64 "\n", atomic_load(&counters.written));
+            if (sendLine(port, line, (size_t)length)) beatsSinceWritten = 0;
+        }
 
         // A status that cannot be sent stays due. The wish is taken back first: one that comes meanwhile is not lost.
         uint64_t nowMs = nowNs() / 1000000u;
@@ -394,6 +405,24 @@ static void* exerciseRam(void* argument) {
         }
         atomic_fetch_add(&counters.ramPasses, 1);
     }
+}
+
+// A line of 64 bytes in each page: what counts is that every page is reached, not how many bytes go into it.
+static void* writeMemory(void* argument) {
+    (void)argument;
+    enum { LineWords = 64 / sizeof(uint64_t), LinesPerPage = PageWords / LineWords, PagesPerCount = 64 };
+    size_t pages = options.writeMib * 1024 * 1024 / PageBytes;
+    uint64_t* area = mmap(NULL, pages * PageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED) fatal("map %" PRIu64 " MiB to write: %s", options.writeMib, strerror(errno));
+    madvise(area, pages * PageBytes, MADV_HUGEPAGE);
+    for (uint64_t generation = 1;; ++generation) {
+        for (size_t page = 0; page < pages; ++page) {
+            uint64_t* line = area + page * PageWords + generation % LinesPerPage * LineWords;
+            fillPattern(line, LineWords, patternBase(page, generation));
+            if (page % PagesPerCount == PagesPerCount - 1) atomic_fetch_add_explicit(&counters.written, PagesPerCount, memory_order_relaxed);
+        }
+    }
+    return NULL;
 }
 
 // ------------------------------------------------------------------------------------------------------------------- disk
@@ -562,6 +591,8 @@ static void readOptions(void) {
             options.ramMibGiven = true;
         } else if (strcmp(word, "probe.rate_mib_s") == 0) {
             options.rateMibPerSecond = number;
+        } else if (strcmp(word, "probe.write_mib") == 0) {
+            options.writeMib = number;
         } else if (strcmp(word, "probe.disk_per_s") == 0) {
             options.diskPerSecond = number;
         } else {
@@ -606,6 +637,7 @@ int main(void) {
     startThread(watchPowerButton, NULL, "power-button", 0);
     startThread(echoConsole, NULL, "console", 0);
     startThread(exerciseRam, NULL, "ram", 0);
+    if (options.writeMib > 0) startThread(writeMemory, NULL, "writer", 0);
     if (options.diskPerSecond > 0 && access(DISK, F_OK) == 0) startThread(exerciseDisk, NULL, "disk", 0);
     say("probe: ready");
     for (;;) pause();

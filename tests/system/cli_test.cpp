@@ -22,17 +22,6 @@ using testing::HasSubstr;
 using testing::MatchesRegex;
 using testing::StartsWith;
 
-struct Ran {
-    int code = -1;
-    std::string output;
-    std::string error;
-};
-
-std::string contents(const std::string& file) {
-    std::ifstream input(file);
-    return {std::istreambuf_iterator<char>(input), {}};
-}
-
 class CliTest : public testing::Test {
  protected:
     void TearDown() override {
@@ -44,29 +33,12 @@ class CliTest : public testing::Test {
     /// Starts a program of ours on the workspace's runtime directory, with its output in the files NAME.out and NAME.err.
     pid_t spawn(const std::string& program, const std::vector<std::string>& arguments, int input = -1,
                 const std::string& name = "cli") {
-        std::vector<std::string> all{program, "--runtime-dir", workspace.runtime()};
-        all.insert(all.end(), arguments.begin(), arguments.end());
-        std::vector<char*> argv;
-        for (std::string& argument : all) argv.push_back(argument.data());
-        argv.push_back(nullptr);
-        const std::string out = workspace.path() + "/" + name + ".out", err = workspace.path() + "/" + name + ".err";
-        const pid_t child = ::fork();
-        if (child == 0) {
-            if (input >= 0) ::dup2(input, STDIN_FILENO);
-            ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDOUT_FILENO);
-            ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDERR_FILENO);
-            ::execv(argv[0], argv.data());
-            ::_exit(127);
-        }
-        return child;
+        std::vector<std::string> command{program, "--runtime-dir", workspace.runtime()};
+        command.insert(command.end(), arguments.begin(), arguments.end());
+        return spawnProgram(workspace, command, name, input);
     }
 
-    Ran collect(pid_t child, const std::string& name = "cli") {
-        int status = 0;
-        EXPECT_EQ(::waitpid(child, &status, 0), child);
-        return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-                contents(workspace.path() + "/" + name + ".out"), contents(workspace.path() + "/" + name + ".err")};
-    }
+    Ran collect(pid_t child, const std::string& name = "cli") { return collectProgram(workspace, child, name); }
 
     Ran run(const std::vector<std::string>& arguments) { return collect(spawn(required("VH_CLI"), arguments)); }
 

@@ -1,7 +1,9 @@
 #include "tests/system/vm_fixture.h"
 
+#include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,12 +25,12 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 namespace fs = std::filesystem;
 
-namespace {
-
-std::string readAll(const fs::path& file) {
+std::string contents(const fs::path& file) {
     std::ifstream input(file, std::ios::binary);
     return {std::istreambuf_iterator<char>(input), {}};
 }
+
+namespace {
 
 std::set<std::string> ownDescriptors() {
     std::set<std::string> found;
@@ -49,7 +51,7 @@ std::set<std::string> processesAbout(const std::string& path) {
     for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
         const std::string pid = entry.path().filename();
         if (pid.find_first_not_of("0123456789") != std::string::npos || pid == std::to_string(::getpid())) continue;
-        const std::string commandLine = readAll(entry.path() / "cmdline"),
+        const std::string commandLine = contents(entry.path() / "cmdline"),
                           output = fs::read_symlink(entry.path() / "fd/1", ignored);
         // A VMM's log is in the directory, and a script's name; a probe of a binary has no path of ours, but a memfd of that
         // name.
@@ -57,7 +59,7 @@ std::set<std::string> processesAbout(const std::string& path) {
             output.starts_with("/memfd:probe-log"))
             found.insert(pid + " " + commandLine.substr(0, commandLine.find('\0')));
         // A zombie has no command line; one of ours would be a child.
-        const std::string stat = readAll(entry.path() / "stat");
+        const std::string stat = contents(entry.path() / "stat");
         if (stat.find(") Z " + std::to_string(::getpid()) + " ") != std::string::npos) found.insert(pid + " (zombie)");
     }
     return found;
@@ -127,11 +129,34 @@ void Workspace::expectNothingLeft() const {
     EXPECT_EQ(difference(processesAbout(path_), processesBefore_), std::set<std::string>{}) << "processes are left";
     for (const std::string& descriptor : difference(ownDescriptors(), descriptorsBefore_))
         ADD_FAILURE() << "a descriptor is left: " << descriptor << "\n"
-                      << readAll("/proc/self/fdinfo/" + descriptor.substr(0, descriptor.find(' ')));
+                      << contents("/proc/self/fdinfo/" + descriptor.substr(0, descriptor.find(' ')));
     std::set<std::string> files;
     for (const auto& entry : fs::recursive_directory_iterator(runtime()))
         if (entry.path().extension() != ".lock") files.insert(entry.path().string());
     EXPECT_EQ(files, std::set<std::string>{}) << "files are left in the runtime directory";
+}
+
+pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command, const std::string& name, int input) {
+    std::vector<char*> argv;
+    for (std::string& argument : command) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const std::string out = workspace.path() + "/" + name + ".out", err = workspace.path() + "/" + name + ".err";
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (input >= 0) ::dup2(input, STDIN_FILENO);
+        ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDOUT_FILENO);
+        ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDERR_FILENO);
+        ::execv(argv[0], argv.data());
+        ::_exit(127);
+    }
+    return child;
+}
+
+Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name) {
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(workspace.path() + "/" + name + ".out"),
+            contents(workspace.path() + "/" + name + ".err")};
 }
 
 VerbResult wait(const std::function<void(Verbs::Done)>& verb) {

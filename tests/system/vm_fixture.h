@@ -1,13 +1,17 @@
 // What system tests share: real QEMUs, a real guest, and the proof that nothing of a test is left behind.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -52,6 +56,20 @@ class Workspace {
     std::set<std::string> descriptorsBefore_;
     std::set<std::string> processesBefore_;
 };
+
+std::string contents(const std::filesystem::path& file);
+
+/// What a program of ours did.
+struct Ran {
+    int code = -1;  ///< Its exit status, or 128 and the signal that ended it.
+    std::string output;
+    std::string error;
+};
+
+/// Starts a program with its output in the workspace's files NAME.out and NAME.err; `input`, if any, is its standard input.
+pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command, const std::string& name, int input = -1);
+/// Waits for it.
+Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name);
 
 /// Runs a verb on the main loop until it answers; a test fails that waits for longer than two minutes.
 VerbResult wait(const std::function<void(Verbs::Done)>& verb);
