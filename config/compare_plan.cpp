@@ -55,6 +55,7 @@ void readPlan(Section& section, ComparePlan& plan) {
     });
     factor(section, "designs", plan.designs, oneOf(std::vector<Design>(allDesigns.begin(), allDesigns.end())));
     section.optional("rounds", plan.rounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
+    section.optional("baseline_rounds", plan.baselineRounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
     section.optional("warm_up_rounds", plan.warmUpRounds, [](std::string_view text) { return readNumber(text, 0, 100); });
     section.block("guest", plan.guest, [](Section& guest, ProbeGuest& target) {
         guest.required("kernel", target.kernel, readPath);
@@ -68,6 +69,7 @@ void readPlan(Section& section, ComparePlan& plan) {
                 target.touchedBytes + untouchedBytes > target.sizeBytes)
                 ram.error("touched", "found '" + formatSize(target.touchedBytes) + "', expected at least " +
                                          formatSize(untouchedBytes) + " less than the size: the guest needs some for itself");
+            ram.optional("baselines", target.baselines, readBool);
         });
         if (plan.ram.empty()) section.error("ram", "found an empty list, expected at least one entry");
     }
@@ -107,7 +109,7 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file) {
 }
 
 std::string toYaml(const ComparePlan& plan) {
-    const auto& [pairs, designs, rounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine, accelerator, user,
+    const auto& [pairs, designs, rounds, baselineRounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine, accelerator, user,
                  before, after, stealLimitPercent, saveDirectory, seed] = plan;
     YAML::Node root(YAML::NodeType::Map);
     for (const VmmPair& pair : pairs) {
@@ -118,6 +120,7 @@ std::string toYaml(const ComparePlan& plan) {
     }
     for (const Design design : designs) root["designs"].push_back(std::string(name(design)));
     root["rounds"] = rounds;
+    if (baselineRounds != 0) root["baseline_rounds"] = baselineRounds;
     root["warm_up_rounds"] = warmUpRounds;
     if (!guest.kernel.empty()) {
         root["guest"]["kernel"] = guest.kernel;
@@ -127,6 +130,7 @@ std::string toYaml(const ComparePlan& plan) {
         YAML::Node entry(YAML::NodeType::Map);
         entry["size"] = formatSize(one.sizeBytes);
         entry["touched"] = formatSize(one.touchedBytes);
+        if (!one.baselines) entry["baselines"] = "false";
         root["ram"].push_back(entry);
     }
     for (const std::uint64_t size : pageSizes) root["page_sizes"].push_back(formatSize(size));
@@ -145,6 +149,10 @@ std::string toYaml(const ComparePlan& plan) {
     YAML::Emitter emitter;
     emitter << root;
     return std::string(emitter.c_str()) + "\n";
+}
+
+bool isBaseline(Design design) {
+    return design == Design::Copy || design == Design::SaveRestore;
 }
 
 std::string_view name(Load load) {
@@ -180,7 +188,7 @@ DeviceSet parseDeviceSet(std::string_view text) {
 
 GuestRam parseGuestRam(std::string_view text) {
     const std::size_t slash = text.find('/');
-    GuestRam ram{readMemorySize(text.substr(0, slash)), 0};
+    GuestRam ram{.sizeBytes = readMemorySize(text.substr(0, slash))};
     ram.touchedBytes = slash == text.npos ? touchedByDefault(ram.sizeBytes) : readMemorySize(text.substr(slash + 1));
     if (ram.touchedBytes + untouchedBytes > ram.sizeBytes)
         throw std::invalid_argument("at least " + formatSize(untouchedBytes) + " more RAM than is touched, such as '640MiB/512MiB'");

@@ -32,6 +32,7 @@ struct VmmPair {
 struct GuestRam {
     std::uint64_t sizeBytes = 0;
     std::uint64_t touchedBytes = 0;  ///< Filled with a pattern before the first round; at most what the guest can spare.
+    bool baselines = true;           ///< Run the designs that copy RAM at this size, too.
 
     bool operator==(const GuestRam&) const = default;
 };
@@ -55,6 +56,7 @@ struct ComparePlan {
     std::vector<VmmPair> pairs;
     std::vector<Design> designs{allDesigns.begin(), allDesigns.end()};
     unsigned rounds = 10;
+    unsigned baselineRounds = 0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
     unsigned warmUpRounds = 1;
     ProbeGuest guest;
     std::vector<GuestRam> ram{{512ULL << 20, 256ULL << 20}};
@@ -70,7 +72,7 @@ struct ComparePlan {
     std::chrono::milliseconds after{1'500};     ///< and from the switch on.
     unsigned stealLimitPercent = 5;             ///< A round in which this host lost more CPU time than that is disturbed.
     std::string saveDirectory = "/var/tmp";     ///< Where save-restore keeps guest RAM.
-    std::optional<std::uint64_t> seed;          ///< Of the order of rounds and of the statistics.
+    std::optional<std::uint64_t> seed;          ///< Of the order of rounds.
 
     bool operator==(const ComparePlan&) const = default;
 };
@@ -80,6 +82,9 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file);
 
 /// Text that parses to an equal plan.
 std::string toYaml(const ComparePlan& plan);
+
+/// Whether a design is there to compare with: it copies all of guest RAM.
+bool isBaseline(Design design);
 
 std::string_view name(Load);
 std::optional<Load> loadNamed(std::string_view text);

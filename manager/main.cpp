@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/parse.h"
+#include "manager/compare/command.h"
 #include "manager/dbus_client.h"
 #include "manager/dbus_service.h"
 #include "manager/host.h"
@@ -37,6 +38,7 @@ struct Options {
     bool dryRun = false;
     bool standby = false;
     std::string timeout = "60s";
+    CompareOptions compare;
 };
 
 /// Runs one asynchronous verb to its end.
@@ -246,6 +248,10 @@ std::vector<std::string> designNames() {
     return names;
 }
 
+int compareDesigns(const Options& options) {
+    return compare(options.compare, options.asJson);
+}
+
 int version(const Options& options) {
     return answer(options, {ExitCode::Done, {{"version", VH_VERSION}}},
                   [](const json& value) { return "virt-handover " + value.value("version", "") + "\n"; });
@@ -263,7 +269,8 @@ int main(int argc, char** argv) {
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.footer(
         "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-        "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached.");
+        "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a regression against\n"
+        "--check; 130 interrupted, and what was measured is written.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")
@@ -297,6 +304,9 @@ int main(int argc, char** argv) {
     add("list", "the VMs that run here", list, false);
     add("show", "all that is known of a VM", show);
     add("console", "connect this terminal to a VM's serial console", console);
+    addCompareOptions(*add("compare", "measure the designs side by side, on VMs of its own on this host", compareDesigns, false),
+                      options.compare);
+    options.compare.commandLine.assign(argv, argv + argc);
     add("version", "print the version", version, false);
 
     try {
@@ -306,6 +316,8 @@ int main(int argc, char** argv) {
         return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::Usage);
     } catch (const Unreachable& error) {
         return answer(options, {ExitCode::Unreachable, {{"error", error.what()}}}, nullptr);
+    } catch (const ConfigErrors& error) {
+        return answer(options, {ExitCode::Usage, {{"error", error.what()}}}, nullptr);
     } catch (const std::invalid_argument& error) {
         return answer(options, {ExitCode::Usage, {{"error", error.what()}}}, nullptr);
     } catch (const std::exception& error) {

@@ -41,7 +41,8 @@ TEST(ComparePlan, readsEveryKey) {
     EXPECT_EQ(plan.pairs[0].fresh, "/opt/qemu-11.1/bin/qemu-system-x86_64");
     EXPECT_EQ(plan.designs.size(), 5u);
     EXPECT_EQ(plan.rounds, 30u);
-    EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20}));
+    EXPECT_EQ(plan.baselineRounds, 10u);
+    EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20, false}));
     EXPECT_EQ(plan.pageSizes, (std::vector<std::uint64_t>{4096, 2 << 20}));
     EXPECT_EQ(plan.loads, (std::vector{Load::Idle, Load::Memory}));
     EXPECT_EQ(plan.devices, (std::vector{DeviceSet{true, true}}));
@@ -81,6 +82,7 @@ TEST(ComparePlan, hasItsKeysInTheReadme) {
     plan.pairs = {{"/a", "/b"}};
     plan.guest = {"/k", "/i"};
     plan.seed = 1;
+    plan.baselineRounds = 1;
     const std::string yaml = toYaml(plan);
     const std::regex top("(^|\\n)([a-z_]+):");
     for (auto match = std::sregex_iterator(yaml.begin(), yaml.end(), top); match != std::sregex_iterator(); ++match)
@@ -89,8 +91,8 @@ TEST(ComparePlan, hasItsKeysInTheReadme) {
 }
 
 TEST(GuestRam, isReadFromTheCommandLine) {
-    EXPECT_EQ(parseGuestRam("640MiB/512MiB"), (GuestRam{640ULL << 20, 512ULL << 20}));
-    EXPECT_EQ(parseGuestRam("1GiB"), (GuestRam{1024ULL << 20, 512ULL << 20}));
+    EXPECT_EQ(parseGuestRam("640MiB/512MiB"), (GuestRam{640ULL << 20, 512ULL << 20, true}));
+    EXPECT_EQ(parseGuestRam("1GiB"), (GuestRam{1024ULL << 20, 512ULL << 20, true}));
     EXPECT_THROW(parseGuestRam("512MiB/512MiB"), std::invalid_argument);
     EXPECT_THROW(parseGuestRam("lots"), std::invalid_argument);
 }

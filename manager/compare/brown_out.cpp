@@ -1,0 +1,142 @@
+#include "manager/compare/brown_out.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+namespace vh {
+namespace {
+
+/// The counter as a function of time: straight between samples; with a seam where it went back, over which nothing can be said.
+class Counter {
+ public:
+    explicit Counter(std::vector<WriteSample> samples) {
+        std::ranges::stable_sort(samples, {}, &WriteSample::atMs);
+        int part = 0;
+        for (const WriteSample& sample : samples) {
+            if (!points_.empty() && static_cast<double>(sample.pages) < points_.back().pages) ++part;
+            points_.push_back({sample.atMs, static_cast<double>(sample.pages), part});
+        }
+    }
+
+    /// Pages written between two moments; none when a sample is missing at either side or the counter went back in between.
+    std::optional<double> written(double from, double until) const {
+        const std::optional<Point> first = at(from), last = at(until);
+        if (!first || !last || first->part != last->part) return std::nullopt;
+        return last->pages - first->pages;
+    }
+
+    /// At the switch the guest comes out of a pause. A line over the whole of it would say that the guest wrote in the pause what
+    /// it wrote between the switch and the next sample; so that little time is taken to have been at full speed.
+    void resumeAt(double atMs, double pagesPerMs, double longestMs) {
+        const auto next = std::ranges::lower_bound(points_, atMs, {}, &Point::atMs);
+        if (next == points_.begin() || next == points_.end() || std::prev(next)->part != next->part) return;
+        const double after = next->atMs - atMs;
+        if (after > longestMs || after <= 0) return;
+        const double pages = std::max(std::prev(next)->pages, next->pages - pagesPerMs * after);
+        points_.insert(next, {atMs, pages, next->part});
+    }
+
+    std::vector<double> times() const {
+        std::vector<double> all;
+        for (const Point& point : points_) all.push_back(point.atMs);
+        return all;
+    }
+
+ private:
+    struct Point {
+        double atMs;
+        double pages;
+        int part;
+    };
+
+    std::optional<Point> at(double atMs) const {
+        const auto next = std::ranges::lower_bound(points_, atMs, {}, &Point::atMs);
+        if (next == points_.end()) return std::nullopt;
+        if (next->atMs == atMs) return *next;
+        if (next == points_.begin()) return std::nullopt;
+        const Point& previous = *std::prev(next);
+        if (previous.part != next->part) return std::nullopt;
+        const double part = (atMs - previous.atMs) / (next->atMs - previous.atMs);
+        return Point{atMs, std::lerp(previous.pages, next->pages, part), next->part};
+    }
+
+    std::vector<Point> points_;
+};
+
+std::optional<double> medianRate(const Counter& counter, double beganAtMs, const BrownOutWindow& window) {
+    std::vector<double> rates;  // Pages per millisecond.
+    for (double until = beganAtMs; until - window.spanMs >= beganAtMs - window.beforeMs; until -= window.spanMs)
+        if (const auto pages = counter.written(until - window.spanMs, until)) rates.push_back(*pages / window.spanMs);
+    if (rates.empty()) return std::nullopt;
+    std::ranges::sort(rates);
+    const std::size_t middle = rates.size() / 2;
+    return rates.size() % 2 == 1 ? rates[middle] : (rates[middle - 1] + rates[middle]) / 2;
+}
+
+/// The first moment from which on the mean over a span is enough.
+std::optional<double> recovery(const Counter& counter, double switchedAtMs, double enoughPages, const BrownOutWindow& window) {
+    // What is written over a span is, as a function of when that begins, straight between these moments.
+    std::vector<double> moments{switchedAtMs};
+    const double last = switchedAtMs + window.endMs;
+    for (const double time : counter.times())
+        for (const double moment : {time, time - window.spanMs})
+            if (moment > switchedAtMs && moment <= last) moments.push_back(moment);
+    std::ranges::sort(moments);
+    // Counters are whole numbers and times are not: what misses by less than a page does not miss.
+    constexpr double slack = 1e-6;
+    double previous = switchedAtMs, previousMissing = 0;  // Of the moment before, when it was known and not enough: above 0.
+    for (const double moment : moments) {
+        const auto pages = counter.written(moment, moment + window.spanMs);
+        if (!pages) {
+            previousMissing = 0;
+            continue;
+        }
+        const double missing = enoughPages * (1 - slack) - *pages;
+        if (missing <= 0) {
+            if (previousMissing <= 0) return moment - switchedAtMs;
+            return std::lerp(previous, moment, previousMissing / (previousMissing - missing)) - switchedAtMs;
+        }
+        previousMissing = missing;
+        previous = moment;
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window) {
+    Counter counter(std::move(samples));
+    BrownOut result;
+    result.binMs = window.binMs;
+    result.firstBinMs = window.firstBinMs;
+    const std::optional<double> before = medianRate(counter, beganAtMs, window);
+    if (before) result.beforePagesPerSecond = *before * 1000;
+    const bool known = before && *before > 0;
+    if (known) {
+        counter.resumeAt(switchedAtMs, *before, window.binMs);
+        result.brownOutMs = recovery(counter, switchedAtMs, *before * window.spanMs * window.enoughPart, window);
+    }
+    const auto bins = static_cast<int>(std::lround((window.endMs - window.firstBinMs) / window.binMs));
+    for (int bin = 0; bin < bins; ++bin) {
+        const double from = switchedAtMs + window.firstBinMs + bin * window.binMs;
+        const auto pages = counter.written(from, from + window.binMs);
+        result.curvePercent.push_back(known && pages ? std::optional(100 * *pages / (*before * window.binMs)) : std::nullopt);
+    }
+    return result;
+}
+
+void to_json(nlohmann::json& value, const BrownOut& result) {
+    const auto rounded = [](const std::optional<double>& number) {
+        return number ? nlohmann::json(std::round(*number * 10) / 10) : nlohmann::json();
+    };
+    nlohmann::json curve = nlohmann::json::array();
+    for (const auto& percent : result.curvePercent) curve.push_back(rounded(percent));
+    value = {{"beforePagesPerSecond", rounded(result.beforePagesPerSecond)},
+             {"brownOutMs", rounded(result.brownOutMs)},
+             {"binMs", result.binMs},
+             {"firstBinMs", result.firstBinMs},
+             {"curvePercent", std::move(curve)}};
+}
+
+}  // namespace vh

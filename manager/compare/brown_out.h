@@ -1,0 +1,42 @@
+// How fast a guest writes memory around the moment at which it changes its VMM, from a counter that it reports about every 10 ms.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace vh {
+
+/// What the guest said: pages written since boot. `atMs` is when that was heard, by the host's steady clock.
+struct WriteSample {
+    double atMs = 0;
+    std::uint64_t pages = 0;
+};
+
+struct BrownOutWindow {
+    double beforeMs = 1000;    ///< How long before the handover the rate before is taken from, in spans of `spanMs`.
+    double spanMs = 100;       ///< A rate is a mean over so long.
+    double enoughPart = 0.95;  ///< Of the rate before: the brown-out is over.
+    double binMs = 25;
+    double firstBinMs = -500;
+    double endMs = 1500;  ///< After the switch.
+};
+
+/// The `writeRate` of a round, see README.md.
+struct BrownOut {
+    std::optional<double> beforePagesPerSecond;  ///< The median of spans.
+    std::optional<double> brownOutMs;
+    double binMs = 0;
+    double firstBinMs = 0;
+    std::vector<std::optional<double>> curvePercent;  ///< None where there are not samples on both sides.
+};
+
+/// `beganAtMs` is when the handover began, `switchedAtMs` the guest's first beat on the new VMM. Between two samples the counter
+/// is taken as a straight line, also over a hole, but not where it goes back.
+BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window = {});
+
+void to_json(nlohmann::json& value, const BrownOut& result);
+
+}  // namespace vh

@@ -1,0 +1,250 @@
+#include "manager/compare/command.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <iostream>
+#include <random>
+
+#include "config/parse.h"
+#include "manager/compare/check.h"
+#include "manager/compare/comparison.h"
+#include "manager/compare/report_page.h"
+#include "manager/compare/results_file.h"
+#include "manager/compare/summary.h"
+#include "manager/compare/text.h"
+#include "manager/report.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::steady_clock;
+
+constexpr int interruptedCode = 130;  ///< As a shell tells it of a program that Ctrl-C ended.
+
+/// One line that changes on a terminal; elsewhere a line now and then.
+class ProgressLine {
+ public:
+    ProgressLine() : onTerminal_(::isatty(STDERR_FILENO) != 0) {}
+    ~ProgressLine() {
+        if (onTerminal_ && shown_) std::cerr << "\r\033[K" << std::flush;
+    }
+
+    void show(const std::string& what, std::size_t done, std::size_t left) {
+        const auto now = steady_clock::now();
+        std::string line = what;
+        if (done > 0 && left > 0) line += "; " + std::to_string(left) + " handovers left, about " + timeLeft(now, done, left);
+        if (onTerminal_) {
+            std::cerr << "\r\033[K" << line << std::flush;
+        } else if (!shown_ || now - lastShown_ > std::chrono::seconds(30)) {
+            std::cerr << "compare: " << line << std::endl;
+            lastShown_ = now;
+        }
+        shown_ = true;
+    }
+
+ private:
+    std::string timeLeft(steady_clock::time_point now, std::size_t done, std::size_t left) {
+        if (done == 1) firstDone_ = now;  // What came before, such as booting, is not what the rest is like.
+        if (done < 3) return "a while";
+        const double seconds = std::chrono::duration<double>(now - firstDone_).count() / static_cast<double>(done - 1) *
+                               static_cast<double>(left);
+        return seconds < 90 ? std::to_string(std::lround(seconds)) + " s" : std::to_string(std::lround(seconds / 60)) + " min";
+    }
+
+    bool onTerminal_;
+    bool shown_ = false;
+    steady_clock::time_point lastShown_;
+    steady_clock::time_point firstDone_;
+};
+
+std::string absolute(const std::string& path) {
+    return std::filesystem::absolute(path).lexically_normal().string();
+}
+
+std::string environmentOr(const char* variable, const std::string& otherwise) {
+    const char* value = std::getenv(variable);
+    return value && *value ? value : otherwise;
+}
+
+template <typename Value, typename Read>
+void factor(const char* option, const std::vector<std::string>& texts, std::vector<Value>& target, Read read) {
+    if (texts.empty()) return;
+    target.clear();
+    for (const std::string& text : texts) {
+        try {
+            target.push_back(read(text));
+        } catch (const std::invalid_argument& expected) {
+            throw std::invalid_argument(std::string(option) + ": found '" + text + "', expected " + expected.what());
+        }
+    }
+}
+
+/// What the options say goes before what a plan says.
+void apply(const CompareOptions& options, ComparePlan& plan, const std::optional<VmDefinition>& base) {
+    if (plan.pairs.empty() || !options.old.empty() || !options.fresh.empty()) {
+        const std::string usual = base ? base->vmm.binary : VmDefinition().vmm.binary;
+        VmmPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : VmmPair{usual, ""};
+        if (!options.old.empty()) pair.old = absolute(options.old);
+        if (!options.fresh.empty()) pair.fresh = absolute(options.fresh);
+        if (pair.fresh.empty()) pair.fresh = pair.old;
+        plan.pairs = {pair};
+    }
+    factor("--design", options.designs, plan.designs, [](const std::string& text) {
+        if (const auto design = designNamed(text)) return *design;
+        throw std::invalid_argument("the name of a design, such as 'relayed'");
+    });
+    factor("--ram", options.ram, plan.ram, [](const std::string& text) { return parseGuestRam(text); });
+    factor("--load", options.loads, plan.loads, [](const std::string& text) {
+        if (const auto load = loadNamed(text)) return *load;
+        throw std::invalid_argument("one of 'idle', 'memory', 'disk', 'network'");
+    });
+    factor("--devices", options.devices, plan.devices, [](const std::string& text) { return parseDeviceSet(text); });
+    if (!options.vms.empty()) plan.vms = options.vms;
+    if (options.rounds) plan.rounds = *options.rounds;
+    if (options.seed) plan.seed = *options.seed;
+    if (!plan.seed) plan.seed = std::random_device{}();
+    if (base) return;
+    if (!options.kernel.empty()) plan.guest.kernel = absolute(options.kernel);
+    if (!options.initrd.empty()) plan.guest.initrd = absolute(options.initrd);
+    if (plan.guest.kernel.empty()) plan.guest.kernel = environmentOr("VH_GUEST_KERNEL", "");
+    if (plan.guest.initrd.empty()) plan.guest.initrd = environmentOr("VH_GUEST_INITRAMFS", "");
+    if (plan.guest.kernel.empty() || plan.guest.initrd.empty())
+        throw std::invalid_argument(
+            "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes it), or "
+            "give the definition of a VM of your own");
+}
+
+std::string newOutputDirectory() {
+    const std::time_t now = std::time(nullptr);
+    std::tm parts{};
+    ::localtime_r(&now, &parts);
+    char name[64];
+    std::strftime(name, sizeof(name), "virt-handover-compare-%Y%m%d-%H%M%S", &parts);
+    return absolute(name);
+}
+
+struct Begun {
+    ComparisonSettings settings;
+    json results;
+};
+
+Begun resumed(const std::string& directory) {
+    Begun begun;
+    begun.settings.resultsFile = directory + "/results.json";
+    begun.results = readResults(begun.settings.resultsFile);
+    const json& settings = begun.results["settings"];
+    begun.settings.plan = parseComparePlan(settings.value("plan", ""), begun.settings.resultsFile);
+    begun.settings.bootWait = std::chrono::milliseconds(settings.value("bootWaitMs", 0));
+    if (settings["definition"].is_string())
+        begun.settings.base = parseVmDefinition(settings["definition"].get<std::string>(), begun.settings.resultsFile);
+    return begun;
+}
+
+Begun fresh(const CompareOptions& options, const std::string& directory) {
+    Begun begun;
+    ComparisonSettings& settings = begun.settings;
+    if (!options.plan.empty()) {
+        settings.plan = parseComparePlan(readDefinitionFile(options.plan), options.plan);
+    } else if (!options.baseline.empty()) {
+        const json baseline = readResults(options.baseline);
+        settings.plan = parseComparePlan(baseline["settings"].value("plan", ""), options.baseline);
+        if (baseline["settings"]["definition"].is_string())
+            settings.base = parseVmDefinition(baseline["settings"]["definition"].get<std::string>(), options.baseline);
+    }
+    if (!options.definition.empty()) settings.base = loadVmDefinition(options.definition);
+    settings.bootWait = parseDuration(options.bootWait);
+    apply(options, settings.plan, settings.base);
+    settings.resultsFile = directory + "/results.json";
+    begun.results = newResults(settings, options.commandLine, VH_VERSION);
+    return begun;
+}
+
+int printCheck(const json& baseline, const json& now, double tolerance, bool asJson) {
+    const CheckResult result = check(baseline, now, tolerance);
+    std::cout << (asJson ? jsonText(toJson(result), 2) + "\n" : checkText(result));
+    if (!result.regressions.empty()) return static_cast<int>(ExitCode::RolledBack);
+    // A check that could compare nothing has passed nothing.
+    return static_cast<int>(result.comparisons > 0 ? ExitCode::Done : ExitCode::Refused);
+}
+
+}  // namespace
+
+void addCompareOptions(CLI::App& command, CompareOptions& options) {
+    command.add_option("VM.yaml", options.definition, "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
+    command.add_option("--plan", options.plan, "what to measure; every key is in config/README.md");
+    command.add_option("--old", options.old, "the old VMM's binary");
+    command.add_option("--new", options.fresh, "the new VMM's binary; without it the old one's, for a handover to the same");
+    command.add_option("--design", options.designs, "only these designs")->delimiter(',');
+    command.add_option("--rounds", options.rounds, "measured rounds of each design (10)")->check(CLI::Range(1U, 10'000U));
+    command.add_option("--ram", options.ram, "guest RAM, and how much of it is touched, such as 640MiB/512MiB")->delimiter(',');
+    command.add_option("--load", options.loads, "what the guest does: idle, memory, disk, network (memory)")->delimiter(',');
+    command.add_option("--devices", options.devices, "none, disk, network, disk+network (disk+network)")->delimiter(',');
+    command.add_option("--vms", options.vms, "how many VMs are handed over at once (1)")->delimiter(',')->check(CLI::Range(1U, 100U));
+    command.add_option("--kernel", options.kernel, "the probe guest's kernel");
+    command.add_option("--initrd", options.initrd, "the probe guest's initramfs");
+    command.add_option("--seed", options.seed, "of the order of rounds; without it, chosen and printed");
+    command.add_option("--boot-wait", options.bootWait, "how long a VM of your own without a heartbeat takes to boot")->capture_default_str();
+    command.add_option("--output", options.output, "the directory for results.json, results.csv and report.html");
+    command.add_option("--resume", options.resume, "go on with an interrupted comparison: the directory of its results");
+    command.add_option("--check", options.baseline, "compare with an earlier results.json; exit with 3 on a regression");
+    command.add_option("--with", options.with, "with --check: compare this results.json, and measure nothing");
+    command.add_option("--tolerance", options.tolerance, "with --check: how many times as much is no regression yet")
+        ->capture_default_str()
+        ->check(CLI::Range(1.0, 100.0));
+    command.add_flag("--even-if-busy", options.evenIfBusy, "measure although other work disturbs it");
+}
+
+int compare(const CompareOptions& options, bool asJson) {
+    if (!options.with.empty()) {
+        if (options.baseline.empty()) throw std::invalid_argument("--with goes with --check BASELINE.json");
+        return printCheck(readResults(options.baseline), readResults(options.with), options.tolerance, asJson);
+    }
+    const std::string directory = !options.resume.empty()   ? absolute(options.resume)
+                                  : !options.output.empty() ? absolute(options.output)
+                                                            : newOutputDirectory();
+    const std::string resultsFile = directory + "/results.json";
+    if (options.resume.empty() && std::filesystem::exists(resultsFile))
+        throw std::invalid_argument("'" + resultsFile + "' exists already; go on with it (--resume '" + directory +
+                                    "'), or choose another --output");
+    Begun begun = options.resume.empty() ? fresh(options, directory) : resumed(directory);
+    begun.settings.evenIfBusy = options.evenIfBusy;
+    std::filesystem::create_directories(directory);
+    writeResults(resultsFile, begun.results);
+    std::cerr << "compare: seed " << begun.results["seed"] << ", results in '" << directory << "'" << std::endl;
+
+    json results;
+    bool complete = false;
+    {
+        ProgressLine line;
+        Comparison comparison(begun.settings, begun.results,
+                              [&line](const std::string& what, std::size_t done, std::size_t left) { line.show(what, done, left); });
+        const auto interrupt = [&comparison] { comparison.interrupt(); };
+        const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
+        const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
+        const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
+        complete = comparison.run();
+        results = comparison.results();
+    }
+    results["summary"] = summarize(results);
+    writeResults(resultsFile, results);
+    replaceFile(directory + "/results.csv", comparisonCsv(results));
+    replaceFile(directory + "/report.html", reportPage(results));
+    const std::string report = directory + "/report.html";
+    if (asJson)
+        std::cout << jsonText({{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}}, 2) << "\n";
+    else
+        std::cout << comparisonText(results) << "\n"
+                  << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")
+                  << "report: " << report << "\n";
+    if (!complete) return interruptedCode;
+    if (!options.baseline.empty()) return printCheck(readResults(options.baseline), results, options.tolerance, asJson);
+    return 0;
+}
+
+}  // namespace vh

@@ -1,0 +1,115 @@
+#include "manager/compare/guest_watch.h"
+
+#include <algorithm>
+#include <charconv>
+#include <sstream>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+std::optional<std::uint64_t> numberAfter(const std::string& line) {
+    std::uint64_t value = 0;
+    const char* end = line.data() + line.size();
+    const auto [stop, error] = std::from_chars(line.data() + 2, end, value);
+    if (error != std::errc() || stop != end) return std::nullopt;
+    return value;
+}
+
+std::uint64_t valueOf(const std::map<std::string, std::uint64_t>& status, const char* key) {
+    const auto found = status.find(key);
+    return found == status.end() ? 0 : found->second;
+}
+
+}  // namespace
+
+double steadyMs(std::chrono::steady_clock::time_point at) {
+    return std::chrono::duration<double, std::milli>(at.time_since_epoch()).count();
+}
+
+void GuestWatch::listen(const std::string& heartbeatSocket, Session session) {
+    monitor_ = std::make_unique<HeartbeatMonitor>();
+    monitor_->onHeard([this, session](const std::string& line, std::chrono::steady_clock::time_point at, std::size_t) {
+        heard(line, at, session);
+    });
+    monitor_->listen(connectUnix(heartbeatSocket));
+}
+
+void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session) {
+    if (line.size() < 3) return;
+    if (line[0] == 'B') {
+        if (const auto number = numberAfter(line)) beats_.push_back({steadyMs(at), *number, session});
+    } else if (line[0] == 'W') {
+        if (const auto pages = numberAfter(line)) written_.push_back({steadyMs(at), *pages});
+    } else if (line[0] == 'E') {
+        ++errors_;
+    } else if (line[0] == 'S') {
+        std::istringstream fields(line.substr(2));
+        for (std::string field; fields >> field;) {
+            const std::size_t equals = field.find('=');
+            if (equals == std::string::npos) continue;
+            std::uint64_t value = 0;
+            std::from_chars(field.data() + equals + 1, field.data() + field.size(), value);
+            status_[field.substr(0, equals)] = value;
+        }
+        if (session == Session::Before || session == Session::Old) statusBefore_ = status_;
+    }
+}
+
+std::size_t GuestWatch::beats(Session session) const {
+    return static_cast<std::size_t>(std::ranges::count(beats_, session, &Beat::session));
+}
+
+std::optional<double> GuestWatch::switchedAtMs() const {
+    const auto first = std::ranges::find_if(beats_, [](const Beat& beat) { return beat.session >= Session::New; });
+    return first == beats_.end() ? std::nullopt : std::optional(first->atMs);
+}
+
+json GuestWatch::intervals(Session first, Session last) const {
+    std::vector<double> found;
+    const Beat* previous = nullptr;
+    for (const Beat& beat : beats_) {
+        if (beat.session < first || beat.session > last) continue;
+        if (previous && previous->session == beat.session) found.push_back(beat.atMs - previous->atMs);
+        previous = &beat;
+    }
+    if (found.empty()) return nullptr;
+    std::ranges::sort(found);
+    const auto at = [&](double part) { return found[static_cast<std::size_t>(part * static_cast<double>(found.size() - 1))]; };
+    return {{"medianMs", at(0.5)}, {"p99Ms", at(0.99)}, {"longestMs", found.back()}};
+}
+
+json GuestWatch::figures(double beganAtMs, bool writes, bool upgraded) const {
+    std::uint64_t lost = 0, repeated = 0;
+    for (std::size_t i = 1; i < beats_.size(); ++i) {
+        const Session earlier = beats_[i - 1].session, session = beats_[i].session;
+        // Between other sessions nobody listened, and QEMU drops what it has taken.
+        if (earlier != session && !(earlier == Session::Old && session == Session::New)) continue;
+        const std::uint64_t before = beats_[i - 1].number, now = beats_[i].number;
+        if (now > before)
+            lost += now - before - 1;
+        else
+            ++repeated;
+    }
+    const std::uint64_t mismatches = valueOf(status_, "mismatches");
+    const std::uint64_t checked = valueOf(status_, "ram_checked"), checkedBefore = valueOf(statusBefore_, "ram_checked");
+    const std::optional<double> switchedAt = switchedAtMs();
+    json figures{{"beats",
+                  {{"before", intervals(Session::Before, Session::Before)},
+                   {"during", intervals(Session::Old, Session::Old)},
+                   {"after", intervals(Session::New, Session::After)},
+                   {"lost", lost},
+                   {"repeated", repeated}}},
+                 {"writeRate", nullptr},
+                 {"patterns",
+                  {{"intact", mismatches == 0 && errors_ == 0 && lost == 0 && repeated == 0},
+                   {"pagesChecked", checked > checkedBefore ? checked - checkedBefore : 0},
+                   {"mismatches", std::max(mismatches, errors_)}}}};
+    if (writes && upgraded && switchedAt) figures["writeRate"] = brownOut(written_, beganAtMs, *switchedAt);
+    return figures;
+}
+
+}  // namespace vh

@@ -1,0 +1,61 @@
+// What a guest said on its heartbeat port in one round, and what follows from it.
+//
+// QEMU serves one listener at a time: this one listens before a handover and after it, and is told by the handover what came
+// meanwhile. Each connection is a session: between two of them the guest's lines have nowhere to go, which is no gap of the guest's.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "manager/compare/brown_out.h"
+#include "manager/heartbeat.h"
+
+namespace vh {
+
+/// Milliseconds of the steady clock, which every time in a round is counted in.
+double steadyMs(std::chrono::steady_clock::time_point at = std::chrono::steady_clock::now());
+
+class GuestWatch {
+ public:
+    enum class Session { Before, Old, New, After };
+
+    /// Connects to the heartbeat port of the VM's present VMM. Throws std::system_error.
+    void listen(const std::string& heartbeatSocket, Session session);
+    void stopListening() { monitor_.reset(); }
+    bool listening() const { return monitor_ != nullptr; }
+
+    /// A line of the probe, from wherever it was heard.
+    void heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session);
+
+    /// How many beats have come in a session.
+    std::size_t beats(Session session) const;
+    /// The guest's first beat on the new VMM; none before it.
+    std::optional<double> switchedAtMs() const;
+
+    /// `beats`, `writeRate` and `patterns` of a round; see README.md. `beganAtMs` is when the handover began.
+    nlohmann::json figures(double beganAtMs, bool writes, bool upgraded) const;
+
+ private:
+    struct Beat {
+        double atMs;
+        std::uint64_t number;
+        Session session;
+    };
+    nlohmann::json intervals(Session first, Session last) const;
+
+    std::unique_ptr<HeartbeatMonitor> monitor_;
+    std::vector<Beat> beats_;
+    std::vector<WriteSample> written_;
+    std::map<std::string, std::uint64_t> statusBefore_;
+    std::map<std::string, std::uint64_t> status_;
+    std::uint64_t errors_ = 0;
+};
+
+}  // namespace vh

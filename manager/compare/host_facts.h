@@ -1,0 +1,48 @@
+// What this host is and how busy it is, from /proc; and which build of a program is the one that was measured.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace vh {
+
+/// CPU time since boot of all CPUs together, in clock ticks: the first line of /proc/stat (proc(5)).
+struct CpuTimes {
+    std::uint64_t busy = 0;  ///< Of this host's own tasks and interrupts; guests' time is counted in `user` and `nice` already.
+    std::uint64_t idle = 0;  ///< With the wait for disks.
+    std::uint64_t steal = 0;
+
+    /// All 0 when it cannot be read.
+    static CpuTimes now(const std::string& proc = "/proc");
+    std::uint64_t total() const { return busy + idle + steal; }
+};
+
+/// Of all CPU time between two snapshots, what the hypervisor took, and what tasks used. 0 when no time has passed.
+double stealPercent(const CpuTimes& before, const CpuTimes& after);
+double busyPercent(const CpuTimes& before, const CpuTimes& after);
+
+/// Tasks that run or wait for a CPU just now, but for the one that asks.
+unsigned runnable(const std::string& proc = "/proc");
+
+/// Why the host is too busy to measure on, in words; none when it is not. `runnableSamples` were taken between both snapshots by
+/// a process that did nothing else.
+std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
+                                   double stealLimitPercent = 5, unsigned cpus = 0);
+
+/// The `host` member of results.json (README.md) but for the accelerator. `stealPercent` is that since boot.
+nlohmann::json hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
+
+/// The GNU build id of an ELF file, in hex. Empty when there is none, or no such file.
+std::string buildId(const std::string& path);
+
+/// The same of the program that a process runs. When that was started through a dynamic loader (`ld.so PROGRAM`), /proc/PID/exe
+/// is the loader, and the program is looked for among what is mapped.
+std::string buildIdOfProcess(pid_t pid);
+
+}  // namespace vh

@@ -1,0 +1,380 @@
+#include "manager/compare/inspection.h"
+
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "vmm-shim/file_identity.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+[[noreturn]] void fail(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+/// Files of /proc have no size, and reading one may fail where opening did not.
+std::string contentsOf(const std::string& path) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) fail("open '" + path + "'");
+    std::string text;
+    std::array<char, 65536> buffer{};
+    for (;;) {
+        const ssize_t length = ::read(fd.get(), buffer.data(), buffer.size());
+        if (length < 0 && errno == EINTR) continue;
+        if (length < 0) fail("read '" + path + "'");
+        if (length == 0) return text;
+        text.append(buffer.data(), static_cast<std::size_t>(length));
+    }
+}
+
+/// A descriptor of another process.
+struct Seen {
+    int number = 0;
+    std::string link;  ///< `/dev/kvm`, `socket:[4711]`, `/memfd:vm/ram0 (deleted)`, `anon_inode:[eventfd]`.
+    struct stat file {};
+    int flags = 0;  ///< As open() takes them.
+
+    FileIdentity identity() const { return {file.st_dev, file.st_ino}; }
+    bool memfd() const { return link.starts_with("/memfd:"); }
+    /// An image, a log or a device that one may be.
+    bool stored() const { return link.starts_with('/') && !memfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
+};
+
+std::string withoutDeleted(const std::string& link) {
+    constexpr std::string_view deleted = " (deleted)";
+    return link.ends_with(deleted) ? link.substr(0, link.size() - deleted.size()) : link;
+}
+
+std::string memfdName(const Seen& seen) {
+    return withoutDeleted(seen.link).substr(std::string_view("/memfd:").size());
+}
+
+/// In the order of their numbers. One that is closed meanwhile is left out.
+std::vector<Seen> descriptorsIn(pid_t pid) {
+    const std::string proc = "/proc/" + std::to_string(pid);
+    std::error_code error;
+    std::vector<Seen> all;
+    std::filesystem::directory_iterator entries(proc + "/fd", error);
+    if (error) throw std::system_error(error, "list '" + proc + "/fd'");
+    for (; entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+        if (error) break;
+        Seen seen;
+        seen.number = std::atoi(entries->path().filename().c_str());
+        std::error_code gone;
+        seen.link = std::filesystem::read_symlink(entries->path(), gone);
+        if (gone || ::stat(entries->path().c_str(), &seen.file) != 0) continue;
+        std::ifstream info(proc + "/fdinfo/" + std::to_string(seen.number));
+        for (std::string line; std::getline(info, line);)
+            if (line.starts_with("flags:")) seen.flags = static_cast<int>(std::strtol(line.c_str() + 6, nullptr, 8));
+        all.push_back(std::move(seen));
+    }
+    std::ranges::sort(all, {}, &Seen::number);
+    return all;
+}
+
+/// Which of the inherited resources a descriptor stands for.
+class InheritedNames {
+ public:
+    InheritedNames(const Resources& inherited, const std::vector<Seen>& all) : inherited_(inherited) {
+        if (!inherited.has("ram0")) return;
+        for (const Seen& seen : all)
+            if (seen.number == inherited.numberOf("ram0") && seen.memfd()) ram_ = seen.identity();
+    }
+
+    std::optional<std::string> of(const Seen& seen) {
+        if (seen.memfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
+        if (seen.link == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
+        if (seen.stored()) return storedName(seen);
+        for (const std::string& name : inherited_.names()) {
+            if (inherited_.numberOf(name) != seen.number) continue;
+            const bool socket = name == "qmp" || name == "console" || name == "heartbeat";
+            if (socket && S_ISSOCK(seen.file.st_mode)) return name;
+            if (name.starts_with("tap/") && seen.link == "/dev/net/tun") return name;
+        }
+        return std::nullopt;
+    }
+
+ private:
+    std::optional<std::string> storedName(const Seen& seen) {
+        const bool reads = (seen.flags & O_ACCMODE) == O_RDONLY;
+        if ((seen.flags & O_ACCMODE) == O_WRONLY)
+            return (seen.flags & O_APPEND) != 0 && inherited_.has("console/log") ? std::optional<std::string>("console/log")
+                                                                                 : std::nullopt;
+        for (const std::string& name : inherited_.names()) {
+            if (!name.starts_with("disk/") || !name.ends_with("/ro")) continue;
+            const std::string disk = name.substr(0, name.size() - 3);
+            const auto known = disks_.find(disk);
+            if (known != disks_.end() && known->second != seen.identity()) continue;
+            if (!reads && !inherited_.has(disk + "/rw")) continue;
+            disks_.emplace(disk, seen.identity());
+            return disk + (reads ? "/ro" : "/rw");
+        }
+        return std::nullopt;
+    }
+
+    const Resources& inherited_;
+    std::optional<FileIdentity> ram_;
+    std::map<std::string, FileIdentity> disks_;
+};
+
+/// One open file description in both processes: it was passed on. False also where the kernel does not tell (kcmp(2)).
+bool sameDescription(pid_t one, int first, pid_t other, int second) {
+    return ::syscall(SYS_kcmp, one, other, KCMP_FILE, first, second) == 0;
+}
+
+/// A short name for what a VMM made itself.
+std::string kindOf(const Seen& seen) {
+    constexpr std::string_view anonymous = "anon_inode:";
+    if (seen.link.starts_with(anonymous)) {
+        std::string kind = seen.link.substr(anonymous.size());
+        if (kind.size() > 2 && kind.front() == '[' && kind.back() == ']') kind = kind.substr(1, kind.size() - 2);
+        return kind;
+    }
+    if (seen.link.starts_with("socket:")) return "socket";
+    if (seen.link.starts_with("pipe:")) return "pipe";
+    if (seen.memfd()) return "memfd:" + memfdName(seen);
+    return withoutDeleted(seen.link);
+}
+
+/// The class of an ioctl from what strace calls it: a name, several joined with ` or `, or `_IOC(_IOC_NONE, 0x3b, 0x64, 0)`.
+std::string classOf(std::string_view request) {
+    constexpr std::string_view unknown = "_IOC(";
+    if (request.starts_with(unknown)) {
+        // The type's byte and the number, each in hex or decimal, the type also as a character.
+        std::vector<unsigned long> numbers;
+        std::stringstream fields{std::string(request.substr(unknown.size()))};
+        for (std::string field; std::getline(fields, field, ',');) {
+            const std::size_t start = field.find_first_not_of(' ');
+            if (start == std::string::npos) continue;
+            if (field[start] == '\'' && field.size() > start + 1)
+                numbers.push_back(static_cast<unsigned char>(field[start + 1]));
+            else if (std::isdigit(static_cast<unsigned char>(field[start])))
+                numbers.push_back(std::strtoul(field.c_str() + start, nullptr, 0));
+        }
+        if (numbers.size() < 2) return "other";
+        const unsigned long type = numbers[0], number = numbers[1];
+        if (type == 0xae) return "KVM";                                    // linux/kvm.h, KVMIO
+        if (type == 0x3b && number >= 100 && number < 128) return "VFIO";  // linux/vfio.h, VFIO_TYPE and VFIO_BASE
+        if (type == 0x3b && number >= 128) return "iommufd";               // linux/iommufd.h, IOMMUFD_CMD_BASE
+        if (type == 0xaf) return "vhost";                                  // linux/vhost.h, VHOST_VIRTIO
+        if (type == 0x54 && number >= 200) return "tap";                   // linux/if_tun.h
+        return "other";
+    }
+    // One number may be several calls', of which the first one with a class of ours is the likely one in a VMM.
+    static constexpr std::array<std::pair<std::string_view, std::string_view>, 6> prefixes{
+        {{"KVM_", "KVM"}, {"VFIO_", "VFIO"}, {"IOMMU_", "iommufd"}, {"VHOST_", "vhost"}, {"TUN", "tap"}, {"SIOC", "tap"}}};
+    for (std::size_t at = 0; at != std::string_view::npos;) {
+        const std::string_view name = request.substr(at);
+        for (const auto& [prefix, found] : prefixes)
+            if (name.starts_with(prefix)) return std::string(found);
+        const std::size_t next = name.find(" or ");
+        at = next == std::string_view::npos ? next : at + next + 4;
+    }
+    return "other";
+}
+
+/// The ioctl's request: what is between its first comma and the next one at the same depth.
+std::string_view requestOf(std::string_view arguments) {
+    const std::size_t comma = arguments.find(", ");
+    if (comma == std::string_view::npos) return {};
+    std::string_view rest = arguments.substr(comma + 2);
+    int depth = 0;
+    for (std::size_t i = 0; i < rest.size(); ++i) {
+        if (rest[i] == '(') ++depth;
+        if (rest[i] == ')' && depth-- == 0) return rest.substr(0, i);
+        if (depth == 0 && (rest[i] == ',' || rest.substr(i).starts_with(" <unfinished"))) return rest.substr(0, i);
+    }
+    return rest;
+}
+
+std::string quoted(const std::string& text) {
+    std::string result = "'";
+    for (const char character : text) result += character == '\'' ? std::string("'\\''") : std::string(1, character);
+    return result + "'";
+}
+
+}  // namespace
+
+std::uint64_t pssBytes(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+    std::istringstream lines(contentsOf(path));
+    for (std::string line; std::getline(lines, line);)
+        if (line.starts_with("Pss:")) return std::strtoull(line.c_str() + 4, nullptr, 10) * 1024;
+    // A process that has ended and was not waited for has no memory.
+    throw std::system_error(ESRCH, std::generic_category(), "read '" + path + "'");
+}
+
+PageFaults parsePageFaults(std::string_view stat) {
+    // The name, field 2, may have blanks and parentheses in it; minflt is field 10 and majflt field 12 (proc(5)).
+    const std::size_t name = stat.rfind(')');
+    if (name == std::string_view::npos)
+        throw std::runtime_error("not a process's stat: '" + std::string(stat.substr(0, 40)) + "'");
+    std::istringstream fields{std::string(stat.substr(name + 1))};
+    std::string skipped;
+    for (int field = 3; field < 10; ++field) fields >> skipped;
+    PageFaults faults;
+    if (!(fields >> faults.minor >> skipped >> faults.major))
+        throw std::runtime_error("not a process's stat: '" + std::string(stat.substr(0, 40)) + "'");
+    return faults;
+}
+
+PageFaults pageFaults(pid_t pid) {
+    return parsePageFaults(contentsOf("/proc/" + std::to_string(pid) + "/stat"));
+}
+
+json descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
+    const std::vector<Seen> all = descriptorsIn(newPid), before = descriptorsIn(oldPid);
+    InheritedNames names(inherited, all);
+    json found = json::array();
+    for (const Seen& seen : all) {
+        if (seen.number < ChildProcess::firstDescriptor) continue;
+        if (const auto name = names.of(seen)) {
+            found.push_back({{"name", *name}, {"createdBy", "manager"}, {"passedBy", "inherited"}});
+            continue;
+        }
+        // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
+        const bool passed = std::ranges::any_of(before, [&](const Seen& older) {
+            if (seen.memfd()) return older.memfd() && older.identity() == seen.identity();
+            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.link == seen.link &&
+                   sameDescription(oldPid, older.number, newPid, seen.number);
+        });
+        const std::string name = passed && seen.memfd() ? memfdName(seen) : kindOf(seen);
+        found.push_back({{"name", name}, {"createdBy", passed ? "old VMM" : "new VMM"}, {"passedBy", passed ? passedBy : ""}});
+    }
+    return found;
+}
+
+TraceCount parseTrace(std::string_view text) {
+    TraceCount count;
+    std::map<std::string, std::string> unfinished;  // Names of memory files that are being made, by thread.
+    while (!text.empty()) {
+        const std::size_t end = text.find('\n');
+        if (end == std::string_view::npos) break;  // strace is about to write the rest of it.
+        std::string_view line = text.substr(0, end);
+        text.remove_prefix(end + 1);
+        // With -f each line begins with a thread's number and blanks.
+        const std::size_t start = line.find_first_not_of("0123456789");
+        const std::string thread(line.substr(0, start == std::string_view::npos ? 0 : start));
+        line.remove_prefix(std::min(line.size(), line.find_first_not_of("0123456789 ")));
+        constexpr std::string_view ioctl = "ioctl(", memfd = "memfd_create(\"", resumed = "<... memfd_create resumed>";
+        const auto failed = [&line] { return line.rfind(" = -1 ") != std::string_view::npos; };
+        if (line.starts_with(ioctl)) {
+            const std::string_view request = requestOf(line.substr(ioctl.size()));
+            if (request != "KVM_RUN") ++count.ioctls[classOf(request)];
+        } else if (line.starts_with(memfd)) {
+            const std::string name(line.substr(memfd.size(), line.find('"', memfd.size()) - memfd.size()));
+            if (line.ends_with("<unfinished ...>"))
+                unfinished[thread] = name;
+            else if (!failed() && name != "test")
+                ++count.memfds;
+        } else if (line.starts_with(resumed)) {
+            if (!failed() && unfinished[thread] != "test") ++count.memfds;
+            unfinished.erase(thread);
+        }
+    }
+    return count;
+}
+
+TraceWrapper::TraceWrapper(const std::string& directory, const std::string& binary, const Identity& identity)
+    : directory_(directory + "/trace-XXXXXX") {
+    if (!::mkdtemp(directory_.data())) fail("make a directory in '" + directory + "'");
+    program_ = directory_ + "/traced-vmm";
+    const std::string traces = directory_ + "/traces";
+    try {
+        // The VMM's user may run the program but not change it, and write traces.
+        if (::chmod(directory_.c_str(), 0755) != 0 || ::mkdir(traces.c_str(), 0700) != 0 ||
+            (identity.change && ::chown(traces.c_str(), identity.uid, identity.gid) != 0))
+            fail("prepare '" + traces + "'");
+        // A binary is started more than once: first of all it is asked what it can do. $$ is the pid that exec leaves as it is.
+        // -D: the tracer is a grandchild, and who started this waits for the VMM itself (strace(1)).
+        const std::string text = "#!/bin/sh\nexec strace -D -f -qq -e trace=ioctl,memfd_create -e signal=none -o " +
+                                 quoted(traces) + "/$$ -- " + quoted(binary) + " \"$@\"\n";
+        const UniqueFd file(::open(program_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755));
+        if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+            ::fchmod(file.get(), 0755) != 0)
+            fail("write '" + program_ + "'");
+    } catch (...) {
+        std::error_code ignored;
+        std::filesystem::remove_all(directory_, ignored);
+        throw;
+    }
+}
+
+TraceWrapper::~TraceWrapper() {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+}
+
+TraceCount TraceWrapper::countOf(pid_t pid) const {
+    return parseTrace(contentsOf(directory_ + "/traces/" + std::to_string(pid)));
+}
+
+std::string whyNoTrace() {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) return "cannot try strace: make a pipe";
+    UniqueFd output(ends[0]), input(ends[1]);
+    // The trace goes to standard error, too: a whole one has the call that ends the process.
+    const char* const argv[] = {"strace", "-D", "-qq", "-e", "trace=exit_group", "--", "true", nullptr};
+    const pid_t child = ::fork();
+    if (child < 0) return "cannot try strace: fork";
+    if (child == 0) {
+        ::setsid();
+        ::dup2(input.get(), STDERR_FILENO);
+        ::execvp(argv[0], const_cast<char* const*>(argv));
+        ::_exit(127);
+    }
+    input.reset();
+    // Ends when the tracer has gone, which is after the traced.
+    std::string said;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    bool ended = false;
+    while (!ended) {
+        const auto left =
+            std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+        pollfd ready{output.get(), POLLIN, 0};
+        const int polled = left > 0 ? ::poll(&ready, 1, static_cast<int>(left)) : 0;
+        if (polled < 0 && errno == EINTR) continue;
+        if (polled <= 0) break;
+        std::array<char, 512> buffer{};
+        const ssize_t length = ::read(output.get(), buffer.data(), buffer.size());
+        if (length <= 0)
+            ended = true;
+        else
+            said.append(buffer.data(), static_cast<std::size_t>(length));
+    }
+    if (!ended) ::kill(-child, SIGKILL);
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    if (!ended) return "strace did not end within 5 s";
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return "there is no strace; install it (apt-get install strace)";
+    if (said.find("exit_group(0)") != std::string::npos) return {};
+    const std::string first = said.substr(0, said.find('\n'));
+    return first.empty() ? "strace cannot trace here" : "strace cannot trace here: " + first;
+}
+
+}  // namespace vh

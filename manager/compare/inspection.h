@@ -1,0 +1,75 @@
+// What can be seen of a VMM from outside, without its help: memory, page faults, descriptors, and a trace of its system calls.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "manager/child_process.h"
+#include "manager/resources.h"
+
+namespace vh {
+
+/// Proportional set size (smaps_rollup, proc(5)): what is shared counts for each of its processes in equal parts. Throws
+/// std::system_error.
+std::uint64_t pssBytes(pid_t pid);
+
+/// Since the process began, its threads included.
+struct PageFaults {
+    std::uint64_t minor = 0;
+    std::uint64_t major = 0;
+};
+
+/// Throws std::system_error.
+PageFaults pageFaults(pid_t pid);
+/// From the text of /proc/PID/stat. Throws std::runtime_error for what is none.
+PageFaults parsePageFaults(std::string_view stat);
+
+/// The descriptors of a new VMM from the first inherited number on, as `descriptors[]` of an inspection has them (README.md).
+/// `inherited` is what it was started with; `passedBy` is what carried descriptors from the old VMM. Throws std::system_error.
+///
+/// The manager has closed its own copies of most by then, and QEMU those that it put into fd sets (system/vl.c:cleanup_add_fd),
+/// of which it keeps duplicates under other numbers. So what was inherited is known by its kind: a listening socket at its
+/// number, a disk or a log by its access mode. Several disks are told apart by their order.
+nlohmann::json descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy);
+
+/// What a trace says.
+struct TraceCount {
+    std::map<std::string, std::uint64_t> ioctls{{"KVM", 0}, {"VFIO", 0}, {"iommufd", 0}, {"vhost", 0}, {"tap", 0}, {"other", 0}};
+    /// Made by memfd_create() and kept: QEMU tries out what the kernel can with one that it calls `test`
+    /// (util/memfd.c:qemu_memfd_check, 10.0).
+    std::uint64_t memfds = 0;
+};
+
+/// Counts in what `strace -f -o` wrote. KVM_RUN is left out: it is the guest that runs, not the VMM that is set up.
+TraceCount parseTrace(std::string_view text);
+
+/// A program that runs a VMM under strace: takes the VMM's place as its binary. The VMM keeps the pid that it is started with,
+/// and the tracer is its grandchild (strace -D), in its process group.
+class TraceWrapper {
+ public:
+    /// Makes a directory of its own in `directory`, which goes with this. `identity` is whom the VMM runs as.
+    TraceWrapper(const std::string& directory, const std::string& binary, const Identity& identity);
+    TraceWrapper(const TraceWrapper&) = delete;
+    ~TraceWrapper();
+
+    const std::string& program() const { return program_; }
+
+    /// What the process did so far. Throws std::system_error when there is no trace of it.
+    TraceCount countOf(pid_t pid) const;
+
+ private:
+    std::string directory_;
+    std::string program_;
+};
+
+/// Why no trace can be made here; empty when it can, which is tried out.
+std::string whyNoTrace();
+
+}  // namespace vh

@@ -1,0 +1,47 @@
+#include "manager/compare/memory_use.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <system_error>
+#include <utility>
+
+namespace vh {
+namespace {
+
+std::uint64_t privateBytes(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+    std::ifstream rollup(path);
+    std::uint64_t all = 0, shared = 0;
+    std::string word;
+    while (rollup >> word) {
+        if (word == "Pss:") rollup >> all;
+        if (word == "Pss_Shmem:") rollup >> shared;
+    }
+    if (all == 0) throw std::system_error(ESRCH, std::generic_category(), "read '" + path + "'");
+    return (all - shared) * 1024;
+}
+
+}  // namespace
+
+std::uint64_t memoryInUse(const std::set<pid_t>& pids) {
+    namespace fs = std::filesystem;
+    std::uint64_t bytes = 0;
+    std::set<std::pair<dev_t, ino_t>> counted;
+    std::error_code ignored;
+    for (const pid_t pid : pids) {
+        bytes += privateBytes(pid);
+        for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored)) {
+            if (!fs::read_symlink(entry.path(), ignored).string().starts_with("/memfd:")) continue;
+            struct stat status {};
+            if (::stat(entry.path().c_str(), &status) != 0 || !counted.emplace(status.st_dev, status.st_ino).second) continue;
+            bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+        }
+    }
+    return bytes;
+}
+
+}  // namespace vh

@@ -1,0 +1,50 @@
+// A network of a comparison's own, and who asks its guests whether they are still there.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// Puts this process into a network namespace with nothing in it but a bridge of that name, which has the address 10.77.0.1/24.
+/// Returns why that could not be done, and then nothing was; empty when it was. Before other threads are started.
+std::string enterOwnNetwork(const std::string& bridge);
+
+struct PingResult {
+    unsigned sent = 0;
+    unsigned lost = 0;                   ///< Not answered within the grace.
+    std::optional<double> longestGapMs;  ///< Between two answers; none when fewer than two came.
+};
+
+/// Sends echo requests (ICMP) to one address at a steady pace, from a thread of its own: the main loop, busy with a handover, must not
+/// delay what the handover's cost is measured with. Needs CAP_NET_RAW; throws std::system_error without it.
+class Pinger {
+ public:
+    Pinger(const std::string& address, std::chrono::milliseconds interval, std::size_t payloadBytes);
+    Pinger(const Pinger&) = delete;
+    ~Pinger();
+
+    void start();
+    /// Sends no more, and waits until all is answered, but for no longer than the grace.
+    PingResult stop(std::chrono::milliseconds grace);
+
+ private:
+    void run(const std::stop_token& stop);
+
+    std::string address_;
+    std::chrono::milliseconds interval_;
+    std::size_t payloadBytes_;
+    std::uint16_t id_;
+    UniqueFd socket_;
+    UniqueFd wake_;
+    std::chrono::milliseconds grace_{0};
+    PingResult result_;
+    std::jthread thread_;
+};
+
+}  // namespace vh

@@ -1,0 +1,49 @@
+#include "manager/compare/report_page.h"
+
+#include <string_view>
+
+#include "manager/compare/metrics.h"
+
+namespace vh {
+
+// Made by page/assemble.py: all of the page that is not results.
+extern const std::string_view reportPageBeforeData;
+extern const std::string_view reportPageAfterData;
+
+namespace {
+
+using nlohmann::json;
+
+/// JSON that a script element may hold: neither `</script>` nor `<!--` can be written without a `<`, and JSON has that within
+/// strings only. ASCII alone, since U+2028 and U+2029 end a line for some readers of scripts.
+std::string inScriptElement(const json& value) {
+    std::string text;
+    for (const char c : value.dump(-1, ' ', true, json::error_handler_t::replace)) {
+        if (c == '<')
+            text += "\\u003c";
+        else if (c == '>')
+            text += "\\u003e";
+        else
+            text += c;
+    }
+    return text;
+}
+
+/// The page names metrics as everything else here does.
+json metricTitles() {
+    json titles = json::array();
+    for (const Metric& metric : metrics)
+        titles.push_back({{"name", metric.name}, {"pointer", metric.pointer}, {"title", metric.title}, {"unit", metric.unit}});
+    return titles;
+}
+
+}  // namespace
+
+std::string reportPage(const json& results) {
+    std::string page(reportPageBeforeData);
+    page += inScriptElement({{"metrics", metricTitles()}, {"results", results}});
+    page += reportPageAfterData;
+    return page;
+}
+
+}  // namespace vh

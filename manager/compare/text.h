@@ -1,0 +1,28 @@
+// Results of a comparison for a terminal and for a spreadsheet.
+#pragma once
+
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+namespace vh {
+
+/// For each cell a table of designs, and a sentence for each ratio. Lines are of at most 120 columns but for names and reasons.
+std::string comparisonText(const nlohmann::json& results);
+
+/// One line a round and VM, also of rounds that enter no statistics; RFC 4180. What was not measured is empty.
+std::string comparisonCsv(const nlohmann::json& results);
+
+/// `1.50 GiB`, `64.0 MiB`, `512 B`.
+std::string sizeText(double bytes);
+
+/// With as many decimals as make three digits: `1234`, `123`, `12.3`, `1.23`.
+std::string figureText(double value);
+
+/// In one line and without what a terminal would obey; for text that somebody else wrote.
+std::string printable(const std::string& text);
+
+/// What a metric is called, from its key in `summary`.
+std::string titleOf(const std::string& metric);
+
+}  // namespace vh

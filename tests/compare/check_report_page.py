@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Opens report pages in a headless Chromium, as a desktop and as a phone, light and dark, and looks for what is wrong with them.
+
+    check_report_page.py PAGE...                 checks these pages
+    check_report_page.py --make MAKE_PAGE        checks pages made from every variant of sample_results.py by that program
+        --screenshots DIRECTORY                  leaves a picture of each page in each form there, and a PDF
+        --variant NAME                           with --make: this one only
+
+Wrong is: an error or exception on the console, a request to anywhere, a page wider than its window, an empty chart, a chart that is
+missing, text of the results that became markup, a cell that cannot be chosen, results that cannot be downloaded. Exit status: 0 all
+is well; 1 it is not; 77 there is no browser, so nothing was checked.
+"""
+
+import argparse
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+FORMS = {"desktop": (1280, 900, 1, False), "phone": (390, 844, 2, True)}  # Width, height, pixels to a CSS pixel, is mobile.
+SCHEMES = ("light", "dark")
+PATIENCE_S = 60
+ALWAYS_THERE = ("stopToResumeMs", "guestPauseMs", "phases", "brownout", "memory", "networkGapMs")
+VARIANTS = {  # How many charts must really be drawn; the others must say why they are not.
+    "full": 10, "many": 10, "one-cell": 6, "one-design": 4, "no-round": 0, "nulls": 0, "bare": 0,
+}
+SKIPPED = 77
+
+LOOK = """(() => {
+  const blank = [];
+  for (const canvas of document.querySelectorAll("figure canvas")) {
+    const name = canvas.closest("figure").dataset.chart;
+    const {width, height} = canvas;
+    if (width < 100 || height < 100) { blank.push(`${name} (${width}x${height})`); continue; }
+    const pixels = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, width, height).data.buffer);
+    const colours = new Set();
+    let painted = 0;
+    for (const pixel of pixels) if (pixel !== 0) { ++painted; if (colours.size < 64) colours.add(pixel); }
+    if (painted < pixels.length / 200 || colours.size < 8) blank.push(`${name} (${painted} pixels of ${pixels.length}, ${colours.size} colours)`);
+  }
+  const wide = [...document.querySelectorAll("body *")].filter((node) => !node.closest(".scroll *") && node.getBoundingClientRect().right > WIDTH + 1)
+    .map((node) => node.tagName + "." + node.className);
+  return {
+    blank, wide: wide.slice(0, 5), pageWidth: document.documentElement.scrollWidth,
+    figures: [...document.querySelectorAll("figure[data-chart]")].map((node) => [node.dataset.chart, node.querySelector("canvas") ? "drawn" : node.querySelector(".none")?.textContent ?? ""]),
+    title: document.title, strange: document.querySelectorAll("img, iframe, object, embed, link").length, scripts: document.scripts.length,
+    headings: document.querySelectorAll("h2").length, verdict: document.getElementById("verdict-body").textContent.length,
+    paper: getComputedStyle(document.body).backgroundColor, cells: document.querySelectorAll("#cell-select option").length,
+  };
+})()"""
+
+
+class Failed(Exception):
+    pass
+
+
+class Browser:
+    """Chromium, spoken to through a pipe: no port that another process could use, and nothing left when we end."""
+
+    def __init__(self, program, directory):
+        to_read, self.out = os.pipe()
+        self.back, to_write = os.pipe()
+
+        def take_places():
+            # Above 9 first, so that neither lies in the other's place.
+            reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_read, to_write))
+            os.dup2(reading, 3)
+            os.dup2(writing, 4)
+
+        self.log = open(directory / "browser.log", "w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={directory / 'profile'}",
+             "--remote-debugging-pipe", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, preexec_fn=take_places, pass_fds=(3, 4), start_new_session=True,
+            env={**os.environ, "HOME": str(directory), "TZ": "UTC"},
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self.pending = b""
+        self.last_id = 0
+        self.session = None
+        self.events = []
+
+    def close(self):
+        with contextlib.suppress(Exception):
+            self.session = None
+            self.call("Browser.close")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for fd in (self.out, self.back):
+            os.close(fd)
+        self.log.close()
+
+    def message(self, deadline):
+        while b"\0" not in self.pending:
+            if not select.select([self.back], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise Failed(f"the browser did not answer within {PATIENCE_S} s")
+            part = os.read(self.back, 1 << 20)
+            if not part:
+                self.log.seek(0)
+                raise Failed(f"the browser ended: {self.log.read()[-2000:]}")
+            self.pending += part
+        text, _, self.pending = self.pending.partition(b"\0")
+        return json.loads(text)
+
+    def call(self, method, **parameters):
+        self.last_id += 1
+        request = {"id": self.last_id, "method": method, "params": parameters}
+        if self.session:
+            request["sessionId"] = self.session
+        data = json.dumps(request).encode() + b"\0"
+        while data:
+            data = data[os.write(self.out, data):]
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            message = self.message(deadline)
+            if message.get("id") == self.last_id:
+                if "error" in message:
+                    raise Failed(f"{method}: {message['error']['message']}")
+                return message["result"]
+            self.events.append(message)
+
+    def wait_for(self, method):
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(event.get("method") == method for event in self.events):
+            self.events.append(self.message(deadline))
+
+    def evaluate(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise Failed(f"exception: {result['exceptionDetails'].get('exception', {}).get('description', result['exceptionDetails'])}")
+        return result["result"].get("value")
+
+    def open_tab(self):
+        self.session = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        self.events.clear()
+        return target
+
+    def close_tab(self, target):
+        self.session = None
+        self.call("Target.closeTarget", targetId=target)
+
+    def complaints(self):
+        for event in self.events:
+            method, what = event.get("method"), event.get("params", {})
+            if method == "Runtime.exceptionThrown":
+                details = what["exceptionDetails"]
+                yield "exception: " + details.get("exception", {}).get("description", details.get("text", "?"))
+            elif method == "Runtime.consoleAPICalled" and what["type"] in ("error", "assert", "warning"):
+                yield f"console {what['type']}: " + " ".join(str(one.get("value", one.get("description"))) for one in what["args"])
+            elif method == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
+                yield f"log {what['entry']['level']}: {what['entry']['text']}"
+            elif method == "Network.requestWillBeSent" and what["request"]["url"].split(":")[0] not in ("file", "data", "blob", "about"):
+                yield f"request to {what['request']['url']}"
+
+
+def settled(browser):
+    """Two frames after the last change everything that draws has drawn."""
+    browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def picture(browser, path):
+    size = browser.call("Page.getLayoutMetrics")["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    shot = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+    path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def look(browser, width):
+    """The width that was asked for counts: a phone makes its window as wide as a page that is too wide."""
+    return {**browser.evaluate(LOOK.replace("WIDTH", str(width))), "windowWidth": width}
+
+
+def wrong_with(seen, expected_charts):
+    if seen["pageWidth"] > seen["windowWidth"]:
+        yield f"the page is {seen['pageWidth']} px wide in a window of {seen['windowWidth']} px: {', '.join(seen['wide'])}"
+    for name in seen["blank"]:
+        yield f"chart {name} is empty"
+    shown = dict(seen["figures"])
+    for name in ALWAYS_THERE if expected_charts is None or expected_charts else ():
+        if name not in shown:
+            yield f"chart {name} is missing"
+    for name, state in shown.items():
+        if not state:
+            yield f"chart {name} is neither drawn nor explained"
+    drawn = sum(state == "drawn" for state in shown.values())
+    if expected_charts is not None and drawn != expected_charts:
+        yield f"{drawn} charts are drawn, expected {expected_charts}: {shown}"
+    if seen["strange"] or seen["scripts"] != 3 or not seen["title"].startswith("virt-handover"):
+        yield f"text became markup: title '{seen['title']}', {seen['strange']} strange elements, {seen['scripts']} scripts"
+    if seen["headings"] != 5 or seen["verdict"] < 40:
+        yield "sections are missing"
+
+
+def check_choosing_cells(browser, seen):
+    for index in range(seen["cells"]):
+        browser.evaluate(f"(() => {{ const s = document.getElementById('cell-select'); s.value = '{index}'; s.dispatchEvent(new Event('change')); }})()")
+        settled(browser)
+        again = look(browser, seen["windowWidth"])
+        yield from (f"cell {index}: {problem}" for problem in wrong_with(again, None))
+    if seen["cells"]:
+        browser.evaluate("(() => { const s = document.getElementById('cell-select'); s.value = '0'; s.dispatchEvent(new Event('change')); })()")
+
+
+def check_download(browser, directory):
+    session, browser.session = browser.session, None
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(directory))
+    browser.session = session
+    file = directory / "results.json"
+    file.unlink(missing_ok=True)
+    browser.evaluate("document.querySelector('#method button').click()")
+    deadline = time.monotonic() + PATIENCE_S
+    while not file.exists() and time.monotonic() < deadline:
+        browser.evaluate("new Promise((done) => setTimeout(done, 50))")
+    if not file.exists():
+        yield "the results cannot be downloaded"
+    elif json.loads(file.read_text(encoding="utf-8")) != browser.evaluate("JSON.parse(document.getElementById('data').textContent).results"):
+        yield "the downloaded results are not those of the page"
+
+
+def check(browser, page, expected_charts, directory, screenshots):
+    for form, (width, height, density, mobile) in FORMS.items():
+        for scheme in SCHEMES:
+            target = browser.open_tab()
+            browser.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=density, mobile=mobile)
+            browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            browser.call("Page.navigate", url=page.resolve().as_uri())
+            browser.wait_for("Page.loadEventFired")
+            settled(browser)
+            seen = look(browser, width)
+            problems = list(wrong_with(seen, expected_charts))
+            if screenshots:
+                picture(browser, screenshots / f"{page.stem}-{form}-{scheme}.png")
+            if (form, scheme) == ("desktop", "light"):
+                problems += check_choosing_cells(browser, seen)
+                problems += check_download(browser, directory)
+                browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+                settled(browser)
+                if look(browser, width)["paper"] == seen["paper"]:
+                    problems.append("the page does not turn dark")
+                pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=True)["data"])
+                if screenshots:
+                    (screenshots / f"{page.stem}.pdf").write_bytes(pdf)
+                settled(browser)
+                problems += [f"after printing: {problem}" for problem in wrong_with(look(browser, width), None if seen["cells"] > 1 else expected_charts)]
+            problems += browser.complaints()
+            browser.close_tab(target)
+            yield from (f"{page.name}, {form}, {scheme}: {problem}" for problem in problems)
+
+
+def made_pages(program, directory, only):
+    samples = pathlib.Path(__file__).with_name("sample_results.py")
+    for variant, charts in VARIANTS.items():
+        if only and variant != only:
+            continue
+        results = subprocess.run([sys.executable, samples, "--variant", variant], check=True, capture_output=True).stdout
+        page = directory / f"{variant}.html"
+        page.write_bytes(subprocess.run([program], input=results, check=True, capture_output=True).stdout)
+        yield page, charts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=pathlib.Path)
+    parser.add_argument("--make", metavar="MAKE_PAGE")
+    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--screenshots", type=pathlib.Path)
+    arguments = parser.parse_args()
+    if not arguments.pages and not arguments.make:
+        parser.error("name a page, or --make")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not program:
+        print("skipped: there is no Chromium; apt-get install --no-install-recommends chromium fonts-dejavu-core brings one")
+        return SKIPPED
+    if arguments.screenshots:
+        arguments.screenshots.mkdir(parents=True, exist_ok=True)
+    problems = []
+    with tempfile.TemporaryDirectory(prefix="report-page-", ignore_cleanup_errors=True) as name:
+        directory = pathlib.Path(name)
+        pages = [(page, None) for page in arguments.pages]
+        if arguments.make:
+            pages += made_pages(arguments.make, directory, arguments.variant)
+        browser = Browser(program, directory)
+        try:
+            for page, charts in pages:
+                found = list(check(browser, page, charts, directory, arguments.screenshots))
+                print("\n".join(found) if found else f"ok: {page.name}", flush=True)
+                problems += found
+        except Failed as failure:
+            print(failure)
+            problems.append(str(failure))
+        finally:
+            browser.close()
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+// Each test in a network namespace of its own; the tests after these are where they were.
+#include "manager/compare/own_network.h"
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+namespace {
+
+using std::chrono::milliseconds;
+
+class OwnNetwork : public testing::Test {
+ protected:
+    void SetUp() override {
+        before_ = UniqueFd(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+        ASSERT_TRUE(before_);
+        if (const std::string why = enterOwnNetwork("vhbr0"); !why.empty())
+            GTEST_SKIP() << why << "; run this as root, on a kernel with bridges";
+    }
+    void TearDown() override {
+        if (IsSkipped()) return;
+        EXPECT_EQ(::setns(before_.get(), CLONE_NEWNET), 0);
+    }
+
+ private:
+    UniqueFd before_;
+};
+
+TEST_F(OwnNetwork, hasABridgeAndNothingOfTheHosts) {
+    EXPECT_NE(::if_nametoindex("vhbr0"), 0U);
+    struct if_nameindex* all = ::if_nameindex();
+    ASSERT_NE(all, nullptr);
+    for (struct if_nameindex* one = all; one->if_index != 0; ++one)
+        EXPECT_TRUE(std::string(one->if_name) == "vhbr0" || std::string(one->if_name) == "lo") << one->if_name;
+    ::if_freenameindex(all);
+}
+
+TEST_F(OwnNetwork, hearsWhoAnswers) {
+    Pinger pinger("10.77.0.1", milliseconds(5), 1400);
+    pinger.start();
+    std::this_thread::sleep_for(milliseconds(300));
+    const PingResult result = pinger.stop(milliseconds(500));
+    EXPECT_GT(result.sent, 5U);
+    EXPECT_EQ(result.lost, 0U);
+    EXPECT_TRUE(result.longestGapMs.has_value());
+}
+
+TEST_F(OwnNetwork, losesEveryRequestToWhoIsNotThere) {
+    Pinger pinger("10.77.0.9", milliseconds(5), 8);
+    pinger.start();
+    std::this_thread::sleep_for(milliseconds(100));
+    const PingResult result = pinger.stop(milliseconds(50));
+    EXPECT_GT(result.sent, 2U);
+    EXPECT_EQ(result.lost, result.sent);
+    EXPECT_FALSE(result.longestGapMs.has_value());
+}
+
+TEST_F(OwnNetwork, doesNotMixUpTwoPingers) {
+    Pinger answered("10.77.0.1", milliseconds(5), 8), unanswered("10.77.0.9", milliseconds(5), 8);
+    answered.start();
+    unanswered.start();
+    std::this_thread::sleep_for(milliseconds(200));
+    EXPECT_EQ(answered.stop(milliseconds(500)).lost, 0U);
+    const PingResult none = unanswered.stop(milliseconds(50));
+    EXPECT_EQ(none.lost, none.sent);
+}
+
+}  // namespace
+}  // namespace vh

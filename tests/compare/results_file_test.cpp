@@ -1,0 +1,239 @@
+#include "manager/compare/results_file.h"
+
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+#include <system_error>
+
+#include <gtest/gtest.h>
+
+#include "tests/compare/sample_results.h"
+#include "tests/manager/temporary_directory.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+json whole() {
+    json series = sampleSeries("relayed", {1, 2, 3});
+    json& round = series["rounds"][0];
+    round["writeRate"] = {{"beforePagesPerSecond", 1e5},
+                          {"brownOutMs", nullptr},
+                          {"binMs", 5},
+                          {"firstBinMs", -20},
+                          {"curvePercent", {100, nullptr}}};
+    round["network"] = {{"sent", 1000}, {"lost", 0}, {"longestGapMs", 4.5}};
+    series["rounds"].push_back(failedRound(4, 1, "no"));
+    series["inspection"] = {{"memoryOldBytes", 1},
+                            {"memoryBothBytes", 2},
+                            {"extraMemoryBytes", 1},
+                            {"descriptors", {{{"name", "ram0"}, {"createdBy", "manager"}, {"passedBy", "relay"}}}},
+                            {"ioctls", {{"KVM", 0}, {"other", 9}}},
+                            {"memfds", 0},
+                            {"untraced", ""}};
+    return sampleResults({sampleCell("c1", {series}), sampleCell("c2", {sampleSeries("copy", {})})});
+}
+
+std::string problemOf(const json& results) {
+    try {
+        parseResults(results.dump(), "x.json");
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+/// The problem of results in which something stands at a pointer that does not belong there.
+std::string problemWith(const std::string& pointer, const json& value) {
+    json results = whole();
+    results[json::json_pointer(pointer)] = value;
+    return problemOf(results);
+}
+
+std::string textOf(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(ResultsFile, readsWhatItWrote) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/results.json";
+    const json results = whole();
+    writeResults(path, results);
+    json read = readResults(path);
+    EXPECT_EQ(read.at("summary").at("cells").size(), 2u);
+    read["summary"] = nullptr;
+    EXPECT_EQ(read, results);
+}
+
+TEST(ResultsFile, makesTheSummaryAnew) {
+    json results = whole();
+    results["summary"] = {{"cells", "damaged"}};
+    EXPECT_TRUE(parseResults(results.dump(), "x.json").at("summary").at("cells").is_array());
+    results.erase("summary");
+    EXPECT_TRUE(parseResults(results.dump(), "x.json").at("summary").at("cells").is_array());
+}
+
+TEST(ResultsFile, keepsMembersThatItDoesNotKnow) {
+    json results = whole();
+    results["cells"][0]["colour"] = "red";
+    EXPECT_EQ(parseResults(results.dump(), "x.json").at("cells").at(0).at("colour"), "red");
+}
+
+TEST(ResultsFile, refusesWhatIsNoJson) {
+    try {
+        parseResults("{\"format\": ", "x.json");
+        FAIL();
+    } catch (const std::runtime_error& error) {
+        EXPECT_EQ(std::string(error.what()).rfind("'x.json': this is no JSON: parse error at line 1, column 12", 0), 0u)
+            << error.what();
+    }
+    EXPECT_THROW(parseResults("", "x.json"), std::runtime_error);
+    EXPECT_THROW(parseResults(std::string(200'000, '['), "x.json"), std::runtime_error);
+    EXPECT_THROW(parseResults("{\"format\": \"\xff\"}", "x.json"), std::runtime_error);
+}
+
+TEST(ResultsFile, refusesOtherFormats) {
+    EXPECT_EQ(problemOf(json::array()), "'x.json': found a list, expected an object");
+    EXPECT_EQ(problemOf(json::object()), "'x.json': format: found nothing, expected text");
+    EXPECT_EQ(problemWith("/format", "virt-handover-compare/2"),
+              "'x.json': format: found \"virt-handover-compare/2\", expected 'virt-handover-compare/1'");
+}
+
+TEST(ResultsFile, saysWhereItIsDamaged) {
+    EXPECT_EQ(problemOf(whole()), "");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/2", 7),
+              "'x.json': cells[0].series[0].rounds[2]: found 7, expected an object");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/2/vm", "one"),
+              "'x.json': cells[0].series[0].rounds[2].vm: found \"one\", expected a whole number from 1");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/2/round", 1),
+              "'x.json': cells[0].series[0].rounds[2].round: found 1, expected no second entry for this round and VM");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/disturbed", nullptr),
+              "'x.json': cells[0].series[0].rounds[0].disturbed: found null, expected true or false");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/outcome", "fine"),
+              "'x.json': cells[0].series[0].rounds[0].outcome: found \"fine\", expected one of 'upgraded', 'rolled back', "
+              "'refused', 'lost'");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/writeRate/curvePercent/1", "x"),
+              "'x.json': cells[0].series[0].rounds[0].writeRate.curvePercent[1]: found \"x\", expected a number or null");
+    EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/network", json::object()),
+              "'x.json': cells[0].series[0].rounds[0].network.sent: found nothing, expected a whole number or null");
+    EXPECT_EQ(problemWith("/cells/0/new", 2), "'x.json': cells[0].new: found 2, expected the place of one of vmms, from 0");
+    EXPECT_EQ(problemWith("/cells/1/id", "c1"), "'x.json': cells[1].id: found \"c1\", expected an id that no other cell has");
+    EXPECT_EQ(problemWith("/cells/1/ramBytes", -4), "'x.json': cells[1].ramBytes: found -4, expected a whole number");
+    EXPECT_EQ(problemWith("/cells/1/title", std::string(500, 'x')), "");
+    EXPECT_EQ(problemWith("/cells/1/load", std::string(500, 'x')),
+              "'x.json': cells[1].load: found other text, expected one of 'idle', 'memory', 'disk', 'network'");
+    EXPECT_EQ(problemWith("/host/cpus", "two"), "'x.json': host.cpus: found \"two\", expected a whole number");
+    EXPECT_EQ(problemWith("/notes", "none"), "'x.json': notes: found \"none\", expected a list");
+}
+
+/// Whatever is missing or of another type, it is said; nothing that the schema names may be passed over.
+TEST(ResultsFile, missesEveryMember) {
+    const json complete = whole().flatten();
+    for (const auto& [pointer, value] : complete.items()) {
+        if (pointer.rfind("/settings", 0) == 0 || pointer == "/summary") continue;
+        const json::json_pointer where(pointer);
+        json results = whole();
+        json& parent = results[where.parent_pointer()];
+        if (!parent.is_object() || pointer.find("/ioctls/") != std::string::npos) continue;
+        parent.erase(where.back());
+        EXPECT_NE(problemOf(results).find("found nothing"), std::string::npos) << pointer << ": " << problemOf(results);
+        const json other = value.is_object() ? json("text") : json::object();
+        EXPECT_NE(problemWith(pointer, other), "") << pointer;
+    }
+}
+
+TEST(ResultsFile, takesEveryFigureThatWasNotMeasured) {
+    for (const char* figure : {"stealPercent", "phasesMs", "totalMs", "stopToResumeMs", "guestPauseMs", "beats", "writeRate",
+                               "network", "bytesSent", "ramCopiedBytes", "pageFaults", "patterns"})
+        EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/" + std::string(figure), nullptr), "") << figure;
+    EXPECT_EQ(problemWith("/cells/0/series/0/inspection/ioctls", nullptr), "");
+    EXPECT_EQ(problemWith("/finishedAt", nullptr), "");
+    EXPECT_EQ(problemWith("/seed", UINT64_MAX), "");
+    EXPECT_EQ(problemWith("/command", {"virt-handover", "compare"}), "");
+    EXPECT_EQ(problemWith("/command", {"virt-handover", 1}), "'x.json': command[1]: found 1, expected text");
+}
+
+TEST(ResultsFile, namesAFileThatItCannotRead) {
+    const TemporaryDirectory directory;
+    try {
+        readResults(directory.path() + "/none.json");
+        FAIL();
+    } catch (const std::system_error& error) {
+        EXPECT_EQ(error.what(), "open '" + directory.path() + "/none.json': No such file or directory");
+    }
+    EXPECT_THROW(readResults(directory.path()), std::system_error);
+}
+
+TEST(ResultsFile, refusesFilesThatAreTooLarge) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/large.json";
+    std::ofstream(path).close();
+    fs::resize_file(path, greatestResultsBytes + 1);  // Sparse.
+    try {
+        readResults(path);
+        FAIL();
+    } catch (const std::runtime_error& error) {
+        EXPECT_EQ(error.what(), "'" + path + "': more than 256 MiB are no results of a comparison");
+    }
+}
+
+TEST(ResultsFile, replacesAFileWhole) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/x";
+    replaceFile(path, "first, and longer");
+    replaceFile(path, "second");
+    EXPECT_EQ(textOf(path), "second");
+    EXPECT_FALSE(fs::exists(path + ".new"));
+}
+
+TEST(ResultsFile, leavesTheOldFileWhenTheDiskIsFull) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/x";
+    replaceFile(path, "old");
+    // A limit on the size of files fails in the same place as a disk that fills up.
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit small{4096, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    std::string said;
+    try {
+        replaceFile(path, std::string(1 << 20, 'x'));
+    } catch (const std::system_error& error) {
+        said = error.what();
+    }
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, handler);
+    EXPECT_EQ(said, "write '" + path + ".new': File too large");
+    EXPECT_EQ(textOf(path), "old");
+    EXPECT_FALSE(fs::exists(path + ".new"));
+}
+
+TEST(ResultsFile, doesNotFollowALinkThatLiesInTheWay) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/x", victim = directory.path() + "/victim";
+    std::ofstream(victim) << "precious";
+    fs::create_symlink(victim, path + ".new");
+    replaceFile(path, "text");
+    EXPECT_EQ(textOf(victim), "precious");
+    EXPECT_EQ(textOf(path), "text");
+}
+
+TEST(ResultsFile, namesADirectoryThatIsNotThere) {
+    try {
+        replaceFile("/nonexistent/x", "text");
+        FAIL();
+    } catch (const std::system_error& error) {
+        EXPECT_STREQ(error.what(), "create '/nonexistent/x.new': No such file or directory");
+    }
+}
+
+}  // namespace
+}  // namespace vh

@@ -1,0 +1,196 @@
+#include "manager/compare/summary.h"
+
+#include <algorithm>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "manager/compare/statistics.h"
+#include "tests/compare/sample_results.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+json summaryOf(const std::vector<json>& series) {
+    return summarize(sampleResults({sampleCell("c1", series)})).at("cells").at(0);
+}
+
+json ratioOf(const json& cell, const std::string& metric, const std::string& design, const std::string& reference) {
+    for (const json& ratio : cell.at("ratios"))
+        if (ratio.at("metric") == metric && ratio.at("design") == design && ratio.at("reference") == reference) return ratio;
+    return nullptr;
+}
+
+TEST(Summary, hasEveryMetricOfEachDesignByCell) {
+    const json summary = summarize(sampleResults(
+        {sampleCell("c1", {sampleSeries("relayed", times(12, 10, 1))}), sampleCell("c2", {sampleSeries("copy", {5, 7, 6})})}));
+    ASSERT_EQ(summary.at("cells").size(), 2u);
+    EXPECT_EQ(summary["cells"][0].at("id"), "c1");
+    const json& copy = summary["cells"][1].at("series").at(0);
+    EXPECT_EQ(copy.at("design"), "copy");
+    EXPECT_EQ(copy.at("metrics").size(), metrics.size());
+    EXPECT_EQ(copy["metrics"]["stopToResumeMs"],
+              json({{"count", 3}, {"median", 6.0}, {"low", 5.0}, {"high", 7.0}, {"min", 5.0}, {"max", 7.0}, {"p99", nullptr}}));
+    EXPECT_EQ(copy["metrics"]["pausePhaseMs"].at("median"), 9.0);
+    EXPECT_EQ(copy["metrics"]["minorFaults"].at("median"), 5000.0);
+}
+
+TEST(Summary, saysNullOfWhatWasNotMeasured) {
+    const json figures = summaryOf({sampleSeries("relayed", times(12, 10, 1))}).at("series").at(0).at("metrics").at("brownOutMs");
+    EXPECT_EQ(figures, json({{"count", 0},
+                             {"median", nullptr},
+                             {"low", nullptr},
+                             {"high", nullptr},
+                             {"min", nullptr},
+                             {"max", nullptr},
+                             {"p99", nullptr}}));
+}
+
+TEST(Summary, leavesOutRoundsWithoutTheFigure) {
+    json series = sampleSeries("relayed", {5, 6, 7});
+    series["rounds"][1]["stopToResumeMs"] = nullptr;
+    series["rounds"][2]["writeRate"] = {{"brownOutMs", nullptr}};
+    const json summary = summaryOf({series}).at("series").at(0);
+    EXPECT_EQ(summary.at("metrics").at("stopToResumeMs").at("count"), 2);
+    EXPECT_EQ(summary["metrics"]["guestPauseMs"].at("count"), 3);
+    EXPECT_EQ(summary["metrics"]["brownOutMs"].at("count"), 0);
+}
+
+TEST(Summary, countsFailedAndDisturbedRoundsAndUsesNeither) {
+    json series = sampleSeries("relayed", {5, 6, 7, 1000});
+    series["rounds"][3]["disturbed"] = true;
+    series["rounds"].push_back(failedRound(5, 1, "no"));
+    series["rounds"].push_back(failedRound(6, 1, "no"));
+    series["rounds"][5]["disturbed"] = true;
+    series["rounds"][5]["stopToResumeMs"] = 5000;
+    const json summary = summaryOf({series}).at("series").at(0);
+    EXPECT_EQ(summary.at("rounds"), 3);
+    EXPECT_EQ(summary.at("failed"), 2);
+    EXPECT_EQ(summary.at("disturbed"), 1);
+    EXPECT_EQ(summary.at("metrics").at("stopToResumeMs").at("max"), 7.0);
+}
+
+TEST(Summary, hasAP99FromAHundredValuesOn) {
+    std::vector<double> values(100);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i + 1);
+    EXPECT_EQ(summaryOf({sampleSeries("relayed", values)})["series"][0]["metrics"]["stopToResumeMs"]["p99"], 99.0);
+    values.pop_back();
+    EXPECT_TRUE(summaryOf({sampleSeries("relayed", values)})["series"][0]["metrics"]["stopToResumeMs"]["p99"].is_null());
+}
+
+TEST(Summary, countsARoundOnceHoweverManyVmsItHas) {
+    json series = sampleSeries("relayed", {});
+    for (int round = 1; round <= 3; ++round)
+        for (int vm = 1; vm <= 40; ++vm) series["rounds"].push_back(sampleRound(round, vm, 10 * round + (vm == 40 ? 500 : 0)));
+    const json metric = summaryOf({series})["series"][0]["metrics"]["stopToResumeMs"];
+    EXPECT_EQ(metric["count"], 120);
+    EXPECT_EQ(metric["median"], 20.0);
+    // Three rounds are too few for an interval, though there are 120 values.
+    EXPECT_EQ(metric["low"], 10.0);
+    EXPECT_EQ(metric["high"], 30.0);
+    EXPECT_EQ(metric["max"], 530.0);
+    EXPECT_EQ(metric["p99"], 520.0);
+    json other = series;
+    other["design"] = "copy";
+    EXPECT_EQ(ratioOf(summaryOf({series, other}), "stopToResumeMs", "copy", "relayed")["verdict"], "too few rounds to say");
+}
+
+TEST(Summary, measuresEveryDesignByRelayed) {
+    const std::vector<double> values = times(12, 10, 1);
+    const json cell =
+        summaryOf({sampleSeries("copy", values), sampleSeries("relayed", values), sampleSeries("vmm-owned", values)});
+    for (const char* design : {"copy", "vmm-owned"}) {
+        EXPECT_FALSE(ratioOf(cell, "stopToResumeMs", design, "relayed").is_null()) << design;
+        EXPECT_TRUE(ratioOf(cell, "stopToResumeMs", "relayed", design).is_null()) << design;
+    }
+    EXPECT_FALSE(ratioOf(cell, "totalMs", "copy", "vmm-owned").is_null());
+    // Three pairs, and three metrics that were measured.
+    EXPECT_EQ(cell.at("ratios").size(), 9u);
+}
+
+TEST(Summary, saysSmallerAndLargerWhereTheIntervalLeavesOneOut) {
+    const json cell = summaryOf({sampleSeries("relayed", times(10, 20, 1)), sampleSeries("vmm-owned", times(7, 20, 2)),
+                                 sampleSeries("copy", times(30, 20, 3))});
+    EXPECT_EQ(ratioOf(cell, "stopToResumeMs", "vmm-owned", "relayed")["verdict"], "smaller");
+    const json copy = ratioOf(cell, "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(copy["verdict"], "larger");
+    EXPECT_EQ(copy["count"], 20);
+    EXPECT_NEAR(copy["median"], 3, 0.3);
+    EXPECT_LT(copy["low"], copy["median"]);
+    EXPECT_GT(copy["high"], copy["median"]);
+}
+
+TEST(Summary, saysNoDifferenceWhereTheIntervalHoldsOne) {
+    const json cell = summaryOf({sampleSeries("relayed", times(10, 20, 1)), sampleSeries("vmm-owned", times(10, 20, 2))});
+    EXPECT_EQ(ratioOf(cell, "stopToResumeMs", "vmm-owned", "relayed")["verdict"], "no difference shown");
+    const std::vector<double> alike(20, 8.0);
+    const json same = summaryOf({sampleSeries("relayed", alike), sampleSeries("copy", alike)});
+    EXPECT_EQ(ratioOf(same, "stopToResumeMs", "copy", "relayed")["verdict"], "no difference shown");
+}
+
+TEST(Summary, saysNothingOfFewerThanSixPairs) {
+    const json five = summaryOf({sampleSeries("relayed", {1, 1, 1, 1, 1}), sampleSeries("copy", {2, 3, 4, 5, 6})});
+    const json ratio = ratioOf(five, "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(ratio["verdict"], "too few rounds to say");
+    EXPECT_EQ(ratio["low"], 2.0);
+    EXPECT_EQ(ratio["high"], 6.0);
+    const json six = summaryOf({sampleSeries("relayed", {1, 1, 1, 1, 1, 1}), sampleSeries("copy", {2, 3, 4, 5, 6, 7})});
+    EXPECT_EQ(ratioOf(six, "stopToResumeMs", "copy", "relayed")["verdict"], "larger");
+}
+
+TEST(Summary, pairsRoundsByTheirNumbersAndNotByTheirPlace) {
+    json relayed = sampleSeries("relayed", {1, 2, 3, 4, 5, 6, 7}), copy = sampleSeries("copy", {2, 4, 6, 8, 10, 12, 14});
+    std::reverse(copy["rounds"].begin(), copy["rounds"].end());
+    copy["rounds"].erase(0);
+    const json ratio = ratioOf(summaryOf({relayed, copy}), "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(ratio["count"], 6);
+    EXPECT_EQ(ratio["low"], 2.0);
+    EXPECT_EQ(ratio["high"], 2.0);
+}
+
+TEST(Summary, leavesPairsOutWhoseReferenceIsNothing) {
+    json relayed = sampleSeries("relayed", {0, 0, 1, 1}), copy = sampleSeries("copy", {5, 0, 3, 3});
+    EXPECT_EQ(ratioOf(summaryOf({relayed, copy}), "stopToResumeMs", "copy", "relayed")["count"], 2);
+    relayed = sampleSeries("relayed", {0, 0});
+    const json none = ratioOf(summaryOf({relayed, copy}), "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(none["count"], 0);
+    EXPECT_TRUE(none["median"].is_null());
+    EXPECT_EQ(none["verdict"], "too few rounds to say");
+}
+
+TEST(Summary, saysSoWhenTheHostWasTooBusy) {
+    json relayed = sampleSeries("relayed", times(10, 20, 1)), copy = sampleSeries("copy", times(30, 20, 2));
+    for (int i = 0; i < 4; ++i) relayed["rounds"][static_cast<std::size_t>(i)]["disturbed"] = true;
+    json cell = summaryOf({relayed, copy});
+    EXPECT_FALSE(cell["series"][0].contains("tooDisturbed"));
+    EXPECT_EQ(ratioOf(cell, "stopToResumeMs", "copy", "relayed")["verdict"], "larger");
+    relayed["rounds"][4]["disturbed"] = true;
+    cell = summaryOf({relayed, copy});
+    EXPECT_EQ(cell["series"][0].at("tooDisturbed"), true);
+    EXPECT_FALSE(cell["series"][1].contains("tooDisturbed"));
+    EXPECT_EQ(ratioOf(cell, "stopToResumeMs", "copy", "relayed")["verdict"], "host too busy to say");
+}
+
+TEST(Summary, comparesNothingWithADesignThatWasNotRun) {
+    json copy = sampleSeries("copy", {});
+    copy["notRun"] = "no room";
+    const json cell = summaryOf({sampleSeries("relayed", times(10, 20, 1)), copy});
+    EXPECT_EQ(cell["series"].size(), 2u);
+    EXPECT_EQ(cell["series"][1]["rounds"], 0);
+    EXPECT_TRUE(cell["ratios"].empty());
+}
+
+TEST(Summary, isTheSameForTheSameRounds) {
+    const json results =
+        sampleResults({sampleCell("c1", {sampleSeries("relayed", times(10, 20, 1)), sampleSeries("copy", times(11, 20, 2))})});
+    EXPECT_EQ(summarize(results).dump(), summarize(results).dump());
+}
+
+TEST(Summary, copesWithResultsWithoutCells) {
+    EXPECT_EQ(summarize(sampleResults({})), json({{"cells", json::array()}}));
+}
+
+}  // namespace
+}  // namespace vh

@@ -1,0 +1,278 @@
+// `virt-handover compare` on real QEMUs, as a person or a script meets it: what it writes, and what is left when it is cut short.
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+using testing::Not;
+namespace fs = std::filesystem;
+
+/// The directories that comparisons make for their VMs.
+std::set<std::string> workplaces() {
+    std::set<std::string> found;
+    for (const auto& entry : fs::directory_iterator("/tmp"))
+        if (entry.path().filename().string().starts_with("vhc-")) found.insert(entry.path());
+    return found;
+}
+
+class CompareTest : public testing::Test {
+ protected:
+    void TearDown() override {
+        EXPECT_EQ(workplaces(), workplacesBefore_);
+        workspace.expectNothingLeft();
+    }
+
+    std::vector<std::string> command(const std::vector<std::string>& arguments) const {
+        std::vector<std::string> all{required("VH_CLI"), "compare", "--even-if-busy"};
+        all.insert(all.end(), arguments.begin(), arguments.end());
+        return all;
+    }
+    /// Of a small plan: two binaries, the smallest guest.
+    std::vector<std::string> smallPlan(const std::string& keys) const {
+        const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + oldQemu() + "\", new: \"" + newQemu() + "\"}]\n" +
+                                                                 "ram: [{size: 256MiB, touched: 64MiB}]\nwarm_up_rounds: 0\n"
+                                                                 "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
+                                                                 keys);
+        return {"--plan", plan, "--output", output()};
+    }
+    std::string output() const { return workspace.path() + "/results"; }
+    json results() const { return json::parse(contents(output() + "/results.json")); }
+
+    Ran run(const std::vector<std::string>& arguments) {
+        return collectProgram(workspace, spawnProgram(workspace, command(arguments), "compare"), "compare");
+    }
+
+    static const json& series(const json& results, const std::string& design, std::size_t cell = 0) {
+        for (const json& one : results["cells"][cell]["series"])
+            if (one["design"] == design) return one;
+        throw std::out_of_range(design);
+    }
+
+    Workspace workspace;
+
+ private:
+    std::set<std::string> workplacesBefore_ = workplaces();
+};
+
+TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
+    const Ran ran = run(smallPlan("rounds: 2\nseed: 7\n"));
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    EXPECT_TRUE(found["finishedAt"].is_string());
+    EXPECT_EQ(found["seed"], 7);
+    EXPECT_EQ(found["vmms"][0]["version"], "10.0.2");
+    EXPECT_EQ(found["vmms"][1]["version"].get<std::string>().substr(0, 4), "11.1");
+    for (const json& vmm : found["vmms"]) EXPECT_GE(vmm["buildId"].get<std::string>().size(), 16u) << vmm;
+    for (const char* design : {"relayed", "manager-owned", "vmm-owned", "copy", "save-restore"}) {
+        const json& one = series(found, design);
+        EXPECT_EQ(one["notRun"], "") << design;
+        ASSERT_EQ(one["rounds"].size(), 2u) << design;
+        for (const json& round : one["rounds"]) {
+            EXPECT_EQ(round["outcome"], "upgraded") << round;
+            EXPECT_TRUE(round["patterns"]["intact"]) << round;
+            EXPECT_GT(round["stopToResumeMs"], 0) << round;
+            EXPECT_GT(round["guestPauseMs"], 0) << round;
+            EXPECT_GT(round["writeRate"]["beforePagesPerSecond"], 0) << round;
+            EXPECT_TRUE(round["pageFaults"].is_object()) << round;
+            if (::geteuid() == 0) {
+                EXPECT_GT(round["network"]["sent"], 50) << round;
+            }
+        }
+        ASSERT_TRUE(one["inspection"].is_object()) << design;
+        EXPECT_GT(one["inspection"]["memoryBothBytes"], one["inspection"]["memoryOldBytes"]) << design;
+        EXPECT_FALSE(one["inspection"]["descriptors"].empty()) << design;
+    }
+    // vmm-exec needs 10.2: it is listed, and says why it was not run.
+    EXPECT_THAT(series(found, "vmm-exec")["notRun"].get<std::string>(), HasSubstr("10.2"));
+    EXPECT_THAT(ran.output, HasSubstr("vmm-exec"));
+    EXPECT_THAT(ran.output, HasSubstr("10.2"));
+    // Guest RAM is copied by the baselines only, and only they need it twice.
+    EXPECT_EQ(series(found, "relayed")["rounds"][0]["ramCopiedBytes"], 0);
+    EXPECT_GT(series(found, "copy")["rounds"][0]["ramCopiedBytes"], 64 << 20);
+    EXPECT_GT(series(found, "copy")["inspection"]["extraMemoryBytes"], series(found, "relayed")["inspection"]["extraMemoryBytes"]);
+    // Two rounds are too few to claim anything.
+    for (const json& ratio : found["summary"]["cells"][0]["ratios"]) EXPECT_EQ(ratio["verdict"], "too few rounds to say") << ratio;
+    EXPECT_THAT(contents(output() + "/report.html"), HasSubstr("relayed"));
+    EXPECT_THAT(contents(output() + "/results.csv"), HasSubstr("stopToResumeMs"));
+
+    // A result is no regression against itself, and twice the pause is one.
+    EXPECT_EQ(run({"--check", output() + "/results.json", "--with", output() + "/results.json"}).code, 2) << "two rounds compare nothing";
+    const Ran again = run(smallPlan("rounds: 2\n"));
+    EXPECT_EQ(again.code, 1) << "results are never overwritten";
+    EXPECT_THAT(again.error, HasSubstr("--resume"));
+}
+
+TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
+    const Ran ran = run({"--old", newQemu(), "--ram", "256MiB/64MiB", "--rounds", "1", "--design", "vmm-exec,relayed", "--output", output()});
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    EXPECT_EQ(series(found, "vmm-exec")["notRun"], "");
+    EXPECT_EQ(series(found, "vmm-exec")["rounds"][0]["outcome"], "upgraded") << found;
+    EXPECT_EQ(series(found, "vmm-exec")["rounds"][0]["ramCopiedBytes"], 0);
+}
+
+TEST_F(CompareTest, writesWhatItHasWhenInterruptedAndGoesOnLater) {
+    const std::vector<std::string> small = smallPlan("rounds: 4\nseed: 7\ndesigns: [relayed, manager-owned]\n");
+    const pid_t child = spawnProgram(workspace, command(small), "compare");
+    EXPECT_TRUE(turnUntil(
+        [&] {
+            std::error_code ignored;
+            if (!fs::exists(output() + "/results.json", ignored)) return false;
+            return series(results(), "relayed")["rounds"].size() + series(results(), "manager-owned")["rounds"].size() >= 3;
+        },
+        milliseconds(120'000)));
+    ::kill(child, SIGINT);
+    const Ran ran = collectProgram(workspace, child, "compare");
+    EXPECT_EQ(ran.code, 130) << ran.error;
+    EXPECT_THAT(ran.output, HasSubstr("--resume"));
+    const json first = results();
+    EXPECT_TRUE(first["finishedAt"].is_null());
+    EXPECT_TRUE(first["workplace"].is_null());
+    EXPECT_TRUE(fs::exists(output() + "/report.html"));
+
+    const Ran resumed = run({"--resume", output()});
+    ASSERT_EQ(resumed.code, 0) << resumed.error;
+    const json whole = results();
+    EXPECT_TRUE(whole["finishedAt"].is_string());
+    for (const char* design : {"relayed", "manager-owned"}) {
+        std::multiset<unsigned> rounds;
+        for (const json& round : series(whole, design)["rounds"]) rounds.insert(round["round"].get<unsigned>());
+        EXPECT_EQ(rounds, (std::multiset<unsigned>{1, 2, 3, 4})) << design;
+    }
+    EXPECT_EQ(whole["startedAt"], first["startedAt"]);
+}
+
+TEST_F(CompareTest, clearsAwayWhatAKilledOneLeft) {
+    const pid_t child = spawnProgram(workspace, command(smallPlan("rounds: 2\ndesigns: [relayed]\n")), "compare");
+    EXPECT_TRUE(turnUntil(
+        [&] {
+            std::error_code ignored;
+            return fs::exists(output() + "/results.json", ignored) && !series(results(), "relayed")["rounds"].empty();
+        },
+        milliseconds(120'000)));
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(collectProgram(workspace, child, "compare").code, 128 + SIGKILL);
+    const Ran resumed = run({"--resume", output()});
+    EXPECT_EQ(resumed.code, 0) << resumed.error;
+    EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 2u);
+}
+
+TEST_F(CompareTest, keepsRoundsThatFailAndGivesUpOnADesignThatOnlyFails) {
+    // Answers every question of the preflight, and ends when it is to take a guest over.
+    const std::string unfit = workspace.script("unfit", "case \" $* \" in *' -incoming '*) exit 1 ;; esac\nexec '" + newQemu() + "' \"$@\"\n");
+    const Ran ran = run({"--old", newQemu(), "--new", unfit, "--ram", "256MiB/64MiB", "--rounds", "5", "--design", "relayed", "--output", output()});
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    const json& relayed = series(found, "relayed");
+    ASSERT_EQ(relayed["rounds"].size(), 3u);
+    for (const json& round : relayed["rounds"]) {
+        EXPECT_EQ(round["outcome"], "rolled back");
+        EXPECT_THAT(round["cause"].get<std::string>(), HasSubstr("exited with status 1"));
+        EXPECT_TRUE(round["stopToResumeMs"].is_null());
+    }
+    EXPECT_THAT(relayed["notRun"].get<std::string>(), HasSubstr("given up after 3 failures in a row"));
+    EXPECT_THAT(ran.output, HasSubstr("given up"));
+}
+
+TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
+    const std::string file = writeDefinition(workspace, {.more = "console: {enabled: true}\n"});
+    std::string text = contents(file);
+    text.replace(text.find("heartbeat: true"), 15, "heartbeat: false");
+    std::ofstream(file) << text;
+    std::string disk;
+    for (const auto& entry : fs::directory_iterator(workspace.path()))
+        if (entry.path().extension() == ".img") disk = entry.path();
+    ASSERT_FALSE(disk.empty());
+    const auto written = fs::last_write_time(disk);
+    const Ran ran = run({file, "--new", newQemu(), "--rounds", "1", "--design", "relayed,copy", "--boot-wait", "6s", "--output", output()});
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    for (const char* design : {"relayed", "copy"}) {
+        const json& round = series(found, design)["rounds"].at(0);
+        EXPECT_EQ(round["outcome"], "upgraded") << round;
+        EXPECT_GT(round["stopToResumeMs"], 0);
+        // Without a guest that tells there is nothing to say of the guest.
+        for (const char* unknown : {"guestPauseMs", "beats", "writeRate", "patterns"}) EXPECT_TRUE(round[unknown].is_null()) << unknown;
+    }
+    EXPECT_EQ(fs::last_write_time(disk), written);
+}
+
+TEST_F(CompareTest, refusesToMeasureOnABusyHost) {
+    std::atomic<bool> stop = false;
+    std::vector<std::jthread> burners;
+    for (unsigned i = 0; i < 2 * std::max(1U, std::thread::hardware_concurrency()); ++i)
+        burners.emplace_back([&stop] {
+            while (!stop) continue;
+        });
+    std::vector<std::string> arguments = smallPlan("rounds: 1\n");
+    arguments.insert(arguments.begin(), {required("VH_CLI"), "compare"});
+    const Ran ran = collectProgram(workspace, spawnProgram(workspace, arguments, "compare"), "compare");
+    stop = true;
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_THAT(ran.error, HasSubstr("too busy to measure"));
+    EXPECT_THAT(ran.error, HasSubstr("--even-if-busy"));
+    EXPECT_FALSE(fs::exists(output() + "/report.html"));
+}
+
+TEST_F(CompareTest, stopsWhenTheDiskIsFullAndLosesNothing) {
+    if (::geteuid() != 0) GTEST_SKIP() << "mounts a small file system: run as root";
+    fs::create_directory(output());
+    ASSERT_EQ(::mount("tmpfs", output().c_str(), "tmpfs", 0, "size=16k"), 0);
+    const Ran ran = run(smallPlan("rounds: 30\ndesigns: [relayed]\n"));
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_THAT(ran.error, HasSubstr("No space left on device"));
+    EXPECT_THAT(ran.error, HasSubstr("results.json"));
+    const json kept = results();  // Whole, as of the last round that went in.
+    EXPECT_FALSE(series(kept, "relayed")["rounds"].empty());
+    ::umount(output().c_str());
+}
+
+TEST_F(CompareTest, leavesTheNetworkOutWhereItHasNoRightToOne) {
+    if (::geteuid() != 0) GTEST_SKIP() << "gives up its rights: run as root";
+    const std::vector<std::string> small = command(smallPlan("rounds: 1\ndesigns: [relayed]\n"));
+    std::string line = "exec setpriv --bounding-set=-sys_admin,-net_admin --inh-caps=-sys_admin,-net_admin";
+    for (const std::string& argument : small) line += " '" + argument + "'";
+    const std::string script = workspace.script("without-rights", line + "\n");
+    const Ran ran = collectProgram(workspace, spawnProgram(workspace, {script}, "compare"), "compare");
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    EXPECT_TRUE(series(found, "relayed")["rounds"][0]["network"].is_null());
+    EXPECT_THAT(found["notes"].dump(), HasSubstr("had no network"));
+    EXPECT_THAT(ran.output, HasSubstr("had no network"));
+}
+
+TEST_F(CompareTest, saysWhatIsWrongWithWhatWasAsked) {
+    const auto complaint = [&](const std::vector<std::string>& arguments) {
+        const Ran ran = run(arguments);
+        EXPECT_EQ(ran.code, 1) << ran.error;
+        return ran.error;
+    };
+    EXPECT_THAT(complaint({"--ram", "lots"}), HasSubstr("--ram: found 'lots', expected a size"));
+    EXPECT_THAT(complaint({"--design", "magic"}), HasSubstr("--design: found 'magic'"));
+    EXPECT_THAT(complaint({"--with", "x.json"}), HasSubstr("--check"));
+    EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:7:9: rounds: found 'many'"));
+    EXPECT_THAT(complaint({"--resume", workspace.path() + "/nothing"}), HasSubstr("nothing/results.json"));
+    const std::string damaged = workspace.file("damaged.json", "{\"format\": \"something\"}");
+    EXPECT_THAT(complaint({"--check", damaged, "--with", damaged}), HasSubstr("damaged.json"));
+}
+
+}  // namespace
+}  // namespace vh::test
