@@ -51,7 +51,7 @@ std::string utcNow() {
     return text;
 }
 
-json phasesOf(const json& report) {
+json phasesOf(const json& report, Design design) {
     // What a reader calls the steps, by the states of handover_table.h.
     static const std::map<std::string, const char*> phases{
         {"preflight", "prepare"}, {"launching", "launch"}, {"exchanging", "exchange"}, {"verifying", "verify"},
@@ -63,6 +63,13 @@ json phasesOf(const json& report) {
         if (phase == phases.end()) continue;
         json& time = times[phase->second];
         time = (time.is_null() ? 0.0 : time.get<double>()) + step.value("durationMs", 0.0);
+    }
+    // `copy` sends RAM while it is switching, and the guest runs all the while but for the end.
+    const json stopped = report.value("vmm", json::object()).value("stopToResumeMs", json());
+    if (design == Design::Copy && stopped.is_number() && times["pause"].is_number() && times["exchange"].is_number()) {
+        const double sending = std::max(0.0, times["pause"].get<double>() - stopped.get<double>());
+        times["exchange"] = times["exchange"].get<double>() + sending;
+        times["pause"] = times["pause"].get<double>() - sending;
     }
     return times;
 }
@@ -569,7 +576,7 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
         entry["cause"] = report.value("cause", "");
         entry["stealPercent"] = steal;
         entry["disturbed"] = steal > plan.stealLimitPercent;
-        entry["phasesMs"] = phasesOf(report);
+        entry["phasesMs"] = phasesOf(report, design);
         entry["totalMs"] = report.value("totalMs", json());
         entry["stopToResumeMs"] = upgraded ? report["vmm"]["stopToResumeMs"] : json();
         entry["guestPauseMs"] = upgraded && report["guest"].is_object() ? report["guest"]["pauseMs"] : json();

@@ -610,7 +610,7 @@
   function phasesFigure(cell) {
     return figure({
       key: "phases", title: "Where the time of a handover goes",
-      read: "Each bar is one design's handover, from the command to the old VMM's end; each part is the median of a phase. The guest runs on during the blue parts; “pause” is switching and proving, and confirming ends it. For copy, “pause” also has the copying of RAM in it, during which the guest still runs. Parts are medians, so their sum need not be the median of the whole.",
+      read: "Each bar is one design's handover, from the command to the old VMM's end; each part is the median of a phase. The guest runs on during the blue parts; “pause” is switching and proving, and confirming ends it. What copy sends while the guest still runs is in “exchange”. Parts are medians, so their sum need not be the median of the whole.",
       after: details("phases-table", "The figures", table(`Median of each phase in milliseconds, ${cellName(cell)}`,
         [{ title: "Design", head: true }, ...PHASES.map((phase) => ({ title: phase.name, number: true })), { title: "whole handover", number: true }],
         shownSeries(cell).map((series) => [designLabel(series.design), ...PHASES.map((phase) => plain(metricOf(series, phase.metric).median)), plain(metricOf(series, "totalMs").median)]))),
@@ -682,7 +682,8 @@
         const line = (points) => ({ data: points, radius: 0, hoverRadius: 0, borderColor: faded(colours.muted, 0.8), borderWidth: 1, borderDash: [4, 4], order: 2, kind: "guide" });
         const half = times.length > 1 ? (times[1] - times[0]) / 2 : 0;
         const [from, to] = [times[0] - half, times.at(-1) + half];
-        const most = Math.max(110, ...drawn.flatMap(([, curve]) => curve.map((bin) => bin.y)));
+        // A rate of more than twice that before is a guest that was slow before, and says nothing of the handover.
+        const most = Math.min(200, Math.max(110, ...drawn.flatMap(([, curve]) => curve.map((bin) => bin.y))));
         const datasets = drawn.map(([design, curve]) => ({
           label: design, data: curve, borderColor: colourOf(design), backgroundColor: faded(colourOf(design), 0.5), borderWidth: 2, tension: 0,
           pointStyle: designLook(design).shape, radius: (context) => (context.dataIndex % Math.max(1, Math.ceil(curve.length / 16)) ? 0 : 3.5), order: 1,
@@ -710,7 +711,7 @@
     const rows = shownSeries(cell).filter((series) => isNumber(series.inspection?.extraMemoryBytes));
     return figure({
       key: "memory", title: "Extra memory while both VMMs run",
-      read: "How much more memory both processes have together at their most than the old one had before (proportional set size: shared pages count once), looked at in one handover of its own. Shorter is better.",
+      read: "How much more memory both processes have together at their most than the old one had before (proportional set size, and every memory file once), looked at in one handover of its own. Shorter is better.",
       after: details("memory-table", "The figures", table(`Proportional set size, ${cellName(cell)}`,
         [{ title: "Design", head: true }, { title: "Old before", number: true }, { title: "Both at their most", number: true }, { title: "Extra", number: true }],
         shownSeries(cell).map((series) => [designLabel(series.design), bytes(series.inspection?.memoryOldBytes), bytes(series.inspection?.memoryBothBytes), bytes(series.inspection?.extraMemoryBytes)]))),
