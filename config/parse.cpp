@@ -124,6 +124,12 @@ void readHandover(Section& section, HandoverSettings& handover, const Memory& me
                       "found 'vmm-owned' while memory.owner is 'manager', expected 'memory.owner: vmm' (the old VMM hands the "
                       "guest RAM over)");
     }
+    if (handover.design == Design::VmmExec && memory.owner != MemoryOwner::Vmm) {
+        section.error(
+            "design",
+            "found 'vmm-exec' while memory.owner is 'manager', expected 'memory.owner: vmm' (the VMM keeps the guest RAM "
+            "when it executes the new one)");
+    }
 }
 
 void readVm(Section& section, VmDefinition& vm) {

@@ -75,6 +75,8 @@ std::string_view name(Design design) {
             return "manager-owned";
         case Design::VmmOwned:
             return "vmm-owned";
+        case Design::VmmExec:
+            return "vmm-exec";
         case Design::Copy:
             return "copy";
         case Design::SaveRestore:

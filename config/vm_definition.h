@@ -23,9 +23,9 @@ enum class NetworkType { User, Tap };
 enum class OnFailure { Report, Retry };
 
 /// How a handover carries guest RAM and device state from the old VMM to the new one; the names are those of the README's table.
-enum class Design { Relayed, ManagerOwned, VmmOwned, Copy, SaveRestore };
-inline constexpr std::array allDesigns{Design::Relayed, Design::ManagerOwned, Design::VmmOwned, Design::Copy,
-                                       Design::SaveRestore};
+enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
+inline constexpr std::array allDesigns{Design::Relayed, Design::ManagerOwned, Design::VmmOwned,
+                                       Design::VmmExec, Design::Copy,         Design::SaveRestore};
 
 struct Cpu {
     std::string model = "max";

@@ -75,6 +75,7 @@ TEST(VmDefinition, relaysUnlessToldOtherwiseWhoeverOwnsMemory) {
     EXPECT_EQ(parsed().handover.design, Design::Relayed);
     EXPECT_EQ(parsed("", "{size: 64MiB, owner: vmm}").handover.design, Design::Relayed);
     EXPECT_EQ(parsed("handover: {design: vmm-owned}", "{size: 64MiB, owner: vmm}").handover.design, Design::VmmOwned);
+    EXPECT_EQ(parsed("handover: {design: vmm-exec}", "{size: 64MiB, owner: vmm}").handover.design, Design::VmmExec);
     EXPECT_EQ(parsed("handover: {design: copy}", "{size: 64MiB, owner: vmm}").handover.design, Design::Copy);
     EXPECT_EQ(parsed("handover: {design: save-restore}").handover.design, Design::SaveRestore);
 }

@@ -73,7 +73,7 @@ json::json_pointer pointerTo(const std::string& key) {
 std::string complaintAbout(const std::string& key, const json& value) {
     json definition = smallest();
     definition[pointerTo(key)] = value;
-    if (value == "vmm-owned") definition["memory"]["owner"] = "vmm";
+    if (value == "vmm-owned" || value == "vmm-exec") definition["memory"]["owner"] = "vmm";
     if (key == "networks[].type" && value == "tap") definition["networks"][0]["bridge"] = "br0";
     if (key == "networks[].bridge") definition["networks"][0]["type"] = "tap";
     if (key == "boot.disk" || key == "boot.firmware") {
