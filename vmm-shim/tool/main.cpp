@@ -23,6 +23,7 @@
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
+#include "vmm-shim/tool/exec.h"
 #include "vmm-shim/tool/monitor.h"
 #include "vmm-shim/tool/reference_vmm.h"
 #include "vmm-shim/unix_socket.h"
@@ -225,9 +226,12 @@ int run(int argc, char** argv) {
                         "the new VMM has been given the old one's files already: compare which they are");
     CLI::App* serving = app.add_subcommand("serve", "be the reference VMM; its arguments are a QEMU's");
     serving->prefix_command();
+    app.add_subcommand("exec", "what an old QEMU executes to become the new one (design vmm-exec); of no use to people")
+        ->prefix_command();
 
     // A manager calls its VMM with options, so that this program can stand in for one.
     const std::string first = argc > 1 ? argv[1] : "";
+    if (first == "exec") return serveExec({argv + 2, argv + argc});
     const bool likeQemu = first.starts_with("-") && first != "--help" && first != "-h" && first != "--version";
     if (likeQemu || first == "serve") return serveReferenceVmm({argv + (likeQemu ? 1 : 2), argv + argc});
     try {
