@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 #include <system_error>
@@ -51,16 +52,14 @@ bool sendsVfioSubsection(const std::string& version) {
     return !version.starts_with("10.0.");
 }
 
-json channel(const char* type, const std::string& path) {
-    return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
+bool isAtLeast(const std::string& version, int major, int minor) {
+    int itsMajor = 0, itsMinor = 0;
+    return std::sscanf(version.c_str(), "%d.%d", &itsMajor, &itsMinor) == 2 &&
+           (itsMajor > major || (itsMajor == major && itsMinor >= minor));
 }
 
-json fileChannel() {
-    return {
-        {"channels",
-         json::array(
-             {{{"channel-type", "main"},
-               {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(runtimeFdset)}, {"offset", 0}}}}})}};
+json channel(const char* type, const std::string& path) {
+    return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
 
 UniqueFd reopen(const UniqueFd& file, int flags) {
@@ -77,7 +76,7 @@ Handover::Handover(HandoverRequest request, VmDirectory directory, Observer obse
       directory_(std::move(directory)),
       observer_(std::move(observer)),
       done_(std::move(done)),
-      design_(request_.definition.handover.design) {
+      design_(request_.design) {
     report_.vm = request_.definition.name;
     report_.warnings = request_.warnings;
     report_.design = design_;
@@ -154,7 +153,7 @@ void Handover::act(State state) {
 }
 
 void Handover::post(Event event, const std::string& cause) {
-    if (isFinal(state_)) return;
+    if (isFinal(state_) || stopBeforeExec(event, cause)) return;
     const State following = next(state_, event);
     if (following == state_) return;
     if (event != Event::Done && report_.cause.empty()) report_.cause = cause;
@@ -240,10 +239,13 @@ void Handover::checkHost() const {
     if (!request_.definition.vfio.empty()) throw std::runtime_error("vfio devices cannot be handed over by this version");
     const MemoryOwner owner = request_.definition.memory.owner;
     if ((design_ == Design::ManagerOwned && owner != MemoryOwner::Manager) ||
-        (design_ == Design::VmmOwned && owner != MemoryOwner::Vmm))
+        ((design_ == Design::VmmOwned || executes()) && owner != MemoryOwner::Vmm))
         throw std::runtime_error("design '" + std::string(name(design_)) +
                                  "' does not fit a VM that was started with memory.owner '" + std::string(name(owner)) +
                                  "'; use 'relayed', or change the definition and power-cycle the VM");
+    if (request_.standby && executes())
+        throw std::runtime_error(
+            "design 'vmm-exec' has nothing to hold: the new VMM takes the old one's process; stand by with 'relayed'");
     if (request_.standby && !sharesRam())
         throw std::runtime_error("design '" + std::string(name(design_)) +
                                  "' has nothing to prepare: it moves guest RAM when it switches; stand by with 'relayed'");
@@ -279,6 +281,10 @@ void Handover::checkNewBinary() const {
     if (usesCpr() && newBinary_.majorVersion < 10)
         throw std::runtime_error(subject + " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design '" +
                                  withoutCpr() + "'");
+    if (executes() && (newBinary_.kind != "QEMU" || !isAtLeast(newBinary_.version, 10, 2)))
+        throw std::runtime_error(subject +
+                                 " cannot be executed in the old one's place: that needs QEMU 10.2 or newer on both sides; "
+                                 "use design 'relayed'");
 }
 
 void Handover::askOldVmm() {
@@ -297,7 +303,13 @@ void Handover::askOldVmm() {
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
                                      "new VMM of 10.1 or later");
-        checkGuest([this] { awaitFirstHeartbeat(); });
+        if (executes() && (report_.old.kind != "QEMU" || !isAtLeast(report_.old.version, 10, 2)))
+            throw std::runtime_error(
+                "the old VMM, " + report_.old.kind + " " + report_.old.version +
+                ", cannot execute another one in its place: that needs QEMU 10.2 or newer on both sides; use "
+                "design 'relayed'");
+        const auto checkRest = [this] { checkGuest([this] { awaitFirstHeartbeat(); }); };
+        executes() ? checkExec(checkRest) : checkRest();
     });
 }
 
@@ -344,7 +356,7 @@ void Handover::launch() {
     directory_.write(request_.record);
     // Only when the old VMM's port is listened to as well: the guest is told of any change of connection, and should see none
     // (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
-    const bool listensToGuest = request_.definition.heartbeat && wasRunning_;
+    const bool listensToGuest = request_.definition.heartbeat && wasRunning_ && !executes();
     UniqueFd ram;
     if (request_.definition.memory.owner == MemoryOwner::Manager)
         ram = sharesRam() ? reopenGuestRam(request_.record.vmm)
@@ -356,26 +368,38 @@ void Handover::launch() {
                                .ram = std::move(ram),
                                .incoming = usesCpr() ? Incoming::Cpr : Incoming::Defer,
                                .shareImplicitRam = newBinary_.majorVersion >= 10,
-                               .connectHeartbeat = listensToGuest});
+                               .connectHeartbeat = listensToGuest,
+                               .rehearsal = executes()});
     report_.fresh.pid = new_->record().pid;
-    new_->process().onExit([this] {
-        if (state_ == State::Discarding) return newGone();
-        const std::string words = new_->lastWords();
-        post(Event::NewDied, "the new VMM " + new_->process().howItEnded() + (words.empty() ? "" : ": " + words));
-    });
-    for (const Disk& disk : request_.definition.disks)
-        if (new_->record().disks.at(disk.id) != request_.record.vmm.disks.at(disk.id))
-            throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
-                                     "' is another file than the one the VM was started with; put that one back");
-    request_.record.fresh = new_->record();
-    request_.record.fresh->kind = newBinary_.kind;
-    request_.record.fresh->version = newBinary_.version;
-    directory_.write(request_.record);
+    new_->process().onExit([this] { newExited(); });
+    checkDisks();
+    recordNewVmm();
     new_->monitor().onEvent([this](const QmpEvent& event) { newEvent(event); });
     if (listensToGuest) heartbeat_.listen(new_->takeHeartbeat());
 
     if (usesCpr()) return awaitCprListener();
     run({{new_.get(), "query-version", nullptr}}, [this] { done(); });
+}
+
+void Handover::checkDisks() const {
+    for (const Disk& disk : request_.definition.disks)
+        if (new_->record().disks.at(disk.id) != request_.record.vmm.disks.at(disk.id))
+            throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
+                                     "' is another file than the one the VM was started with; put that one back");
+}
+
+void Handover::recordNewVmm() {
+    request_.record.fresh = new_->record();
+    request_.record.fresh->kind = newBinary_.kind;
+    request_.record.fresh->version = newBinary_.version;
+    directory_.write(request_.record);
+}
+
+void Handover::newExited() {
+    if (state_ == State::Discarding) return newGone();
+    if (std::exchange(rehearsalEnds_, false) && state_ == State::Verifying) return within([this] { prepareExec(); })();
+    const std::string words = new_->lastWords();
+    post(Event::NewDied, "the new VMM " + new_->process().howItEnded() + (words.empty() ? "" : ": " + words));
 }
 
 void Handover::awaitCprListener() {
@@ -389,9 +413,9 @@ void Handover::awaitCprListener() {
 
 json Handover::capabilities(bool on) const {
     const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
-    return {
-        {"capabilities", json::array({capability("events", on), capability("return-path", on && design_ != Design::SaveRestore),
-                                      capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
+    return {{"capabilities", json::array({capability("events", on),
+                                          capability("return-path", on && design_ != Design::SaveRestore && !executes()),
+                                          capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
 }
 
 void Handover::exchange() {
@@ -402,6 +426,7 @@ void Handover::exchange() {
     run({{old_.get(), "migrate-set-capabilities", capabilities(true)}, {old_.get(), "migrate-set-parameters", parameters}},
         [this] {
             if (usesCpr()) return sendCprState([this] { readyNewVmm(); });
+            if (executes()) return setCprMode("cpr-exec", [this] { done(); });
             std::vector<Command> commands{{new_.get(), "migrate-set-capabilities", capabilities(true)}};
             if (design_ != Design::SaveRestore)
                 commands.push_back({new_.get(),
@@ -425,10 +450,7 @@ void Handover::sendCprState(std::function<void()> then) {
                 if (!relay_) then();
             });
     };
-    const auto unblocked = [this, migrate, then](const QmpReply& reply) {
-        if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-        for (const json& reason : reply.value.value("blocked-reasons", json::array()))
-            throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+    setCprMode("cpr-transfer", [this, migrate, then] {
         if (design_ == Design::VmmOwned) return migrate(cprChannelPath(new_->directory()));
         gatherRam(*old_, [this, migrate, then](const std::vector<RamBlock>& blocks) {
             const std::string path = relayPath(new_->directory());
@@ -441,10 +463,19 @@ void Handover::sendCprState(std::function<void()> then) {
                                              within([this](const std::string& cause) { failUnlessNewDies(cause); }));
             migrate(path);
         });
-    };
-    // Blockers are those of the current mode, so this comes after setting it (migration/migration.c:fill_source_migration_info).
-    run({{old_.get(), "migrate-set-parameters", {{"mode", "cpr-transfer"}}}},
-        [this, unblocked] { send(*old_, "query-migrate", nullptr, unblocked); });
+    });
+}
+
+void Handover::setCprMode(const char* mode, std::function<void()> then) {
+    run({{old_.get(), "migrate-set-parameters", {{"mode", mode}}}}, [this, then = std::move(then)] {
+        // Blockers are those of the current mode (migration/migration.c:fill_source_migration_info).
+        send(*old_, "query-migrate", nullptr, [this, then](const QmpReply& reply) {
+            if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
+            for (const json& reason : reply.value.value("blocked-reasons", json::array()))
+                throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+            then();
+        });
+    });
 }
 
 void Handover::takeCprState(CprCapture capture, const std::function<void()>& then) {
@@ -504,6 +535,7 @@ void Handover::gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBloc
 }
 
 void Handover::verify() {
+    if (executes()) return verifyRehearsal();
     gatherRam(*old_, [this](const std::vector<RamBlock>& old) {
         gatherRam(*new_, [this, old](const std::vector<RamBlock>& fresh) {
             compareRam(old, fresh);
@@ -513,7 +545,7 @@ void Handover::verify() {
 }
 
 void Handover::compareRam(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh) {
-    const RamTransfer transfer = usesCpr()                         ? RamTransfer::AllShared
+    const RamTransfer transfer = usesCpr() || executes()           ? RamTransfer::AllShared
                                  : design_ == Design::ManagerOwned ? RamTransfer::NamedFilesShared
                                                                    : RamTransfer::Copied;
     report_.ramBlocksCompared = old.size();
@@ -576,6 +608,7 @@ void Handover::recheck() {
 
 void Handover::switchOver() {
     if (design_ == Design::SaveRestore) return run({{old_.get(), "stop", nullptr}}, [this] { saveToFile(); });
+    if (executes()) return executeNew();
     const json main{{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}};
     // With CPR the new VMM hangs up on the CPR channel once it listens on the main one, and that makes the old one go ahead.
     // A relay has kept that from the old one, and passes it on.
@@ -596,7 +629,7 @@ void Handover::saveToFile() {
         *old_, "add-fd", {{"fdset-id", runtimeFdset}},
         [this](const QmpReply& reply) {
             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
-            run({{old_.get(), "migrate", fileChannel()}}, [] {});
+            run({{old_.get(), "migrate", fdsetChannel(runtimeFdset)}}, [] {});
         },
         reopen(savedState_, O_WRONLY));
 }
@@ -606,14 +639,19 @@ void Handover::restoreFromFile() {
         *new_, "add-fd", {{"fdset-id", runtimeFdset}},
         [this](const QmpReply& reply) {
             if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
-            run({{new_.get(), "migrate-incoming", fileChannel()}}, [] {});
+            run({{new_.get(), "migrate-incoming", fdsetChannel(runtimeFdset)}}, [] {});
         },
         reopen(savedState_, O_RDONLY));
     savedState_.reset();
 }
 
 void Handover::checkSwitched() {
-    if (state_ != State::Switching || oldMigration_ != "completed") return;
+    if (state_ != State::Switching) return;
+    if (executes()) {
+        if (executed_ && newMigration_ == "completed") done();
+        return;
+    }
+    if (oldMigration_ != "completed") return;
     if (savedState_) return restoreFromFile();
     if (newMigration_ == "completed") done();
 }
@@ -626,7 +664,12 @@ void Handover::prove() {
         const std::string runState = reply.value.value("status", "");
         if (runState != "paused")
             throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
-        done();
+        if (!executes()) return done();
+        // Only now can it be seen whether it has the memory that the old one had.
+        gatherRam(*new_, [this](const std::vector<RamBlock>& blocks) {
+            compareRam(ramBeforeExec_, blocks);
+            done();
+        });
     });
 }
 
@@ -659,6 +702,7 @@ void Handover::retire() {
         if (wasRunning_ && heartbeat_.summary().beats > 0 && !heartbeat_.beatsFromLatest())
             report_.warnings.push_back(
                 "the new VMM says that it runs the guest, and no heartbeat has come from there yet; look at it");
+        if (isOneProcess()) return retireInPlace();
         if (!old_->alive()) return oldGone();
         send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
             const json ram = reply.ok() ? reply.value.value("ram", json::object()) : json::object();
@@ -685,8 +729,14 @@ void Handover::discard() {
     pauseBudget_.reset();
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
+    if (executed_) return done();
     const bool underWay =
         migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
+    if (isOneProcess()) {  // The process is the guest's: only what it has been told to do is taken back.
+        if (!underWay) return done();
+        old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { done(); }));
+        return;
+    }
     if (!underWay) return endNewVmm();
     // Cancelled before the new VMM goes: its end would be the hang-up that makes the old one go ahead.
     old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { endNewVmm(); }));
@@ -705,11 +755,12 @@ void Handover::newGone() {
 
 void Handover::resume() {
     relay_.reset();
+    if (executed_) return post(Event::Failed, noWayBack());
     if (old_->monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old_->closeMonitor();
         listenToOldVmm();
     }
-    if (new_) directory_.removeGeneration(new_->record().generation);
+    if (!executes()) removeNewGeneration();
     if (oldLetGo_) return done();
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) return post(Event::Failed, errorText(*old_, "query-migrate", *reply.error));
@@ -728,13 +779,20 @@ void Handover::resume() {
     });
 }
 
+void Handover::removeNewGeneration() {
+    if (request_.record.fresh) directory_.removeGeneration(request_.record.fresh->generation);
+}
+
 void Handover::resumed() {
+    if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
     if (configuredOld_) {
         // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter.
         old_->monitor().execute("migrate-set-capabilities", capabilities(false), patience, nullptr);
-        if (usesCpr()) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
+        if (usesCpr() || executes()) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
     }
-    undoGrowth([this] { afterNextHeartbeat([this] { done(); }); });
+    const auto last = [this] { undoGrowth([this] { afterNextHeartbeat([this] { done(); }); }); };
+    if (executes() && configuredOld_) return undoExecSettings(last);
+    last();
 }
 
 /// A new VMM with larger blocks has grown files that the old one runs the guest on. The guest does not notice; the next new VMM
@@ -761,8 +819,8 @@ void Handover::finish() {
         }
     }
     // The old VMM died before the new one was told to run the guest: nothing is left that the new one could be for.
-    if (state_ == State::Lost && new_ && !confirming_) new_->process().killAll();
-    if (state_ == State::Upgraded && old_->alive())
+    if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess()) new_->process().killAll();
+    if (state_ == State::Upgraded && old_->alive() && !isOneProcess())
         report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +
                                    ", has not ended; the guest does not need it");
     report_.outcome = state_;
@@ -782,6 +840,8 @@ void Handover::oldEvent(const QmpEvent& event) {
     if (event.name == "RESUME") guestResumed(event.timestampUs);
     if (event.name != "MIGRATION") return;
     oldMigration_ = event.data.value("status", "");
+    if (stopAsked_ && state_ == State::Switching && (oldMigration_ == "cancelled" || oldMigration_ == "failed"))
+        return post(stopAsked_->first, stopAsked_->second);
     if (oldMigration_ == "failed" && isBeforePointOfNoReturn(state_)) explainOldFailure();
     within([this] { checkSwitched(); })();
 }

@@ -12,6 +12,8 @@
 // the new one itself and stays in the migration), and asks for the state a second time when it is to commit: if that is not the
 // same, the new VMM was built for what no longer is, and the handover starts over.
 //
+// With design vmm-exec there is one process: handover_exec.cpp has what is special to it.
+//
 // Limits: the definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
 #pragma once
 
@@ -19,6 +21,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +33,7 @@
 #include "manager/event_loop.h"
 #include "manager/handover_table.h"
 #include "manager/heartbeat.h"
+#include "manager/in_place.h"
 #include "manager/relay.h"
 #include "manager/report.h"
 #include "manager/vm_record.h"
@@ -41,7 +45,8 @@ struct HandoverRequest {
     VmRecord record;
     /// The definition that the VM was started with, resolved; its handover block may be the file's of today.
     VmDefinition definition;
-    std::string binary;  ///< The new VMM.
+    Design design = Design::Relayed;  ///< Of this handover; the definition's own may be another.
+    std::string binary;               ///< The new VMM.
     /// A reason to refuse that was found before there was a handover, or empty.
     std::string refusal;
     bool dryRun = false;
@@ -120,8 +125,12 @@ class Handover {
     void awaitFirstHeartbeat();
     void passPreflight();
     void launch();
+    void checkDisks() const;
+    void recordNewVmm();
+    void newExited();
     void awaitCprListener();
     void exchange();
+    void setCprMode(const char* mode, std::function<void()> then);
     void sendCprState(std::function<void()> then);
     void takeCprState(CprCapture capture, const std::function<void()>& then);
     void letOldVmmGo(std::function<void()> then);
@@ -129,6 +138,20 @@ class Handover {
     void verify();
     void gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
     void compareRam(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh);
+    // Design vmm-exec; see handover_exec.cpp.
+    void checkExec(std::function<void()> then);
+    void verifyRehearsal();
+    void prepareExec();
+    void executeNew();
+    void oldMonitorClosed();
+    bool stopBeforeExec(Event event, const std::string& cause);
+    std::string noWayBack() const;
+    void undoExecSettings(std::function<void()> then);
+    void removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::function<void()> then);
+    void retireInPlace();
+    /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.
+    bool isOneProcess() const { return new_ && new_->record().pid == old_->record().pid; }
+
     void standBy();
     void recheck();
     void switchOver();
@@ -144,6 +167,7 @@ class Handover {
     void endNewVmm();
     void newGone();
     void resume();
+    void removeNewGeneration();
     void resumed();
     void undoGrowth(std::function<void()> then);
     void finish();
@@ -168,7 +192,8 @@ class Handover {
     double sinceBeginMs() const;
 
     bool usesCpr() const { return design_ == Design::Relayed || design_ == Design::VmmOwned; }
-    bool sharesRam() const { return usesCpr() || design_ == Design::ManagerOwned; }
+    bool executes() const { return design_ == Design::VmmExec; }
+    bool sharesRam() const { return usesCpr() || executes() || design_ == Design::ManagerOwned; }
 
     HandoverRequest request_;
     VmDirectory directory_;
@@ -202,7 +227,17 @@ class Handover {
     std::string newMigration_;
     bool newDiedByItself_ = false;
     std::int64_t stoppedAtUs_ = 0;  ///< QEMU's time stamp of STOP; 0 while the guest runs.
-    UniqueFd savedState_;           ///< save-restore: the file, which has no name.
+    UniqueFd savedState_;           ///< save-restore, vmm-exec: the file, which has no name.
+
+    // Design vmm-exec.
+    UniqueFd inbox_;  ///< The old VMM's, shared with it.
+    UniqueFd shim_;   ///< The program that the old VMM executes.
+    std::unique_ptr<ShimTrial> shimTrial_;
+    std::vector<RamBlock> ramBeforeExec_;
+    bool rehearsalEnds_ = false;              ///< The new VMM's end is what is waited for.
+    std::vector<std::string> execArguments_;  ///< Of that program.
+    std::optional<std::pair<Event, std::string>> stopAsked_;
+    bool executed_ = false;  ///< The process is the new VMM's now.
 };
 
 }  // namespace vh

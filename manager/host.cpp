@@ -239,7 +239,7 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         request.binary =
             options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
         HandoverSettings& settings = request.definition.handover;
-        if (options.design) settings.design = *options.design;
+        request.design = options.design.value_or(settings.design);
         if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
         request.heard = [this, vm = operation->vm](const std::string& line, std::chrono::steady_clock::time_point at,
                                                    std::size_t port) {

@@ -68,8 +68,12 @@ class Command {
         option("-cpu", cpu.model);
         option("-smp", "cpus=" + std::to_string(cpu.count()) + ",sockets=" + std::to_string(cpu.sockets) +
                            ",cores=" + std::to_string(cpu.cores) + ",threads=" + std::to_string(cpu.threads));
+        // `spawn` is what keeps a QEMU from executing another one (system/qemu-seccomp.c, 11.1). A filter is for life: what the
+        // first QEMU of a process was not allowed, none that it executes ever is.
         if (definition_.vmm.sandbox)
-            option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+            option("-sandbox", std::string("on,obsolete=deny,elevateprivileges=deny,") +
+                                   (definition_.handover.design == Design::VmmExec ? "" : "spawn=deny,") +
+                                   "resourcecontrol=deny");
     }
 
     void memory() {
@@ -83,7 +87,9 @@ class Command {
         } else {
             option("-object",
                    "memory-backend-memfd,id=ram0,share=on,size=" + size +
-                       (memory.pageSizeBytes > 4096 ? ",hugetlb=on,hugetlbsize=" + std::to_string(memory.pageSizeBytes) : ""));
+                       (memory.pageSizeBytes > 4096 ? ",hugetlb=on,hugetlbsize=" + std::to_string(memory.pageSizeBytes) +
+                                                          (launch_.rehearsal ? ",reserve=off" : "")
+                                                    : ""));
         }
     }
 
@@ -136,6 +142,9 @@ class Command {
     void incoming() {
         if (launch_.incoming == Incoming::None) return;
         option("-incoming", "defer");
+        if (launch_.resources.has(execStateResource))
+            option("-add-fd",
+                   "fd=" + number(execStateResource) + ",set=" + std::to_string(execStateFdset) + ",opaque=" + execStateResource);
         if (launch_.incoming == Incoming::Cpr)
             option("-incoming",
                    json{{"channel-type", "cpr"},

@@ -23,10 +23,16 @@ struct QemuLaunch {
     Incoming incoming = Incoming::None;
     /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
     bool shareImplicitRam = false;
+    /// Only to see what becomes of it, next to the VMM that runs the guest: guest RAM need not be there twice.
+    bool rehearsal = false;
 };
 
 /// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
 std::vector<std::string> qemuCommand(const QemuLaunch& launch);
+
+/// The set in which an executed VMM finds the file with its device state, a resource of that name.
+constexpr int execStateFdset = 1000;
+constexpr const char* execStateResource = "exec/state";
 
 /// Device models named in extra arguments (`-device MODEL,...` or its JSON form), for preflight.
 std::vector<std::string> deviceModels(const VmDefinition& definition);

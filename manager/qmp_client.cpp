@@ -169,6 +169,9 @@ void QmpClient::close(const std::string& why) {
     const std::uint64_t last = lastId_;
     while (*alive && !pending_.empty() && pending_.begin()->first <= last)
         answer(pending_.begin()->first, {{}, QmpError{"Closed", whyClosed_}});
+    if (!*alive) return;
+    const auto handler = closedHandler_;  // A copy: it may destroy this.
+    if (handler) handler();
 }
 
 }  // namespace vh

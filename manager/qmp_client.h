@@ -50,6 +50,9 @@ class QmpClient {
     /// Told of every event, known or not. Set before returning to the main loop, so that none is missed.
     void onEvent(std::function<void(const QmpEvent&)> handler) { eventHandler_ = std::move(handler); }
 
+    /// Told when the peer is gone, after what was asked has been answered.
+    void onClosed(std::function<void()> handler) { closedHandler_ = std::move(handler); }
+
     /// `done` is called from the main loop, exactly once, unless the client is destroyed first. The descriptor, if any, is passed
     /// along (for `getfd` and `add-fd`).
     void execute(const std::string& command, nlohmann::json arguments, std::chrono::milliseconds deadline, ReplyHandler done,
@@ -84,6 +87,7 @@ class QmpClient {
     std::uint64_t lastId_ = 0;
     std::map<std::uint64_t, Pending> pending_;
     std::function<void(const QmpEvent&)> eventHandler_;
+    std::function<void()> closedHandler_;
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  ///< False once destroyed, for loops that call out.
 };
 

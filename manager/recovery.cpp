@@ -3,10 +3,14 @@
 #include <chrono>
 #include <utility>
 
+#include "manager/in_place.h"
+#include "vmm-shim/exec_inbox.h"
+
 namespace vh {
 namespace {
 
 constexpr std::chrono::milliseconds patience{3'000};
+constexpr std::chrono::milliseconds executedPatience{20'000};  ///< For a VMM that is just being executed.
 
 }  // namespace
 
@@ -19,7 +23,8 @@ Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
     // From the next turn, so that no answer comes before the constructor is through.
     timer_ = EventSource::after(std::chrono::milliseconds(0), [this] {
         if (!new_.alive()) return keepOld();
-        askNew();
+        askUntil_ = std::chrono::steady_clock::now() + executedPatience;
+        isOneProcess() ? askWhich() : askNew();
     });
 }
 
@@ -47,6 +52,89 @@ void Recovery::askNew() {
             finish("the old VMM is gone and the new one does not start the guest: " + answer.error->description);
         });
     });
+}
+
+void Recovery::againSoon(void (Recovery::*step)(), const std::string& problem) {
+    // The process's end settles it: then there is no VMM left.
+    if (!new_.alive()) return settle(new_.record(), old_.record().generation);
+    if (std::chrono::steady_clock::now() > askUntil_)
+        return finish(problem + "; a person must look at pid " + std::to_string(new_.record().pid));
+    timer_ = EventSource::after(std::chrono::milliseconds(20), [this, step] { (this->*step)(); });
+}
+
+void Recovery::askWhich() {
+    const auto unless = [this](const QmpReply& reply) {
+        if (reply.ok()) return false;
+        // Refused or hung up on: its listening socket went with the old VMM. One that is silent may be either, and is asked again.
+        const bool isSilent = reply.error->errorClass == "Timeout";
+        old_.closeMonitor();
+        isSilent ? againSoon(&Recovery::askWhich, "its VMM does not answer") : askExecuted();
+        return true;
+    };
+    ask(old_, "query-migrate", nullptr, [this, unless](const QmpReply& migration) {
+        if (unless(migration)) return;
+        ask(old_, "query-status", nullptr, [this, unless, migration](const QmpReply& reply) {
+            if (unless(reply)) return;
+            // `completed` may be that of the migration that this VMM came from; its own stops the guest first, and then executes.
+            const std::string status = migration.value.value("status", "none"), runState = reply.value.value("status", "");
+            const bool isStopped = runState == "postmigrate" || runState == "finish-migrate";
+            if (status == "none" || status == "cancelled" || status == "failed" || (status == "completed" && !isStopped))
+                return keepOld();
+            if (!std::exchange(cancelled_, true)) old_.monitor().execute("migrate_cancel", nullptr, patience, nullptr);
+            againSoon(&Recovery::askWhich, "the old VMM's migration does not end");
+        });
+    });
+}
+
+void Recovery::askExecuted() {
+    ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) {
+            new_.closeMonitor();
+            // Not long ago the process may have been neither: between its two monitors it executes one program after another.
+            return againSoon(&Recovery::askWhich, "neither the old VMM nor the one that it was to execute answers");
+        }
+        const std::string runState = reply.value.value("status", "");
+        if (runState == "inmigrate") return takeStateIn();
+        if (runState == "paused") return runExecuted();
+        keepExecuted();
+    });
+}
+
+void Recovery::takeStateIn() {
+    ask(new_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+        if (reply.ok() && reply.value.value("status", "none") == "none" && !std::exchange(incoming_, true))
+            new_.monitor().execute("migrate-incoming", fdsetChannel(execStateFdset), patience, nullptr);
+        againSoon(&Recovery::askExecuted, "the executed VMM does not take the devices' state in");
+    });
+}
+
+void Recovery::runExecuted() {
+    if (!record_.guestWasRunning) return keepExecuted();
+    try {
+        joinBridges(record_.definition(), new_.record().pid);
+    } catch (const std::exception& error) {
+        return finish(std::string("the executed VMM's network: ") + error.what());
+    }
+    ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
+        if (answer.ok()) return keepExecuted();
+        finish("the executed VMM does not start the guest: " + answer.error->description);
+    });
+}
+
+void Recovery::keepExecuted() {
+    ask(new_, "remove-fd", {{"fdset-id", execStateFdset}},
+        [this](const QmpReply&) { settle(new_.record(), old_.record().generation); });
+}
+
+/// What a manager that died had put into a VMM that was not executed over; its monitor is connected.
+void Recovery::emptyInbox() {
+    if (!isOneProcess()) return;
+    old_.monitor().execute("remove-fd", {{"fdset-id", execStateFdset}}, patience, nullptr);
+    try {
+        takeParcels(takeInbox(old_.record(), old_.directory()).get());
+    } catch (const std::exception&) {
+        // The next handover empties it, or says why it cannot.
+    }
 }
 
 void Recovery::askOld() {
@@ -82,6 +170,7 @@ void Recovery::letOldRun() {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
+            emptyInbox();
             ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
                 old_.gatherRamBlocks(patience, [this](const std::vector<RamBlock>& blocks, const std::string&) {
                     old_.shrinkGrownBlocks(blocks);

@@ -6,8 +6,16 @@
 //     complete, stopped guest
 //   both live, new one does not run        end the new one for certain, then let the old one run the guest
 //   old VMM stopped for good, new silent   nobody can know: both are left, and the answer says so
+//
+// Old and new may be one process (design vmm-exec), in which whichever VMM answers is the one that is there:
+//
+//   old one answers, no migration          it was never executed over: keep it
+//   old one answers, and migrates          have that cancelled, and ask again: the exec may come first
+//   new one answers                        let it take the devices' state in if it has not, and run the guest
+//   neither answers in time                nobody can know: the process is left, and the answer says so
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -30,6 +38,16 @@ class Recovery {
     void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done);
     void askNew();
     void askOld();
+    /// One process: asks the monitors of both generations, until one has answered or askUntil_ has come.
+    void askWhich();
+    void askExecuted();
+    void takeStateIn();
+    void runExecuted();
+    void keepExecuted();
+    void emptyInbox();
+    bool isOneProcess() const { return old_.record().pid == new_.record().pid; }
+    void againSoon(void (Recovery::*step)(), const std::string& problem);
+
     void keepNew();
     void endNew();
     void keepOld();
@@ -44,7 +62,10 @@ class Recovery {
     VmmProcess old_;
     VmmProcess new_;
     EventSource timer_;
-    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
+    int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
+    std::chrono::steady_clock::time_point askUntil_;  ///< Of the one process.
+    bool cancelled_ = false;
+    bool incoming_ = false;
 };
 
 }  // namespace vh

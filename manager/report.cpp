@@ -143,8 +143,10 @@ std::string reportText(const json& report) {
         text += versionOf(report["old"]) + " -> " +
                 (report["old"]["kind"] == report["new"]["kind"] ? report["new"].value("version", "?") : versionOf(report["new"]));
     else if (outcome == outcomeName(State::Lost))
-        text += "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
-                report["new"]["pid"].dump();
+        text += report["old"]["pid"] == report["new"]["pid"]
+                    ? "a person must look at pid " + report["old"]["pid"].dump()
+                    : "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
+                          report["new"]["pid"].dump();
     else if (outcome == outcomeName(State::RolledBack))
         text += "the guest runs on " + versionOf(report["old"]) + " as before";
     else

@@ -12,13 +12,18 @@
 // After <net/if.h>, which it would otherwise clash with.
 #include <linux/sockios.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <map>
 #include <stdexcept>
 #include <system_error>
 
+#include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -57,6 +62,34 @@ UniqueFd openTap(const std::string& id) {
     return fd;
 }
 
+void joinBridge(const std::string& tap, const std::string& bridge) {
+    const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq up{};
+    std::strncpy(up.ifr_name, tap.c_str(), IFNAMSIZ - 1);
+    up.ifr_flags = IFF_UP;
+    if (::ioctl(control.get(), SIOCSIFFLAGS, &up) != 0) fail("bring up tap '" + tap + "'");
+    ifreq join{};
+    std::strncpy(join.ifr_name, bridge.c_str(), IFNAMSIZ - 1);
+    join.ifr_ifindex = static_cast<int>(::if_nametoindex(tap.c_str()));
+    if (::ioctl(control.get(), SIOCBRADDIF, &join) != 0) fail("join tap '" + tap + "' to bridge '" + bridge + "'");
+}
+
+/// The taps that a process has open, in the order of its descriptors, which is that of the definition's networks.
+std::vector<std::string> tapsOf(pid_t pid) {
+    std::map<int, std::string> byNumber;
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fdinfo", ignored)) {
+        std::ifstream info(entry.path());
+        std::string key, value;
+        while (info >> key && std::getline(info >> std::ws, value))
+            if (key == "iff:") byNumber[std::atoi(entry.path().filename().c_str())] = value;  // drivers/net/tun.c, Linux 6.1
+    }
+    std::vector<std::string> taps;
+    for (const auto& [number, tap] : byNumber)
+        if (std::find(taps.begin(), taps.end(), tap) == taps.end()) taps.push_back(tap);
+    return taps;
+}
+
 }  // namespace
 
 void Resources::add(const std::string& name, UniqueFd fd) {
@@ -76,7 +109,7 @@ bool Resources::has(const std::string& name) const {
 int Resources::numberOf(const std::string& name) const {
     const std::size_t index = indexOf(name);
     if (index == named_.size()) throw std::out_of_range("no descriptor is called '" + name + "'");
-    return ChildProcess::firstDescriptor + static_cast<int>(index);
+    return first_ + static_cast<int>(index);
 }
 
 int Resources::fd(const std::string& name) const {
@@ -143,6 +176,7 @@ Resources acquireResources(const VmDefinition& definition, const std::string& di
     }
     for (const Network& network : definition.networks)
         if (network.type == NetworkType::Tap) resources.add("tap/" + network.id, openTap(network.id));
+    if (definition.memory.owner == MemoryOwner::Vmm) resources.add("inbox", makeInbox(directory + "/exec.sock"));
     return resources;
 }
 
@@ -152,16 +186,18 @@ void joinBridges(const VmDefinition& definition, const Resources& resources) {
         ifreq tap{};
         if (::ioctl(resources.fd("tap/" + network.id), TUNGETIFF, &tap) != 0)
             fail("find the tap of network '" + network.id + "'");
-        const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-        ifreq up{};
-        std::memcpy(up.ifr_name, tap.ifr_name, IFNAMSIZ);
-        up.ifr_flags = IFF_UP;
-        if (::ioctl(control.get(), SIOCSIFFLAGS, &up) != 0) fail("bring up tap '" + std::string(tap.ifr_name) + "'");
-        ifreq bridge{};
-        std::strncpy(bridge.ifr_name, network.bridge.c_str(), IFNAMSIZ - 1);
-        bridge.ifr_ifindex = static_cast<int>(::if_nametoindex(tap.ifr_name));
-        if (::ioctl(control.get(), SIOCBRADDIF, &bridge) != 0)
-            fail("join tap '" + std::string(tap.ifr_name) + "' to bridge '" + network.bridge + "'");
+        joinBridge(tap.ifr_name, network.bridge);
+    }
+}
+
+void joinBridges(const VmDefinition& definition, pid_t vmm) {
+    std::vector<std::string> taps = tapsOf(vmm);
+    auto tap = taps.begin();
+    for (const Network& network : definition.networks) {
+        if (network.type != NetworkType::Tap) continue;
+        if (tap == taps.end())
+            throw std::runtime_error("pid " + std::to_string(vmm) + " has no tap for network '" + network.id + "'");
+        joinBridge(*tap++, network.bridge);
     }
 }
 

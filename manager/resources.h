@@ -21,6 +21,8 @@ class Resources {
     void add(const std::string& name, UniqueFd fd);
 
     bool has(const std::string& name) const;
+    /// The number that the first descriptor has inside the VMM process; the others follow.
+    void setFirstNumber(int first) { first_ = first; }
     /// The number that the descriptor has inside the VMM process. Throws std::out_of_range for an unknown name.
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
@@ -40,6 +42,7 @@ class Resources {
     };
     std::size_t indexOf(const std::string& name) const;
     std::vector<Named> named_;
+    int first_ = ChildProcess::firstDescriptor;
 };
 
 /// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's
@@ -49,11 +52,14 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
 UniqueFd reopenGuestRam(const VmmRecord& vmm);
 
-/// Everything but guest RAM that a VMM of this definition inherits: listening sockets in `directory`, disks, logs and taps.
+/// Everything but guest RAM that a VMM of this definition inherits: listening sockets in `directory`, disks, logs and taps, and
+/// an inbox where guest RAM is the VMM's own, so that it could be executed.
 Resources acquireResources(const VmDefinition& definition, const std::string& directory);
 
 /// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read
 /// what is meant for the one that runs the guest.
 void joinBridges(const VmDefinition& definition, const Resources& resources);
+/// The same for a VMM that another manager started, whose taps are found by what the kernel says of its descriptors.
+void joinBridges(const VmDefinition& definition, pid_t vmm);
 
 }  // namespace vh

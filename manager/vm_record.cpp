@@ -38,6 +38,7 @@ json toJson(const VmmRecord& vmm) {
     json value{{"generation", vmm.generation}, {"pid", vmm.pid},   {"startTime", vmm.startTime},
                {"binary", vmm.binary},         {"kind", vmm.kind}, {"version", vmm.version}};
     if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
+    if (vmm.inboxDescriptor) value["inbox"] = *vmm.inboxDescriptor;
     value["disks"] = json::object();
     for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
     return value;
@@ -55,6 +56,7 @@ VmmRecord vmmFromJson(const json& value) {
         vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
         vmm.ram = fileFromJson(value["ram"].at("file"));
     }
+    if (value.contains("inbox")) vmm.inboxDescriptor = value["inbox"].get<int>();
     for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
     return vmm;
 }

@@ -6,6 +6,7 @@
 //         web1/record.json         the VmRecord below, replaced by rename
 //         web1/1/                  one directory a VMM process, numbered from the first start:
 //             qmp.sock console.sock heartbeat.sock      made by the manager, inherited by the VMM as listening sockets
+//             exec.sock                                 with memory of the VMM's own: its inbox (vmm-shim/exec_inbox.h)
 //             vmm.log                                   what the VMM said on its standard error
 //             incoming/                                 the VMM user's own: sockets it makes itself for a handover
 #pragma once
@@ -38,6 +39,8 @@ struct VmmRecord {
     /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
+    /// Where its inbox is (vmm-shim/exec_inbox.h), a descriptor number inside the process; none in a VMM that is never executed.
+    std::optional<int> inboxDescriptor;
     std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.
 
     bool operator==(const VmmRecord&) const = default;

@@ -16,11 +16,12 @@ namespace vh {
 
 using nlohmann::json;
 
-std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
+std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDescriptor, UniqueFd state) {
     const Identity identity = Identity::of(launch.definition.vmm.user);
     std::unique_ptr<VmmProcess> vmm(new VmmProcess);
     vmm->directory_ = launch.directory.makeGeneration(launch.generation, identity.uid, identity.gid);
     vmm->resources_ = acquireResources(launch.definition, vmm->directory_);
+    vmm->resources_.setFirstNumber(firstDescriptor);
     vmm->record_.generation = launch.generation;
     vmm->record_.binary = launch.binary;
     if (launch.ram) {
@@ -28,28 +29,59 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
         vmm->resources_.add("ram0", std::move(launch.ram));
         vmm->record_.ramDescriptor = vmm->resources_.numberOf("ram0");
     }
+    if (state) vmm->resources_.add(execStateResource, std::move(state));
+    if (vmm->resources_.has("inbox")) vmm->record_.inboxDescriptor = vmm->resources_.numberOf("inbox");
     for (const Disk& disk : launch.definition.disks)
         vmm->record_.disks[disk.id] = FileIdentity::of(vmm->resources_.fd("disk/" + disk.id + "/ro"));
     const std::string logFile = vmm->directory_ + "/vmm.log";
-    const UniqueFd log(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    if (!log) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
-    vmm->process_ = ChildProcess::launch({.argv = qemuCommand({.definition = launch.definition,
-                                                               .resources = vmm->resources_,
-                                                               .binary = launch.binary,
-                                                               .directory = vmm->directory_,
-                                                               .incoming = launch.incoming,
-                                                               .shareImplicitRam = launch.shareImplicitRam}),
-                                          .descriptors = vmm->resources_.descriptors(),
-                                          .output = log.get(),
-                                          .identity = identity});
-    vmm->record_.pid = vmm->process_.pid();
-    vmm->record_.startTime = vmm->process_.startTime();
+    vmm->log_ = UniqueFd(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (!vmm->log_) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
+    vmm->command_ = qemuCommand({.definition = launch.definition,
+                                 .resources = vmm->resources_,
+                                 .binary = launch.binary,
+                                 .directory = vmm->directory_,
+                                 .incoming = launch.incoming,
+                                 .shareImplicitRam = launch.shareImplicitRam,
+                                 .rehearsal = launch.rehearsal});
+    return vmm;
+}
+
+void VmmProcess::connect(bool heartbeat) {
+    record_.pid = process_.pid();
+    record_.startTime = process_.startTime();
     // Connected while the manager still holds the listening sockets, so that a VMM which is dead by now is met as a closed
     // connection.
-    vmm->monitor();
-    if (launch.connectHeartbeat) vmm->heartbeat_ = connectUnix(vmm->directory_ + "/heartbeat.sock");
-    vmm->resources_.release();
+    monitor();
+    if (heartbeat) heartbeat_ = connectUnix(directory_ + "/heartbeat.sock");
+}
+
+std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
+    std::unique_ptr<VmmProcess> vmm = furnish(launch, ChildProcess::firstDescriptor, {});
+    vmm->process_ = ChildProcess::launch({.argv = vmm->command_,
+                                          .descriptors = vmm->resources_.descriptors(),
+                                          .output = vmm->log_.get(),
+                                          .identity = Identity::of(launch.definition.vmm.user)});
+    vmm->connect(launch.connectHeartbeat);
+    vmm->release();
     return vmm;
+}
+
+std::unique_ptr<VmmProcess> VmmProcess::prepare(VmmLaunch launch, const VmmRecord& process, int firstDescriptor, UniqueFd state) {
+    std::unique_ptr<VmmProcess> vmm = furnish(launch, firstDescriptor, std::move(state));
+    vmm->process_ = ChildProcess::adopt(process.pid, process.startTime);
+    vmm->connect(launch.connectHeartbeat);
+    return vmm;
+}
+
+std::vector<int> VmmProcess::parcel() const {
+    std::vector<int> descriptors = resources_.descriptors();
+    descriptors.insert(descriptors.begin(), log_.get());
+    return descriptors;
+}
+
+void VmmProcess::release() {
+    log_.reset();
+    resources_.release();
 }
 
 VmmProcess::VmmProcess(VmmRecord record, std::string directory)
@@ -130,6 +162,13 @@ std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid
 
 void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
     for (const StrayVmm& stray : strayVmms(directory, keep)) ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).killAll();
+}
+
+json fdsetChannel(int fdset) {
+    return {
+        {"channels",
+         json::array({{{"channel-type", "main"},
+                       {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(fdset)}, {"offset", 0}}}}})}};
 }
 
 std::string qemuVersion(const json& version) {

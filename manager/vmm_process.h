@@ -28,6 +28,7 @@ struct VmmLaunch {
     Incoming incoming = Incoming::None;
     bool shareImplicitRam = false;
     bool connectHeartbeat = false;  ///< Listen to the guest probe's port from the start; see takeHeartbeat().
+    bool rehearsal = false;         ///< See QemuLaunch.
 };
 
 class VmmProcess {
@@ -35,6 +36,17 @@ class VmmProcess {
     /// Makes the generation's directory, opens what the VMM inherits, starts it and connects to its monitor. Throws with the
     /// thing named; a program that ends at once is no exception but a process that has ended.
     static std::unique_ptr<VmmProcess> launch(VmmLaunch launch);
+
+    /// All of a launch but the process, for a VMM that `process` is going to execute in its own place: the generation's directory
+    /// and log, and everything that the VMM inherits, from `firstDescriptor` on. Its monitor is connected to and answers once the
+    /// VMM is there.
+    static std::unique_ptr<VmmProcess> prepare(VmmLaunch launch, const VmmRecord& process, int firstDescriptor, UniqueFd state);
+
+    /// What a prepared VMM is to be executed with: its command line, and its log and resources, borrowed.
+    const std::vector<std::string>& command() const { return command_; }
+    std::vector<int> parcel() const;
+    /// Lets go of them: somebody else has them now.
+    void release();
 
     /// Takes up a process that runs already; check alive().
     VmmProcess(VmmRecord record, std::string directory);
@@ -69,11 +81,16 @@ class VmmProcess {
 
  private:
     VmmProcess() = default;
+    /// A directory, log, resources and command line; no process.
+    static std::unique_ptr<VmmProcess> furnish(VmmLaunch& launch, int firstDescriptor, UniqueFd state);
+    void connect(bool heartbeat);
 
     VmmRecord record_;
     std::string directory_;
     ChildProcess process_;
     Resources resources_;
+    std::vector<std::string> command_;
+    UniqueFd log_;
     std::unique_ptr<QmpClient> monitor_;
     UniqueFd heartbeat_;
 };
@@ -90,6 +107,9 @@ std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid
 /// Ends the strays of a VM that has a record: a manager died between starting a VMM and writing it down, or between handing over
 /// and ending the old one. None of them runs the guest, for the record names those that can.
 void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
+
+/// The main migration channel as `migrate` and `migrate-incoming` take it: the file in a set of the VMM's.
+nlohmann::json fdsetChannel(int fdset);
 
 /// `10.0.13` from the answer to query-version.
 std::string qemuVersion(const nlohmann::json& version);

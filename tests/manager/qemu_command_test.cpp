@@ -109,6 +109,38 @@ TEST_F(QemuCommand, ofVmmMemoryInHugePagesThatWaitsForCpr) {
     expectGolden("vmm-memory-cpr.args", lines(build(Incoming::Cpr)));
 }
 
+TEST_F(QemuCommand, letsAVmmExecuteItsSuccessorOnlyWhereThatIsTheDesign) {
+    EXPECT_THAT(valuesOf(build(), "-sandbox"),
+                ElementsAre("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"));
+    vm_.handover.design = Design::VmmExec;
+    EXPECT_THAT(valuesOf(build(), "-sandbox"), ElementsAre("on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny"));
+}
+
+TEST_F(QemuCommand, numbersDescriptorsFromWhereTheyWillBe) {
+    vm_ = {};
+    vm_.memory.owner = MemoryOwner::Vmm;
+    vm_.disks = {{.id = "root", .file = "/vm/root.img"}};
+    resources_ = named({"qmp", "console", "disk/root/ro", "disk/root/rw", "inbox", execStateResource});
+    resources_.setFirstNumber(96);
+    const std::vector<std::string> argv = build(Incoming::Defer);
+    EXPECT_THAT(valuesOf(argv, "-chardev"), Contains("socket,id=vh-qmp,fd=96,server=on,wait=off"));
+    EXPECT_THAT(valuesOf(argv, "-add-fd"), ElementsAre("fd=98,set=1,opaque=disk/root/ro", "fd=99,set=1,opaque=disk/root/rw",
+                                                       "fd=101,set=1000,opaque=exec/state"));
+}
+
+TEST_F(QemuCommand, rehearsesWithoutASecondSetOfHugePages) {
+    vm_.memory = {.sizeBytes = std::uint64_t{2} << 30, .pageSizeBytes = 2 << 20, .owner = MemoryOwner::Vmm};
+    const Resources without =
+        named({"qmp", "console", "console/log", "heartbeat", "kvm", "disk/root/ro", "disk/root/rw", "disk/data/ro", "tap/lan"});
+    const std::vector<std::string> argv = qemuCommand({.definition = vm_,
+                                                       .resources = without,
+                                                       .binary = "/q",
+                                                       .directory = "/d",
+                                                       .incoming = Incoming::Defer,
+                                                       .rehearsal = true});
+    EXPECT_THAT(valuesOf(argv, "-object"), Contains(HasSubstr("hugetlb=on,hugetlbsize=2097152,reserve=off")));
+}
+
 TEST_F(QemuCommand, neverLetsTheGuestRunByItself) {
     EXPECT_THAT(build(), Contains("-S"));
 }

@@ -95,7 +95,8 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
                                      .binary = "/opt/qemu",
                                      .version = {},
                                      .ramDescriptor = {},
-                                     .ram = {}};
+                                     .ram = {},
+                                     .inboxDescriptor = 9};
         directory_.write(record);
         const auto back = directory_.read();
         ASSERT_TRUE(back);

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 // After <net/if.h>, which it would otherwise clash with.
@@ -17,6 +18,7 @@
 #include <cstring>
 #include <fstream>
 #include <system_error>
+#include <utility>
 
 #include <gmock/gmock.h>
 
@@ -45,6 +47,8 @@ void need(int result, const char* what) {
 
 /// A network namespace with a bridge that has an address; this process lives in it from then on.
 void enterOwnNetwork() {
+    static bool entered = false;
+    if (std::exchange(entered, true)) return;
     need(::unshare(CLONE_NEWNET), "make a network namespace");
     const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     need(::ioctl(control.get(), SIOCBRADDBR, bridge), "make a bridge");
@@ -168,6 +172,59 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
                         pinger.longestGapMs());
         }
         expectGuestIsWell(host, "vm");
+        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+    }
+    EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";
+    workspace.expectNothingLeft();
+}
+
+TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a network namespace, a bridge and taps";
+    enterOwnNetwork();
+    Workspace workspace;
+    {
+        Host host(workspace.runtime(), "/nonexistent");
+        VmOptions options;
+        options.owner = "vmm";
+        options.design = Design::VmmExec;
+        options.binary = newQemu();
+        options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
+        options.cmdline = std::string(" probe.ip=") + guestAddress;
+        const std::string file = writeDefinition(workspace, options);
+        const VerbResult started = wait([&](Verbs::Done done) { host.start(file, milliseconds(90'000), std::move(done)); });
+        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+        Pinger pinger;
+        const auto isReachable = [&] {
+            const unsigned before = pinger.received();
+            return turnUntil([&] { return pinger.received() >= before + 50; }, milliseconds(20'000));
+        };
+        ASSERT_TRUE(isReachable());
+        std::set<std::string> before = members();
+        ASSERT_EQ(before.size(), 1U);
+        const json report =
+            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        EXPECT_TRUE(isReachable());
+        EXPECT_NE(members(), before);
+        EXPECT_EQ(members().size(), 1U) << "one tap, the new VMM's";
+
+        // The manager that made the taps dies, and the one that finds the executed VMM has none of their descriptors.
+        before = members();
+        const std::string program = required("VH_CRASHING_MANAGER"), runtime = workspace.runtime(), binary = newQemu();
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::execl(program.c_str(), program.c_str(), runtime.c_str(), "vm", binary.c_str(), "proving", "0", nullptr);
+            ::_exit(127);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        ASSERT_TRUE(WIFSIGNALED(status));
+        const json settled =
+            wait([&](Verbs::Done done) { host.upgrade("vm", {.dryRun = true}, nullptr, std::move(done)); }).value;
+        EXPECT_EQ(settled["outcome"], "ready") << settled.dump(2);
+        EXPECT_TRUE(isReachable()) << "the guest is not reachable on the VMM that was recovered";
+        EXPECT_NE(members(), before);
+        EXPECT_EQ(members().size(), 1U);
         wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
     }
     EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";

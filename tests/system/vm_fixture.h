@@ -84,6 +84,7 @@ struct VmOptions {
     Design design = Design::Relayed;
     std::string binary = oldQemu();
     std::string more;       ///< More YAML, at the top level.
+    std::string arguments;  ///< More for the VMM, each behind a comma.
     std::string cmdline;    ///< More for the kernel's command line.
     std::string handover =  ///< But for the design.
         "pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}";

@@ -1,0 +1,439 @@
+// Design vmm-exec on real QEMUs: the old one executes the new one in its own process, and there is no way back from that. So what
+// counts is what is found before it, and that nothing ends the one process when something goes wrong.
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::AllOf;
+using testing::AnyOf;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+constexpr milliseconds bootPatience{90'000};
+
+/// What a process has open, by kind: a file's name, or what the kernel calls it, and how often.
+std::map<std::string, int> openFiles(int pid) {
+    std::map<std::string, int> found;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+        std::string target = fs::read_symlink(entry.path(), ignored);
+        target.resize(std::min(target.size(), target.find(":[")));  // Of a socket's number.
+        ++found[target.ends_with("/vmm.log") ? "vmm.log" : target];
+    }
+    return found;
+}
+
+/// A process has open what it had before, as soon as it has noticed that its clients have gone.
+void expectSameFiles(int pid, const std::map<std::string, int>& before) {
+    turnUntil([&] { return openFiles(pid) == before; }, milliseconds(5'000));
+    EXPECT_EQ(openFiles(pid), before);
+}
+
+class VmmExecTest : public testing::Test {
+ protected:
+    // One VM for all tests that leave it as it was.
+    struct Vm {
+        Workspace workspace;
+        std::unique_ptr<Host> host;
+    };
+    static inline std::unique_ptr<Vm> shared;
+
+    static VmOptions options() {
+        VmOptions options;
+        options.owner = "vmm";
+        options.design = Design::VmmExec;
+        options.binary = newQemu();
+        return options;
+    }
+
+    static void start(Vm& vm, const VmOptions& options) {
+        vm.host = std::make_unique<Host>(vm.workspace.runtime(), "/nonexistent");
+        const std::string file = writeDefinition(vm.workspace, options);
+        const VerbResult started = wait([&](Verbs::Done done) { vm.host->start(file, bootPatience, std::move(done)); });
+        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    }
+
+    static void end(Vm& vm) {
+        wait([&](Verbs::Done done) { vm.host->destroy("vm", std::move(done)); });
+        vm.workspace.expectNothingLeft();
+    }
+
+    void SetUp() override {
+        if (shared) return;
+        shared = std::make_unique<Vm>();
+        ASSERT_NO_FATAL_FAILURE(start(*shared, options()));
+    }
+
+    static void TearDownTestSuite() {
+        if (shared) end(*shared);
+        shared.reset();
+    }
+
+    /// A VM of a test's own; the shared one makes way, since this process's descriptors are counted for both.
+    Vm& own(const VmOptions& options) {
+        TearDownTestSuite();
+        own_ = std::make_unique<Vm>();
+        start(*own_, options);
+        return *own_;
+    }
+    void TearDown() override {
+        if (own_) end(*own_);
+        own_.reset();
+    }
+
+    static json upgrade(Vm& vm, const std::string& binary, const Handover::Observer& observer = nullptr,
+                        UpgradeOptions options = {}) {
+        options.binary = binary;
+        if (!options.design) options.design = Design::VmmExec;
+        return wait([&](Verbs::Done done) { vm.host->upgrade("vm", options, observer, std::move(done)); }).value;
+    }
+
+    static json show(Vm& vm) {
+        return wait([&](Verbs::Done done) { vm.host->show("vm", std::move(done)); }).value;
+    }
+
+    static void expectUpgraded(Vm& vm, const json& report) {
+        ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
+        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        EXPECT_EQ(report["guest"]["repeated"], 0);
+        EXPECT_EQ(report["guest"]["errors"], json::array());
+        EXPECT_TRUE(report["guest"]["pauseMs"].is_number()) << report.dump(2);
+        EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
+        EXPECT_EQ(report["ramCopiedBytes"], 0);
+        EXPECT_GT(report["bytesSent"], 1000);
+        EXPECT_GT(report["ramBlocks"]["compared"], 5);
+        EXPECT_THAT(report["warnings"].dump(), HasSubstr("has no way back"));
+        EXPECT_EQ(report["old"]["pid"], report["new"]["pid"]);
+        expectGuestIsWell(*vm.host, "vm");
+    }
+
+    /// The report of an upgrade after which the guest must run on as before, and can be upgraded after all.
+    static void expectGuestStayed(Vm& vm, int pid, const json& report, const std::string& outcome,
+                                  const testing::Matcher<std::string>& cause) {
+        EXPECT_EQ(report.value("outcome", ""), outcome) << report.dump(2);
+        EXPECT_THAT(report.value("cause", ""), cause);
+        EXPECT_EQ(vmmPid(*vm.host, "vm"), pid);
+        EXPECT_EQ(show(vm)["state"], "running");
+        expectGuestIsWell(*vm.host, "vm");
+        expectUpgraded(vm, upgrade(vm, newQemu()));
+    }
+
+    /// A new VMM that is a QEMU when it is asked and when it is rehearsed, and something else when it is executed.
+    static std::string impostor(Vm& vm, const std::string& behaviour) {
+        return vm.workspace.script("impostor",
+                                   "[ -z \"$QEMU_CPR_EXEC_STATE\" ] || {\n" + behaviour + "\n}\nexec " + newQemu() + " \"$@\"");
+    }
+
+    static Handover::Observer at(State state, const std::function<void()>& what) {
+        return [state, what](const HandoverProgress& progress) {
+            if (progress.state == state) what();
+        };
+    }
+
+    std::unique_ptr<Vm> own_;
+};
+
+/// A copy of the program that the VMM executes, which a test may spoil.
+class SpoiltShim {
+ public:
+    explicit SpoiltShim(const Workspace& workspace) : before_(required("VH_SHIM")), path(workspace.path() + "/vmm-shim") {
+        fs::copy_file(before_, path, fs::copy_options::overwrite_existing);
+        ::setenv("VH_SHIM", path.c_str(), 1);
+    }
+    SpoiltShim(const SpoiltShim&) = delete;
+    ~SpoiltShim() { ::setenv("VH_SHIM", before_.c_str(), 1); }
+
+ private:
+    std::string before_;
+
+ public:
+    const std::string path;
+};
+
+TEST_F(VmmExecTest, upgradesInOneProcessAgainAndAgain) {
+    const int pid = vmmPid(*shared->host, "vm");
+    std::map<std::string, int> before;
+    for (int round = 0; round < 4; ++round) {
+        SCOPED_TRACE(round);
+        const json report = upgrade(*shared, newQemu());
+        ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, report));
+        EXPECT_EQ(vmmPid(*shared->host, "vm"), pid);
+        if (round == 0)  // The first exec changes what there is: until then its descriptors were those of a start.
+            before = openFiles(pid);
+        else
+            expectSameFiles(pid, before);
+    }
+}
+
+TEST_F(VmmExecTest, hasItsMonitorAndConsoleInTheNewGeneration) {
+    const std::string before = show(*shared)["directory"];
+    ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
+    const std::string after = show(*shared)["directory"];
+    EXPECT_NE(after, before);
+    EXPECT_FALSE(fs::exists(before));
+    const UniqueFd console = connectUnix(after + "/console.sock");
+    std::string heard;
+    const EventSource reader = EventSource::readable(console.get(), [&] {
+        char buffer[1024];
+        const ssize_t count = ::read(console.get(), buffer, sizeof(buffer));
+        if (count > 0) heard.append(buffer, static_cast<std::size_t>(count));
+    });
+    EXPECT_EQ(sendSome(console.get(), "hello\n", 6), 6U);
+    EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo hello") != std::string::npos; }, milliseconds(20'000))) << heard;
+    EXPECT_EQ(fs::read_symlink("/proc/" + show(*shared)["pid"].dump() + "/fd/1"), after + "/vmm.log");
+}
+
+TEST_F(VmmExecTest, saysInADryRunThatThereIsNoWayBack) {
+    const json report = upgrade(*shared, newQemu(), nullptr, {.dryRun = true});
+    EXPECT_EQ(report["outcome"], "ready") << report.dump(2);
+    EXPECT_THAT(report["warnings"].dump(), HasSubstr("has no way back"));
+}
+
+TEST_F(VmmExecTest, leavesAPausedGuestPaused) {
+    const auto tell = [&](const std::string& command) {
+        QmpClient monitor(connectUnix(show(*shared)["directory"].get<std::string>() + "/qmp.sock"));
+        std::optional<QmpReply> reply;
+        monitor.execute(command, nullptr, milliseconds(5000), [&](QmpReply answer) { reply = std::move(answer); });
+        turnUntil([&] { return reply.has_value(); }, milliseconds(6000));
+        return reply->value;
+    };
+    tell("stop");
+    const json report = upgrade(*shared, newQemu());
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_FALSE(tell("query-status").value("running", true));
+    tell("cont");
+    expectGuestIsWell(*shared->host, "vm");
+}
+
+TEST_F(VmmExecTest, handsOverAndBackToOtherDesigns) {
+    // A relayed upgrade makes a new process, which can be executed over as the first one could.
+    const int pid = vmmPid(*shared->host, "vm");
+    EXPECT_EQ(upgrade(*shared, newQemu(), nullptr, {.design = Design::Relayed})["outcome"], "upgraded");
+    EXPECT_NE(vmmPid(*shared->host, "vm"), pid);
+    ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
+    EXPECT_EQ(upgrade(*shared, newQemu(), nullptr, {.design = Design::VmmOwned})["outcome"], "upgraded");
+    expectGuestIsWell(*shared->host, "vm");
+}
+
+TEST_F(VmmExecTest, refusesToStandBy) {
+    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, newQemu(), nullptr, {.standby = true}), "refused",
+                      HasSubstr("has nothing to hold"));
+}
+
+TEST_F(VmmExecTest, refusesANewVmmThatIsTooOld) {
+    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, oldQemu()), "refused",
+                      AllOf(HasSubstr("(QEMU 10.0."), HasSubstr("needs QEMU 10.2 or newer on both sides")));
+}
+
+TEST_F(VmmExecTest, refusesANewVmmThatDoesNotRun) {
+    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, "/bin/true"), "refused",
+                      HasSubstr("is not a working QEMU"));
+}
+
+TEST_F(VmmExecTest, rollsBackWhatTheRehearsalShows) {
+    // None of these could be undone once the new VMM was executed.
+    for (const auto& [argument, cause] : {std::pair("-global VGA.vgamem_mb=32", "vga.vram: used_length 16 MiB on the old VMM"),
+                                          std::pair("-device no-such-device", "'no-such-device' is not a valid device model")}) {
+        const std::string binary =
+            shared->workspace.script("rehearsed", "case \"$*\" in *'-machine none'*) exec " + newQemu() +
+                                                      " \"$@\";; esac\nexec " + newQemu() + " \"$@\" " + argument);
+        expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, binary), "rolled back", HasSubstr(cause));
+    }
+}
+
+TEST_F(VmmExecTest, refusesAShimThatTheVmmsUserMayNotExecute) {
+    if (::geteuid() != 0) GTEST_SKIP() << "who is not root runs the VMM as himself, and may execute what he likes; run as root";
+    const SpoiltShim shim(shared->workspace);
+    ::chmod(shim.path.c_str(), 0700);
+    const json report = upgrade(*shared, newQemu());
+    EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+    EXPECT_THAT(report["cause"].get<std::string>(),
+                AllOf(HasSubstr(shim.path), HasSubstr("Permission denied"), HasSubstr("make it readable and executable")));
+    expectGuestIsWell(*shared->host, "vm");
+}
+
+TEST_F(VmmExecTest, rollsBackWhenTheExecFails) {
+    if (::geteuid() != 0) GTEST_SKIP() << "who is not root runs the VMM as himself, and may execute what he likes; run as root";
+    const int pid = vmmPid(*shared->host, "vm");
+    const std::map<std::string, int> before = openFiles(pid);
+    json report;
+    {
+        const SpoiltShim shim(shared->workspace);
+        report = upgrade(*shared, newQemu(), at(State::Switching, [&] { ::chmod(shim.path.c_str(), 0600); }));
+    }
+    EXPECT_EQ(report["guest"]["lost"], 0);
+    expectSameFiles(pid, before);
+    expectGuestStayed(*shared, pid, report, "rolled back", HasSubstr("execvp /proc/self/fd/"));
+}
+
+TEST_F(VmmExecTest, rollsBackWhenAPersonAsksToStopBeforeTheExec) {
+    for (const State state : {State::Launching, State::Exchanging, State::Verifying}) {
+        SCOPED_TRACE(std::string(name(state)));
+        const json report = upgrade(*shared, newQemu(),
+                                    at(state, [&] { callSoon([] { shared->host->cancelHandovers("stopped by the test"); }); }));
+        expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), report, "rolled back", "stopped by the test");
+    }
+}
+
+TEST_F(VmmExecTest, neverHarmsTheGuestWhenAPersonAsksToStopWhileItSwitches) {
+    // Too early or too late, as it happens: the one rolls back, the other goes on.
+    for (const int delayMs : {0, 2, 5, 10, 15, 20, 50, 200}) {
+        SCOPED_TRACE(delayMs);
+        EventSource later;
+        const json report = upgrade(*shared, newQemu(), at(State::Switching, [&] {
+            later = EventSource::after(milliseconds(delayMs), [] { shared->host->cancelHandovers("stopped by the test"); });
+        }));
+        ASSERT_THAT(report["outcome"], AnyOf("rolled back", "upgraded")) << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        EXPECT_EQ(report["guest"]["repeated"], 0);
+        if (report["outcome"] == "rolled back") {
+            EXPECT_EQ(report["cause"], "stopped by the test");
+        }
+        expectGuestIsWell(*shared->host, "vm");
+    }
+}
+
+TEST_F(VmmExecTest, neverHarmsTheGuestWhenThePauseBudgetIsUsedUp) {
+    for (const int budgetMs : {1, 5, 10, 20, 100}) {
+        SCOPED_TRACE(budgetMs);
+        const json report = upgrade(*shared, newQemu(), nullptr, {.pauseBudget = milliseconds(budgetMs)});
+        ASSERT_THAT(report["outcome"], AnyOf("rolled back", "upgraded")) << report.dump(2);
+        EXPECT_EQ(report["guest"]["lost"], 0);
+        expectGuestIsWell(*shared->host, "vm");
+    }
+}
+
+TEST_F(VmmExecTest, rollsBackWhenADiskIsAnotherFileByNow) {
+    const int pid = vmmPid(*shared->host, "vm");
+    const std::string disk = shared->workspace.path() + "/vm.img";
+    fs::rename(disk, disk + ".moved");
+    fs::copy_file(disk + ".moved", disk);
+    const json report = upgrade(*shared, newQemu());
+    fs::rename(disk + ".moved", disk);
+    expectGuestStayed(*shared, pid, report, "rolled back", HasSubstr("is another file than the one the VM was started with"));
+}
+
+TEST_F(VmmExecTest, refusesAnOldVmmThatIsTooOld) {
+    VmOptions old = options();
+    old.binary = oldQemu();
+    Vm& vm = own(old);
+    const json report = upgrade(vm, newQemu());
+    EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+    EXPECT_THAT(report["cause"].get<std::string>(),
+                AllOf(HasSubstr("the old VMM, QEMU 10.0."), HasSubstr("needs QEMU 10.2 or newer on both sides")));
+    expectGuestIsWell(*vm.host, "vm");
+    // And comes there by another design, in two steps.
+    EXPECT_EQ(upgrade(vm, newQemu(), nullptr, {.design = Design::Relayed})["outcome"], "upgraded");
+    expectUpgraded(vm, upgrade(vm, newQemu()));
+}
+
+TEST_F(VmmExecTest, refusesAVmThatWasStartedWithASandboxThatForbidsIt) {
+    VmOptions relayed = options();
+    relayed.design = Design::Relayed;
+    Vm& vm = own(relayed);
+    const json report = upgrade(vm, newQemu());
+    EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+    EXPECT_THAT(report["cause"].get<std::string>(), AllOf(HasSubstr("spawn=deny"), HasSubstr("'vmm.sandbox: false'")));
+    expectGuestIsWell(*vm.host, "vm");
+}
+
+TEST_F(VmmExecTest, refusesAVmWhoseMemoryAnExecWouldLose) {
+    VmOptions uncovered = options();
+    uncovered.arguments = ", -object, 'memory-backend-ram,id=window,size=1M,share=off', -device, 'ivshmem-plain,memdev=window'";
+    Vm& vm = own(uncovered);
+    const json report = upgrade(vm, newQemu());
+    EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+    EXPECT_THAT(report["cause"].get<std::string>(), AllOf(HasSubstr("window' of the old VMM"), HasSubstr("an exec would lose")));
+    expectGuestIsWell(*vm.host, "vm");
+}
+
+TEST_F(VmmExecTest, saysWhatHappenedWhenTheExecutedVmmEnds) {
+    Vm& vm = own(options());
+    const int pid = vmmPid(*vm.host, "vm");
+    const json report = upgrade(vm, impostor(vm, "echo 'no such luck' >&2; exit 7"));
+    EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
+    EXPECT_EQ(report["exitCode"], 4);
+    EXPECT_THAT(report["cause"].get<std::string>(),
+                AllOf(HasSubstr("the new VMM ended: no such luck"), HasSubstr("there is no way back"),
+                      HasSubstr("pid " + std::to_string(pid) + " has ended, and the guest with it")));
+    // It can be started again, as after a crash.
+    EXPECT_EQ(
+        wait([&](Verbs::Done done) { vm.host->start(vm.workspace.path() + "/vm.yaml", bootPatience, std::move(done)); }).code,
+        ExitCode::Done);
+}
+
+TEST_F(VmmExecTest, leavesAnExecutedVmmThatHangsAlone) {
+    Vm& vm = own(options());
+    const int pid = vmmPid(*vm.host, "vm");
+    const json report = upgrade(vm, impostor(vm, "kill -STOP $$"));
+    EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
+    EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("pid " + std::to_string(pid) + " is left as it is"));
+    EXPECT_EQ(::kill(pid, 0), 0);
+    // When it goes on after all, the next verb finds it and lets the guest run.
+    ::kill(pid, SIGCONT);
+    EXPECT_EQ(upgrade(vm, newQemu(), nullptr, {.dryRun = true})["outcome"], "ready");
+    EXPECT_EQ(vmmPid(*vm.host, "vm"), pid);
+    expectGuestIsWell(*vm.host, "vm");
+    expectUpgraded(vm, upgrade(vm, newQemu()));
+}
+
+class VmmExecCrashTest : public VmmExecTest {
+ protected:
+    static void crashManagerAt(Vm& vm, const std::string& state, const std::string& delayMs) {
+        const std::string program = required("VH_CRASHING_MANAGER"), runtime = vm.workspace.runtime(), binary = newQemu();
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::execl(program.c_str(), program.c_str(), runtime.c_str(), "vm", binary.c_str(), state.c_str(), delayMs.c_str(),
+                    nullptr);
+            ::_exit(127);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the manager did not die at '" << state << "'";
+    }
+};
+
+TEST_F(VmmExecCrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
+    // While it switches, the old VMM executes the new one, whether there is a manager or not.
+    const std::vector<std::pair<std::string, std::string>> moments = {
+        {"preflight", "4"},  {"launching", "0"},  {"launching", "4"},  {"exchanging", "0"},  {"verifying", "0"},
+        {"verifying", "20"}, {"verifying", "40"}, {"switching", "0"},  {"switching", "1"},   {"switching", "5"},
+        {"switching", "10"}, {"switching", "20"}, {"switching", "50"}, {"switching", "150"}, {"switching", "250"},
+        {"proving", "0"},    {"confirming", "0"}, {"confirming", "2"}, {"retiring", "0"}};
+    const int pid = vmmPid(*shared->host, "vm");
+    for (const auto& [state, delayMs] : moments) {
+        SCOPED_TRACE(state + " + " + delayMs + " ms");
+        ASSERT_NO_FATAL_FAILURE(crashManagerAt(*shared, state, delayMs));
+        EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(shared->workspace.runtime(), "vm").tryLock()); },
+                              milliseconds(5'000)));
+        std::string problem;
+        shared->host->recoverAll([&](const std::string& line) { problem = line; });
+        ASSERT_TRUE(
+            turnUntil([&] { return show(*shared).value("state", "") == "running" || !problem.empty(); }, milliseconds(25'000)))
+            << show(*shared).dump(2);
+        ASSERT_EQ(problem, "");
+        EXPECT_EQ(vmmPid(*shared->host, "vm"), pid);
+        expectGuestIsWell(*shared->host, "vm");
+        ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
+    }
+}
+
+}  // namespace
+}  // namespace vh::test
