@@ -126,7 +126,7 @@ std::string diskCopy(const Workplace& workplace, const std::string& disk, unsign
 }
 
 MemoryOwner ownerFor(Design design) {
-    return design == Design::VmmOwned ? MemoryOwner::Vmm : MemoryOwner::Manager;
+    return design == Design::VmmOwned || design == Design::VmmExec ? MemoryOwner::Vmm : MemoryOwner::Manager;
 }
 
 }  // namespace vh

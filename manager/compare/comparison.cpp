@@ -642,7 +642,7 @@ void Comparison::inspectOnce(std::size_t index, Stand& stand, Design design) {
     json found{{"memoryOldBytes", nullptr}, {"memoryBothBytes", nullptr}, {"extraMemoryBytes", nullptr}, {"descriptors", json::array()}, {"ioctls", nullptr}, {"memfds", nullptr}, {"untraced", traceProblem_}};
     const std::uint64_t before = memoryInUse({vm.pid});
     found["memoryOldBytes"] = before;
-    const char* passedBy = design == Design::Relayed ? "relay" : name(design) == "vmm-exec" ? "exec" : "CPR channel";
+    const char* passedBy = design == Design::Relayed ? "relay" : design == Design::VmmExec ? "exec" : "CPR channel";
     const VerbResult result = wait([&](Verbs::Done done) {
         host_->upgrade(vm.definition.name, {.binary = trace ? trace->program() : cell.pair.fresh, .design = design},
                        [&](const HandoverProgress& step) {

@@ -39,7 +39,7 @@ TEST(ComparePlan, readsEveryKey) {
     ASSERT_EQ(plan.pairs.size(), 2u);
     EXPECT_EQ(plan.pairs[0].old, "/opt/qemu-10.0/bin/qemu-system-x86_64");
     EXPECT_EQ(plan.pairs[0].fresh, "/opt/qemu-11.1/bin/qemu-system-x86_64");
-    EXPECT_EQ(plan.designs.size(), 5u);
+    EXPECT_EQ(plan.designs.size(), 6u);
     EXPECT_EQ(plan.rounds, 30u);
     EXPECT_EQ(plan.baselineRounds, 10u);
     EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20, false}));
