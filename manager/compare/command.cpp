@@ -129,6 +129,15 @@ std::string newOutputDirectory() {
     return absolute(name);
 }
 
+/// A results file that was named on the command line.
+json namedResults(const std::string& file) {
+    try {
+        return readResults(file);
+    } catch (const std::runtime_error& error) {
+        throw std::invalid_argument(error.what());
+    }
+}
+
 struct Begun {
     ComparisonSettings settings;
     json results;
@@ -137,7 +146,7 @@ struct Begun {
 Begun resumed(const std::string& directory) {
     Begun begun;
     begun.settings.resultsFile = directory + "/results.json";
-    begun.results = readResults(begun.settings.resultsFile);
+    begun.results = namedResults(begun.settings.resultsFile);
     const json& settings = begun.results["settings"];
     begun.settings.plan = parseComparePlan(settings.value("plan", ""), begun.settings.resultsFile);
     begun.settings.bootWait = std::chrono::milliseconds(settings.value("bootWaitMs", 0));
@@ -152,7 +161,7 @@ Begun fresh(const CompareOptions& options, const std::string& directory) {
     if (!options.plan.empty()) {
         settings.plan = parseComparePlan(readDefinitionFile(options.plan), options.plan);
     } else if (!options.baseline.empty()) {
-        const json baseline = readResults(options.baseline);
+        const json baseline = namedResults(options.baseline);
         settings.plan = parseComparePlan(baseline["settings"].value("plan", ""), options.baseline);
         if (baseline["settings"]["definition"].is_string())
             settings.base = parseVmDefinition(baseline["settings"]["definition"].get<std::string>(), options.baseline);
@@ -203,7 +212,7 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
 int compare(const CompareOptions& options, bool asJson) {
     if (!options.with.empty()) {
         if (options.baseline.empty()) throw std::invalid_argument("--with goes with --check BASELINE.json");
-        return printCheck(readResults(options.baseline), readResults(options.with), options.tolerance, asJson);
+        return printCheck(namedResults(options.baseline), namedResults(options.with), options.tolerance, asJson);
     }
     const std::string directory = !options.resume.empty()   ? absolute(options.resume)
                                   : !options.output.empty() ? absolute(options.output)
@@ -243,7 +252,7 @@ int compare(const CompareOptions& options, bool asJson) {
                   << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")
                   << "report: " << report << "\n";
     if (!complete) return interruptedCode;
-    if (!options.baseline.empty()) return printCheck(readResults(options.baseline), results, options.tolerance, asJson);
+    if (!options.baseline.empty()) return printCheck(namedResults(options.baseline), results, options.tolerance, asJson);
     return 0;
 }
 

@@ -235,7 +235,7 @@ TEST_F(CompareTest, refusesToMeasureOnABusyHost) {
 TEST_F(CompareTest, stopsWhenTheDiskIsFullAndLosesNothing) {
     if (::geteuid() != 0) GTEST_SKIP() << "mounts a small file system: run as root";
     fs::create_directory(output());
-    ASSERT_EQ(::mount("tmpfs", output().c_str(), "tmpfs", 0, "size=16k"), 0);
+    ASSERT_EQ(::mount("tmpfs", output().c_str(), "tmpfs", 0, "size=64k"), 0);
     const Ran ran = run(smallPlan("rounds: 30\ndesigns: [relayed]\n"));
     EXPECT_EQ(ran.code, 2);
     EXPECT_THAT(ran.error, HasSubstr("No space left on device"));
