@@ -83,7 +83,8 @@ void readPlan(Section& section, ComparePlan& plan) {
     section.optional("user", plan.user, readUser);
     section.optional("before", plan.before, parseDuration);
     section.optional("after", plan.after, parseDuration);
-    section.optional("steal_limit_percent", plan.stealLimitPercent, [](std::string_view text) { return readNumber(text, 0, 100); });
+    section.optional("steal_limit_percent", plan.stealLimitPercent,
+                     [](std::string_view text) { return readNumber(text, 0, 100); });
     section.optional("save_directory", plan.saveDirectory, readPath);
     std::uint64_t seed = 0;
     if (section.optional("seed", seed, readSeed)) plan.seed = seed;
@@ -109,8 +110,8 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file) {
 }
 
 std::string toYaml(const ComparePlan& plan) {
-    const auto& [pairs, designs, rounds, baselineRounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine, accelerator, user,
-                 before, after, stealLimitPercent, saveDirectory, seed] = plan;
+    const auto& [pairs, designs, rounds, baselineRounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine,
+                 accelerator, user, before, after, stealLimitPercent, saveDirectory, seed] = plan;
     YAML::Node root(YAML::NodeType::Map);
     for (const VmmPair& pair : pairs) {
         YAML::Node entry(YAML::NodeType::Map);
@@ -191,7 +192,8 @@ GuestRam parseGuestRam(std::string_view text) {
     GuestRam ram{.sizeBytes = readMemorySize(text.substr(0, slash))};
     ram.touchedBytes = slash == text.npos ? touchedByDefault(ram.sizeBytes) : readMemorySize(text.substr(slash + 1));
     if (ram.touchedBytes + untouchedBytes > ram.sizeBytes)
-        throw std::invalid_argument("at least " + formatSize(untouchedBytes) + " more RAM than is touched, such as '640MiB/512MiB'");
+        throw std::invalid_argument("at least " + formatSize(untouchedBytes) +
+                                    " more RAM than is touched, such as '640MiB/512MiB'");
     return ram;
 }
 

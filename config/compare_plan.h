@@ -56,7 +56,8 @@ struct ComparePlan {
     std::vector<VmmPair> pairs;
     std::vector<Design> designs{allDesigns.begin(), allDesigns.end()};
     unsigned rounds = 10;
-    unsigned baselineRounds = 0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
+    unsigned baselineRounds =
+        0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
     unsigned warmUpRounds = 1;
     ProbeGuest guest;
     std::vector<GuestRam> ram{{512ULL << 20, 256ULL << 20}};
@@ -67,12 +68,12 @@ struct ComparePlan {
     std::vector<unsigned> vms{1};  ///< Handed over at once.
     std::string machine = "q35";
     Accelerator accelerator = Accelerator::Auto;
-    std::string user = "nobody";                ///< Whom the VMMs run as when the command is root's.
-    std::chrono::milliseconds before{1'000};    ///< How long the guest is watched before a handover begins,
-    std::chrono::milliseconds after{1'500};     ///< and from the switch on.
-    unsigned stealLimitPercent = 5;             ///< A round in which this host lost more CPU time than that is disturbed.
-    std::string saveDirectory = "/var/tmp";     ///< Where save-restore keeps guest RAM.
-    std::optional<std::uint64_t> seed;          ///< Of the order of rounds.
+    std::string user = "nobody";              ///< Whom the VMMs run as when the command is root's.
+    std::chrono::milliseconds before{1'000};  ///< How long the guest is watched before a handover begins,
+    std::chrono::milliseconds after{1'500};   ///< and from the switch on.
+    unsigned stealLimitPercent = 5;           ///< A round in which this host lost more CPU time than that is disturbed.
+    std::string saveDirectory = "/var/tmp";   ///< Where save-restore keeps guest RAM.
+    std::optional<std::uint64_t> seed;        ///< Of the order of rounds.
 
     bool operator==(const ComparePlan&) const = default;
 };

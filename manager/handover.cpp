@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <fstream>
 #include <stdexcept>
 #include <system_error>
 
@@ -31,15 +30,6 @@ std::uint64_t freeBytes(const std::string& path) {
     struct statvfs status {};
     if (::statvfs(path.c_str(), &status) != 0) throw std::system_error(errno, std::generic_category(), "look at '" + path + "'");
     return std::uint64_t{status.f_bavail} * status.f_frsize;
-}
-
-std::uint64_t availableMemoryBytes() {
-    std::ifstream meminfo("/proc/meminfo");
-    std::string key;
-    std::uint64_t kilobytes = 0;
-    while (meminfo >> key)
-        if (key == "MemAvailable:" && meminfo >> kilobytes) break;
-    return kilobytes * 1024;
 }
 
 std::string milliseconds_(milliseconds duration) {

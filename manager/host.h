@@ -92,7 +92,7 @@ class Host : public Verbs {
     std::string runtimeDirectory_;
     std::string definitionDirectory_;
     std::list<std::unique_ptr<Operation>> operations_;
-    std::deque<Operation*> waiting_;  ///< For their handover to begin.
+    std::deque<Operation*> waiting_;                       ///< For their handover to begin.
     std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by and ended without being asked to.
     std::function<void()> idleCallback_;
     GuestListener guestListener_;

@@ -151,6 +151,15 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
     return fd;
 }
 
+std::uint64_t availableMemoryBytes() {
+    std::ifstream meminfo("/proc/meminfo");
+    std::string key;
+    std::uint64_t kilobytes = 0;
+    while (meminfo >> key)
+        if (key == "MemAvailable:" && meminfo >> kilobytes) break;
+    return kilobytes * 1024;
+}
+
 UniqueFd reopenGuestRam(const VmmRecord& vmm) {
     const std::string path = "/proc/" + std::to_string(vmm.pid) + "/fd/" + std::to_string(vmm.ramDescriptor.value_or(-1));
     UniqueFd fd = openFile(path, O_RDWR);

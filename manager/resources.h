@@ -5,6 +5,7 @@
 // a shared one would not keep each other out.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,9 @@ class Resources {
 /// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's
 /// user only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
 UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity);
+
+/// What the host can give without swapping (MemAvailable, proc(5)).
+std::uint64_t availableMemoryBytes();
 
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
 UniqueFd reopenGuestRam(const VmmRecord& vmm);

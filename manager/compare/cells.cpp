@@ -16,8 +16,10 @@ constexpr milliseconds longStep{600'000};
 std::string probeOptions(const Cell& cell, const std::string& address) {
     // Checking goes on slowly in every load: it proves that RAM is intact, and is not what is measured.
     std::string options = " probe.ram_mib=" + std::to_string(cell.ram.touchedBytes >> 20) +
-                          " probe.rate_mib_s=" + (cell.load == Load::Idle ? "4" : "16") +
-                          " probe.disk_per_s=" + (cell.load == Load::Disk ? "200" : cell.load == Load::Idle ? "1" : "5");
+                          " probe.rate_mib_s=" + (cell.load == Load::Idle ? "4" : "16") + " probe.disk_per_s=" +
+                          (cell.load == Load::Disk   ? "200"
+                           : cell.load == Load::Idle ? "1"
+                                                     : "5");
     if (cell.writes()) options += " probe.write_mib=" + std::to_string(writtenMiB);
     if (cell.devices.network) options += " probe.ip=" + address;
     return options;
@@ -47,12 +49,19 @@ std::vector<Cell> cellsOf(const ComparePlan& plan) {
 }
 
 std::vector<Cell> cellsOf(const ComparePlan& plan, const VmDefinition& base) {
-    const DeviceSet devices{!base.disks.empty(),
-                            std::ranges::any_of(base.networks, [](const Network& network) { return network.type == NetworkType::Tap; })};
+    const DeviceSet devices{!base.disks.empty(), std::ranges::any_of(base.networks, [](const Network& network) {
+                                return network.type == NetworkType::Tap;
+                            })};
     std::vector<Cell> cells;
     for (const VmmPair& pair : plan.pairs)
         for (const unsigned vms : plan.vms)
-            cells.push_back({pair, {.sizeBytes = base.memory.sizeBytes}, base.memory.pageSizeBytes, base.cpu.count(), devices, Load::Idle, vms});
+            cells.push_back({pair,
+                             {.sizeBytes = base.memory.sizeBytes},
+                             base.memory.pageSizeBytes,
+                             base.cpu.count(),
+                             devices,
+                             Load::Idle,
+                             vms});
     return cells;
 }
 
@@ -103,7 +112,8 @@ VmDefinition guestFor(const Cell& cell, const ComparePlan& plan, const Workplace
     return vm;
 }
 
-VmDefinition guestLike(const VmDefinition& base, const Cell& cell, const Workplace& workplace, MemoryOwner owner, unsigned number) {
+VmDefinition guestLike(const VmDefinition& base, const Cell& cell, const Workplace& workplace, MemoryOwner owner,
+                       unsigned number) {
     VmDefinition vm = base;
     vm.name = "vm-" + std::to_string(number);
     vm.uuid.clear();

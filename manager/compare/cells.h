@@ -28,8 +28,8 @@ struct Cell {
 /// In the order of the plan's lists, RAM first and pairs last.
 std::vector<Cell> cellsOf(const ComparePlan& plan);
 
-/// The cells of a VM of the user's own: what the guest can see is as its definition says, so pairs and numbers of VMs are all that
-/// is left to vary.
+/// The cells of a VM of the user's own: what the guest can see is as its definition says, so pairs and numbers of VMs are all
+/// that is left to vary.
 std::vector<Cell> cellsOf(const ComparePlan& plan, const VmDefinition& base);
 
 /// What tells a cell from the others of its plan: `640MiB-4KiB-1cpu-disk+network-memory-1vm-1`, the last number being the pair's.
@@ -48,12 +48,13 @@ struct Workplace {
 /// The address that VM `number` of a workplace answers echo requests at.
 std::string guestAddress(const Workplace& workplace, unsigned number);
 
-/// A VM for a cell: `number` is from 0 and no other VM of the workplace has it. The sandbox is off, for `vmm-exec` needs it so, and
-/// all are to be alike.
+/// A VM for a cell: `number` is from 0 and no other VM of the workplace has it. The sandbox is off, for `vmm-exec` needs it so,
+/// and all are to be alike.
 VmDefinition guestFor(const Cell& cell, const ComparePlan& plan, const Workplace& workplace, MemoryOwner owner, unsigned number);
 
 /// The same for a VM of the user's own; its disks must have been copied to diskCopy().
-VmDefinition guestLike(const VmDefinition& base, const Cell& cell, const Workplace& workplace, MemoryOwner owner, unsigned number);
+VmDefinition guestLike(const VmDefinition& base, const Cell& cell, const Workplace& workplace, MemoryOwner owner,
+                       unsigned number);
 std::string diskCopy(const Workplace& workplace, const std::string& disk, unsigned number);
 
 /// Who has to make a VM's RAM for a design to fit.

@@ -52,8 +52,8 @@ class ProgressLine {
     std::string timeLeft(steady_clock::time_point now, std::size_t done, std::size_t left) {
         if (done == 1) firstDone_ = now;  // What came before, such as booting, is not what the rest is like.
         if (done < 3) return "a while";
-        const double seconds = std::chrono::duration<double>(now - firstDone_).count() / static_cast<double>(done - 1) *
-                               static_cast<double>(left);
+        const double seconds =
+            std::chrono::duration<double>(now - firstDone_).count() / static_cast<double>(done - 1) * static_cast<double>(left);
         return seconds < 90 ? std::to_string(std::lround(seconds)) + " s" : std::to_string(std::lround(seconds / 60)) + " min";
     }
 
@@ -107,6 +107,7 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     factor("--devices", options.devices, plan.devices, [](const std::string& text) { return parseDeviceSet(text); });
     if (!options.vms.empty()) plan.vms = options.vms;
     if (options.rounds) plan.rounds = *options.rounds;
+    if (options.baselineRounds) plan.baselineRounds = *options.baselineRounds;
     if (options.seed) plan.seed = *options.seed;
     if (!plan.seed) plan.seed = std::random_device{}();
     if (base) return;
@@ -116,7 +117,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (plan.guest.initrd.empty()) plan.guest.initrd = environmentOr("VH_GUEST_INITRAMFS", "");
     if (plan.guest.kernel.empty() || plan.guest.initrd.empty())
         throw std::invalid_argument(
-            "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes it), or "
+            "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes "
+            "it), or "
             "give the definition of a VM of your own");
 }
 
@@ -185,20 +187,26 @@ int printCheck(const json& baseline, const json& now, double tolerance, bool asJ
 }  // namespace
 
 void addCompareOptions(CLI::App& command, CompareOptions& options) {
-    command.add_option("VM.yaml", options.definition, "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
+    command.add_option("VM.yaml", options.definition,
+                       "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
     command.add_option("--plan", options.plan, "what to measure; every key is in config/README.md");
     command.add_option("--old", options.old, "the old VMM's binary");
     command.add_option("--new", options.fresh, "the new VMM's binary; without it the old one's, for a handover to the same");
     command.add_option("--design", options.designs, "only these designs")->delimiter(',');
     command.add_option("--rounds", options.rounds, "measured rounds of each design (10)")->check(CLI::Range(1U, 10'000U));
+    command.add_option("--baseline-rounds", options.baselineRounds, "those of copy and save-restore, which take long (as many)")
+        ->check(CLI::Range(1U, 10'000U));
     command.add_option("--ram", options.ram, "guest RAM, and how much of it is touched, such as 640MiB/512MiB")->delimiter(',');
     command.add_option("--load", options.loads, "what the guest does: idle, memory, disk, network (memory)")->delimiter(',');
     command.add_option("--devices", options.devices, "none, disk, network, disk+network (disk+network)")->delimiter(',');
-    command.add_option("--vms", options.vms, "how many VMs are handed over at once (1)")->delimiter(',')->check(CLI::Range(1U, 100U));
+    command.add_option("--vms", options.vms, "how many VMs are handed over at once (1)")
+        ->delimiter(',')
+        ->check(CLI::Range(1U, 100U));
     command.add_option("--kernel", options.kernel, "the probe guest's kernel");
     command.add_option("--initrd", options.initrd, "the probe guest's initramfs");
     command.add_option("--seed", options.seed, "of the order of rounds; without it, chosen and printed");
-    command.add_option("--boot-wait", options.bootWait, "how long a VM of your own without a heartbeat takes to boot")->capture_default_str();
+    command.add_option("--boot-wait", options.bootWait, "how long a VM of your own without a heartbeat takes to boot")
+        ->capture_default_str();
     command.add_option("--output", options.output, "the directory for results.json, results.csv and report.html");
     command.add_option("--resume", options.resume, "go on with an interrupted comparison: the directory of its results");
     command.add_option("--check", options.baseline, "compare with an earlier results.json; exit with 3 on a regression");
@@ -231,8 +239,9 @@ int compare(const CompareOptions& options, bool asJson) {
     bool complete = false;
     {
         ProgressLine line;
-        Comparison comparison(begun.settings, begun.results,
-                              [&line](const std::string& what, std::size_t done, std::size_t left) { line.show(what, done, left); });
+        Comparison comparison(
+            begun.settings, begun.results,
+            [&line](const std::string& what, std::size_t done, std::size_t left) { line.show(what, done, left); });
         const auto interrupt = [&comparison] { comparison.interrupt(); };
         const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
         const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
@@ -246,7 +255,10 @@ int compare(const CompareOptions& options, bool asJson) {
     replaceFile(directory + "/report.html", reportPage(results));
     const std::string report = directory + "/report.html";
     if (asJson)
-        std::cout << jsonText({{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}}, 2) << "\n";
+        std::cout << jsonText(
+                         {{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}},
+                         2)
+                  << "\n";
     else
         std::cout << comparisonText(results) << "\n"
                   << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")

@@ -1,6 +1,7 @@
 // `virt-handover compare`: its options, and what becomes of a comparison's results.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ struct CompareOptions {
     std::string fresh;
     std::vector<std::string> designs;
     std::optional<unsigned> rounds;
+    std::optional<unsigned> baselineRounds;
     std::vector<std::string> ram;
     std::vector<std::string> loads;
     std::vector<std::string> devices;

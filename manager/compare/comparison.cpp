@@ -15,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include <gio/gio.h>
 
@@ -24,6 +25,7 @@
 #include "manager/compare/memory_use.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
+#include "manager/resources.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -34,13 +36,21 @@ using std::chrono::milliseconds;
 
 constexpr const char* bridgeName = "vhbr0";
 constexpr const char* addressPrefix = "10.77.0.";
+constexpr const char* workplacePrefix = "/tmp/vhc-";  ///< Short: there are sockets in it.
 constexpr unsigned sittingRounds = 10;
 constexpr unsigned firstWarmUpTurn = 1'000'000;  ///< No round has that number.
-constexpr unsigned failuresInARow = 3;  ///< After so many, a design is given up in its cell.
+constexpr unsigned failuresInARow = 3;           ///< After so many, a design is given up in its cell.
 constexpr milliseconds monitorPatience{10'000};
 constexpr milliseconds bootPatience{1'800'000};  ///< Without KVM and on a busy machine RAM is filled at some 100 MiB/s or less.
 constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
+
+/// Whether that is a directory that a comparison of this user made. A results file may say anything, and it is to be removed.
+bool isWorkplace(const std::string& directory) {
+    struct stat status {};
+    return directory.starts_with(workplacePrefix) && directory.find('/', std::string(workplacePrefix).size()) == directory.npos &&
+           ::lstat(directory.c_str(), &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == ::geteuid();
+}
 
 std::string utcNow() {
     const std::time_t now = std::time(nullptr);
@@ -99,15 +109,6 @@ void makeDisk(const std::string& file) {
     std::filesystem::resize_file(file, 64ULL << 20);
 }
 
-std::uint64_t availableBytes() {
-    std::ifstream meminfo("/proc/meminfo");
-    std::string key;
-    std::uint64_t kilobytes = 0;
-    while (meminfo >> key)
-        if (key == "MemAvailable:" && meminfo >> kilobytes) break;
-    return kilobytes * 1024;
-}
-
 /// The designs in the order of their turns in a round: the same for the same seed, however the run was interrupted.
 std::vector<Design> turns(std::vector<Design> designs, std::uint64_t seed, std::size_t cell, unsigned round) {
     std::seed_seq sequence{seed & 0xffffffff, seed >> 32, std::uint64_t{cell}, std::uint64_t{round}};
@@ -159,7 +160,7 @@ struct Comparison::Stand {
 Comparison::Comparison(ComparisonSettings settings, json results, Progress progress)
     : settings_(std::move(settings)), results_(std::move(results)), progress_(std::move(progress)) {
     cells_ = settings_.base ? cellsOf(settings_.plan, *settings_.base) : cellsOf(settings_.plan);
-    if (const json& left = results_["workplace"]; left.is_string()) clearAway(left);
+    if (const json& left = results_["workplace"]; left.is_string() && isWorkplace(left)) clearAway(left);
     if (!settings_.evenIfBusy) {
         progress_("looking whether this host is idle enough to measure", 0, 0);
         std::vector<unsigned> runnableSamples;
@@ -181,7 +182,7 @@ Comparison::Comparison(ComparisonSettings settings, json results, Progress progr
     if (!networkProblem_.empty())
         for (Cell& cell : cells_) cell.devices.network = false;
 
-    std::string directory = "/tmp/vhc-XXXXXX";  // Short: there are sockets in it.
+    std::string directory = workplacePrefix + std::string("XXXXXX");
     if (!::mkdtemp(directory.data())) throw std::system_error(errno, std::generic_category(), "make a directory in '/tmp'");
     ::chmod(directory.c_str(), 0755);  // The VMMs run as another user.
     workplace_ = {directory, bridgeName, addressPrefix};
@@ -246,10 +247,14 @@ void Comparison::write() {
     writeResults(settings_.resultsFile, results_);
 }
 
-json& Comparison::seriesOf(std::size_t cell, Design design) const {
-    for (json& series : results_["cells"][cell]["series"])
+const json& Comparison::seriesOf(std::size_t cell, Design design) const {
+    for (const json& series : results_["cells"][cell]["series"])
         if (series["design"] == name(design)) return series;
     throw std::out_of_range("no series for design '" + std::string(name(design)) + "'");
+}
+
+json& Comparison::seriesOf(std::size_t cell, Design design) {
+    return const_cast<json&>(std::as_const(*this).seriesOf(cell, design));
 }
 
 unsigned Comparison::roundsOf(Design design) const {
@@ -321,18 +326,20 @@ void Comparison::runCell(std::size_t index) {
     const std::uint64_t standBytes = cell.vms * cell.ram.sizeBytes;
     const bool copies = cell.ram.baselines && std::ranges::any_of(settings_.plan.designs, isBaseline);
     const std::uint64_t needed = (stands.size() + (copies ? 1 : 0)) * standBytes + spareBytes;
-    if (standBytes + spareBytes > availableBytes()) {
+    if (standBytes + spareBytes > availableMemoryBytes()) {
         for (const Design design : settings_.plan.designs)
             seriesOf(index, design)["notRun"] = "the VMs of this cell need " + formatSize(standBytes + spareBytes) +
                                                 " of memory, and the host has not that much available";
         return;
     }
-    if (needed <= availableBytes() || stands.size() == 1) {
+    if (needed <= availableMemoryBytes() || stands.size() == 1) {
         if (anyMissing(settings_.plan.designs, 1, rounds)) runSitting(index, stands, 1, rounds);
         return;
     }
-    note("in cells of " + formatSize(cell.ram.sizeBytes) + " the designs that need RAM of the manager's and those that need RAM of the VMM's own "
-         "were measured in turns of " + std::to_string(sittingRounds) + " rounds and not within each round: memory is not enough for both");
+    note("in cells of " + formatSize(cell.ram.sizeBytes) +
+         " the designs that need RAM of the manager's and those that need RAM of the VMM's own "
+         "were measured in turns of " +
+         std::to_string(sittingRounds) + " rounds and not within each round: memory is not enough for both");
     for (unsigned first = 1; first <= rounds; first += sittingRounds)
         for (Stand& stand : stands) {
             const unsigned last = std::min(rounds, first + sittingRounds - 1);
@@ -348,7 +355,7 @@ void Comparison::runSitting(std::size_t cell, std::span<Stand> stands, unsigned 
             standOf[design] = &stand;
             designs.push_back(design);
         }
-        if (startOrGiveUp(cell, stand)) findOutWhichRun(cell, stand);
+        startOrGiveUp(cell, stand);
     }
     write();
     // With VMs that are not what they should be any more, started anew, once more.
@@ -386,10 +393,12 @@ void Comparison::runSitting(std::size_t cell, std::span<Stand> stands, unsigned 
 bool Comparison::startOrGiveUp(std::size_t cell, Stand& stand) {
     try {
         start(stand);
+        findOutWhichRun(cell, stand);
         return true;
     } catch (const std::runtime_error& error) {
         for (const Design design : stand.designs)
             if (seriesOf(cell, design)["notRun"] == "") seriesOf(cell, design)["notRun"] = error.what();
+        end(stand);
         return false;
     }
 }
@@ -400,8 +409,9 @@ void Comparison::findOutWhichRun(std::size_t cell, Stand& stand) {
     for (const Design design : stand.designs) {
         if (seriesOf(cell, design)["notRun"] != "" || !seriesOf(cell, design)["rounds"].empty()) continue;  // It is known.
         const VerbResult result = wait([&](Verbs::Done done) {
-            host_->upgrade(vm.definition.name, {.binary = cells_[cell].pair.fresh, .design = design, .dryRun = true},
-                           [](const HandoverProgress&) {}, std::move(done));
+            host_->upgrade(
+                vm.definition.name, {.binary = cells_[cell].pair.fresh, .design = design, .dryRun = true},
+                [](const HandoverProgress&) {}, std::move(done));
         });
         learn(result.value, cells_[cell].pair.old, vm.pid);
         learn(result.value, cells_[cell].pair.fresh, 0);
@@ -425,14 +435,12 @@ void Comparison::learn(const json& report, const std::string& binary, pid_t pid)
 void Comparison::start(Stand& stand) {
     for (Vm& vm : stand.vms) {
         tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
-        for (const Disk& disk : vm.definition.disks) {
-            if (std::filesystem::exists(disk.file)) continue;
-            if (!settings_.base) {
-                makeDisk(disk.file);
-                continue;
-            }
-            for (const Disk& original : settings_.base->disks)
-                if (original.id == disk.id) copyDisk(original.file, disk.file);
+        for (std::size_t disk = 0; disk < vm.definition.disks.size(); ++disk) {
+            const std::string& file = vm.definition.disks[disk].file;
+            if (settings_.base)
+                copyDisk(settings_.base->disks[disk].file, file);
+            else
+                makeDisk(file);
         }
         const std::string file = workplace_.directory + "/" + vm.definition.name + ".yaml";
         std::ofstream(file) << toYaml(vm.definition);
@@ -444,7 +452,8 @@ void Comparison::start(Stand& stand) {
         vm.pid = result.value.value("pid", 0);
         vm.binary = vm.definition.vmm.binary;
         vm.running = true;
-        vm.directory = wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); }).value.value("directory", "");
+        vm.directory =
+            wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); }).value.value("directory", "");
         if (!vm.definition.heartbeat) runLoop(settings_.bootWait);
         setRunning(vm, false);
     }
@@ -455,6 +464,8 @@ void Comparison::end(Stand& stand) {
         vm.watch.stopListening();
         wait([&](Verbs::Done done) { host_->destroy(vm.definition.name, std::move(done)); });
         vm.pid = 0;
+        std::error_code ignored;
+        for (const Disk& disk : vm.definition.disks) std::filesystem::remove(disk.file, ignored);
     }
 }
 
@@ -463,7 +474,8 @@ void Comparison::setRunning(Vm& vm, bool running) {
     try {
         QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
         std::optional<QmpReply> answer;
-        monitor.execute(running ? "cont" : "stop", nullptr, monitorPatience, [&answer](QmpReply reply) { answer = std::move(reply); });
+        monitor.execute(running ? "cont" : "stop", nullptr, monitorPatience,
+                        [&answer](QmpReply reply) { answer = std::move(reply); });
         while (!answer) g_main_context_iteration(nullptr, TRUE);
         if (!answer->ok()) throw GuestLost{};
     } catch (const std::system_error&) {
@@ -486,8 +498,8 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
     const Cell& cell = cells_[index];
     const ComparePlan& plan = settings_.plan;
     tell("cell " + std::to_string(index + 1) + " of " + std::to_string(cells_.size()) + ", " +
-                  (round == 0 ? std::string("warm-up") : "round " + std::to_string(round) + " of " + std::to_string(plan.rounds)) + ", " +
-                  std::string(name(design)));
+         (round == 0 ? std::string("warm-up") : "round " + std::to_string(round) + " of " + std::to_string(plan.rounds)) + ", " +
+         std::string(name(design)));
     if (round > 0) ++handoversDone_;
     struct Attempt {
         std::optional<VerbResult> result;
@@ -504,10 +516,14 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
         setRunning(vm, true);
         watch(vm, GuestWatch::Session::Before);
         if (cell.devices.network && !settings_.base) {
-            attempts[i].pinger = std::make_unique<Pinger>(guestAddress(workplace_, vm.number),
-                                                          cell.load == Load::Network ? milliseconds(1) : milliseconds(5),
-                                                          cell.load == Load::Network ? 1400 : 8);
-            attempts[i].pinger->start();
+            const bool loaded = cell.load == Load::Network;
+            try {
+                attempts[i].pinger = std::make_unique<Pinger>(guestAddress(workplace_, vm.number), milliseconds(loaded ? 1 : 5),
+                                                              loaded ? 1400 : 8);
+                attempts[i].pinger->start();
+            } catch (const std::system_error& error) {
+                note(std::string("the VMs were not asked for echoes: ") + error.what());
+            }
         }
     }
     runLoop(plan.before);
@@ -518,17 +534,17 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
 
     const CpuTimes cpuBefore = CpuTimes::now();
     const double beganAtMs = steadyMs();
-    host_->onGuestHeard([&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
-        byName.at(vm)->watch.heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
-    });
+    host_->onGuestHeard(
+        [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
+            byName.at(vm)->watch.heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
+        });
     for (std::size_t i = 0; i < stand.vms.size(); ++i) {
         Vm& vm = stand.vms[i];
         Attempt& attempt = attempts[i];
         host_->upgrade(
             vm.definition.name, {.binary = cell.pair.fresh, .design = design},
             [&attempt](const HandoverProgress& step) {
-                if (step.state == State::Retiring)
-                    unlessImpossible([&] { attempt.faultsAtSwitch = pageFaults(step.newPid); });
+                if (step.state == State::Retiring) unlessImpossible([&] { attempt.faultsAtSwitch = pageFaults(step.newPid); });
             },
             [this, &attempt, &vm, &cell](const VerbResult& result) {
                 attempt.result = result;
@@ -547,7 +563,9 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
                 }
             });
     }
-    const auto allAnswered = [&] { return std::ranges::all_of(attempts, [](const Attempt& attempt) { return attempt.result.has_value(); }); };
+    const auto allAnswered = [&] {
+        return std::ranges::all_of(attempts, [](const Attempt& attempt) { return attempt.result.has_value(); });
+    };
     while (!allAnswered()) g_main_context_iteration(nullptr, TRUE);
     host_->onGuestHeard(nullptr);
     throwIfInterrupted();
@@ -592,7 +610,9 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
         entry["network"] = nullptr;
         if (attempt.pinger) {
             const PingResult pings = attempt.pinger->stop(milliseconds(200));
-            entry["network"] = {{"sent", pings.sent}, {"lost", pings.lost}, {"longestGapMs", pings.longestGapMs ? json(*pings.longestGapMs) : json()}};
+            entry["network"] = {{"sent", pings.sent},
+                                {"lost", pings.lost},
+                                {"longestGapMs", pings.longestGapMs ? json(*pings.longestGapMs) : json()}};
         }
         lost = lost || attempt.guestLost || entry["outcome"] == outcomeName(State::Lost);
         if (round > 0) seriesOf(index, design)["rounds"].push_back(std::move(entry));
@@ -600,8 +620,12 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
     if (round > 0) {
         json& series = seriesOf(index, design);
         const json& entries = series["rounds"];
-        const bool hopeless = entries.size() >= failuresInARow && std::all_of(entries.end() - failuresInARow, entries.end(), [](const json& entry) { return entry["outcome"] != "upgraded"; });
-        if (hopeless) series["notRun"] = "given up after " + std::to_string(failuresInARow) + " failures in a row: " + entries.back().value("cause", "");
+        const bool hopeless =
+            entries.size() >= failuresInARow && std::all_of(entries.end() - failuresInARow, entries.end(),
+                                                            [](const json& entry) { return entry["outcome"] != "upgraded"; });
+        if (hopeless)
+            series["notRun"] =
+                "given up after " + std::to_string(failuresInARow) + " failures in a row: " + entries.back().value("cause", "");
         write();
     }
     if (lost) throw GuestLost{};
@@ -614,10 +638,13 @@ void Comparison::goBack(Stand& stand) {
         const std::string old = vm.definition.vmm.binary;
         if (vm.binary != old) {
             const VerbResult result = wait([&](Verbs::Done done) {
-                host_->upgrade(vm.definition.name, {.binary = old, .design = Design::Relayed}, [](const HandoverProgress&) {}, std::move(done));
+                host_->upgrade(
+                    vm.definition.name, {.binary = old, .design = Design::Relayed}, [](const HandoverProgress&) {},
+                    std::move(done));
             });
             if (result.code != ExitCode::Done) {
-                note("VMs had to be started anew in place of going back from " + vm.binary + " to " + old + ": " + result.value.value("cause", ""));
+                note("VMs had to be started anew in place of going back from " + vm.binary + " to " + old + ": " +
+                     result.value.value("cause", ""));
                 throw GuestLost{};
             }
             const VerbResult shown = wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); });
@@ -634,38 +661,47 @@ void Comparison::goBack(Stand& stand) {
 void Comparison::inspectOnce(std::size_t index, Stand& stand, Design design) {
     const Cell& cell = cells_[index];
     Vm& vm = stand.vms.front();
-    tell("cell " + std::to_string(index + 1) + " of " + std::to_string(cells_.size()) + ", looking closely at " + std::string(name(design)));
+    tell("cell " + std::to_string(index + 1) + " of " + std::to_string(cells_.size()) + ", looking closely at " +
+         std::string(name(design)));
     setRunning(vm, true);
     runLoop(settling);
     std::unique_ptr<TraceWrapper> trace;
-    if (traceProblem_.empty()) trace = std::make_unique<TraceWrapper>(workplace_.directory, cell.pair.fresh, Identity::of(vm.definition.vmm.user));
-    json found{{"memoryOldBytes", nullptr}, {"memoryBothBytes", nullptr}, {"extraMemoryBytes", nullptr}, {"descriptors", json::array()}, {"ioctls", nullptr}, {"memfds", nullptr}, {"untraced", traceProblem_}};
-    const std::uint64_t before = memoryInUse({vm.pid});
-    found["memoryOldBytes"] = before;
+    if (traceProblem_.empty())
+        trace = std::make_unique<TraceWrapper>(workplace_.directory, cell.pair.fresh, Identity::of(vm.definition.vmm.user));
+    json found{{"memoryOldBytes", nullptr},    {"memoryBothBytes", nullptr}, {"extraMemoryBytes", nullptr},
+               {"descriptors", json::array()}, {"ioctls", nullptr},          {"memfds", nullptr},
+               {"untraced", traceProblem_}};
+    std::uint64_t before = 0;
+    unlessImpossible([&] {
+        before = memoryInUse({vm.pid});
+        found["memoryOldBytes"] = before;
+    });
     const char* passedBy = design == Design::Relayed ? "relay" : design == Design::VmmExec ? "exec" : "CPR channel";
     const VerbResult result = wait([&](Verbs::Done done) {
-        host_->upgrade(vm.definition.name, {.binary = trace ? trace->program() : cell.pair.fresh, .design = design},
-                       [&](const HandoverProgress& step) {
-                           if (step.state != State::Retiring || !step.inherited) return;
-                           unlessImpossible([&] {
-                               const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});
-                               found["memoryBothBytes"] = both;
-                               found["extraMemoryBytes"] = both > before ? both - before : 0;
-                               found["descriptors"] = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy);
-                           });
-                       },
-                       std::move(done));
+        host_->upgrade(
+            vm.definition.name, {.binary = trace ? trace->program() : cell.pair.fresh, .design = design},
+            [&](const HandoverProgress& step) {
+                if (step.state != State::Retiring || !step.inherited) return;
+                unlessImpossible([&] {
+                    const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});
+                    found["memoryBothBytes"] = both;
+                    if (before != 0) found["extraMemoryBytes"] = both > before ? both - before : 0;
+                    found["descriptors"] = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy);
+                });
+            },
+            std::move(done));
     });
     if (result.value.value("outcome", "") == "upgraded") {
         vm.binary = trace ? trace->program() : cell.pair.fresh;
         const VerbResult shown = wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); });
         vm.directory = shown.value.value("directory", "");
         vm.pid = shown.value.value("pid", 0);
-        if (trace) {
-            const TraceCount count = trace->countOf(vm.pid);
-            found["ioctls"] = count.ioctls;
-            found["memfds"] = count.memfds;
-        }
+        if (trace)
+            unlessImpossible([&] {
+                const TraceCount count = trace->countOf(vm.pid);
+                found["ioctls"] = count.ioctls;
+                found["memfds"] = count.memfds;
+            });
         seriesOf(index, design)["inspection"] = found;
         write();
         // Off the traced VMM, also where old and new are the same binary.

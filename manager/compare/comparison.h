@@ -1,17 +1,17 @@
 // Runs the rounds of a comparison and writes down what each cost.
 //
 // Theory of operation. A cell's designs need VMs of one of two kinds, by who makes guest RAM; the VMs of a kind are a stand. When
-// memory allows, all stands of a cell are up at once, and each round runs every design once, in random order; the VMs whose turn it
-// is not are stopped. When it does not, the rounds are run in sittings of some rounds each, one stand after the other. A handover is
-// the manager's own, from the same Host that the command line uses with --embed. After each, a VM on a pair of two binaries is
-// taken back to the old one, unmeasured.
+// memory allows, all stands of a cell are up at once, and each round runs every design once, in random order; the VMs whose turn
+// it is not are stopped. When it does not, the rounds are run in sittings of some rounds each, one stand after the other. A
+// handover is the manager's own, from the same Host that the command line uses with --embed. After each, a VM on a pair of two
+// binaries is taken back to the old one, unmeasured.
 //
 //     for each cell: for each sitting: start the stands
 //         preflight of every design (once a cell): refused ones are not run, with the reason
 //         warm-up rounds, an inspection of every design (once a cell), rounds: before - handover - after, figures, results.json
 //
-// It is a program of its own and not a part of the daemon, so it runs the main loop itself and waits for one thing after the other.
-// Everything that it started is ended by the time run() returns.
+// It is a program of its own and not a part of the daemon, so it runs the main loop itself and waits for one thing after the
+// other. Everything that it started is ended by the time run() returns.
 #pragma once
 
 #include <chrono>
@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,11 +32,11 @@
 namespace vh {
 
 struct ComparisonSettings {
-    ComparePlan plan;                         ///< Complete: pairs, a guest, a seed.
-    std::optional<VmDefinition> base;         ///< A VM of the user's own instead of the plan's guest.
-    std::chrono::milliseconds bootWait{0};    ///< How long such a VM without a heartbeat takes to boot.
-    std::string resultsFile;                  ///< Written after every round.
-    bool evenIfBusy = false;                  ///< Measure on a host that is too busy for it.
+    ComparePlan plan;                       ///< Complete: pairs, a guest, a seed.
+    std::optional<VmDefinition> base;       ///< A VM of the user's own instead of the plan's guest.
+    std::chrono::milliseconds bootWait{0};  ///< How long such a VM without a heartbeat takes to boot.
+    std::string resultsFile;                ///< Written after every round.
+    bool evenIfBusy = false;                ///< Measure on a host that is too busy for it.
 };
 
 class Comparison {
@@ -43,8 +44,8 @@ class Comparison {
     /// Told what is being done, in words, how many handovers were measured so far, and how many are left.
     using Progress = std::function<void(const std::string& what, std::size_t done, std::size_t left)>;
 
-    /// `results` is what newResults() made, or an interrupted run's, which then goes on. Throws std::runtime_error with the reason
-    /// why nothing can be measured here.
+    /// `results` is what newResults() made, or an interrupted run's, which then goes on. Throws std::runtime_error with the
+    /// reason why nothing can be measured here.
     Comparison(ComparisonSettings settings, nlohmann::json results, Progress progress);
     ~Comparison();
 
@@ -60,11 +61,15 @@ class Comparison {
     struct Vm;
     struct Stand;
     struct Cancelled {};  ///< Thrown where an interruption is noticed; run() catches it.
-    struct GuestLost {};  ///< A VM is not what it should be any more; its stand is started anew.
+    /// A VM is not what it should be any more; its stand is started anew.
+    struct GuestLost : std::runtime_error {
+        GuestLost() : std::runtime_error("a VM does not answer any more") {}
+    };
 
     void runCell(std::size_t index);
     void runSitting(std::size_t cell, std::span<Stand> stands, unsigned first, unsigned last);
-    /// False when the stand's VMs cannot be started; its designs are not run then.
+    /// Starts the stand's VMs, and asks which designs they can be handed over by. False when that cannot be done; its designs are
+    /// not run then.
     bool startOrGiveUp(std::size_t cell, Stand& stand);
     void findOutWhichRun(std::size_t cell, Stand& stand);
     void inspectOnce(std::size_t cell, Stand& stand, Design design);
@@ -72,7 +77,8 @@ class Comparison {
     unsigned roundsOf(Design design) const;
     /// Rounds of a design in a cell that are to be run and were not yet.
     std::vector<unsigned> missing(std::size_t cell, Design design, unsigned first, unsigned last) const;
-    nlohmann::json& seriesOf(std::size_t cell, Design design) const;
+    const nlohmann::json& seriesOf(std::size_t cell, Design design) const;
+    nlohmann::json& seriesOf(std::size_t cell, Design design);
 
     std::vector<Stand> standsOf(std::size_t cell) const;
     void start(Stand& stand);
@@ -91,7 +97,7 @@ class Comparison {
     void clearAway(const std::string& directory);
 
     ComparisonSettings settings_;
-    mutable nlohmann::json results_;
+    nlohmann::json results_;
     Progress progress_;
     std::vector<Cell> cells_;
     Workplace workplace_;
@@ -103,6 +109,7 @@ class Comparison {
 };
 
 /// An empty results file for these settings: facts of the host, the plan, its cells. `version` is virt-handover's.
-nlohmann::json newResults(const ComparisonSettings& settings, const std::vector<std::string>& command, const std::string& version);
+nlohmann::json newResults(const ComparisonSettings& settings, const std::vector<std::string>& command,
+                          const std::string& version);
 
 }  // namespace vh

@@ -1,7 +1,8 @@
 // What a guest said on its heartbeat port in one round, and what follows from it.
 //
 // QEMU serves one listener at a time: this one listens before a handover and after it, and is told by the handover what came
-// meanwhile. Each connection is a session: between two of them the guest's lines have nowhere to go, which is no gap of the guest's.
+// meanwhile. Each connection is a session: between two of them the guest's lines have nowhere to go, which is no gap of the
+// guest's.
 #pragma once
 
 #include <chrono>

@@ -161,6 +161,7 @@ void Pinger::run(const std::stop_token& stop) {
             if ((packet[header + 4] << 8 | packet[header + 5]) != id_) continue;
             const auto answered = static_cast<std::uint16_t>(packet[header + 6] << 8 | packet[header + 7]);
             if (unanswered.erase(answered) == 0) continue;
+            ++answered_;
             if (end) continue;
             const Clock::time_point at = Clock::now();
             closeGap(at);

@@ -1,6 +1,7 @@
 // A network of a comparison's own, and who asks its guests whether they are still there.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -21,8 +22,8 @@ struct PingResult {
     std::optional<double> longestGapMs;  ///< Between two answers; none when fewer than two came.
 };
 
-/// Sends echo requests (ICMP) to one address at a steady pace, from a thread of its own: the main loop, busy with a handover, must not
-/// delay what the handover's cost is measured with. Needs CAP_NET_RAW; throws std::system_error without it.
+/// Sends echo requests (ICMP) to one address at a steady pace, from a thread of its own: the main loop, busy with a handover,
+/// must not delay what the handover's cost is measured with. Needs CAP_NET_RAW; throws std::system_error without it.
 class Pinger {
  public:
     Pinger(const std::string& address, std::chrono::milliseconds interval, std::size_t payloadBytes);
@@ -30,6 +31,8 @@ class Pinger {
     ~Pinger();
 
     void start();
+    /// So far.
+    unsigned answered() const { return answered_; }
     /// Sends no more, and waits until all is answered, but for no longer than the grace.
     PingResult stop(std::chrono::milliseconds grace);
 
@@ -44,6 +47,7 @@ class Pinger {
     UniqueFd wake_;
     std::chrono::milliseconds grace_{0};
     PingResult result_;
+    std::atomic<unsigned> answered_ = 0;
     std::jthread thread_;
 };
 

@@ -3,7 +3,7 @@
 
     check_report_page.py PAGE...                 checks these pages
     check_report_page.py --make MAKE_PAGE        checks pages made from every variant of sample_results.py by that program
-        --screenshots DIRECTORY                  leaves a picture of each page in each form there, and a PDF
+        --screenshots DIRECTORY                  leaves a picture of each page in each form there, one of each chart, and a PDF
         --variant NAME                           with --make: this one only
 
 Wrong is: an error or exception on the console, a request to anywhere, a page wider than its window, an empty chart, a chart that is
@@ -181,6 +181,16 @@ def picture(browser, path):
     path.write_bytes(base64.b64decode(shot["data"]))
 
 
+def pictures_of_charts(browser, start):
+    figures = browser.evaluate("""[...document.querySelectorAll("figure[data-chart]")].map((node) => {
+      const box = node.getBoundingClientRect();
+      return [node.dataset.chart, {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}];
+    })""")
+    for name, clip in figures:
+        shot = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        pathlib.Path(f"{start}-{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
 def look(browser, width):
     """The width that was asked for counts: a phone makes its window as wide as a page that is too wide."""
     return {**browser.evaluate(LOOK.replace("WIDTH", str(width))), "windowWidth": width}
@@ -247,6 +257,8 @@ def check(browser, page, expected_charts, directory, screenshots):
             if screenshots:
                 picture(browser, screenshots / f"{page.stem}-{form}-{scheme}.png")
             if (form, scheme) == ("desktop", "light"):
+                if screenshots:
+                    pictures_of_charts(browser, screenshots / page.stem)
                 problems += check_choosing_cells(browser, seen)
                 problems += check_download(browser, directory)
                 browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])

@@ -16,7 +16,8 @@ namespace {
 using nlohmann::json;
 
 json results() {
-    return sampleResults({sampleCell("one", {sampleSeries("relayed", times(12, 10, 1)), sampleSeries("copy", times(190, 10, 2))})});
+    return sampleResults(
+        {sampleCell("one", {sampleSeries("relayed", times(12, 10, 1)), sampleSeries("copy", times(190, 10, 2))})});
 }
 
 std::vector<std::size_t> placesOf(std::string_view wanted, std::string_view text) {
@@ -46,9 +47,15 @@ std::string markupOf(const std::string& page) {
 }
 
 const std::string notUtf8 = "\xff\xfe is not UTF-8";
-const std::vector<std::string> hostile{
-    "</script><script>alert(1)</script>", "<!--<script>", "]]><img src=x onerror=alert(1)>", "{{data}}{{script}}", "a\u2028b\u2029c",
-    "\"'\\", "</SCRIPT >", notUtf8, std::string("a\0b", 3)};
+const std::vector<std::string> hostile{"</script><script>alert(1)</script>",
+                                       "<!--<script>",
+                                       "]]><img src=x onerror=alert(1)>",
+                                       "{{data}}{{script}}",
+                                       "a\u2028b\u2029c",
+                                       "\"'\\",
+                                       "</SCRIPT >",
+                                       notUtf8,
+                                       std::string("a\0b", 3)};
 
 TEST(ReportPage, holdsTheResultsAsTheyAre) {
     EXPECT_EQ(json::parse(dataOf(reportPage(results())))["results"], results());
@@ -72,7 +79,8 @@ TEST(ReportPage, letsNoTextBreakOutOfTheData) {
         const std::string page = reportPage(value);
         EXPECT_EQ(markupOf(page), markupOf(harmless)) << text;
         const std::string data = dataOf(page);
-        for (const char* never : {"<", ">", "\u2028", "\u2029", "\xff"}) EXPECT_EQ(data.find(never), data.npos) << never << " of " << text;
+        for (const char* never : {"<", ">", "\u2028", "\u2029", "\xff"})
+            EXPECT_EQ(data.find(never), data.npos) << never << " of " << text;
         const json read = json::parse(data)["results"];
         EXPECT_TRUE(read == value || text == notUtf8) << data;
     }

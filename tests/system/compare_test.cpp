@@ -14,6 +14,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/compare/sample_results.h"
 #include "tests/system/vm_fixture.h"
 
 namespace vh::test {
@@ -47,10 +48,11 @@ class CompareTest : public testing::Test {
     }
     /// Of a small plan: two binaries, the smallest guest.
     std::vector<std::string> smallPlan(const std::string& keys) const {
-        const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + oldQemu() + "\", new: \"" + newQemu() + "\"}]\n" +
-                                                                 "ram: [{size: 256MiB, touched: 64MiB}]\nwarm_up_rounds: 0\n"
-                                                                 "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
-                                                                 keys);
+        const std::string plan =
+            workspace.file("plan.yaml", "pairs: [{old: \"" + oldQemu() + "\", new: \"" + newQemu() + "\"}]\n" +
+                                            "ram: [{size: 256MiB, touched: 64MiB}]\nwarm_up_rounds: 0\n"
+                                            "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
+                                            keys);
         return {"--plan", plan, "--output", output()};
     }
     std::string output() const { return workspace.path() + "/results"; }
@@ -107,21 +109,24 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
     // Guest RAM is copied by the baselines only, and only they need it twice.
     EXPECT_EQ(series(found, "relayed")["rounds"][0]["ramCopiedBytes"], 0);
     EXPECT_GT(series(found, "copy")["rounds"][0]["ramCopiedBytes"], 64 << 20);
-    EXPECT_GT(series(found, "copy")["inspection"]["extraMemoryBytes"], series(found, "relayed")["inspection"]["extraMemoryBytes"]);
+    EXPECT_GT(series(found, "copy")["inspection"]["extraMemoryBytes"],
+              series(found, "relayed")["inspection"]["extraMemoryBytes"]);
     // Two rounds are too few to claim anything.
-    for (const json& ratio : found["summary"]["cells"][0]["ratios"]) EXPECT_EQ(ratio["verdict"], "too few rounds to say") << ratio;
+    for (const json& ratio : found["summary"]["cells"][0]["ratios"])
+        EXPECT_EQ(ratio["verdict"], "too few rounds to say") << ratio;
     EXPECT_THAT(contents(output() + "/report.html"), HasSubstr("relayed"));
     EXPECT_THAT(contents(output() + "/results.csv"), HasSubstr("stopToResumeMs"));
 
-    // A result is no regression against itself, and twice the pause is one.
-    EXPECT_EQ(run({"--check", output() + "/results.json", "--with", output() + "/results.json"}).code, 2) << "two rounds compare nothing";
+    EXPECT_EQ(run({"--check", output() + "/results.json", "--with", output() + "/results.json"}).code, 2)
+        << "two rounds compare nothing";
     const Ran again = run(smallPlan("rounds: 2\n"));
     EXPECT_EQ(again.code, 1) << "results are never overwritten";
     EXPECT_THAT(again.error, HasSubstr("--resume"));
 }
 
 TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
-    const Ran ran = run({"--old", newQemu(), "--ram", "256MiB/64MiB", "--rounds", "1", "--design", "vmm-exec,relayed", "--output", output()});
+    const Ran ran =
+        run({"--old", newQemu(), "--ram", "256MiB/64MiB", "--rounds", "1", "--design", "vmm-exec,relayed", "--output", output()});
     ASSERT_EQ(ran.code, 0) << ran.error;
     const json found = results();
     EXPECT_EQ(series(found, "vmm-exec")["notRun"], "");
@@ -177,8 +182,10 @@ TEST_F(CompareTest, clearsAwayWhatAKilledOneLeft) {
 
 TEST_F(CompareTest, keepsRoundsThatFailAndGivesUpOnADesignThatOnlyFails) {
     // Answers every question of the preflight, and ends when it is to take a guest over.
-    const std::string unfit = workspace.script("unfit", "case \" $* \" in *' -incoming '*) exit 1 ;; esac\nexec '" + newQemu() + "' \"$@\"\n");
-    const Ran ran = run({"--old", newQemu(), "--new", unfit, "--ram", "256MiB/64MiB", "--rounds", "5", "--design", "relayed", "--output", output()});
+    const std::string unfit =
+        workspace.script("unfit", "case \" $* \" in *' -incoming '*) exit 1 ;; esac\nexec '" + newQemu() + "' \"$@\"\n");
+    const Ran ran = run({"--old", newQemu(), "--new", unfit, "--ram", "256MiB/64MiB", "--rounds", "5", "--design", "relayed",
+                         "--output", output()});
     ASSERT_EQ(ran.code, 0) << ran.error;
     const json found = results();
     const json& relayed = series(found, "relayed");
@@ -202,7 +209,8 @@ TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
         if (entry.path().extension() == ".img") disk = entry.path();
     ASSERT_FALSE(disk.empty());
     const auto written = fs::last_write_time(disk);
-    const Ran ran = run({file, "--new", newQemu(), "--rounds", "1", "--design", "relayed,copy", "--boot-wait", "6s", "--output", output()});
+    const Ran ran =
+        run({file, "--new", newQemu(), "--rounds", "1", "--design", "relayed,copy", "--boot-wait", "6s", "--output", output()});
     ASSERT_EQ(ran.code, 0) << ran.error;
     const json found = results();
     for (const char* design : {"relayed", "copy"}) {
@@ -210,7 +218,8 @@ TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
         EXPECT_EQ(round["outcome"], "upgraded") << round;
         EXPECT_GT(round["stopToResumeMs"], 0);
         // Without a guest that tells there is nothing to say of the guest.
-        for (const char* unknown : {"guestPauseMs", "beats", "writeRate", "patterns"}) EXPECT_TRUE(round[unknown].is_null()) << unknown;
+        for (const char* unknown : {"guestPauseMs", "beats", "writeRate", "patterns"})
+            EXPECT_TRUE(round[unknown].is_null()) << unknown;
     }
     EXPECT_EQ(fs::last_write_time(disk), written);
 }
@@ -257,6 +266,33 @@ TEST_F(CompareTest, leavesTheNetworkOutWhereItHasNoRightToOne) {
     EXPECT_TRUE(series(found, "relayed")["rounds"][0]["network"].is_null());
     EXPECT_THAT(found["notes"].dump(), HasSubstr("had no network"));
     EXPECT_THAT(ran.output, HasSubstr("had no network"));
+}
+
+TEST_F(CompareTest, exitsWithThreeOnARegression) {
+    const auto file = [&](const std::string& name, double medianMs) {
+        return workspace.file(name, sampleResults({sampleCell("one", {sampleSeries("relayed", times(medianMs, 30, 1))})}).dump());
+    };
+    const std::string before = file("before.json", 10), same = file("same.json", 10), slower = file("slower.json", 20);
+    EXPECT_EQ(run({"--check", before, "--with", same}).code, 0);
+    const Ran worse = run({"--check", before, "--with", slower});
+    EXPECT_EQ(worse.code, 3);
+    EXPECT_THAT(worse.output, HasSubstr("STOP to RESUME"));
+    EXPECT_EQ(run({"--check", slower, "--with", before}).code, 0) << "faster is no regression";
+    EXPECT_EQ(run({"--check", before, "--with", slower, "--tolerance", "3"}).code, 0);
+}
+
+TEST_F(CompareTest, handsSeveralVmsOverAtOnce) {
+    const Ran ran = run(smallPlan("rounds: 1\ndesigns: [relayed]\nvms: [2]\n"));
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    const json& rounds = series(found, "relayed")["rounds"];
+    ASSERT_EQ(rounds.size(), 2u);
+    for (const json& round : rounds) {
+        EXPECT_EQ(round["outcome"], "upgraded");
+        EXPECT_TRUE(round["patterns"]["intact"]) << round;
+    }
+    EXPECT_EQ(rounds[0]["vm"], 1);
+    EXPECT_EQ(rounds[1]["vm"], 2);
 }
 
 TEST_F(CompareTest, saysWhatIsWrongWithWhatWasAsked) {
