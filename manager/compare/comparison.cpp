@@ -284,7 +284,7 @@ bool Comparison::run() {
     bool complete = true;
     try {
         for (std::size_t cell = 0; cell < cells_.size(); ++cell) runCell(cell);
-        results_["finishedAt"] = utcNow();
+        if (results_["finishedAt"].is_null()) results_["finishedAt"] = utcNow();
     } catch (const Cancelled&) {
         complete = false;
     }
