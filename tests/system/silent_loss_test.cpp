@@ -42,7 +42,6 @@ using testing::AnyOf;
 using testing::Contains;
 using testing::HasSubstr;
 using testing::Key;
-using testing::Not;
 namespace fs = std::filesystem;
 
 // The faults.
@@ -647,8 +646,9 @@ void RelayedLoss::expectMutationsToBeMet(Leg leg, int count) {
             std::cout << "without effect: " << mutation << std::endl;
             expectUpgraded(report);
         } else {
-            EXPECT_THAT(cause, Not(HasSubstr("took longer")));
-            EXPECT_THAT(cause, HasSubstr(leg == Leg::ToRelay ? "CPR state" : "new VMM"));
+            // QEMU may wait for ever for what it thinks is still to come, which is what the deadline is for; the relay may not.
+            EXPECT_THAT(cause, leg == Leg::ToRelay ? testing::Matcher<std::string>(HasSubstr("CPR state"))
+                                                   : AnyOf(HasSubstr("new VMM"), HasSubstr("exchanging took longer")));
             expectGuestStayed(report);
         }
         if (i % 50 == 0) expectGuestIsWell(*host, "vm");
