@@ -2,8 +2,8 @@
 """Fails on an #include that points the wrong way between the rooms of this project.
 
     tests ----> everything
-    plugin --D-Bus--> manager ----> vmm-shim
-       \\----> config <----/
+    plugin --process--> manager ----> vmm-shim <---- plugin
+       \\-----> config <-----/
 
 config and vmm-shim include nothing of ours but themselves. Every include of ours starts with its room's name and names a file that
 is there. Prints `ok`, or a line for each wrong include.
@@ -21,7 +21,7 @@ MAY_INCLUDE = {
     "config": {"config"},
     "vmm-shim": {"vmm-shim"},
     "manager": {"manager", "config", "vmm-shim"},
-    "plugin": {"plugin", "config"},
+    "plugin": {"plugin", "config", "vmm-shim"},
     "tests": {"tests", "plugin", "manager", "config", "vmm-shim"},
 }
 SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp"}
@@ -88,7 +88,7 @@ def self_test():
         ("manager/x.cpp", '#include "plugin/p.h"', "manager may include"),
         ("manager/x.cpp", '#include "tests/t.h"', "manager may include"),
         ("plugin/x.cpp", '#include "manager/m.h"', "plugin may include"),
-        ("plugin/x.c", '#include "vmm-shim/s.h"', "plugin may include"),
+        ("plugin/x.c", '#include "tests/t.h"', "plugin may include"),
         ("manager/x.cpp", '#include "m.h"', "does not start with a room's name"),
         ("manager/x.cpp", '#include "../config/a.h"', "does not start with a room's name"),
         ("manager/x.cpp", '#include "manager/../plugin/p.h"', "leaves its room"),
