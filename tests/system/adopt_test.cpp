@@ -6,14 +6,17 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -149,6 +152,19 @@ class AdoptTest : public testing::Test {
         return wait([&](Verbs::Done done) { ours_->adopt(file, observer, std::move(done)); }).value;
     }
 
+    /// All processes that have the VM's disk open.
+    std::set<pid_t> vmms() const {
+        std::set<pid_t> found;
+        std::error_code gone;
+        for (const auto& process : std::filesystem::directory_iterator("/proc")) {
+            const pid_t pid = std::atoi(process.path().filename().c_str());
+            if (pid <= 0 || pid == ::getpid()) continue;
+            for (const auto& fd : std::filesystem::directory_iterator(process.path() / "fd", gone))
+                if (std::filesystem::read_symlink(fd.path(), gone).string().starts_with(workspace_.path() + "/vm.img")) found.insert(pid);
+        }
+        return found;
+    }
+
     Workspace workspace_;
     std::unique_ptr<Host> other_, ours_;
     pid_t pid_ = 0;
@@ -193,6 +209,30 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
     }
     const PingResult pings = pinger.stop(milliseconds(1'000));
     std::cout << pings.lost << " of " << pings.sent << " pings lost in six handovers, three of which went back\n";
+}
+
+TEST_F(AdoptTest, survivesAManagerThatDiesAtAnyState) {
+    const std::vector<std::pair<std::string, std::string>> moments = {
+        {"preflight", "4"}, {"launching", "0"}, {"launching", "1"}, {"launching", "4"}, {"exchanging", "0"},  {"exchanging", "20"},
+        {"verifying", "0"}, {"switching", "0"}, {"switching", "4"}, {"proving", "0"},   {"confirming", "0"}, {"confirming", "2"},
+        {"retiring", "0"}};
+    Pinger pinger(guestAddress, milliseconds(5), 8);
+    pinger.start();
+    for (const auto& [state, delayMs] : moments) {
+        SCOPED_TRACE(state + " + " + delayMs + " ms");
+        ASSERT_NO_FATAL_FAILURE(crashManager(workspace_, name_, adoption(newQemu()), newQemu(), state, delayMs));
+        const VerbResult found = wait([&](Verbs::Done done) { ours_->recoverAdopted(name_, std::move(done)); });
+        ASSERT_EQ(found.code, ExitCode::Done) << found.value;
+        if (found.value["state"] == "running") pid_ = found.value["pid"];
+        EXPECT_EQ(vmms(), std::set<pid_t>{pid_}) << found.value;
+        const unsigned before = pinger.answered();
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 20; }, milliseconds(20'000)))
+            << "the guest's network is dead";
+        expectGuestIsWell(*other_, "vm");
+    }
+    const json report = adopt(newQemu());
+    ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    pid_ = report["new"]["pid"];
 }
 
 TEST_F(AdoptTest, isLeftToItsOwnManagerByEveryOtherVerb) {
