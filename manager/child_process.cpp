@@ -36,39 +36,73 @@ int openPidfd(pid_t pid) {
     ::_exit(127);
 }
 
-[[noreturn]] void becomeChild(const LaunchSpec& spec, pid_t manager, char* const* argv, int* scratch, int devNull) {
+/// What the child needs, made before the fork: it must not allocate.
+struct ChildPlan {
+    const LaunchSpec& spec;
+    pid_t manager;
+    std::vector<int> numbers;  ///< Where its descriptors go.
+    std::vector<int> scratch;  ///< Their places in between.
+    std::vector<char*> argv;
+    UniqueFd devNull;
+};
+
+/// The lock lasts until the process ends or closes any descriptor of the file (fcntl(2)), so this one is inherited and left open.
+void holdPidFile(const char* path) {
+    ::unlink(path);  // What an earlier attempt left: its lock is on the file, not on the name.
+    const int fd = ::open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0644);
+    if (fd < 0) giveUp("create", path);
+    struct flock whole {};
+    whole.l_type = F_WRLCK;
+    if (::fcntl(fd, F_SETLK, &whole) != 0) giveUp("lock", path);
+    char text[16];
+    char* digit = text + sizeof(text);
+    *--digit = '\n';
+    for (pid_t rest = ::getpid(); rest > 0; rest /= 10) *--digit = static_cast<char>('0' + rest % 10);
+    const auto length = text + sizeof(text) - digit;
+    if (::write(fd, digit, static_cast<std::size_t>(length)) != length) giveUp("write", path);
+}
+
+[[noreturn]] void becomeChild(ChildPlan& plan) {
+    const LaunchSpec& spec = plan.spec;
+    char* const* argv = plan.argv.data();
     ::setsid();
+    if (spec.traits)
+        if (const char* what = spec.traits->enter()) giveUp(what, argv[0]);
     // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was
     // started without standard streams.
-    const int count = static_cast<int>(spec.descriptors.size());
-    const int end = ChildProcess::firstDescriptor + count;
-    const int input = ::fcntl(devNull, F_DUPFD, end);
+    int end = ChildProcess::firstDescriptor;
+    for (const int number : plan.numbers) end = number < end ? end : number + 1;
+    const int input = ::fcntl(plan.devNull.get(), F_DUPFD, end);
     const int output = spec.output >= 0 ? ::fcntl(spec.output, F_DUPFD, end) : -1;
-    for (int i = 0; i < count; ++i) {
-        scratch[i] = ::fcntl(spec.descriptors[static_cast<std::size_t>(i)], F_DUPFD, end);
-        if (scratch[i] < 0) giveUp("duplicate a descriptor for", argv[0]);
+    for (std::size_t i = 0; i < plan.numbers.size(); ++i) {
+        plan.scratch[i] = ::fcntl(spec.descriptors[i], F_DUPFD, end);
+        if (plan.scratch[i] < 0) giveUp("duplicate a descriptor for", argv[0]);
     }
+    ::close_range(ChildProcess::firstDescriptor, static_cast<unsigned>(end - 1), 0);
     ::dup2(input, STDIN_FILENO);
     if (output >= 0) {
         ::dup2(output, STDOUT_FILENO);
         ::dup2(output, STDERR_FILENO);
     }
-    for (int i = 0; i < count; ++i)
-        if (::dup2(scratch[i], ChildProcess::firstDescriptor + i) < 0) giveUp("place a descriptor for", argv[0]);
+    for (std::size_t i = 0; i < plan.numbers.size(); ++i)
+        if (::dup2(plan.scratch[i], plan.numbers[i]) < 0) giveUp("place a descriptor for", argv[0]);
     ::close_range(static_cast<unsigned>(end), ~0U, 0);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    if (spec.identity.change) {
+    if (!spec.pidFile.empty()) holdPidFile(spec.pidFile.c_str());
+    if (spec.traits) {
+        if (const char* what = spec.traits->become()) giveUp(what, argv[0]);
+    } else if (spec.identity.change) {
         if (::setgroups(0, nullptr) != 0 || ::setgid(spec.identity.gid) != 0 || ::setuid(spec.identity.uid) != 0)
             giveUp("change user for", argv[0]);
     }
     // After the change of user, which clears it (kernel/cred.c:commit_creds).
     if (spec.endsWithManager) {
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (::getppid() != manager) ::_exit(127);  // It was gone before it could be asked for.
+        if (::getppid() != plan.manager) ::_exit(127);  // It was gone before it could be asked for.
     }
-    ::execv(argv[0], argv);
+    ::execve(argv[0], argv, spec.traits ? spec.traits->environment() : environ);
     giveUp("execute", argv[0]);
 }
 
@@ -123,18 +157,25 @@ Identity Identity::of(const std::string& user) {
     return {entry->pw_uid, entry->pw_gid, entry->pw_uid != 0};
 }
 
+Identity Identity::ofProcess(pid_t pid) {
+    const ProcessTraits traits = ProcessTraits::of(pid);
+    return {traits.uid(), traits.gid(), traits.uid() != ::geteuid()};
+}
+
 ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
-    std::vector<char*> argv;
-    for (const std::string& argument : spec.argv) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    std::vector<int> scratch(spec.descriptors.size());
+    ChildPlan plan{.spec = spec, .manager = ::getpid(), .numbers = spec.numbers};
+    for (const std::string& argument : spec.argv) plan.argv.push_back(const_cast<char*>(argument.c_str()));
+    plan.argv.push_back(nullptr);
+    if (plan.numbers.empty())
+        for (std::size_t i = 0; i < spec.descriptors.size(); ++i) plan.numbers.push_back(firstDescriptor + static_cast<int>(i));
+    plan.scratch.resize(plan.numbers.size());
     // A left-over CPR exec state in the environment would put any QEMU into cpr-exec mode (migration/cpr-exec.c, 10.2).
     ::unsetenv("QEMU_CPR_EXEC_STATE");
-    const UniqueFd devNull(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    plan.devNull = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
 
-    const pid_t manager = ::getpid(), pid = ::fork();
+    const pid_t pid = ::fork();
     if (pid < 0) throw std::system_error(errno, std::generic_category(), "start '" + spec.argv.at(0) + "'");
-    if (pid == 0) becomeChild(spec, manager, argv.data(), scratch.data(), devNull.get());
+    if (pid == 0) becomeChild(plan);
 
     ChildProcess child;
     child.pid_ = pid;

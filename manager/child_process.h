@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "manager/event_loop.h"
+#include "manager/process_traits.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -23,6 +24,8 @@ struct Identity {
 
     /// The identity for a user name. Throws std::runtime_error when there is no such user.
     static Identity of(const std::string& user);
+    /// The identity of a process. Throws std::system_error when there is no such process.
+    static Identity ofProcess(pid_t pid);
 };
 
 /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good. 0 when there is no such process.
@@ -30,16 +33,21 @@ std::uint64_t startTimeOf(pid_t pid);
 
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
-    std::vector<int> descriptors;   ///< Borrowed; the child has them as firstDescriptor, firstDescriptor + 1, ...
+    std::vector<int> descriptors;   ///< Borrowed.
+    std::vector<int> numbers;       ///< Where the child has them; none: firstDescriptor, firstDescriptor + 1, ...
     int output = -1;                ///< Borrowed; the child's standard output and error.
     Identity identity;
+    const ProcessTraits* traits = nullptr;  ///< What the child is given instead of an identity and our environment.
+    /// A file that the child makes, writes its pid to and holds a lock on (fcntl F_SETLK) as long as it lives; none if empty. What
+    /// is there is replaced.
+    std::string pidFile;
     bool endsWithManager =
         false;  ///< For a helper that is of no use to the next manager: killed when the manager's main thread ends.
 };
 
 class ChildProcess {
  public:
-    /// The number that the first listed descriptor has in the child.
+    /// The number that the first listed descriptor has in the child, unless others are asked for.
     static constexpr int firstDescriptor = 3;
 
     ChildProcess() = default;

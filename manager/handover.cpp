@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <map>
 #include <stdexcept>
 #include <system_error>
 
@@ -211,8 +212,10 @@ void Handover::preflight() {
         const std::string words = old_->lastWords();
         post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
     });
-    probe_ = std::make_unique<BinaryProbe>(BinaryProbe::Question{request_.binary, Identity::of(request_.definition.vmm.user),
-                                                                 deviceModels(request_.definition), deadlineOf(State::Launching)},
+    probe_ = std::make_unique<BinaryProbe>(BinaryProbe::Question{request_.binary, identity(),
+                                                                 request_.record.adopted ? request_.record.adopted->models
+                                                                                         : deviceModels(request_.definition),
+                                                                 deadlineOf(State::Launching)},
                                            within([this](const VmmBinary& binary, const std::string& cause) {
                                                if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
                                                newBinary_ = binary;
@@ -221,6 +224,10 @@ void Handover::preflight() {
                                                checkNewBinary();
                                                askOldVmm();
                                            }));
+}
+
+Identity Handover::identity() const {
+    return request_.record.adopted ? Identity::ofProcess(request_.record.vmm.pid) : Identity::of(request_.definition.vmm.user);
 }
 
 void Handover::checkHost() const {
@@ -343,6 +350,8 @@ void Handover::launch() {
     // On disk before it exists, and again when it does: a manager that is killed from here on leaves a trail to the new process.
     request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
     request_.record.guestWasRunning = wasRunning_;
+    AdoptedVm* adopted = request_.record.adopted ? &*request_.record.adopted : nullptr;
+    if (adopted) readTapSettings(*adopted, request_.record.vmm.pid);
     directory_.write(request_.record);
     // Only when the old VMM's port is listened to as well: the guest is told of any change of connection, and should see none
     // (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
@@ -351,6 +360,10 @@ void Handover::launch() {
     if (request_.definition.memory.owner == MemoryOwner::Manager)
         ram = sharesRam() ? reopenGuestRam(request_.record.vmm)
                           : createGuestRam(request_.definition, Identity::of(request_.definition.vmm.user));
+    if (adopted) {
+        taps_ = TapGuard(*adopted, request_.record.vmm.pid);
+        guardTaps();
+    }
     new_ = VmmProcess::launch({.definition = request_.definition,
                                .directory = directory_,
                                .generation = request_.record.fresh->generation,
@@ -359,7 +372,9 @@ void Handover::launch() {
                                .incoming = usesCpr() ? Incoming::Cpr : Incoming::Defer,
                                .shareImplicitRam = newBinary_.majorVersion >= 10,
                                .connectHeartbeat = listensToGuest,
-                               .rehearsal = executes()});
+                               .rehearsal = executes(),
+                               .adopted = adopted,
+                               .old = &request_.record.vmm});
     report_.fresh.pid = new_->record().pid;
     new_->process().onExit([this] { newExited(); });
     checkDisks();
@@ -371,7 +386,19 @@ void Handover::launch() {
     run({{new_.get(), "query-version", nullptr}}, [this] { done(); });
 }
 
+/// Looks once a millisecond: a new VMM that builds its machine gives no sign of when it has come to the taps.
+void Handover::guardTaps() {
+    if (taps_.empty() || state_ > State::StandingBy) return;
+    try {
+        taps_.restore();
+    } catch (const std::exception& error) {
+        return post(Event::Failed, error.what());
+    }
+    tapTimer_ = EventSource::after(milliseconds(1), [this] { guardTaps(); });
+}
+
 void Handover::checkDisks() const {
+    if (request_.record.adopted) return;
     for (const Disk& disk : request_.definition.disks)
         if (new_->record().disks.at(disk.id) != request_.record.vmm.disks.at(disk.id))
             throw std::runtime_error("disk '" + disk.id + "': '" + disk.file +
@@ -444,7 +471,7 @@ void Handover::sendCprState(std::function<void()> then) {
         if (design_ == Design::VmmOwned) return migrate(cprChannelPath(new_->directory()));
         gatherRam(*old_, [this, migrate, then](const std::vector<RamBlock>& blocks) {
             const std::string path = relayPath(new_->directory());
-            relay_ = std::make_unique<Relay>(path, Identity::of(request_.definition.vmm.user),
+            relay_ = std::make_unique<Relay>(path, identity(),
                                              within([this, blocks, then](CprCapture capture) {
                                                  if (const std::string wrong = whatIsWrong(capture, blocks); !wrong.empty())
                                                      throw std::runtime_error(wrong);
@@ -529,7 +556,29 @@ void Handover::verify() {
     gatherRam(*old_, [this](const std::vector<RamBlock>& old) {
         gatherRam(*new_, [this, old](const std::vector<RamBlock>& fresh) {
             compareRam(old, fresh);
-            done();
+            request_.record.adopted ? placeThreads([this] { done(); }) : done();
+        });
+    });
+}
+
+/// Lets each vCPU's thread run where that of the old VMM does. What cannot be placed runs where the whole VMM may.
+void Handover::placeThreads(std::function<void()> then) {
+    send(*old_, "query-cpus-fast", nullptr, [this, then = std::move(then)](const QmpReply& old) {
+        send(*new_, "query-cpus-fast", nullptr, [this, old, then](const QmpReply& fresh) {
+            if (!old.ok() || !fresh.ok()) throw std::runtime_error("query-cpus-fast: " + (old.ok() ? fresh : old).error->description);
+            std::map<int, pid_t> models;
+            for (const json& cpu : old.value) models[cpu.at("cpu-index")] = cpu.at("thread-id");
+            for (const json& cpu : fresh.value) {
+                const auto model = models.find(cpu.at("cpu-index"));
+                if (model == models.end())
+                    throw std::runtime_error("the new VMM has a vCPU " + cpu.at("cpu-index").dump() + ", the old one has not");
+                try {
+                    placeLike(cpu.at("thread-id"), model->second);
+                } catch (const std::system_error& error) {
+                    report_.warnings.push_back(error.what());
+                }
+            }
+            then();
         });
     });
 }
@@ -704,6 +753,8 @@ void Handover::retire() {
 }
 
 void Handover::endOldVmm() {
+    // At its exit QEMU removes the sockets that it listens on, which are the new VMM's as well.
+    if (request_.record.adopted) return old_->process().killAll();
     old_->monitor().execute("quit", nullptr, deadlineOf(State::Retiring), nullptr);
     pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { old_->process().killAll(); }));
 }
@@ -717,6 +768,7 @@ void Handover::oldGone() {
 
 void Handover::discard() {
     pauseBudget_.reset();
+    tapTimer_.reset();
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
     if (executed_) return done();
@@ -738,6 +790,11 @@ void Handover::endNewVmm() {
 }
 
 void Handover::newGone() {
+    try {
+        taps_.restore();
+    } catch (const std::exception& error) {
+        report_.warnings.push_back(std::string(error.what()) + ": the guest's network may be dead");
+    }
     const std::string words = newDiedByItself_ ? new_->lastWords() : std::string();
     if (!words.empty() && report_.cause.find(words) == std::string::npos) report_.cause += "; the new VMM said: " + words;
     done();

@@ -14,7 +14,11 @@
 //
 // With design vmm-exec there is one process: handover_exec.cpp has what is special to it.
 //
-// Limits: the definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
+// A VM that another manager started (adopted_vm.h) takes the same path. Both VMMs have the same taps then: what the new one does to
+// them while it starts is undone at once (tap_settings.h), until it loads the network cards' state and sets them for good. Its old
+// VMM is killed in the end and not asked to quit, because QEMU removes the sockets at its exit that both listen on.
+//
+// Limits: a definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
 #pragma once
 
 #include <chrono>
@@ -150,6 +154,10 @@ class Handover {
     void removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::function<void()> then);
     void retireInPlace();
     /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.
+    /// Whom the VMMs run as.
+    Identity identity() const;
+    void guardTaps();
+    void placeThreads(std::function<void()> then);
     bool isOneProcess() const { return new_ && new_->record().pid == old_->record().pid; }
 
     void standBy();
@@ -208,6 +216,8 @@ class Handover {
     EventSource deadline_;
     EventSource pauseBudget_;
     EventSource pollTimer_;
+    EventSource tapTimer_;
+    TapGuard taps_;  ///< Of an adopted VM, whose taps both VMMs have.
 
     std::unique_ptr<BinaryProbe> probe_;
     VmmBinary newBinary_;

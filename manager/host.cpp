@@ -121,7 +121,7 @@ void Host::whenIdle(std::function<void()> callback) {
     idleCallback_ = std::move(callback);
 }
 
-void Host::withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then) {
+void Host::withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted) {
     std::optional<VmRecord> record;
     try {
         record = operation->directory.read();
@@ -129,6 +129,15 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
     if (!record) return end(operation, noSuchVm(vm));
+    if (record->adopted && !adopted)
+        return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
+                                                             "' of another manager, which has to be asked (for libvirt: "
+                                                             "'virt-handover libvirt'); nothing was touched"));
+    if (record->adopted && record->fresh && record->fresh->pid == 0) {
+        // Started, and not written down any more.
+        if (const pid_t stray = holderOf(record->adopted->pidFile); stray > 0 && stray != record->vmm.pid)
+            ChildProcess::adopt(stray, startTimeOf(stray)).killAll();
+    }
     endStrayVmms(operation->directory, {record->vmm.pid, record->fresh ? record->fresh->pid : 0});
     if (!record->fresh) return then(*record);
     operation->recovery = std::make_unique<Recovery>(
@@ -216,10 +225,8 @@ void Host::settleStrays(Operation* operation, const std::string& vm, int attempt
     }
 }
 
-void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
-    endedStandbys_.erase(vm);
-    Operation* operation = beginOn(vm, [vm, done](const VerbResult& result) {
-        // Upgrades always answer with a report, also when there was no handover to report on.
+Host::Operation* Host::beginUpgrade(const std::string& vm, const Done& done) {
+    return beginOn(vm, [vm, done](const VerbResult& result) {
         if (result.value.contains("outcome") || result.code == ExitCode::Usage) return done(result);
         HandoverReport report;
         report.vm = vm;
@@ -227,6 +234,92 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         report.cause = result.value.value("error", "");
         done({report.exitCode(), toJson(report)});
     });
+}
+
+void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
+    Adoption adoption;
+    try {
+        adoption = readAdoption(file);
+    } catch (const std::exception& error) {
+        return done(failure(ExitCode::Usage, error.what()));
+    }
+    Operation* operation = beginUpgrade(adoption.vm, done);
+    if (!operation) return;
+    try {
+        const std::optional<VmRecord> known = operation->directory.read();
+        if (known && known->fresh)
+            throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +
+                                     "' comes first");
+        const auto is = [&](const VmmRecord& vmm) { return vmm.pid == adoption.pid && vmm.startTime == adoption.startTime; };
+        if (known && !is(known->vmm) && ChildProcess::adopt(known->vmm.pid, known->vmm.startTime).alive())
+            throw std::runtime_error("pid " + std::to_string(known->vmm.pid) + " is on record as its VMM and lives, and not pid " +
+                                     std::to_string(adoption.pid));
+        VmRecord record;
+        if (known && is(known->vmm)) {
+            record.vmm = known->vmm;
+        } else {
+            operation->directory.remove();
+            record.vmm = {.generation = 1, .pid = adoption.pid, .startTime = adoption.startTime};
+            const std::string directory = operation->directory.makeGeneration(1, 0, 0);
+            std::filesystem::create_symlink(adoption.adopted.monitor, directory + "/qmp.sock");
+        }
+        record.uuid = adoption.uuid;
+        record.machine = adoption.machine;
+        record.adopted = adoption.adopted;
+        operation->directory.write(record);
+        HandoverRequest request{.record = record,
+                                .definition = record.definition(),
+                                .design = Design::Relayed,
+                                .binary = adoption.binary,
+                                .dryRun = adoption.dryRun};
+        request.definition.handover.pauseBudget = milliseconds(adoption.pauseBudgetMs);
+        runHandover(operation, request, observer, 0);
+    } catch (const std::exception& error) {
+        end(operation, failure(ExitCode::Refused, error.what()));
+    }
+}
+
+void Host::recoverAdopted(const std::string& vm, Done done) {
+    Operation* operation = beginOn(vm, done);
+    if (!operation) return;
+    try {
+        if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
+    } catch (const std::exception& error) {
+        return end(operation, failure(ExitCode::Lost, error.what()));
+    }
+    withRecord(
+        operation, vm,
+        [this, operation, vm](const VmRecord& record) {
+            json value{{"vm", vm}, {"state", "dead"}};
+            if (ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive())
+                value = {{"vm", vm},
+                         {"state", "running"},
+                         {"pid", record.vmm.pid},
+                         {"startTime", record.vmm.startTime},
+                         {"binary", record.vmm.binary}};
+            end(operation, {ExitCode::Done, value});
+        },
+        true);
+}
+
+void Host::forgetAdopted(const std::string& vm, Done done) {
+    Operation* operation = beginOn(vm, done);
+    if (!operation) return;
+    try {
+        const std::optional<VmRecord> record = operation->directory.read();
+        const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
+        if (record && (!record->adopted || alive(record->vmm) || (record->fresh && alive(*record->fresh))))
+            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs; what is known of it is kept"));
+        operation->directory.remove();
+        end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "forgotten"}}});
+    } catch (const std::exception& error) {
+        end(operation, failure(ExitCode::Refused, error.what()));
+    }
+}
+
+void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+    endedStandbys_.erase(vm);
+    Operation* operation = beginUpgrade(vm, done);
     if (!operation) return;
     withRecord(operation, vm, [this, operation, options, observer = std::move(observer)](const VmRecord& record) {
         HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
@@ -289,6 +382,10 @@ void Host::handedOver(Operation* operation, const HandoverRequest& request, cons
     }
     if (report.outcome == State::RolledBack && !report.cancelled && operation->done && attemptsLeft > 0)
         return runHandover(operation, request, observer, attemptsLeft - 1);
+    // Of an adopted VM that is as it was nothing is to be kept: its monitor was only pointed to.
+    if (request.record.adopted && request.record.vmm.generation == 1 &&
+        (report.outcome == State::Refused || report.outcome == State::RolledBack))
+        operation->directory.remove();
     if (!operation->done) endedStandbys_[operation->vm] = report;
     end(operation, {report.exitCode(), toJson(report)});
 }
@@ -380,6 +477,9 @@ void Host::destroy(const std::string& vm, Done done) {
     try {
         const std::optional<VmRecord> record = operation->directory.read();
         if (!record) return end(operation, noSuchVm(vm));
+        if (record->adopted)
+            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
+                                                                 "' of another manager, which has to be asked to end it"));
         // Without recovery first: whichever VMM holds the guest, it is to end.
         endStrayVmms(operation->directory, {record->vmm.pid});
         operation->vmm = std::make_unique<VmmProcess>(record->vmm, operation->directory.generation(record->vmm.generation));
@@ -458,7 +558,8 @@ void Host::recoverAll(const std::function<void(const std::string&)>& report) {
             if (result.value.contains("error")) report(result.value["error"]);
         });
         if (operation)
-            withRecord(operation, vm, [this, operation](const VmRecord&) { end(operation, {ExitCode::Done, json::object()}); });
+            withRecord(
+                operation, vm, [this, operation](const VmRecord&) { end(operation, {ExitCode::Done, json::object()}); }, true);
     }
 }
 

@@ -37,6 +37,16 @@ class Host : public Verbs {
     void show(const std::string& vm, Done done) override;
     void console(const std::string& vm, Done done) override;
 
+    // VMs that another manager started; there is no D-Bus method for these. Each answers like an upgrade.
+
+    /// Hands a VM over of which only this file tells; answers with a report.
+    void adopt(const std::string& file, Handover::Observer observer, Done done);
+    /// Finishes or undoes a handover of an adopted VM that was interrupted, and says which VMM it has: `vm`, `state` (`running`,
+    /// `dead`, or `none` when no handover of it was ever begun), and of a running one `pid`, `startTime`, `binary`.
+    void recoverAdopted(const std::string& vm, Done done);
+    /// Removes what is kept of an adopted VM that has ended.
+    void forgetAdopted(const std::string& vm, Done done);
+
     /// How the last upgrade of this VM ended that stood by and then ended without anybody asking; none if there was no such.
     std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
@@ -73,11 +83,13 @@ class Host : public Verbs {
     VerbResult shown(const std::string& vm) const;
     VerbResult consoleOf(const std::string& vm) const;
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
+    /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
+    Operation* beginUpgrade(const std::string& vm, const Done& done);
     /// Begins an operation with its lock, or answers why not.
     Operation* beginOn(const std::string& vm, const Done& done);
     void end(Operation* operation, VerbResult result);
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
-    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then);
+    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted = false);
     /// Goes on with `then` when no process is left of this VM that may hold its guest; ends the operation itself if there is one.
     void settleStrays(Operation* operation, const std::string& vm, int attemptsLeft, std::function<void()> then);
     void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);

@@ -38,6 +38,8 @@ struct Options {
     bool dryRun = false;
     bool standby = false;
     std::string timeout = "60s";
+    std::string recover;
+    std::string forget;
     CompareOptions compare;
 };
 
@@ -126,6 +128,10 @@ std::string showText(const json& value) {
     return text;
 }
 
+std::string stateText(const json& value) {
+    return value.value("vm", "") + ": " + value.value("state", "") + "\n";
+}
+
 /// The value of an option that takes a duration; none when it was not given.
 std::optional<milliseconds> duration(const std::string& option, const std::string& text) {
     if (text.empty()) return std::nullopt;
@@ -203,20 +209,39 @@ int commit(const Options& options) {
 
 int cancel(const Options& options) {
     return answer(options, askHolder(options, [&](Verbs& verbs, Verbs::Done done) { verbs.cancel(options.vm, std::move(done)); }),
-                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
+                  stateText);
+}
+
+int adopt(const Options& options) {
+    Options embedded = options;
+    embedded.embed = true;
+    Runner runner(embedded);
+    Host& host = *runner.embedded();
+    if (!options.forget.empty())
+        return answer(options, runner.wait([&](Verbs::Done done) { host.forgetAdopted(options.forget, std::move(done)); }), stateText);
+    if (!options.recover.empty())
+        return answer(options, runner.wait([&](Verbs::Done done) { host.recoverAdopted(options.recover, std::move(done)); }),
+                      stateText);
+    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
+    const VerbResult result = runner.wait([&](Verbs::Done done) {
+        host.adopt(
+            options.vm, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
+    });
+    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
+    return answer(options, result, reportText);
 }
 
 int shutdown(const Options& options) {
     const milliseconds timeout = duration("--timeout", options.timeout).value_or(milliseconds(60'000));
     Runner runner(options);
     return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().shutdown(options.vm, timeout, std::move(done)); }),
-                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
+                  stateText);
 }
 
 int destroy(const Options& options) {
     Runner runner(options);
     return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().destroy(options.vm, std::move(done)); }),
-                  [](const json& value) { return value.value("vm", "") + ": " + value.value("state", "") + "\n"; });
+                  stateText);
 }
 
 int list(const Options& options) {
@@ -252,6 +277,16 @@ int compareDesigns(const Options& options) {
     return compare(options.compare, options.asJson);
 }
 
+/// Becomes the program for libvirt's domains, which is apart because it needs libvirt's library.
+int runForLibvirt(char** arguments) {
+    namespace fs = std::filesystem;
+    const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+    for (const fs::path& path : {here.parent_path() / "plugin" / "virt-handover-libvirt", fs::path(VH_LIBEXECDIR) / "virt-handover-libvirt"})
+        if (::access(path.c_str(), X_OK) == 0) ::execv(path.c_str(), arguments);
+    std::cerr << "virt-handover: cannot run '" << VH_LIBEXECDIR << "/virt-handover-libvirt': install virt-handover's libvirt plugin\n";
+    return static_cast<int>(ExitCode::Usage);
+}
+
 int version(const Options& options) {
     return answer(options, {ExitCode::Done, {{"version", VH_VERSION}}},
                   [](const json& value) { return "virt-handover " + value.value("version", "") + "\n"; });
@@ -263,6 +298,7 @@ int version(const Options& options) {
 int main(int argc, char** argv) {
     using namespace vh;
     std::signal(SIGPIPE, SIG_IGN);
+    if (argc > 1 && std::string(argv[1]) == "libvirt") return runForLibvirt(argv + 1);
     Options options;
     CLI::App app("Replaces the VMM (QEMU) under running virtual machines.", "virt-handover");
     app.require_subcommand(1);
@@ -297,10 +333,17 @@ int main(int argc, char** argv) {
     upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin");
     add("commit", "switch a VM whose upgrade stands by", commit);
     add("cancel", "undo an upgrade that stands by", cancel);
+    CLI::App* adopting = add("adopt", "replace the VMM under a VM of another manager; 'virt-handover libvirt' calls this", adopt, false);
+    CLI::Option_group* which = adopting->add_option_group("which");
+    which->add_option("FILE", options.vm, "what that manager knows of it, as JSON; see manager/adopted_vm.h");
+    which->add_option("--recover", options.recover, "finish or undo an interrupted one, and say which VMM this VM has");
+    which->add_option("--forget", options.forget, "remove what is kept of this VM, which has ended");
+    which->require_option(1);
     add("shutdown", "press the VM's power button and wait until it is off", shutdown)
         ->add_option("--timeout", options.timeout, "how long to wait")
         ->capture_default_str();
     add("destroy", "end a VM at once, as by pulling its plug", destroy);
+    app.add_subcommand("libvirt", "the same for domains of libvirt: check, prepare, import, upgrade, recover");
     add("list", "the VMs that run here", list, false);
     add("show", "all that is known of a VM", show);
     add("console", "connect this terminal to a VM's serial console", console);

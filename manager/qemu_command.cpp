@@ -1,6 +1,7 @@
 #include "manager/qemu_command.h"
 
 #include <cstdint>
+#include <algorithm>
 #include <cstdio>
 
 #include <nlohmann/json.hpp>
@@ -9,6 +10,11 @@ namespace vh {
 namespace {
 
 using nlohmann::json;
+
+std::string cprIncoming(const std::string& directory) {
+    return json{{"channel-type", "cpr"}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(directory)}}}}
+        .dump();
+}
 
 /// A locally administered address that is the same at every start: FNV-1a over the VM's uuid and the network's id.
 std::string macAddress(const VmDefinition& definition, const Network& network) {
@@ -145,11 +151,7 @@ class Command {
         if (launch_.resources.has(execStateResource))
             option("-add-fd",
                    "fd=" + number(execStateResource) + ",set=" + std::to_string(execStateFdset) + ",opaque=" + execStateResource);
-        if (launch_.incoming == Incoming::Cpr)
-            option("-incoming",
-                   json{{"channel-type", "cpr"},
-                        {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(launch_.directory)}}}}
-                       .dump());
+        if (launch_.incoming == Incoming::Cpr) option("-incoming", cprIncoming(launch_.directory));
     }
 
     const QemuLaunch& launch_;
@@ -162,6 +164,16 @@ class Command {
 
 std::vector<std::string> qemuCommand(const QemuLaunch& launch) {
     return Command(launch).build();
+}
+
+std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory, int monitor) {
+    std::vector<std::string> argv{binary};
+    argv.insert(argv.end(), vm.arguments.begin(), vm.arguments.end());
+    if (std::find(argv.begin(), argv.end(), "-S") == argv.end()) argv.emplace_back("-S");
+    argv.insert(argv.end(), {"-chardev", "socket,id=virt-handover,fd=" + std::to_string(monitor) + ",server=on,wait=off", "-mon",
+                             "chardev=virt-handover,id=virt-handover,mode=control", "-incoming", "defer", "-incoming",
+                             cprIncoming(directory)});
+    return argv;
 }
 
 std::vector<std::string> deviceModels(const VmDefinition& definition) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "config/vm_definition.h"
+#include "manager/adopted_vm.h"
 #include "manager/resources.h"
 
 namespace vh {
@@ -29,6 +30,10 @@ struct QemuLaunch {
 
 /// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
 std::vector<std::string> qemuCommand(const QemuLaunch& launch);
+
+/// The same for a VM that another manager started, to take over by CPR: its own arguments, and a second monitor on the listening
+/// socket `monitor`, chardev `virt-handover`, which is left to whoever hands it over next.
+std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory, int monitor);
 
 /// The set in which an executed VMM finds the file with its device state, a resource of that name.
 constexpr int execStateFdset = 1000;

@@ -157,11 +157,21 @@ void Recovery::keepNew() {
 
 void Recovery::endNew() {
     // As in a handover that goes back: a CPR exchange is cancelled first, for the new VMM's end would make the old one go ahead.
-    ask(old_, "migrate_cancel", nullptr, [this](const QmpReply&) { end(new_, [this] { keepOld(); }); });
+    ask(old_, "migrate_cancel", nullptr, [this](const QmpReply&) {
+        end(new_, [this] {
+            old_.closeMonitor();  // Both VMMs of an adopted VM listen on one monitor socket: this may have been the new one's.
+            keepOld();
+        });
+    });
 }
 
 void Recovery::keepOld() {
     if (!old_.alive()) return settle(old_.record(), new_.record().generation);
+    try {
+        if (record_.adopted) TapGuard(*record_.adopted, old_.record().pid).restore();
+    } catch (const std::exception& error) {
+        return finish(error.what());
+    }
     letOldRun();
 }
 

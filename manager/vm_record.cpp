@@ -78,6 +78,11 @@ void writeAll(int fd, const std::string& text, const std::string& path) {
 }  // namespace
 
 VmDefinition VmRecord::definition() const {
+    if (adopted) {
+        VmDefinition definition{.name = adopted->title, .uuid = uuid, .machine = machine, .accelerator = accelerator};
+        definition.memory = {.sizeBytes = adopted->memoryBytes, .owner = MemoryOwner::Vmm};
+        return definition;
+    }
     VmDefinition definition = parseVmDefinition(definitionText, definitionFile);
     definition.uuid = uuid;
     definition.machine = machine;
@@ -101,6 +106,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         if (value.contains("fresh")) record.fresh = vmmFromJson(value["fresh"]);
+        if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value["adopted"]);
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
         return record;
@@ -119,6 +125,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
     const std::string file = path() + "/record.json", draft = file + ".new";
     {
@@ -137,6 +144,16 @@ std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) c
     makeDirectory(incoming, 0700);
     if (::geteuid() == 0 && ::chown(incoming.c_str(), uid, gid) != 0) fail("give '" + incoming + "' to the VMM's user");
     return directory;
+}
+
+void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirectory, uid_t uid, gid_t gid) const {
+    const std::string incoming = generation(number) + "/incoming", place = socketDirectory + "/virt-handover";
+    std::error_code ignored;
+    fs::remove_all(place, ignored);
+    makeDirectory(place, 0700);
+    if (::geteuid() == 0 && ::lchown(place.c_str(), uid, gid) != 0) fail("give '" + place + "' to the VMM's user");
+    if (::rmdir(incoming.c_str()) != 0 || ::symlink(place.c_str(), incoming.c_str()) != 0)
+        fail("let '" + incoming + "' be '" + place + "'");
 }
 
 void VmDirectory::removeGeneration(unsigned number) const {

@@ -22,6 +22,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/vm_definition.h"
+#include "manager/adopted_vm.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -56,9 +57,11 @@ struct VmRecord {
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
     std::optional<VmmRecord> fresh;
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.
+    std::optional<AdoptedVm> adopted;  ///< A VM that another manager started; then there is no definition.
     bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.
 
-    /// The definition that the VM was started with, machine type, uuid and accelerator resolved.
+    /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
+    /// handover goes by: its name is its title.
     VmDefinition definition() const;
 };
 
@@ -71,6 +74,7 @@ class VmDirectory {
     std::string generation(unsigned number) const { return path() + "/" + std::to_string(number); }
     std::string lockFile() const { return runtime_ + "/" + vm_ + ".lock"; }
     const std::string& runtime() const { return runtime_; }
+    const std::string& vm() const { return vm_; }
 
     /// The record, if the VM has one. Throws std::runtime_error when the file cannot be understood.
     std::optional<VmRecord> read() const;
@@ -81,6 +85,9 @@ class VmDirectory {
     /// Makes the directory of a generation, with `incoming/` owned by the given user. What an earlier attempt left there is
     /// removed.
     std::string makeGeneration(unsigned number, uid_t uid, gid_t gid) const;
+
+    /// Puts `incoming/` of a generation below another directory, where a VMM under a security module's rules may make sockets.
+    void moveIncoming(unsigned number, const std::string& socketDirectory, uid_t uid, gid_t gid) const;
 
     void removeGeneration(unsigned number) const;
     void remove() const;

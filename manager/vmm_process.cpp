@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <deque>
@@ -56,12 +57,54 @@ void VmmProcess::connect(bool heartbeat) {
 }
 
 std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
+    if (launch.adopted) return launchAdopted(launch);
     std::unique_ptr<VmmProcess> vmm = furnish(launch, ChildProcess::firstDescriptor, {});
     vmm->process_ = ChildProcess::launch({.argv = vmm->command_,
                                           .descriptors = vmm->resources_.descriptors(),
                                           .output = vmm->log_.get(),
                                           .identity = Identity::of(launch.definition.vmm.user)});
     vmm->connect(launch.connectHeartbeat);
+    vmm->release();
+    return vmm;
+}
+
+/// As launch(), for a VM whose descriptors are the old VMM's own. Only the second monitor is ours: the first one's socket is shared
+/// by both VMMs, and a connection to it may end at either.
+std::unique_ptr<VmmProcess> VmmProcess::launchAdopted(const VmmLaunch& launch) {
+    const AdoptedVm& vm = *launch.adopted;
+    const ProcessTraits traits = ProcessTraits::of(launch.old->pid);
+    std::unique_ptr<VmmProcess> vmm(new VmmProcess);
+    vmm->directory_ = launch.directory.makeGeneration(launch.generation, traits.uid(), traits.gid());
+    launch.directory.moveIncoming(launch.generation, vm.socketDirectory, traits.uid(), traits.gid());
+    vmm->record_.generation = launch.generation;
+    vmm->record_.binary = launch.binary;
+    std::filesystem::create_symlink(vm.logFile, vmm->directory_ + "/vmm.log");
+    std::error_code ignored;
+    vmm->logStart_ = std::filesystem::file_size(vm.logFile, ignored);
+    if (ignored) vmm->logStart_ = 0;
+
+    std::vector<int> descriptors, numbers;
+    int last = ChildProcess::firstDescriptor - 1;
+    for (const AdoptedVm::Descriptor& descriptor : vm.descriptors) {
+        const std::string name = std::to_string(descriptor.of) + " of the old VMM";
+        if (!vmm->resources_.has(name)) vmm->resources_.add(name, takeDescriptor(launch.old->pid, descriptor.of));
+        descriptors.push_back(vmm->resources_.fd(name));
+        numbers.push_back(descriptor.number);
+        last = std::max(last, descriptor.number);
+    }
+    vmm->resources_.add("qmp", listenUnix(vmm->directory_ + "/qmp.sock"));
+    descriptors.push_back(vmm->resources_.fd("qmp"));
+    numbers.push_back(last + 1);
+    vmm->log_ = takeDescriptor(launch.old->pid, STDERR_FILENO);
+
+    vmm->command_ = adoptedCommand(vm, launch.binary, vmm->directory_, last + 1);
+    vmm->process_ = ChildProcess::launch({.argv = vmm->command_,
+                                          .descriptors = descriptors,
+                                          .numbers = numbers,
+                                          .output = vmm->log_.get(),
+                                          .traits = &traits,
+                                          .pidFile = vm.pidFile});
+    vmm->connect(false);
     vmm->release();
     return vmm;
 }
@@ -97,6 +140,7 @@ QmpClient& VmmProcess::monitor() {
 std::string VmmProcess::lastWords() const {
     constexpr std::size_t linesShown = 3;
     std::ifstream log(directory_ + "/vmm.log");
+    log.seekg(static_cast<std::streamoff>(logStart_));
     std::string line;
     std::deque<std::string> last;
     while (std::getline(log, line)) {

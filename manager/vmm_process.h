@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <set>
@@ -29,6 +30,8 @@ struct VmmLaunch {
     bool shareImplicitRam = false;
     bool connectHeartbeat = false;  ///< Listen to the guest probe's port from the start; see takeHeartbeat().
     bool rehearsal = false;         ///< See QemuLaunch.
+    const AdoptedVm* adopted = nullptr;  ///< Instead of the definition and what it says of descriptors, user and RAM.
+    const VmmRecord* old = nullptr;      ///< With it: the VMM whose descriptors and traits the new one gets.
 };
 
 class VmmProcess {
@@ -83,6 +86,7 @@ class VmmProcess {
     VmmProcess() = default;
     /// A directory, log, resources and command line; no process.
     static std::unique_ptr<VmmProcess> furnish(VmmLaunch& launch, int firstDescriptor, UniqueFd state);
+    static std::unique_ptr<VmmProcess> launchAdopted(const VmmLaunch& launch);
     void connect(bool heartbeat);
 
     VmmRecord record_;
@@ -91,6 +95,7 @@ class VmmProcess {
     Resources resources_;
     std::vector<std::string> command_;
     UniqueFd log_;
+    std::uintmax_t logStart_ = 0;  ///< What is before that in the log is another VMM's.
     std::unique_ptr<QmpClient> monitor_;
     UniqueFd heartbeat_;
 };

@@ -17,6 +17,7 @@ case "$cacheDir" in
     /*) ;;
     *) cacheDir=$PWD/$cacheDir ;;
 esac
+export VIRT_HANDOVER_CACHE=$cacheDir  # For what is started from another directory.
 
 # Where the tests and the demo find the two QEMUs and the guest.
 export VH_QEMU_OLD=$cacheDir/bin/qemu-10.0

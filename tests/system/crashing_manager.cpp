@@ -1,5 +1,5 @@
 // A manager that dies in the middle of a handover: `crashing-manager RUNTIME_DIRECTORY VM BINARY STATE [DELAY_MS]` begins an
-// upgrade and kills itself (SIGKILL) when the state begins, or so much later.
+// upgrade, or the adoption that the file VM tells of, and kills itself (SIGKILL) when the state begins, or so much later.
 
 #include <signal.h>
 #include <unistd.h>
@@ -20,14 +20,14 @@ int main(int argc, char** argv) {
     options.standby = state == name(State::StandingBy);
     EventSource later;
     bool ended = false;
-    host.upgrade(
-        argv[2], options,
-        [&](const HandoverProgress& progress) {
-            if (name(progress.state) != state) return;
-            if (delay.count() == 0) ::kill(::getpid(), SIGKILL);
-            later = EventSource::after(delay, [] { ::kill(::getpid(), SIGKILL); });
-        },
-        [&](const VerbResult& result) { ended = result.value["outcome"] != name(State::StandingBy); });
+    const Handover::Observer dieThen = [&](const HandoverProgress& progress) {
+        if (name(progress.state) != state) return;
+        if (delay.count() == 0) ::kill(::getpid(), SIGKILL);
+        later = EventSource::after(delay, [] { ::kill(::getpid(), SIGKILL); });
+    };
+    const Verbs::Done done = [&](const VerbResult& result) { ended = result.value["outcome"] != name(State::StandingBy); };
+    const std::string vm = argv[2];
+    vm.find('/') == std::string::npos ? host.upgrade(vm, options, dieThen, done) : host.adopt(vm, dieThen, done);
     while (!ended) g_main_context_iteration(nullptr, TRUE);
     return 0;
 }

@@ -234,6 +234,22 @@ void expectGuestIsWell(Host& host, const std::string& vm) {
     EXPECT_GT(after["disk_checked"], before["disk_checked"]) << "the guest does not get at its disk";
 }
 
+void crashManager(const Workspace& workspace, const std::string& vm, const std::string& what, const std::string& binary,
+                  const std::string& state, const std::string& delayMs) {
+    const std::string program = required("VH_CRASHING_MANAGER"), runtime = workspace.runtime();
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::execl(program.c_str(), program.c_str(), runtime.c_str(), what.c_str(), binary.c_str(), state.c_str(), delayMs.c_str(),
+                nullptr);
+        ::_exit(127);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the manager did not die at '" << state << "'";
+    // A child that the dead manager was just starting may hold the VM's lock until it executes its program.
+    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(runtime, vm).tryLock()); }, milliseconds(5'000)));
+}
+
 int vmmPid(Host& host, const std::string& vm) {
     return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value.value("pid", 0);
 }

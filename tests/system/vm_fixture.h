@@ -102,6 +102,11 @@ std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& 
 /// The guest ticks, has lost nothing, and goes on checking its RAM and writing its disk: two status lines, compared.
 void expectGuestIsWell(Host& host, const std::string& vm);
 
+/// Runs a manager that dies when the handover comes to that state, or so much later; `what` is a VM's name or an adoption's file.
+/// Fails the test if it does not. Its lock on `vm` is free afterwards.
+void crashManager(const Workspace& workspace, const std::string& vm, const std::string& what, const std::string& binary,
+                  const std::string& state, const std::string& delayMs);
+
 /// The pid of the VM's VMM.
 int vmmPid(Host& host, const std::string& vm);
 

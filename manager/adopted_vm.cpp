@@ -1,0 +1,115 @@
+#include "manager/adopted_vm.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+
+namespace vh {
+
+using nlohmann::json;
+
+namespace {
+
+json toJson(const AdoptedVm::Descriptor& descriptor) {
+    json value{{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}};
+    if (descriptor.tap)
+        value["settings"] = {{"headerBytes", descriptor.settings.headerBytes}, {"offloads", descriptor.settings.offloads}};
+    return value;
+}
+
+}  // namespace
+
+json toJson(const AdoptedVm& vm) {
+    json descriptors = json::array();
+    for (const AdoptedVm::Descriptor& descriptor : vm.descriptors) descriptors.push_back(toJson(descriptor));
+    return {{"title", vm.title},
+            {"monitor", vm.monitor},
+            {"memoryBytes", vm.memoryBytes},
+            {"arguments", vm.arguments},
+            {"models", vm.models},
+            {"descriptors", descriptors},
+            {"pidFile", vm.pidFile},
+            {"logFile", vm.logFile},
+            {"socketDirectory", vm.socketDirectory}};
+}
+
+AdoptedVm adoptedVmFromJson(const json& value) {
+    AdoptedVm vm;
+    value.at("title").get_to(vm.title);
+    value.at("monitor").get_to(vm.monitor);
+    value.at("memoryBytes").get_to(vm.memoryBytes);
+    value.at("arguments").get_to(vm.arguments);
+    value.at("models").get_to(vm.models);
+    for (const json& entry : value.at("descriptors")) {
+        AdoptedVm::Descriptor descriptor{entry.at("number").get<int>(), entry.at("of").get<int>(), entry.at("tap").get<bool>()};
+        if (const json settings = entry.value("settings", json()); settings.is_object())
+            descriptor.settings = {settings.at("headerBytes").get<int>(), settings.at("offloads").get<unsigned>()};
+        vm.descriptors.push_back(descriptor);
+    }
+    value.at("pidFile").get_to(vm.pidFile);
+    value.at("logFile").get_to(vm.logFile);
+    value.at("socketDirectory").get_to(vm.socketDirectory);
+    return vm;
+}
+
+Adoption readAdoption(const std::string& file) {
+    try {
+        std::ifstream input(file);
+        if (!input) throw std::system_error(errno, std::generic_category());
+        const json value = json::parse(input);
+        Adoption adoption;
+        value.at("vm").get_to(adoption.vm);
+        value.at("uuid").get_to(adoption.uuid);
+        value.at("machine").get_to(adoption.machine);
+        value.at("pid").get_to(adoption.pid);
+        value.at("startTime").get_to(adoption.startTime);
+        adoption.binary = std::filesystem::absolute(value.at("binary").get<std::string>());
+        adoption.pauseBudgetMs = value.value("pauseBudgetMs", adoption.pauseBudgetMs);
+        adoption.dryRun = value.value("dryRun", false);
+        adoption.adopted = adoptedVmFromJson(value);
+        if (adoption.vm.empty() || adoption.vm.find('/') != std::string::npos || adoption.vm.starts_with("."))
+            throw std::runtime_error("'" + adoption.vm + "' cannot be the name of a directory");
+        return adoption;
+    } catch (const std::exception& error) {
+        throw std::runtime_error("cannot understand '" + file + "': " + error.what());
+    }
+}
+
+UniqueFd takeDescriptor(pid_t pid, int number) {
+    const std::string what = "take descriptor " + std::to_string(number) + " of pid " + std::to_string(pid);
+    const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!process) throw std::system_error(errno, std::generic_category(), what);
+    UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+    if (!fd) throw std::system_error(errno, std::generic_category(), what);
+    return fd;
+}
+
+pid_t holderOf(const std::string& pidFile) {
+    const UniqueFd fd(::open(pidFile.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    struct flock whole {};
+    whole.l_type = F_WRLCK;
+    return fd && ::fcntl(fd.get(), F_GETLK, &whole) == 0 && whole.l_type != F_UNLCK ? whole.l_pid : 0;
+}
+
+void readTapSettings(AdoptedVm& vm, pid_t old) {
+    for (AdoptedVm::Descriptor& descriptor : vm.descriptors)
+        if (descriptor.tap) descriptor.settings = TapSettings::of(takeDescriptor(old, descriptor.of).get());
+}
+
+TapGuard::TapGuard(const AdoptedVm& vm, pid_t old) {
+    for (const AdoptedVm::Descriptor& descriptor : vm.descriptors)
+        if (descriptor.tap) taps_.push_back({takeDescriptor(old, descriptor.of), descriptor.settings});
+}
+
+void TapGuard::restore() const {
+    for (const Tap& tap : taps_)
+        if (TapSettings::of(tap.fd.get()) != tap.settings) tap.settings.restore(tap.fd.get());
+}
+
+}  // namespace vh

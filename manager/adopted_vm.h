@@ -1,0 +1,92 @@
+// A VM that another manager started and goes on managing, such as a domain of libvirt: all that it takes to start a second VMM
+// for it. Who that manager is, and how the arguments came about, is of no interest here.
+//
+// Its VMM is not described by a definition, its descriptors come from the old VMM's process and not from us, and the new VMM is
+// made to resemble the old one's process (process_traits.h). All else of a handover is that of our own VMs.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "manager/tap_settings.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+struct AdoptedVm {
+    struct Descriptor {
+        int number = -1;  ///< In the new VMM.
+        int of = -1;      ///< In the old one.
+        bool tap = false;
+        TapSettings settings;  ///< Of a tap, from just before a second VMM gets it.
+
+        bool operator==(const Descriptor&) const = default;
+    };
+
+    std::string title;    ///< What its manager calls it.
+    std::string monitor;  ///< The old VMM's monitor socket, which must be free.
+    std::uint64_t memoryBytes = 0;
+    std::vector<std::string> arguments;  ///< Of the new VMM, without `-incoming`.
+    std::vector<std::string> models;     ///< Device models that the new VMM must have.
+    std::vector<Descriptor> descriptors;
+    std::string pidFile;          ///< See LaunchSpec.
+    std::string logFile;          ///< Where what both VMMs say ends up.
+    std::string socketDirectory;  ///< Where the VMMs' user may make sockets, also under a security module's rules.
+
+    bool operator==(const AdoptedVm&) const = default;
+};
+
+nlohmann::json toJson(const AdoptedVm& vm);
+/// Throws nlohmann::json::exception.
+AdoptedVm adoptedVmFromJson(const nlohmann::json& value);
+
+/// What `adopt` is told of a VM, by a file: the members of AdoptedVm, and these.
+struct Adoption {
+    std::string vm;  ///< The name of its record.
+    std::string uuid;
+    std::string machine;
+    pid_t pid = 0;
+    std::uint64_t startTime = 0;
+    std::string binary;  ///< The new VMM's.
+    std::uint64_t pauseBudgetMs = 1000;
+    bool dryRun = false;
+    AdoptedVm adopted;
+};
+
+/// Throws std::runtime_error that names the file and what is wrong with it.
+Adoption readAdoption(const std::string& file);
+
+/// Fills in the settings of the taps, as the old VMM has them. Throws std::system_error.
+void readTapSettings(AdoptedVm& vm, pid_t old);
+
+/// A descriptor of another process: the same open file (pidfd_getfd(2)). Throws std::system_error.
+UniqueFd takeDescriptor(pid_t pid, int number);
+
+/// The process that holds a pid file's lock, or 0.
+pid_t holderOf(const std::string& pidFile);
+
+/// Keeps taps as the old VMM has them while the new one is being started beside it.
+class TapGuard {
+ public:
+    TapGuard() = default;
+    /// The taps of the old VMM, whose settings are known. Throws std::system_error.
+    TapGuard(const AdoptedVm& vm, pid_t old);
+
+    bool empty() const { return taps_.empty(); }
+    /// Sets taps that somebody has changed back to what they were. Throws std::system_error.
+    void restore() const;
+
+ private:
+    struct Tap {
+        UniqueFd fd;
+        TapSettings settings;
+    };
+    std::vector<Tap> taps_;
+};
+
+}  // namespace vh
