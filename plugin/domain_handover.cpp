@@ -112,7 +112,8 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
                                                        .fdsets = monitor.execute("query-fdsets"),
                                                        .ptyMasters = descriptors.ptyMasters,
                                                        .tapFds = descriptors.tapFds,
-                                                       .listeners = descriptors.listeners});
+                                                       .listeners = descriptors.listeners,
+                                                       .usesVhost = descriptors.vhost});
     json passed = json::array();
     for (const PassedDescriptor& one : machine.descriptors)
         passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}});

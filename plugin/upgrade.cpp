@@ -107,7 +107,8 @@ class Upgrade {
         if (!readiness.ready()) {
             for (const Obstacle& obstacle : readiness.obstacles) {
                 outcome.cause += (outcome.cause.empty() ? "" : "; ") + obstacle.what;
-                if (!obstacle.remedy.empty()) outcome.remedy += (outcome.remedy.empty() ? "" : "; ") + obstacle.remedy;
+                if (!obstacle.remedy.empty() && outcome.remedy.find(obstacle.remedy) == std::string::npos)
+                    outcome.remedy += (outcome.remedy.empty() ? "" : "; ") + obstacle.remedy;
             }
             return end(outcome);
         }
