@@ -129,6 +129,7 @@ Obstacle ofTpm(xml_node tpm) {
 Obstacle ofGraphics(xml_node graphics) {
     const std::string type = attribute(graphics, "type");
     if (type == "spice") return {"the graphics are SPICE, whose sessions and ports end with their QEMU", changeIt};
+    // QEMU 10.0 as a second one on the port: "Failed to find an available port: Address already in use".
     if (type == "vnc") return {"the graphics are VNC, whose port two QEMUs cannot share", changeIt};
     return {"the graphics are of type " + quoted(type) + ", which was not tried with a handover", changeIt};
 }

@@ -236,7 +236,7 @@ class MachineBuilder {
 
     void add(const std::string& name, const OptionValue& value) {
         std::string text = value.text();
-        // The directories of a domain that is yet to start (src/qemu/qemu_domain.c:qemuDomainGetLibDir... with id -1).
+        // The directories of a domain that is yet to start (virDomainDefGetShortName with id -1, libvirt 11.3.0).
         if (text.find("/domain--1-") != std::string::npos || text.find("/-1-") != std::string::npos)
             refuse("the option '" + name + " " + text + "' is new since the start, and its directory is not known");
         options_.push_back({name, std::move(text), true});

@@ -184,6 +184,18 @@ TEST(Obstacles, letPassWhatWasTried) {
         IsEmpty());
 }
 
+TEST(Obstacles, areNoneInRealDomains) {
+    for (const char* name :
+         {"as-started", "hotplugged", "snapshot-and-medium", "unplugged-and-restarted", "hostile-names-numa", "uefi"}) {
+        const std::string status = golden(std::string(name) + "/status.xml");
+        const std::string domainXml =
+            status.substr(status.find("<domain "), status.find("</domain>") + 9 - status.find("<domain "));
+        EXPECT_THAT(whats(domainXml), IsEmpty()) << name;
+        EXPECT_EQ(makeReady(domainXml), domainXml) << name;
+        EXPECT_EQ(importDomain(domainXml).definition.machine, "pc-q35-10.0") << name;
+    }
+}
+
 struct Refusal {
     const char* device;
     const char* what;
