@@ -15,7 +15,6 @@
 #include <system_error>
 
 #include "plugin/command.h"
-#include "plugin/process.h"
 
 namespace vh {
 namespace {
@@ -114,19 +113,22 @@ bool sameFile(const std::string& one, const std::string& other) {
     return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/// The words before QEMU's first option are what it was started with: a loader, its options, the binary.
-std::vector<std::string> versionCommand(pid_t pid, const std::string& link, const std::string& path) {
-    std::vector<std::string> words = commandLineOf(pid);
-    const std::string exe = "/proc/" + std::to_string(pid) + "/exe";
-    if (link == exe) return {exe, "--version"};
-    words.erase(std::ranges::find(words, "-name"), words.end());
-    const auto binary = std::ranges::find(words, path);
-    if (words.empty() || binary == words.end()) return {link, "--version"};
-    *binary = link;
-    words.erase(binary + 1, words.end());
-    words.front() = exe;
-    words.emplace_back("--version");
-    return words;
+/// QEMU prints its version from one literal (system/vl.c:version, 10.0 and 11.1), which is therefore in the binary. A program
+/// that is not executed needs no libraries: those that it runs with may have been replaced by now, too.
+std::string versionIn(const std::string& file) {
+    static constexpr std::string_view mark = "QEMU emulator version ";
+    constexpr std::size_t chunk = std::size_t{1} << 20, overlap = 64;
+    std::ifstream input(file, std::ios::binary);
+    std::string data;
+    for (std::string read(chunk, '\0'); input.read(read.data(), chunk), input.gcount() > 0;) {
+        data.erase(0, data.size() - std::min(data.size(), overlap));
+        data.append(read, 0, static_cast<std::size_t>(input.gcount()));
+        for (std::size_t at = data.find(mark); at != std::string::npos; at = data.find(mark, at + 1)) {
+            const std::size_t begin = at + mark.size(), end = data.find_first_not_of("0123456789.", begin);
+            if (end != std::string::npos && end > begin) return data.substr(begin, end - begin);
+        }
+    }
+    return {};
 }
 
 }  // namespace
@@ -155,7 +157,7 @@ EmulatorIdentity runningEmulator(pid_t pid) {
     emulator.path = withoutDeleted(fs::read_symlink(link));
     emulator.buildId = buildIdOf(link);
     emulator.replaced = !sameFile(link, emulator.path);
-    emulator.version = versionFrom(versionCommand(pid, link, emulator.path));
+    emulator.version = versionIn(link);
     return emulator;
 }
 

@@ -22,7 +22,7 @@ std::string buildIdOf(const std::string& file);
 EmulatorIdentity installedEmulator(const std::string& binary);
 
 /// Looks at a process's program, not at what is at its path by now. A process that was started by way of a dynamic loader or a
-/// script is looked through: the program is the qemu-system binary that it has mapped.
+/// script is looked through: the program is the qemu-system binary that it has mapped. Nothing is executed.
 EmulatorIdentity runningEmulator(pid_t pid);
 
 }  // namespace vh

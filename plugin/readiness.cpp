@@ -41,7 +41,9 @@ void checkStatus(const HostPaths& paths, Readiness& readiness) {
 
 void checkVersions(const std::string& libvirt, const ReadinessQuestion& question, Readiness& readiness) {
     const std::string &from = readiness.running.version, &to = readiness.installed.version;
-    if (from.empty() || to.empty()) return;
+    if (to.empty()) return;  // Said already.
+    if (from.empty())
+        throw std::runtime_error("the version of the QEMU that it runs cannot be told from '" + readiness.running.path + "'");
     if (const auto reason = untested(libvirt, from, to)) {
         if (question.force)
             readiness.notes.push_back(*reason + "; forced");

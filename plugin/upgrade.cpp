@@ -213,6 +213,7 @@ class Upgrade {
         }
         surroundings_.say("handing over domain '" + domain.title + "'");
         JournalDomain now = domain;
+        outcome.outcome.clear();
         try {
             take(manager_.adopt(directory_.specFile(domain.uuid), handoverDeadline, surroundings_.interrupts), now, outcome);
         } catch (const std::exception& error) {
@@ -252,7 +253,7 @@ class Upgrade {
                 outcome.pid = domain.fresh.pid;
                 return;
             case DomainPhase::Unchanged:
-                if (outcome.outcome != "refused" || outcome.cause.empty()) outcome.outcome = "rolled back";
+                if (outcome.outcome.empty()) outcome.outcome = "rolled back";
                 if (outcome.cause.empty()) outcome.cause = "the manager ended before it was done";
                 return;
             case DomainPhase::Prepared:
