@@ -53,13 +53,6 @@ json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
 
-UniqueFd reopen(const UniqueFd& file, int flags) {
-    const std::string path = "/proc/self/fd/" + std::to_string(file.get());
-    UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
-    if (!fd) throw std::system_error(errno, std::generic_category(), "open the saved state again");
-    return fd;
-}
-
 }  // namespace
 
 Handover::Handover(HandoverRequest request, VmDirectory directory, Observer observer, Done done)
@@ -670,7 +663,7 @@ void Handover::saveToFile() {
             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
             run({{old_.get(), "migrate", fdsetChannel(runtimeFdset)}}, [] {});
         },
-        reopen(savedState_, O_WRONLY));
+        reopen(savedState_.get(), O_WRONLY));
 }
 
 void Handover::restoreFromFile() {
@@ -680,7 +673,7 @@ void Handover::restoreFromFile() {
             if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
             run({{new_.get(), "migrate-incoming", fdsetChannel(runtimeFdset)}}, [] {});
         },
-        reopen(savedState_, O_RDONLY));
+        reopen(savedState_.get(), O_RDONLY));
     savedState_.reset();
 }
 

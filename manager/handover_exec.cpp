@@ -37,13 +37,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds cancelPatience{10'000};
 constexpr int shimFdset = execStateFdset + 1;
 
-UniqueFd reopen(int file, int flags) {
-    const std::string path = "/proc/self/fd/" + std::to_string(file);
-    UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
-    if (!fd) throw std::system_error(errno, std::generic_category(), "open '" + path + "' again");
-    return fd;
-}
-
 /// As if the new VMM had the old one's files, which a rehearsed one cannot have and an executed one will.
 std::vector<RamBlock> withFilesOf(const std::vector<RamBlock>& old, std::vector<RamBlock> fresh) {
     for (RamBlock& block : fresh) {

@@ -160,6 +160,13 @@ std::uint64_t availableMemoryBytes() {
     return kilobytes * 1024;
 }
 
+UniqueFd reopen(int file, int flags) {
+    const std::string path = "/proc/self/fd/" + std::to_string(file);
+    UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
+    if (!fd) fail("open '" + path + "' again");
+    return fd;
+}
+
 UniqueFd reopenGuestRam(const VmmRecord& vmm) {
     const std::string path = "/proc/" + std::to_string(vmm.pid) + "/fd/" + std::to_string(vmm.ramDescriptor.value_or(-1));
     UniqueFd fd = openFile(path, O_RDWR);

@@ -53,6 +53,9 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
 /// What the host can give without swapping (MemAvailable, proc(5)).
 std::uint64_t availableMemoryBytes();
 
+/// One of our own files, opened anew with other flags. Throws std::system_error.
+UniqueFd reopen(int file, int flags);
+
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
 UniqueFd reopenGuestRam(const VmmRecord& vmm);
 

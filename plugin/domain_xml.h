@@ -19,7 +19,8 @@ struct Obstacle {
 
 /// What the live XML of a running domain says against a handover: memory that is not shared, implicit RAM blocks that are not
 /// (`aux-ram-share`), devices with processes or sessions of their own (swtpm, virtiofsd, vhost-user, spice, slirp, passt,
-/// hostdev, mdev, shmem, ...), by name. Empty when it says nothing against it. Throws std::runtime_error for what is no domain XML.
+/// hostdev, mdev, shmem, ...), by name. Empty when it says nothing against it. Throws std::runtime_error for what is no domain
+/// XML.
 std::vector<Obstacle> obstacles(const std::string& liveXml);
 
 /// The same domain, ready for a handover from its next start on: memfd, shared, `-machine aux-ram-share=on`. Leaves all else as

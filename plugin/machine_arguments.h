@@ -1,10 +1,19 @@
 // The argument list that a new QEMU needs to be the same machine as one that libvirt started, hotplug included.
 //
-// Theory of operation. The old process's own arguments (/proc/PID/cmdline) are right in everything that libvirt decides at a
-// start, and stale after the first hotplug. libvirt's own rendering of the live XML (`virsh domxml-to-native`) is right in which
-// devices there are, and wrong in descriptors, directories, CPU and node names. So: everything from the first, devices (-device,
-// -blockdev, -netdev, -chardev, -object) by their ids as the second has them, block node names as the status XML has them.
-// See shared reference, section 2; checked against libvirt 11.3.0.
+// Theory of operation. Three sources, none of them whole:
+//  - The old process's own arguments (/proc/PID/cmdline): right in everything that libvirt decides at a start, stale after the
+//  first
+//    hotplug, snapshot or change of a medium.
+//  - The status XML: right in which devices there are now, what QEMU calls them (`<device alias=...>`), where they sit, and how
+//  their
+//    block nodes are named; it says nothing of how they are told to QEMU.
+//  - libvirt's own rendering of the live XML (`virsh domxml-to-native`): right in how each device is told to QEMU, but it is the
+//    rendering of a domain that is yet to start. It counts devices and block nodes anew (after rng0 has gone, rng1 is rng0),
+//    invents descriptors, directories and a CPU, and of a network it keeps nothing but MAC and model, not even the address
+//    (src/qemu/qemu_driver.c:qemuConnectDomainXMLToNative, libvirt 11.3.0).
+// So: everything from the first; without the devices that the second no longer has; and those that it has besides from the third,
+// found by their place on a bus and called what the second calls them. New networks are told from the second alone. A device that
+// was there from the start keeps its arguments, except for the image on top of its chain.
 #pragma once
 
 #include <map>
@@ -16,14 +25,18 @@
 namespace vh {
 
 struct MachineSources {
-    std::vector<std::string> running;   ///< /proc/PID/cmdline of the old QEMU.
-    std::vector<std::string> native;    ///< domxml-to-native of the live XML, split into words.
-    std::string statusXml;              ///< /run/libvirt/qemu/NAME.xml.
-    nlohmann::json fdsets;              ///< The old QEMU's answer to query-fdsets.
-    std::map<int, int> ptyMasters;      ///< N of /dev/pts/N -> the old QEMU's descriptor of its master end.
+    std::vector<std::string> running;  ///< /proc/PID/cmdline of the old QEMU.
+    std::vector<std::string> native;   ///< domxml-to-native of the live XML, split into words.
+    std::string statusXml;             ///< /run/libvirt/qemu/NAME.xml.
+    nlohmann::json fdsets;             ///< The old QEMU's answer to query-fdsets.
+    std::map<int, int> ptyMasters;  ///< N of /dev/pts/N -> the old QEMU's descriptor of its master end (`tty-index` in fdinfo).
+    std::map<std::string, int> tapFds;     ///< Interface name -> the old QEMU's descriptor (`iff` in fdinfo).
+    std::map<std::string, int> listeners;  ///< Path of a unix socket -> the old QEMU's descriptor that listens on it.
+    bool usesVhost = false;                ///< The old QEMU has /dev/vhost-net open.
 };
 
-/// A descriptor that the new QEMU inherits: a copy of one of the old QEMU's, taken by pidfd_getfd.
+/// A descriptor that the new QEMU inherits: a copy of one of the old QEMU's, taken by pidfd_getfd. Numbers are 3 and above, and
+/// each is given once; whoever adds descriptors takes numbers above the highest.
 struct PassedDescriptor {
     int number = -1;  ///< In the new QEMU.
     int of = -1;      ///< In the old one.

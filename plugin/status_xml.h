@@ -1,5 +1,6 @@
 // libvirt's status XML, /run/libvirt/qemu/NAME.xml: what libvirt believes of a running domain when it starts. The format is
-// libvirt's own and private; src/qemu/qemu_domain.c:qemuDomainObjPrivateXMLFormat, src/conf/domain_conf.c:virDomainObjFormat, 11.3.0.
+// libvirt's own and private; src/qemu/qemu_domain.c:qemuDomainObjPrivateXMLFormat,
+// src/conf/domain_conf.c:virDomainObjFormat, 11.3.0.
 #pragma once
 
 #include <sys/types.h>
@@ -12,13 +13,13 @@ namespace vh {
 struct DomainStatus {
     std::string name;
     std::string uuid;
-    std::string state;        ///< `running`, `paused`, ...
+    std::string state;  ///< `running`, `paused`, ...
     pid_t pid = 0;
     std::string monitorPath;  ///< Of the unix socket.
     std::string emulator;
-    unsigned vcpus = 0;       ///< Entries in <vcpus>.
+    unsigned vcpus = 0;  ///< Entries in <vcpus>.
     bool hasBlockJob = false;
-    bool hasJob = false;      ///< An asynchronous job such as a migration or a backup.
+    bool hasJob = false;  ///< An asynchronous job such as a migration or a backup.
 };
 
 /// Throws std::runtime_error naming what is missing.
@@ -27,14 +28,14 @@ DomainStatus readStatus(const std::string& xml);
 /// What a handover changes in it.
 struct StatusChange {
     pid_t pid = 0;
-    std::vector<pid_t> vcpuThreads;             ///< By vCPU id, as query-cpus-fast has them.
-    std::string emulator;                       ///< Also the path in the domain's <emulator>.
-    std::vector<std::string> capabilityFlags;   ///< The new emulator's, as libvirt's cache has them.
+    std::vector<pid_t> vcpuThreads;            ///< By vCPU id, as query-cpus-fast has them.
+    std::string emulator;                      ///< Also the path in the domain's <emulator>.
+    std::vector<std::string> capabilityFlags;  ///< The new emulator's, as libvirt's cache has them.
 };
 std::string rewriteStatus(const std::string& xml, const StatusChange& change);
 
-/// The flags of an emulator in libvirt's cache (/var/cache/libvirt/qemu/capabilities/*.xml), which is filled by asking libvirt for
-/// the emulator's domain capabilities. Throws std::runtime_error when there is no entry for this binary as it is on disk now
+/// The flags of an emulator in libvirt's cache (/var/cache/libvirt/qemu/capabilities/*.xml), which is filled by asking libvirt
+/// for the emulator's domain capabilities. Throws std::runtime_error when there is no entry for this binary as it is on disk now
 /// (<qemuctime>).
 std::vector<std::string> capabilityFlags(const std::string& cacheDirectory, const std::string& emulator);
 

@@ -24,19 +24,11 @@ UniqueFd datagramSocket() {
     return fd;
 }
 
-sockaddr_un addressOf(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof(address.sun_path)) fail(ENAMETOOLONG, "socket '" + path + "'");
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    return address;
-}
-
 }  // namespace
 
 UniqueFd makeInbox(const std::string& path) {
     UniqueFd fd = datagramSocket();
-    const sockaddr_un address = addressOf(path);
+    const sockaddr_un address = unixAddress(path);
     // Whoever may write to it may post.
     if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 || ::chmod(path.c_str(), 0600) != 0)
         fail(errno, "bind socket '" + path + "'");
@@ -56,7 +48,7 @@ bool isInbox(int fd, const std::string& path) {
 void postParcel(const std::string& path, const std::string& label, const std::vector<int>& descriptors) {
     if (descriptors.size() > mostInParcel) fail(EMSGSIZE, "post descriptors to '" + path + "'");
     const UniqueFd socket = datagramSocket();
-    sockaddr_un address = addressOf(path);
+    sockaddr_un address = unixAddress(path);
     iovec data{const_cast<char*>(label.data()), label.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * mostInParcel)] = {};
     msghdr message{};

@@ -1,7 +1,6 @@
 #include "vmm-shim/unix_socket.h"
 
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
@@ -22,7 +21,13 @@ UniqueFd streamSocket(int flags) {
     return fd;
 }
 
-sockaddr_un addressOf(const std::string& path) {
+const sockaddr* generic(const sockaddr_un& address) {
+    return reinterpret_cast<const sockaddr*>(&address);
+}
+
+}  // namespace
+
+sockaddr_un unixAddress(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof(address.sun_path)) fail(ENAMETOOLONG, "socket '" + path + "'");
@@ -30,15 +35,9 @@ sockaddr_un addressOf(const std::string& path) {
     return address;
 }
 
-const sockaddr* generic(const sockaddr_un& address) {
-    return reinterpret_cast<const sockaddr*>(&address);
-}
-
-}  // namespace
-
 UniqueFd listenUnix(const std::string& path) {
     UniqueFd fd = streamSocket(0);
-    const sockaddr_un address = addressOf(path);
+    const sockaddr_un address = unixAddress(path);
     if (::bind(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "bind socket '" + path + "'");
     if (::listen(fd.get(), 8) != 0) fail(errno, "listen on '" + path + "'");
     return fd;
@@ -46,7 +45,7 @@ UniqueFd listenUnix(const std::string& path) {
 
 UniqueFd connectUnix(const std::string& path) {
     UniqueFd fd = streamSocket(SOCK_NONBLOCK);
-    const sockaddr_un address = addressOf(path);
+    const sockaddr_un address = unixAddress(path);
     if (::connect(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "connect to '" + path + "'");
     return fd;
 }

@@ -3,6 +3,8 @@
 // Every function throws std::system_error that names the path; every descriptor is close-on-exec.
 #pragma once
 
+#include <sys/un.h>
+
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -13,7 +15,10 @@
 
 namespace vh {
 
-/// A socket bound to `path` and listening. A path longer than sockaddr_un holds (107 bytes) is ENAMETOOLONG.
+/// Throws ENAMETOOLONG for a path longer than it holds (107 bytes).
+sockaddr_un unixAddress(const std::string& path);
+
+/// A socket bound to `path` and listening.
 UniqueFd listenUnix(const std::string& path);
 
 /// A non-blocking connection to the socket at `path`. A listener that has not yet called accept() is good enough: the kernel

@@ -220,15 +220,6 @@ std::string quoted(const std::string& text) {
 
 }  // namespace
 
-std::uint64_t pssBytes(pid_t pid) {
-    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
-    std::istringstream lines(contentsOf(path));
-    for (std::string line; std::getline(lines, line);)
-        if (line.starts_with("Pss:")) return std::strtoull(line.c_str() + 4, nullptr, 10) * 1024;
-    // A process that has ended and was not waited for has no memory.
-    throw std::system_error(ESRCH, std::generic_category(), "read '" + path + "'");
-}
-
 PageFaults parsePageFaults(std::string_view stat) {
     // The name, field 2, may have blanks and parentheses in it; minflt is field 10 and majflt field 12 (proc(5)).
     const std::size_t name = stat.rfind(')');

@@ -16,10 +16,6 @@
 
 namespace vh {
 
-/// Proportional set size (smaps_rollup, proc(5)): what is shared counts for each of its processes in equal parts. Throws
-/// std::system_error.
-std::uint64_t pssBytes(pid_t pid);
-
 /// Since the process began, its threads included.
 struct PageFaults {
     std::uint64_t minor = 0;

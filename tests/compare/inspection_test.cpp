@@ -69,24 +69,7 @@ class Inspection : public MainLoopTest {
     TemporaryDirectory directory_;
 };
 
-TEST_F(Inspection, countsSharedMemoryInParts) {
-    const std::size_t size = 32 << 20;
-    const std::uint64_t before = pssBytes(::getpid());
-    void* area = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ASSERT_NE(area, MAP_FAILED);
-    std::memset(area, 1, size);
-    EXPECT_GE(pssBytes(::getpid()), before + size * 9 / 10);
-    ::munmap(area, size);
-}
-
-TEST_F(Inspection, namesTheProcessThatItCannotRead) {
-    try {
-        pssBytes(0);
-        FAIL() << "there is no process 0";
-    } catch (const std::system_error& error) {
-        EXPECT_EQ(error.code().value(), ENOENT);
-        EXPECT_THAT(error.what(), testing::HasSubstr("/proc/0/smaps_rollup"));
-    }
+TEST_F(Inspection, ofAProcessThatItCannotReadIsAnError) {
     EXPECT_THROW(pageFaults(0), std::system_error);
     EXPECT_THROW(descriptorsOf(::getpid(), 0, {}, ""), std::system_error);
 }

@@ -13,6 +13,11 @@ inline std::string golden(const std::string& name) {
     return fileText(inSourceTree("tests/plugin/golden/" + name));
 }
 
+/// Compares a whole file below tests/plugin/golden, as expectGolden() of the manager's tests does.
+inline void expectPluginGolden(const std::string& name, const std::string& made) {
+    expectGolden("../../plugin/golden/" + name, made);
+}
+
 /// The text cut off, or with a few characters changed, lost, or said twice.
 inline std::string damage(std::string text, std::mt19937& random) {
     const auto below = [&](std::size_t limit) { return limit ? random() % limit : 0; };

@@ -1,0 +1,172 @@
+#include "plugin/domain_handover.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
+
+#include "plugin/durable_file.h"
+#include "plugin/machine_arguments.h"
+#include "plugin/process_descriptors.h"
+#include "vmm-shim/tool/monitor.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+namespace fs = std::filesystem;
+
+constexpr milliseconds monitorDeadline{5'000};
+// libvirt's own entries for a few more vCPU threads and longer pids; the file is a few tens of KiB.
+constexpr std::size_t spareBytes = 64 * 1024;
+
+/// The domain's own XML in its status XML: what only a hotplug or another change of the domain alters.
+std::string domainPart(const std::string& statusXml) {
+    const std::size_t begin = statusXml.find("<domain "), end = statusXml.rfind("</domain>");
+    return begin == std::string::npos || end == std::string::npos ? std::string() : statusXml.substr(begin, end - begin);
+}
+
+void refuse(const std::string& why) {
+    throw std::runtime_error(why);
+}
+
+/// What QEMU itself says against a handover at this moment.
+void askQemu(Monitor& monitor) {
+    const std::string state = monitor.execute("query-status").value("status", "");
+    if (state != "running" && state != "paused") refuse("its QEMU is in state '" + state + "', not running or paused");
+    if (!monitor.execute("query-block-jobs").empty())
+        refuse("a block job is under way; wait for it, or end it with 'virsh blockjob'");
+    if (!monitor.execute("query-jobs").empty()) refuse("a job of QEMU's is under way; wait for it");
+}
+
+std::uint64_t memoryBytes(Monitor& monitor) {
+    const json summary = monitor.execute("query-memory-size-summary");
+    return summary.value("base-memory", std::uint64_t{0}) + summary.value("plugged-memory", std::uint64_t{0});
+}
+
+std::vector<pid_t> vcpuThreads(const std::string& monitorPath) {
+    Monitor monitor(monitorPath, monitorDeadline);
+    std::vector<std::pair<int, pid_t>> threads;
+    for (const json& cpu : monitor.execute("query-cpus-fast"))
+        threads.emplace_back(cpu.at("cpu-index").get<int>(), cpu.at("thread-id").get<pid_t>());
+    std::ranges::sort(threads);
+    std::vector<pid_t> ids;
+    for (const auto& [index, thread] : threads) ids.push_back(thread);
+    return ids;
+}
+
+/// libvirt ends a running domain whose files it does not believe: so believe nothing here.
+void checkFresh(const JournalDomain& domain, const DomainStatus& status) {
+    const std::string pid = std::to_string(domain.fresh.pid);
+    if (!isAlive(domain.fresh)) refuse("its new QEMU, pid " + pid + ", has ended");
+    const std::vector<std::string> words = commandLineOf(domain.fresh.pid);
+    const auto uuid = std::ranges::find(words, "-uuid");
+    if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
+        refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
+    if (!isListening(status.monitorPath)) refuse("nobody listens on its monitor '" + status.monitorPath + "'");
+    if (domain.capabilityFlags.empty()) refuse("the new QEMU's capabilities are not known");
+}
+
+}  // namespace
+
+void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const DomainPlan& plan) {
+    replaceFile(journal.statusCopy(plan.domain.uuid), plan.statusXml);
+    try {
+        reserveFile(paths.reservedStatusFile(plan.domain.title), plan.statusXml.size() + spareBytes);
+    } catch (const std::system_error&) {
+        ::unlink(journal.statusCopy(plan.domain.uuid).c_str());
+        throw;
+    }
+}
+
+void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
+    ::unlink(paths.reservedStatusFile(domain.title).c_str());
+    ::unlink(journal.specFile(domain.uuid).c_str());
+    if (domain.phase == DomainPhase::Lost) return;
+    ::unlink(journal.statusCopy(domain.uuid).c_str());
+    // What a new QEMU that was given up has left.
+    if (domain.phase == DomainPhase::Unchanged) ::unlink(paths.newPidFile(domain.title).c_str());
+}
+
+json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds pauseBudget, std::string& oldVersion) {
+    const JournalDomain& domain = plan.domain;
+    const std::string statusXml = readFile(paths.statusFile(domain.title));
+    const DomainStatus status = readStatus(statusXml);
+    if (status.pid != domain.old.pid || !isAlive(domain.old)) refuse("it was restarted, or ended, in the meantime; try again");
+    if (domainPart(statusXml) != domainPart(plan.statusXml)) refuse("it was changed in the meantime (a hotplug?); try again");
+    if (status.hasBlockJob || status.hasJob) refuse("a job was begun in the meantime; wait for it and try again");
+
+    Monitor monitor(status.monitorPath, monitorDeadline);
+    oldVersion = monitor.version();
+    askQemu(monitor);
+    const ProcessDescriptors descriptors = descriptorsOf(status.pid);
+    const MachineArguments machine = rebuildArguments({.running = commandLineOf(status.pid),
+                                                       .native = plan.native,
+                                                       .statusXml = statusXml,
+                                                       .fdsets = monitor.execute("query-fdsets"),
+                                                       .ptyMasters = descriptors.ptyMasters,
+                                                       .tapFds = descriptors.tapFds,
+                                                       .listeners = descriptors.listeners,
+                                                       .usesVhost = descriptors.vhost});
+    json passed = json::array();
+    for (const PassedDescriptor& one : machine.descriptors)
+        passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}});
+    return {{"vm", ManagerCommand::recordName(domain.uuid)},
+            {"title", domain.title},
+            {"uuid", domain.uuid},
+            {"pid", domain.old.pid},
+            {"startTime", domain.old.startTime},
+            {"monitor", status.monitorPath},
+            {"binary", domain.emulator},
+            {"machine", machine.machine},
+            {"models", machine.models},
+            {"memoryBytes", memoryBytes(monitor)},
+            {"arguments", machine.arguments},
+            {"descriptors", passed},
+            {"pidFile", paths.newPidFile(domain.title)},
+            {"logFile", paths.logFile(domain.title)},
+            {"socketDirectory", fs::path(status.monitorPath).parent_path().string()},
+            {"pauseBudgetMs", pauseBudget.count()},
+            {"dryRun", false}};
+}
+
+void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
+    const std::string file = paths.statusFile(domain.title);
+    const std::string before = readFile(file);
+    const DomainStatus status = readStatus(before);
+    if (status.uuid != domain.uuid) refuse("'" + file + "' is about domain " + status.uuid);
+    if (status.pid != domain.old.pid && status.pid != domain.fresh.pid)
+        refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
+    checkFresh(domain, status);
+    if (status.pid != domain.fresh.pid) {
+        const std::string after = rewriteStatus(before, {.pid = domain.fresh.pid,
+                                                         .vcpuThreads = vcpuThreads(status.monitorPath),
+                                                         .emulator = domain.emulator,
+                                                         .capabilityFlags = domain.capabilityFlags});
+        const DomainStatus rewritten = readStatus(after);
+        if (rewritten.pid != domain.fresh.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
+            refuse("the rewritten status XML does not say what it should");
+        replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
+    }
+    const std::string pidFile = paths.newPidFile(domain.title);
+    if (::rename(pidFile.c_str(), paths.pidFile(domain.title).c_str()) != 0 && errno != ENOENT)
+        throw std::system_error(errno, std::generic_category(), "rename '" + pidFile + "'");
+}
+
+bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
+    const std::string file = paths.statusFile(domain.title), aside = journal.asideFile(domain.uuid);
+    // A rename needs no space; on another file system there is the copy from before.
+    if (::rename(file.c_str(), aside.c_str()) == 0) return true;
+    if (errno == ENOENT) return false;
+    if (errno != EXDEV) throw std::system_error(errno, std::generic_category(), "move '" + file + "' aside");
+    if (::unlink(file.c_str()) != 0) throw std::system_error(errno, std::generic_category(), "remove '" + file + "'");
+    return true;
+}
+
+}  // namespace vh

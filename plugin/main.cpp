@@ -1,0 +1,234 @@
+// virt-handover-libvirt: the verbs for libvirt's domains. `virt-handover libvirt ARGUMENTS` executes it.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <iostream>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "config/emit.h"
+#include "config/parse.h"
+#include "plugin/domain_xml.h"
+#include "plugin/libvirt_connection.h"
+#include "plugin/prepare.h"
+#include "plugin/readiness.h"
+#include "plugin/recover.h"
+#include "plugin/upgrade.h"
+#include "vmm-shim/tool/monitor.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr milliseconds libvirtTimeout{30'000};
+
+struct Options {
+    std::string runtimeDirectory = "/run/virt-handover";
+    std::string uri = "qemu:///system";
+    bool asJson = false;
+
+    std::vector<std::string> domains;
+    std::string domain;
+    std::string emulator;
+    bool all = false;
+    bool force = false;
+    bool dryRun = false;
+    bool yes = false;
+    unsigned parallel = 4;
+    std::string pauseBudget = "1s";
+    std::string stopDeadline = "5s";
+    std::string forget;
+    bool wait = false;
+    int guard = -1;
+};
+
+std::string jsonText(const json& value) {
+    return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+int answer(const Options& options, Exit code, const json& value, const std::string& text) {
+    std::cout << (options.asJson ? jsonText(value) : text) << std::flush;
+    return static_cast<int>(code);
+}
+
+int fail(const Options& options, Exit code, const std::string& error) {
+    if (options.asJson)
+        std::cout << jsonText({{"error", error}}) << std::flush;
+    else
+        std::cerr << "virt-handover: " << error << std::endl;
+    return static_cast<int>(code);
+}
+
+milliseconds duration(const std::string& option, const std::string& text) {
+    try {
+        return parseDuration(text);
+    } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(option + ": found '" + text + "', expected " + error.what());
+    }
+}
+
+/// The daemon has its own working directory, and so has each QEMU.
+std::string absolute(const std::string& path) {
+    return path.empty() ? path : std::filesystem::absolute(path).string();
+}
+
+LockOutSettings lockOutOf(const Options& options) {
+    LockOutSettings settings = lockOutSettings();
+    settings.stopDeadline = duration("--stop-deadline", options.stopDeadline);
+    return settings;
+}
+
+int check(const Options& options) {
+    const LibvirtConnection libvirt(options.uri, libvirtTimeout);
+    std::vector<LibvirtDomain> asked;
+    for (const std::string& name : options.domains) asked.push_back(libvirt.find(name));
+    if (options.domains.empty()) asked = libvirt.running();
+    json domains = json::array();
+    bool ready = true;
+    for (const LibvirtDomain& domain : asked) {
+        const Readiness readiness =
+            checkReadiness(libvirt, HostPaths(), domain, {.emulator = absolute(options.emulator), .force = options.force});
+        ready = ready && readiness.ready();
+        domains.push_back(toJson(readiness));
+    }
+    return answer(options, ready ? Exit::Done : Exit::Refused, {{"libvirt", libvirt.version()}, {"domains", domains}},
+                  asked.empty() ? "no domain is running here\n" : readinessText(domains));
+}
+
+int prepare(const Options& options) {
+    const LibvirtConnection libvirt(options.uri, libvirtTimeout);
+    const LibvirtDomain domain = libvirt.find(options.domain);
+    const Preparation preparation = planPreparation(libvirt, domain);
+    const bool change = !preparation.diff.empty(), define = change && options.yes;
+    if (define) libvirt.define(preparation.xml);
+    const std::string text = !change  ? "domain '" + domain.name + "': its definition is ready already\n"
+                             : define ? preparation.diff + "defined; " + waysToApply(domain)
+                                      : preparation.diff + "nothing was changed; '--yes' defines it so\n";
+    return answer(options, Exit::Done,
+                  {{"domain", domain.name}, {"uuid", domain.uuid}, {"diff", preparation.diff}, {"defined", define}}, text);
+}
+
+int import(const Options& options) {
+    const LibvirtConnection libvirt(options.uri, libvirtTimeout);
+    const LibvirtDomain domain = libvirt.find(options.domain);
+    const ImportedDomain imported = importDomain(libvirt.inactiveXml(domain.uuid));
+    std::string yaml;
+    for (const std::string& line : imported.lost) yaml += "# not imported: " + line + "\n";
+    yaml += toYaml(imported.definition);
+    return answer(options, Exit::Done, {{"domain", domain.name}, {"yaml", yaml}, {"lost", imported.lost}}, yaml);
+}
+
+int upgradeDomains(const Options& options) {
+    if (options.all == !options.domains.empty()) throw std::invalid_argument("name domains, or give '--all'");
+    const Interrupts interrupts;
+    const UpgradeRequest request{.domains = options.domains,
+                                 .all = options.all,
+                                 .emulator = absolute(options.emulator),
+                                 .parallel = options.parallel,
+                                 .dryRun = options.dryRun,
+                                 .force = options.force,
+                                 .pauseBudget = duration("--pause-budget", options.pauseBudget)};
+    const UpgradeSummary summary =
+        upgrade(request, {.uri = options.uri,
+                          .runtimeDirectory = options.runtimeDirectory,
+                          .paths = {},
+                          .lockOut = lockOutOf(options),
+                          .interrupts = interrupts.descriptor(),
+                          .say = [](const std::string& line) { std::cerr << "virt-handover: " + line + "\n"
+                                                                         << std::flush; }});
+    const json value = toJson(summary);
+    return answer(options, summary.exitCode(), value, upgradeText(value));
+}
+
+int recoverDomains(const Options& options) {
+    RecoverSurroundings surroundings{.runtimeDirectory = options.runtimeDirectory,
+                                     .paths = {},
+                                     .lockOut = lockOutOf(options),
+                                     .inheritedLock = UniqueFd(options.guard),
+                                     .wait = options.wait || options.guard >= 0};
+    if (options.guard >= 0) ::fcntl(options.guard, F_SETFD, FD_CLOEXEC);
+    if (!options.forget.empty()) {
+        forgetLost(surroundings, options.forget);
+        return answer(options, Exit::Done, {{"forgotten", options.forget}}, "forgotten\n");
+    }
+    const RecoverSummary summary = recover(std::move(surroundings));
+    const json value = toJson(summary);
+    if (options.guard < 0) return answer(options, summary.exitCode(), value, recoverText(value));
+    if (!summary.nothing) std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << recoverText(value) << std::flush;
+    return static_cast<int>(summary.exitCode());
+}
+
+}  // namespace
+}  // namespace vh
+
+int main(int argc, char** argv) {
+    using namespace vh;
+    std::signal(SIGPIPE, SIG_IGN);
+    Options options;
+    CLI::App app("Upgrades the QEMU under running libvirt domains.", "virt-handover libvirt");
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.footer(
+        "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 "
+        "lost, a\n"
+        "person is needed; 5 libvirt cannot be reached. For several domains the worst counts. check: 2 when a domain is not "
+        "ready.");
+    app.add_flag("--json", options.asJson, "answer with a JSON object");
+    app.add_option("--runtime-dir", options.runtimeDirectory, "where sockets and records are")->capture_default_str();
+    app.add_option("--connect", options.uri, "libvirt's URI")->capture_default_str();
+
+    int (*verb)(const Options&) = nullptr;
+    const auto add = [&](const char* name, const char* what, int (*run)(const Options&)) {
+        CLI::App* command = app.add_subcommand(name, what);
+        command->callback([&verb, run] { verb = run; });
+        return command;
+    };
+    CLI::App* checking = add("check", "say which domains can be upgraded, and which QEMU each really runs", check);
+    checking->add_option("DOMAIN", options.domains, "names or UUIDs; without any, all that run");
+    checking->add_option("--to", options.emulator, "the new QEMU; without it the one in the domain's XML");
+    checking->add_flag("--force", options.force, "take untested versions for a note only");
+    CLI::App* preparing = add("prepare", "make a domain's definition ready for upgrades", prepare);
+    preparing->add_option("DOMAIN", options.domain, "name or UUID")->required();
+    preparing->add_flag("--yes", options.yes, "define it; without this the change is only shown");
+    add("import", "print a domain as a definition of virt-handover's own", import)
+        ->add_option("DOMAIN", options.domain, "name or UUID")
+        ->required();
+    CLI::App* upgrading = add("upgrade", "replace the QEMU under running domains", upgradeDomains);
+    upgrading->add_option("DOMAIN", options.domains, "names or UUIDs");
+    upgrading->add_flag("--all", options.all, "all domains that run, are ready, and do not run the new QEMU yet");
+    upgrading->add_option("--to", options.emulator, "the new QEMU; without it the one in each domain's XML");
+    upgrading->add_option("--parallel", options.parallel, "how many domains at once")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 64));
+    upgrading->add_flag("--dry-run", options.dryRun, "check only, and leave libvirt alone");
+    upgrading->add_flag("--force", options.force, "also with untested versions");
+    upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that a guest may be stopped")
+        ->capture_default_str();
+    CLI::App* recovering = add("recover", "finish or undo what a killed upgrade has left", recoverDomains);
+    recovering->add_option("--forget", options.forget, "drop a lost domain that a person has put in order");
+    recovering->add_flag("--wait", options.wait, "wait for the end of an upgrade that is under way");
+    recovering->add_option("--guard", options.guard, "stand by for the upgrade that started this")->group("");
+    for (CLI::App* command : {upgrading, recovering})
+        command->add_option("--stop-deadline", options.stopDeadline, "how long libvirt may take to stop; then it is killed")
+            ->capture_default_str();
+
+    try {
+        app.parse(argc, argv);
+        return verb(options);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : static_cast<int>(Exit::Usage);
+    } catch (const LibvirtUnreachable& error) {
+        return fail(options, Exit::Unreachable, error.what());
+    } catch (const std::invalid_argument& error) {
+        return fail(options, Exit::Usage, error.what());
+    } catch (const std::exception& error) {
+        return fail(options, Exit::Refused, error.what());
+    }
+}

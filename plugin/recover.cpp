@@ -1,0 +1,147 @@
+#include "plugin/recover.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "plugin/command.h"
+#include "plugin/settle.h"
+#include "plugin/upgrade_journal.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+/// To what the dead process had planned comes what is there now: somebody may have started libvirt since.
+LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) {
+    LockOutPlan plan = before;
+    const LockOutPlan now = planLockOut(settings);
+    const auto add = [](std::vector<std::string>& to, const std::vector<std::string>& from) {
+        for (const std::string& unit : from)
+            if (std::ranges::find(to, unit) == to.end()) to.push_back(unit);
+    };
+    add(plan.maskedUnits, now.maskedUnits);
+    add(plan.startedUnits, now.startedUnits);
+    if (now.daemon) plan.daemon = now.daemon;
+    return plan;
+}
+
+RecoveredDomain conclude(const JournalDomain& domain) {
+    RecoveredDomain result{domain.title, domain.uuid, "lost", domain.cause, 0};
+    if (domain.phase == DomainPhase::Adopted) result.outcome = "upgraded";
+    if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
+    result.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
+    return result;
+}
+
+UniqueFd lockOf(const JournalDirectory& directory, bool wait) {
+    UniqueFd lock = wait ? directory.waitForLock() : directory.tryLock();
+    if (!lock) throw UpgradeRefused("an upgrade or recovery of libvirt domains is under way: wait for its end");
+    return lock;
+}
+
+/// A lost domain is asked for again: a person may have done something about it.
+bool needsWork(const JournalDomain& domain) {
+    return domain.unfinished();
+}
+
+}  // namespace
+
+Exit RecoverSummary::exitCode() const {
+    const bool lost = std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost"; });
+    return lost ? Exit::Lost : Exit::Done;
+}
+
+RecoverSummary recover(RecoverSurroundings surroundings) {
+    const JournalDirectory directory(surroundings.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, surroundings.wait);
+    std::optional<UpgradeJournal> journal = directory.read();
+    RecoverSummary summary;
+    if (!journal) {
+        summary.nothing = true;
+        return summary;
+    }
+    for (JournalDomain& domain : journal->domains)
+        if (domain.phase == DomainPhase::Prepared) domain.phase = DomainPhase::Unchanged;
+    std::string problem;
+    if (std::ranges::any_of(journal->domains, needsWork)) {
+        const ManagerCommand manager(surroundings.runtimeDirectory);
+        const LockOutPlan plan = planNow(surroundings.lockOut, journal->lockOut);
+        LockOut lockOut(surroundings.lockOut, plan, std::move(surroundings.inheritedLock));
+        for (JournalDomain& domain : journal->domains) {
+            if (!needsWork(domain)) continue;
+            settle(surroundings.paths, directory, manager, domain);
+            directory.write(*journal);
+        }
+        problem = lockOut.release();
+    } else {
+        surroundings.inheritedLock.reset();
+        problem = letLibvirtIn(surroundings.lockOut, journal->lockOut);
+    }
+    if (!problem.empty()) summary.warnings.push_back(problem);
+    for (const JournalDomain& domain : journal->domains) {
+        summary.domains.push_back(conclude(domain));
+        releaseFiles(surroundings.paths, directory, domain);
+    }
+    std::erase_if(journal->domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
+    journal->lockOut = {};
+    if (journal->domains.empty())
+        directory.remove();
+    else
+        directory.write(*journal);
+    return summary;
+}
+
+void forgetLost(const RecoverSurroundings& surroundings, const std::string& name) {
+    const JournalDirectory directory(surroundings.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, surroundings.wait);
+    std::optional<UpgradeJournal> journal = directory.read();
+    const auto isIt = [&](const JournalDomain& domain) {
+        return domain.phase == DomainPhase::Lost && (domain.uuid == name || domain.title == name);
+    };
+    if (!journal || std::erase_if(journal->domains, isIt) == 0) throw UpgradeRefused("there is no lost domain '" + name + "'");
+    if (journal->domains.empty())
+        directory.remove();
+    else
+        directory.write(*journal);
+}
+
+void startGuardian(const std::string& runtimeDirectory, int lock) {
+    constexpr int number = 3;
+    const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+    std::vector<std::string> environment;
+    for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
+    startDetached({.program = program,
+                   .argv = {program, "--runtime-dir", runtimeDirectory, "recover", "--guard", std::to_string(number)},
+                   .environment = environment,
+                   .directory = "/",
+                   .descriptors = {{STDERR_FILENO, STDERR_FILENO}, {number, lock}}});
+}
+
+json toJson(const RecoverSummary& summary) {
+    json domains = json::array();
+    for (const RecoveredDomain& one : summary.domains)
+        domains.push_back(
+            {{"domain", one.domain}, {"uuid", one.uuid}, {"outcome", one.outcome}, {"cause", one.cause}, {"pid", one.pid}});
+    return {{"domains", domains},
+            {"warnings", summary.warnings},
+            {"nothing", summary.nothing},
+            {"exitCode", static_cast<int>(summary.exitCode())}};
+}
+
+std::string recoverText(const json& summary) {
+    if (summary["nothing"].get<bool>()) return "nothing to recover\n";
+    std::string text;
+    for (const json& one : summary["domains"]) {
+        text +=
+            one["domain"].get<std::string>() + ": " + one["outcome"].get<std::string>() + "   pid " + one["pid"].dump() + "\n";
+        if (const std::string cause = one["cause"]; !cause.empty()) text += "  cause: " + cause + "\n";
+    }
+    for (const json& warning : summary["warnings"]) text += "warning: " + warning.get<std::string>() + "\n";
+    return text;
+}
+
+}  // namespace vh

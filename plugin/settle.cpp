@@ -1,0 +1,79 @@
+#include "plugin/settle.h"
+
+#include <exception>
+#include <thread>
+
+namespace vh {
+namespace {
+
+using std::chrono::milliseconds, std::chrono::steady_clock;
+
+// Space under /run may be freed, and a monitor's socket is listened on again a moment after its last client went.
+constexpr milliseconds finishPatience{10'000};
+constexpr milliseconds finishPause{100};
+
+/// A person must look. libvirt is let in nevertheless, for the sake of all other domains; but not to a status XML that may name
+/// the wrong QEMU, since `virsh resume` or `destroy` would then go to that one.
+void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain, const std::string& cause) {
+    domain.phase = DomainPhase::Lost;
+    domain.cause = cause;
+    const bool onlyOld = isAlive(domain.old) && !isAlive(domain.fresh) && domain.fresh.pid != 0;
+    if (onlyOld) return;
+    try {
+        if (setAside(paths, journal, domain))
+            domain.cause += "; libvirt does not know this domain now: its status XML is '" + journal.asideFile(domain.uuid) +
+                            "'. Do not start it before its QEMU has been looked at";
+    } catch (const std::exception& error) {
+        domain.cause += std::string("; ") + error.what();
+    }
+}
+
+}  // namespace
+
+void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain) {
+    const auto deadline = steady_clock::now() + finishPatience;
+    std::string why;
+    while (isAlive(domain.fresh)) {
+        try {
+            adoptInFiles(paths, domain);
+            domain.phase = DomainPhase::Adopted;
+            return;
+        } catch (const std::exception& error) {
+            why = error.what();
+        }
+        if (steady_clock::now() >= deadline)
+            return lose(
+                paths, journal, domain,
+                "its new QEMU, pid " + std::to_string(domain.fresh.pid) + ", has the guest, but libvirt cannot be told: " + why);
+        std::this_thread::sleep_for(finishPause);
+    }
+    domain.phase = DomainPhase::Ended;
+    domain.cause = "its new QEMU, pid " + std::to_string(domain.fresh.pid) +
+                   ", has ended, and the guest with it; 'virsh start' starts it anew, the domain's log says more";
+}
+
+void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain) {
+    try {
+        const Settled settled = manager.settle(domain.uuid);
+        switch (settled.state) {
+            case Settled::State::Unknown:
+                if (!isAlive(domain.old)) break;
+                domain.phase = DomainPhase::Unchanged;
+                return;
+            case Settled::State::Running:
+                domain.phase = settled.process == domain.old ? DomainPhase::Unchanged : DomainPhase::Committed;
+                if (domain.phase == DomainPhase::Unchanged) return;
+                domain.fresh = settled.process;
+                return finish(paths, journal, domain);
+            case Settled::State::Dead:
+                manager.forget(domain.uuid);
+                break;
+        }
+        domain.phase = DomainPhase::Ended;
+        domain.cause = "its QEMU has ended, and the guest with it; 'virsh start' starts it anew, the domain's log says more";
+    } catch (const std::exception& error) {
+        lose(paths, journal, domain, error.what());
+    }
+}
+
+}  // namespace vh
