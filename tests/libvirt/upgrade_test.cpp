@@ -35,7 +35,7 @@ constexpr const char* journalFile = "/run/virt-handover/libvirt/journal.json";
 constexpr seconds longest{240};
 
 std::vector<std::string> toolCommand(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), required("VH_LIBVIRT"));
+    arguments.insert(arguments.begin(), required("VH_LIBVIRT_TOOL"));
     return arguments;
 }
 
