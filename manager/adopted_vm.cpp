@@ -28,12 +28,16 @@ json toJson(const AdoptedVm::Descriptor& descriptor) {
 json toJson(const AdoptedVm& vm) {
     json descriptors = json::array();
     for (const AdoptedVm::Descriptor& descriptor : vm.descriptors) descriptors.push_back(toJson(descriptor));
+    json afterwards = json::array();
+    for (const AdoptedVm::Command& command : vm.afterwards)
+        afterwards.push_back({{"execute", command.name}, {"arguments", command.arguments}});
     return {{"title", vm.title},
             {"monitor", vm.monitor},
             {"memoryBytes", vm.memoryBytes},
             {"arguments", vm.arguments},
             {"models", vm.models},
             {"descriptors", descriptors},
+            {"afterwards", afterwards},
             {"pidFile", vm.pidFile},
             {"logFile", vm.logFile},
             {"socketDirectory", vm.socketDirectory}};
@@ -52,6 +56,8 @@ AdoptedVm adoptedVmFromJson(const json& value) {
             descriptor.settings = {settings.at("headerBytes").get<int>(), settings.at("offloads").get<unsigned>()};
         vm.descriptors.push_back(descriptor);
     }
+    for (const json& entry : value.value("afterwards", json::array()))
+        vm.afterwards.push_back({entry.at("execute").get<std::string>(), entry.at("arguments")});
     value.at("pidFile").get_to(vm.pidFile);
     value.at("logFile").get_to(vm.logFile);
     value.at("socketDirectory").get_to(vm.socketDirectory);

@@ -34,6 +34,14 @@ struct AdoptedVm {
     std::vector<std::string> arguments;  ///< Of the new VMM, without `-incoming`.
     std::vector<std::string> models;     ///< Device models that the new VMM must have.
     std::vector<Descriptor> descriptors;
+    /// Monitor commands for the new VMM once the old one has ended: what two VMMs cannot have at once, such as a TCP port.
+    struct Command {
+        std::string name;
+        nlohmann::json arguments;
+
+        bool operator==(const Command&) const = default;
+    };
+    std::vector<Command> afterwards;
     std::string pidFile;          ///< See LaunchSpec.
     std::string logFile;          ///< Where what both VMMs say ends up.
     std::string socketDirectory;  ///< Where the VMMs' user may make sockets, also under a security module's rules.

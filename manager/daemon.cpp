@@ -3,17 +3,31 @@
 #include <sys/stat.h>
 
 #include <csignal>
+#include <filesystem>
 #include <iostream>
 
 #include <CLI/CLI.hpp>
 
 #include "manager/dbus_service.h"
+#include "manager/hook_inbox.h"
 #include "manager/host.h"
 
 namespace {
 
 void say(const std::string& line) {
     std::cerr << "virt-handoverd: " << line << std::endl;
+}
+
+/// What is left of a libvirt domain that was handed over and has now ended: nobody else would ever ask for it.
+void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, const vh::HookNotice& notice) {
+    if (notice.operation != "stopped" && notice.operation != "release") return;
+    const std::string vm = "libvirt-" + notice.uuid;
+    if (!std::filesystem::exists(vh::VmDirectory(runtimeDirectory, vm).path())) return;
+    host.forgetAdopted(vm, [notice](const vh::VerbResult& result) {
+        const std::string domain = "libvirt's domain '" + notice.name + "' has ended";
+        say(result.code == vh::ExitCode::Done ? domain + "; what was kept of its handovers is removed"
+                                              : domain + ", but: " + result.value.value("error", "it is in use"));
+    });
 }
 
 }  // namespace
@@ -34,6 +48,8 @@ int main(int argc, char** argv) {
         Host host(runtimeDirectory, definitionDirectory);
         host.recoverAll(say);
         const DbusService service(host, runtimeDirectory);
+        const HookInbox inbox(
+            runtimeDirectory, [&](const HookNotice& notice) { forgetEndedDomain(host, runtimeDirectory, notice); }, say);
         say("ready on '" + managerSocket(runtimeDirectory) + "'");
 
         GMainLoop* loop = g_main_loop_new(nullptr, FALSE);

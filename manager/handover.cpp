@@ -722,14 +722,9 @@ void Handover::confirm() {
 }
 
 void Handover::retire() {
-    request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
     relay_.reset();
-    try {
-        directory_.write(request_.record);
-    } catch (const std::exception& error) {
-        // The record on disk still names both VMMs; the next manager finds the old one dead and the new one running, and goes on.
-        report_.warnings.push_back(error.what());
-    }
+    // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
+    if (!request_.record.adopted) recordOnlyNewVmm();
     afterNextHeartbeat([this] {
         if (wasRunning_ && heartbeat_.summary().beats > 0 && !heartbeat_.beatsFromLatest())
             report_.warnings.push_back(
@@ -745,6 +740,16 @@ void Handover::retire() {
     });
 }
 
+void Handover::recordOnlyNewVmm() {
+    request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
+    try {
+        directory_.write(request_.record);
+    } catch (const std::exception& error) {
+        // The record on disk still names both VMMs; the next manager finds the old one dead and the new one running, and goes on.
+        report_.warnings.push_back(error.what());
+    }
+}
+
 void Handover::endOldVmm() {
     // At its exit QEMU removes the sockets that it listens on, which are the new VMM's as well.
     if (request_.record.adopted) return old_->process().killAll();
@@ -754,7 +759,19 @@ void Handover::endOldVmm() {
 
 void Handover::oldGone() {
     directory_.removeGeneration(old_->record().generation);
-    done();
+    request_.record.adopted ? doAfterwards(0) : done();
+}
+
+void Handover::doAfterwards(std::size_t next) {
+    const std::vector<AdoptedVm::Command>& commands = request_.record.adopted->afterwards;
+    if (next == commands.size()) {
+        recordOnlyNewVmm();
+        return done();
+    }
+    send(*new_, commands[next].name, commands[next].arguments, [this, next, name = commands[next].name](const QmpReply& reply) {
+        if (!reply.ok()) report_.warnings.push_back(errorText(*new_, name, *reply.error));
+        doAfterwards(next + 1);
+    });
 }
 
 // Going back.

@@ -169,8 +169,11 @@ class Handover {
     void prove();
     void confirm();
     void retire();
+    void recordOnlyNewVmm();
     void endOldVmm();
     void oldGone();
+    /// Of an adopted VM: what the new VMM can do only now.
+    void doAfterwards(std::size_t next);
     void discard();
     void endNewVmm();
     void newGone();

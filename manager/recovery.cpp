@@ -151,8 +151,15 @@ void Recovery::askOld() {
 }
 
 void Recovery::keepNew() {
-    if (!old_.alive()) return settle(new_.record(), old_.record().generation);
-    end(old_, [this] { settle(new_.record(), old_.record().generation); });
+    if (!old_.alive()) return doAfterwards(0);
+    end(old_, [this] { doAfterwards(0); });
+}
+
+/// See AdoptedVm. What the new VMM refuses it may have done already.
+void Recovery::doAfterwards(std::size_t next) {
+    if (!record_.adopted || next == record_.adopted->afterwards.size()) return settle(new_.record(), old_.record().generation);
+    const AdoptedVm::Command& command = record_.adopted->afterwards[next];
+    ask(new_, command.name, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
 }
 
 void Recovery::endNew() {

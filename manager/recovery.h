@@ -16,6 +16,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -49,6 +50,7 @@ class Recovery {
     void againSoon(void (Recovery::*step)(), const std::string& problem);
 
     void keepNew();
+    void doAfterwards(std::size_t next);
     void endNew();
     void keepOld();
     void letOldRun();

@@ -140,6 +140,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
             {"memoryBytes", memoryBytes(monitor)},
             {"arguments", machine.arguments},
             {"descriptors", passed},
+            {"afterwards", machine.afterwards},
             {"pidFile", paths.newPidFile(domain.title)},
             {"logFile", paths.logFile(domain.title)},
             {"socketDirectory", fs::path(status.monitorPath).parent_path().string()},

@@ -129,8 +129,14 @@ Obstacle ofTpm(xml_node tpm) {
 Obstacle ofGraphics(xml_node graphics) {
     const std::string type = attribute(graphics, "type");
     if (type == "spice") return {"the graphics are SPICE, whose sessions and ports end with their QEMU", changeIt};
-    // QEMU 10.0 as a second one on the port: "Failed to find an available port: Address already in use".
-    if (type == "vnc") return {"the graphics are VNC, whose port two QEMUs cannot share", changeIt};
+    if (type == "vnc") {
+        // The new QEMU gets the address after the old one's end, by display-update, and a password not at all.
+        if (graphics.attribute("passwd")) return {"VNC has a password, which the new QEMU would not ask for", changeIt};
+        if (graphics.attribute("websocket")) return {"VNC has a WebSocket, which the new QEMU would not have", changeIt};
+        if (graphics.attribute("socket") || childAttribute(graphics, "listen", "type") == "socket")
+            return {"VNC listens on a unix socket, which was not tried with a handover", changeIt};
+        return none();
+    }
     return {"the graphics are of type " + quoted(type) + ", which was not tried with a handover", changeIt};
 }
 

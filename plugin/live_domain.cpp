@@ -99,6 +99,15 @@ std::string LiveDomain::chardevPath(const std::string& chardevId) const {
     return device ? childAttribute(device->element, "source", "path") : "";
 }
 
+nlohmann::json LiveDomain::vncAddress() const {
+    for (const pugi::xml_node graphics : document_.child("domstatus").child("domain").child("devices").children("graphics")) {
+        const std::string host = childAttribute(graphics, "listen", "address"), port = attribute(graphics, "port");
+        if (attribute(graphics, "type") != "vnc" || host.empty() || port.empty() || port == "-1") continue;
+        return {{"type", "inet"}, {"host", host}, {"port", port}};
+    }
+    return nullptr;
+}
+
 std::string placeOf(const OptionValue& device) {
     const std::string bus = device["bus"];
     if (device.has("memdev") && device.has("slot")) return "dimm/" + device["slot"];

@@ -41,6 +41,8 @@ class LiveDomain {
     const LiveDevice* find(const std::string& alias) const;
     /// `/dev/pts/3` or a socket's path: the `<source path=...>` of the character device with this QEMU id; empty without.
     std::string chardevPath(const std::string& chardevId) const;
+    /// Where VNC listens, as QMP's SocketAddress; null without VNC, or when it listens nowhere.
+    nlohmann::json vncAddress() const;
 
  private:
     pugi::xml_document document_;

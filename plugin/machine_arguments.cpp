@@ -52,7 +52,7 @@ class MachineBuilder {
         updateImages();
         addIoThreads();
         addNewDevices();
-        return finish();
+        return finish(keepVncFromListening());
     }
 
  private:
@@ -304,8 +304,23 @@ class MachineBuilder {
     // --------------------------------------------------------------------------------------------------------------------- the
     // result
 
-    MachineArguments finish() {
+    /// Two QEMUs cannot have one port: the new one gets it by display-update (QEMU 7.1), when the old one has gone. Returns that
+    /// command, or an empty list.
+    nlohmann::json keepVncFromListening() {
+        nlohmann::json afterwards = nlohmann::json::array();
+        for (QemuOption& option : options_) {
+            if (option.name != "-vnc") continue;
+            option.value = "none" + option.value.substr(std::min(option.value.find(','), option.value.size()));
+            if (const nlohmann::json address = live_.vncAddress(); !address.is_null())
+                afterwards.push_back({{"execute", "display-update"},
+                                      {"arguments", {{"type", "vnc"}, {"addresses", nlohmann::json::array({address})}}}});
+        }
+        return afterwards;
+    }
+
+    MachineArguments finish(nlohmann::json afterwards) {
         MachineArguments made;
+        made.afterwards = std::move(afterwards);
         InheritedDescriptors descriptors(sources_, live_, options_);
         for (QemuOption& option : options_) {
             for (const QemuOption& passed : descriptors.adapt(option, freshBackends_)) append(made, passed);

@@ -50,6 +50,8 @@ struct MachineArguments {
     std::vector<PassedDescriptor> descriptors;
     std::string machine;              ///< `pc-q35-10.0`
     std::vector<std::string> models;  ///< Device models, each once, that the new QEMU must have.
+    /// Monitor commands (`execute`, `arguments`) for the new QEMU once the old one has ended: VNC's port can be had by one only.
+    nlohmann::json afterwards = nlohmann::json::array();
 };
 
 /// Throws std::runtime_error that names the option which is not understood: nothing is guessed.

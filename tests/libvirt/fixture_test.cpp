@@ -48,7 +48,7 @@ TEST_P(LibvirtFixture, startsADomainOfEachKind) {
     for (const DomainMemory memory : {DomainMemory::Memfd, DomainMemory::File, DomainMemory::TwoCells})
         expectDomainWorks(TestDomain(host, {.name = "memory" + std::to_string(static_cast<int>(memory)), .memory = memory}),
                           GetParam());
-    expectDomainWorks(TestDomain(host, {.name = "not-ready", .ready = false}), GetParam());
+    expectDomainWorks(TestDomain(host, {.name = "not-ready", .memory = DomainMemory::Anonymous, .ready = false}), GetParam());
     expectDomainWorks(TestDomain(host, {.name = "graphics", .graphics = true}), GetParam());
     expectDomainWorks(TestDomain(host, {.name = "newer", .emulator = newQemu()}), GetParam());
 }
@@ -94,7 +94,8 @@ TEST_P(LibvirtFixture, keepsDomainsOverARestartOfTheDaemon) {
 
 TEST(LibvirtFixtureItself, endsAProgramThatDoesNot) {
     Ran ran;
-    EXPECT_NONFATAL_FAILURE(ran = runProgram({"/usr/bin/sleep", "1000"}, milliseconds(50)), "has not ended within 50 ms: /usr/bin/sleep 1000");
+    EXPECT_NONFATAL_FAILURE(ran = runProgram({"/usr/bin/sleep", "1000"}, milliseconds(50)),
+                            "has not ended within 50 ms: /usr/bin/sleep 1000");
     EXPECT_EQ(ran.code, -1);
 }
 

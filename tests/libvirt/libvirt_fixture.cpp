@@ -155,7 +155,8 @@ void endProcess(pid_t pid, int signal) {
     const UniqueFd process = processHandle(pid);
     if (!process) return;
     ::syscall(SYS_pidfd_send_signal, process.get(), signal, nullptr, 0);
-    if (!endsWithin(process, seconds(60))) ADD_FAILURE() << "process " << pid << " has not ended a minute after signal " << signal;
+    if (!endsWithin(process, seconds(60)))
+        ADD_FAILURE() << "process " << pid << " has not ended a minute after signal " << signal;
 }
 
 const char* name(VmmUser user) {
@@ -224,12 +225,23 @@ std::string xmlEscaped(const std::string& text) {
     std::string escaped;
     for (const char character : text) {
         switch (character) {
-            case '&': escaped += "&amp;"; break;
-            case '<': escaped += "&lt;"; break;
-            case '>': escaped += "&gt;"; break;
-            case '\'': escaped += "&apos;"; break;
-            case '"': escaped += "&quot;"; break;
-            default: escaped += character;
+            case '&':
+                escaped += "&amp;";
+                break;
+            case '<':
+                escaped += "&lt;";
+                break;
+            case '>':
+                escaped += "&gt;";
+                break;
+            case '\'':
+                escaped += "&apos;";
+                break;
+            case '"':
+                escaped += "&quot;";
+                break;
+            default:
+                escaped += character;
         }
     }
     return escaped;
@@ -263,10 +275,11 @@ std::string TestDomain::xml() const {
     // 256 MiB for a guest's firmware of 2 MiB more; 192 are enough for the kernel and a working set, and quickly filled.
     const unsigned mib = options_.uefi ? 256 : 192;
     std::string xml = "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>" +
-                      xmlEscaped(name()) + "</name>\n  <memory unit='MiB'>" + std::to_string(mib) +
-                      "</memory>\n  <memoryBacking><source type='" +
-                      (options_.memory == DomainMemory::File ? "file" : "memfd") +
-                      "'/><access mode='shared'/></memoryBacking>\n  <vcpu>" + (cells ? "2" : "1") + "</vcpu>\n";
+                      xmlEscaped(name()) + "</name>\n  <memory unit='MiB'>" + std::to_string(mib) + "</memory>\n";
+    if (options_.memory != DomainMemory::Anonymous)
+        xml += std::string("  <memoryBacking><source type='") + (options_.memory == DomainMemory::File ? "file" : "memfd") +
+               "'/><access mode='shared'/></memoryBacking>\n";
+    xml += std::string("  <vcpu>") + (cells ? "2" : "1") + "</vcpu>\n";
     if (cells) {
         const std::string half = "' memory='" + std::to_string(mib / 2) + "' unit='MiB' memAccess='shared'/>";
         xml += "  <cpu><numa><cell id='0' cpus='0" + half + "<cell id='1' cpus='1" + half + "</numa></cpu>\n";
@@ -377,7 +390,8 @@ void TestDomain::expectConsoleAnswers(const std::string& text) const {
 }
 
 void TestDomain::expectOneVmm() const {
-    EXPECT_EQ(vmmsWithFileOpen(disk_), std::set<pid_t>{vmm()}) << "the disk '" << disk_ << "' is open in other QEMUs than libvirt's";
+    EXPECT_EQ(vmmsWithFileOpen(disk_), std::set<pid_t>{vmm()})
+        << "the disk '" << disk_ << "' is open in other QEMUs than libvirt's";
 }
 
 }  // namespace vh::test

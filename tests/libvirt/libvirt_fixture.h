@@ -1,5 +1,5 @@
-// What system tests against a real libvirt share. They run inside tests/libvirt/in-test-root: a libvirt, users and a network of their
-// own, so that nothing here may look at what was there before, and all of it ends with the program.
+// What system tests against a real libvirt share. They run inside tests/libvirt/in-test-root: a libvirt, users and a network of
+// their own, so that nothing here may look at what was there before, and all of it ends with the program.
 #pragma once
 
 #include <sys/types.h>
@@ -63,7 +63,12 @@ class LibvirtHost {
     std::string must(std::vector<std::string> arguments) const;
 };
 
-enum class DomainMemory { Memfd, File, TwoCells };
+enum class DomainMemory {
+    Memfd,
+    File,
+    TwoCells,
+    Anonymous,  ///< QEMU's own, private: what a domain has that nobody made ready.
+};
 
 struct DomainOptions {
     std::string name = "t";
@@ -81,8 +86,8 @@ struct DomainOptions {
 /// A persistent domain with a qcow2 disk, a pty console and the guest probe; destroyed and undefined at the end.
 class TestDomain {
  public:
-    static constexpr const char* bridge = "vhbr0";              ///< Made for the first domain that has a network.
-    static constexpr const char* guestAddress = "10.77.0.2";    ///< The host's is 10.77.0.1.
+    static constexpr const char* bridge = "vhbr0";            ///< Made for the first domain that has a network.
+    static constexpr const char* guestAddress = "10.77.0.2";  ///< The host's is 10.77.0.1.
 
     TestDomain(const LibvirtHost& host, DomainOptions options);
     ~TestDomain();
@@ -102,7 +107,8 @@ class TestDomain {
 
     std::string uuid() const;
     std::string state() const;
-    /// The process that libvirt takes for its QEMU, 0 for none; from libvirt's own file, so it can be asked while no libvirtd runs.
+    /// The process that libvirt takes for its QEMU, 0 for none; from libvirt's own file, so it can be asked while no libvirtd
+    /// runs.
     pid_t vmm() const;
 
     /// What the guest says of itself just now; fails the test when it is silent for too long.

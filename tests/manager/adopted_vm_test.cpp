@@ -41,6 +41,7 @@ AdoptedVm exampleVm() {
             .arguments = {"-name", "guest=web 1"},
             .models = {"virtio-net-pci"},
             .descriptors = {{31, 31, false, {}}, {32, 34, true, {12, TUN_F_CSUM}}},
+            .afterwards = {{"display-update", {{"type", "vnc"}}}},
             .pidFile = "/run/libvirt/qemu/web 1.pid.new",
             .logFile = "/var/log/libvirt/qemu/web 1.log",
             .socketDirectory = "/var/lib/libvirt/qemu/domain-1-web 1"};
@@ -84,6 +85,7 @@ TEST_F(AdoptionTest, isRefusedWithTheFileAndWhatIsWrong) {
     EXPECT_THAT(errorOf("{"), AllOf(HasSubstr("adoption.json"), HasSubstr("parse error")));
     const json whole = example();
     for (const auto& [key, ignored] : whole.items()) {
+        if (key == "afterwards") continue;  // Most have none.
         json value = example();
         value.erase(key);
         EXPECT_THAT(errorOf(value.dump()), HasSubstr("'" + key + "'"));
