@@ -90,7 +90,10 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
     replaceFile(journal.statusCopy(plan.domain.uuid), plan.statusXml);
     try {
         reserveFile(paths.reservedStatusFile(plan.domain.title), plan.statusXml.size() + spareBytes);
+        // What the order does not need is left for the journal.
+        reserveFile(journal.reservedSpecFile(plan.domain.uuid), spareBytes);
     } catch (const std::system_error&) {
+        ::unlink(paths.reservedStatusFile(plan.domain.title).c_str());
         ::unlink(journal.statusCopy(plan.domain.uuid).c_str());
         throw;
     }
@@ -99,6 +102,7 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
 void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
     ::unlink(paths.reservedStatusFile(domain.title).c_str());
     ::unlink(journal.specFile(domain.uuid).c_str());
+    ::unlink(journal.reservedSpecFile(domain.uuid).c_str());
     if (domain.phase == DomainPhase::Lost) return;
     ::unlink(journal.statusCopy(domain.uuid).c_str());
     // What a new QEMU that was given up has left.

@@ -193,7 +193,7 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
 }
 
 TEST_P(Upgrade, leavesADomainOfWhichAllOfVirshWorks) {
-    const LibvirtHost host(GetParam());
+    LibvirtHost host(GetParam());
     const TestDomain domain(host, {.name = "web 1"});
     domain.start();
     domain.expectGuestIsWell();
