@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <system_error>
 
 #include "plugin/durable_file.h"
@@ -50,8 +52,7 @@ std::uint64_t memoryBytes(Monitor& monitor) {
     return summary.value("base-memory", std::uint64_t{0}) + summary.value("plugged-memory", std::uint64_t{0});
 }
 
-std::vector<pid_t> vcpuThreads(const std::string& monitorPath) {
-    Monitor monitor(monitorPath, monitorDeadline);
+std::vector<pid_t> vcpuThreads(Monitor& monitor) {
     std::vector<std::pair<int, pid_t>> threads;
     for (const json& cpu : monitor.execute("query-cpus-fast"))
         threads.emplace_back(cpu.at("cpu-index").get<int>(), cpu.at("thread-id").get<pid_t>());
@@ -59,6 +60,16 @@ std::vector<pid_t> vcpuThreads(const std::string& monitorPath) {
     std::vector<pid_t> ids;
     for (const auto& [index, thread] : threads) ids.push_back(thread);
     return ids;
+}
+
+/// `charserial0` -> `/dev/pts/3`.
+std::map<std::string, std::string> terminals(Monitor& monitor) {
+    constexpr std::string_view prefix = "pty:";
+    std::map<std::string, std::string> found;
+    for (const json& chardev : monitor.execute("query-chardev"))
+        if (const std::string file = chardev.at("filename"); file.starts_with(prefix))
+            found[chardev.at("label")] = file.substr(prefix.size());
+    return found;
 }
 
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
@@ -79,7 +90,10 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
     replaceFile(journal.statusCopy(plan.domain.uuid), plan.statusXml);
     try {
         reserveFile(paths.reservedStatusFile(plan.domain.title), plan.statusXml.size() + spareBytes);
+        // What the order does not need is left for the journal.
+        reserveFile(journal.reservedSpecFile(plan.domain.uuid), spareBytes);
     } catch (const std::system_error&) {
+        ::unlink(paths.reservedStatusFile(plan.domain.title).c_str());
         ::unlink(journal.statusCopy(plan.domain.uuid).c_str());
         throw;
     }
@@ -88,6 +102,7 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
 void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
     ::unlink(paths.reservedStatusFile(domain.title).c_str());
     ::unlink(journal.specFile(domain.uuid).c_str());
+    ::unlink(journal.reservedSpecFile(domain.uuid).c_str());
     if (domain.phase == DomainPhase::Lost) return;
     ::unlink(journal.statusCopy(domain.uuid).c_str());
     // What a new QEMU that was given up has left.
@@ -110,7 +125,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
                                                        .native = plan.native,
                                                        .statusXml = statusXml,
                                                        .fdsets = monitor.execute("query-fdsets"),
-                                                       .ptyMasters = descriptors.ptyMasters,
+
                                                        .tapFds = descriptors.tapFds,
                                                        .listeners = descriptors.listeners,
                                                        .usesVhost = descriptors.vhost});
@@ -146,10 +161,12 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
         refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
     checkFresh(domain, status);
     if (status.pid != domain.fresh.pid) {
+        Monitor monitor(status.monitorPath, monitorDeadline);
         const std::string after = rewriteStatus(before, {.pid = domain.fresh.pid,
-                                                         .vcpuThreads = vcpuThreads(status.monitorPath),
+                                                         .vcpuThreads = vcpuThreads(monitor),
                                                          .emulator = domain.emulator,
-                                                         .capabilityFlags = domain.capabilityFlags});
+                                                         .capabilityFlags = domain.capabilityFlags,
+                                                         .terminals = terminals(monitor)});
         const DomainStatus rewritten = readStatus(after);
         if (rewritten.pid != domain.fresh.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
             refuse("the rewritten status XML does not say what it should");

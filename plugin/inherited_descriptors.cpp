@@ -161,33 +161,12 @@ int InheritedDescriptors::listenerOf(const std::string& chardevId, int otherwise
     throw std::runtime_error("the chardev '" + chardevId + "': the old QEMU does not listen on '" + path + "'");
 }
 
-QemuOption InheritedDescriptors::passTerminal(OptionValue& chardev) {
-    constexpr std::string_view directory = "/dev/pts/";
-    const std::string id = chardev["id"];
-    const std::string path = live_.chardevPath(id);
-    const std::optional<int> terminal =
-        path.starts_with(directory) ? numberIn(std::string_view(path).substr(directory.size())) : std::nullopt;
-    if (!terminal) throw std::runtime_error("the chardev '" + id + "' is a terminal that libvirt's status XML does not know");
-    const auto master = sources_.ptyMasters.find(*terminal);
-    if (master == sources_.ptyMasters.end())
-        throw std::runtime_error("the old QEMU does not hold the master end of '" + path + "'");
-    int set = 900;
-    while (usedSets_.contains(std::to_string(set))) ++set;
-    usedSets_.insert(std::to_string(set));
-    const int number = pass(freshNumber(), master->second);
-    chardev.set("backend", "serial");
-    chardev.set("path", "/dev/fdset/" + std::to_string(set));
-    return {"-add-fd", "set=" + std::to_string(set) + ",fd=" + std::to_string(number) + ",opaque=pty-" + id, true};
-}
-
 std::vector<QemuOption> InheritedDescriptors::adaptChardev(QemuOption& option, bool isFresh) {
     OptionValue value(option.name, option.value);
     const std::string id = value["id"];
     const std::string backend = value["backend"];
     std::vector<QemuOption> before;
-    if (backend == "pty") {
-        before.push_back(passTerminal(value));
-    } else if (backend == "socket") {
+    if (backend == "socket") {
         if (value["server"] != "on") refuse(option, "a connection that QEMU made, and which ends with it");
         if (!isFresh && !value.has("fd")) refuse(option, "a socket that QEMU made, which two QEMUs cannot share");
         const int number = isFresh ? freshNumber() : descriptorIn(option, value["fd"]);

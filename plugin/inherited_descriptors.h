@@ -4,8 +4,7 @@
 // A number in the arguments is good for a socket or a tap as long as the device was not replaced, so the old QEMU's table of
 // descriptors is believed rather than it where the caller has one. It is never good for -add-fd: QEMU keeps a copy under another
 // number, which query-fdsets tells, and closes the one in the arguments, which then may be anything (system/vl.c:parse_add_fd and
-// cleanup_add_fd, 10.0). A terminal is opened by QEMU itself. To keep /dev/pts/N as it is, the new QEMU gets the master end
-// through a set of descriptors.
+// cleanup_add_fd, 10.0). A terminal is opened by QEMU itself, and the new QEMU makes one of its own: see StatusChange.
 #pragma once
 
 #include <optional>
@@ -34,7 +33,6 @@ class InheritedDescriptors {
     std::vector<QemuOption> adaptChardev(QemuOption& option, bool isFresh);
     void adaptNetdev(QemuOption& option, bool isFresh);
     void adaptSet(const QemuOption& option);
-    QemuOption passTerminal(OptionValue& chardev);
     QemuOption passSetOf(const std::string& opaque, std::string& set);
     int pass(int number, int of, bool tap = false);
     int freshNumber() { return ++lastNumber_; }

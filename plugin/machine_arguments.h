@@ -25,11 +25,10 @@
 namespace vh {
 
 struct MachineSources {
-    std::vector<std::string> running;  ///< /proc/PID/cmdline of the old QEMU.
-    std::vector<std::string> native;   ///< domxml-to-native of the live XML, split into words.
-    std::string statusXml;             ///< /run/libvirt/qemu/NAME.xml.
-    nlohmann::json fdsets;             ///< The old QEMU's answer to query-fdsets.
-    std::map<int, int> ptyMasters;  ///< N of /dev/pts/N -> the old QEMU's descriptor of its master end (`tty-index` in fdinfo).
+    std::vector<std::string> running;      ///< /proc/PID/cmdline of the old QEMU.
+    std::vector<std::string> native;       ///< domxml-to-native of the live XML, split into words.
+    std::string statusXml;                 ///< /run/libvirt/qemu/NAME.xml.
+    nlohmann::json fdsets;                 ///< The old QEMU's answer to query-fdsets.
     std::map<std::string, int> tapFds;     ///< Interface name -> the old QEMU's descriptor (`iff` in fdinfo).
     std::map<std::string, int> listeners;  ///< Path of a unix socket -> the old QEMU's descriptor that listens on it.
     bool usesVhost = false;                ///< The old QEMU has /dev/vhost-net open.

@@ -52,8 +52,6 @@ ProcessDescriptors descriptorsOf(pid_t pid) {
             if (const auto interface = infoOf(process, number, "iff")) found.tapFds[*interface] = std::stoi(number);
         } else if (target == "/dev/vhost-net") {
             found.vhost = true;
-        } else if (target.ends_with("/ptmx")) {
-            if (const auto index = infoOf(process, number, "tty-index")) found.ptyMasters[std::stoi(*index)] = std::stoi(number);
         }
     }
     return found;

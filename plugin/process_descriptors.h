@@ -1,4 +1,4 @@
-// What a QEMU has open that its arguments cannot say: by which number it has a terminal, a tap or a listening socket now.
+// What a QEMU has open that its arguments cannot say: by which number it has a tap or a listening socket now.
 #pragma once
 
 #include <sys/types.h>
@@ -9,11 +9,9 @@
 namespace vh {
 
 struct ProcessDescriptors {
-    std::map<int, int> ptyMasters;      ///< N of /dev/pts/N -> descriptor of its master end (`tty-index` in fdinfo, Linux 3.15).
-    std::map<std::string, int> tapFds;  ///< Interface -> descriptor (`iff` in fdinfo, drivers/net/tun.c, Linux 3.17).
-    std::map<std::string, int>
-        listeners;       ///< Unix socket path -> descriptor (/proc/net/unix of the process's network namespace).
-    bool vhost = false;  ///< It has /dev/vhost-net open.
+    std::map<std::string, int> tapFds;     ///< Interface -> descriptor (`iff` in fdinfo, drivers/net/tun.c, Linux 3.17).
+    std::map<std::string, int> listeners;  ///< Unix socket path -> descriptor (/proc/net/unix, its network namespace).
+    bool vhost = false;                    ///< It has /dev/vhost-net open.
 };
 
 /// Throws std::system_error when the process is gone or may not be looked at.

@@ -73,6 +73,17 @@ void rewriteFlags(xml_node status, const std::vector<std::string>& flags) {
     for (const std::string& flag : flags) insertChild(capabilities, {}, "flag").append_attribute("name").set_value(flag.c_str());
 }
 
+/// A <console> repeats the first <serial>, and has its path in `tty`, too (src/conf/domain_conf.c:virDomainChrDefFormat, 11.3.0).
+void rewriteTerminals(xml_node devices, const std::map<std::string, std::string>& terminals) {
+    for (xml_node device : devices.children()) {
+        if (attribute(device, "type") != "pty") continue;
+        const auto terminal = terminals.find("char" + attribute(device.child("alias"), "name"));
+        if (terminal == terminals.end()) continue;
+        setAttribute(device.child("source"), "path", terminal->second);
+        if (device.attribute("tty")) setAttribute(device, "tty", terminal->second);
+    }
+}
+
 std::string contentOf(const std::filesystem::path& path) {
     std::ifstream stream(path, std::ios::binary);
     std::string text{std::istreambuf_iterator<char>(stream), {}};
@@ -118,6 +129,7 @@ std::string rewriteStatus(const std::string& xml, const StatusChange& change) {
     rewriteThreads(status, change.vcpuThreads);
     status.child("domain").child("devices").child("emulator").text().set(change.emulator.c_str());
     rewriteFlags(status, change.capabilityFlags);
+    rewriteTerminals(status.child("domain").child("devices"), change.terminals);
     return printXml(document, xml);
 }
 

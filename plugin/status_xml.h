@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct StatusChange {
     std::vector<pid_t> vcpuThreads;            ///< By vCPU id, as query-cpus-fast has them.
     std::string emulator;                      ///< Also the path in the domain's <emulator>.
     std::vector<std::string> capabilityFlags;  ///< The new emulator's, as libvirt's cache has them.
+    /// Chardev -> path of the terminal that the new QEMU made for it. QEMU's pty backend alone drops output that nobody reads and
+    /// bears a terminal that nobody has open; an old QEMU's terminal under another backend makes the main loop spin (11.1.3).
+    std::map<std::string, std::string> terminals;
 };
 std::string rewriteStatus(const std::string& xml, const StatusChange& change);
 

@@ -205,7 +205,7 @@ class Upgrade {
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
             const json order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
-            replaceFile(directory_.specFile(domain.uuid), order.dump(2, ' ', false, json::error_handler_t::strict));
+            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain.uuid), order.dump(2));
             setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
         } catch (const std::exception& error) {
             outcome.cause = error.what();
@@ -224,6 +224,7 @@ class Upgrade {
             finish(surroundings_.paths, directory_, now);
         }
         if (now.unfinished()) settle(surroundings_.paths, directory_, manager_, now);
+        if (outcome.cause.empty() && interrupted()) outcome.cause = "interrupted";
         note(domain, [&](JournalDomain& one) { one = now; });
         conclude(now, outcome);
     }

@@ -64,6 +64,7 @@ class JournalDirectory {
     std::string statusCopy(const std::string& uuid) const { return path_ + "/" + uuid + ".status.xml"; }
     std::string asideFile(const std::string& uuid) const { return path_ + "/" + uuid + ".aside.xml"; }
     std::string specFile(const std::string& uuid) const { return path_ + "/" + uuid + ".spec.json"; }
+    std::string reservedSpecFile(const std::string& uuid) const { return specFile(uuid) + ".reserved"; }
 
     /// The journal, if there is one. Throws std::runtime_error that names the file when it cannot be understood.
     std::optional<UpgradeJournal> read() const;

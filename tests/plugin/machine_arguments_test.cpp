@@ -34,7 +34,6 @@ MachineSources sourcesOf(const std::string& name) {
     const json descriptors = json::parse(golden(name + "/descriptors.json"));
     MachineSources sources{lines(golden(name + "/cmdline")), shellWords(golden(name + "/native")), golden(name + "/status.xml"),
                            descriptors["fdsets"]};
-    for (const auto& [terminal, fd] : descriptors["ptys"].items()) sources.ptyMasters[std::stoi(terminal)] = fd;
     for (const auto& [interface, fd] : descriptors["taps"].items()) sources.tapFds[interface] = fd;
     for (const auto& [path, fd] : descriptors["listeners"].items()) sources.listeners[path] = fd;
     return sources;
@@ -61,7 +60,7 @@ TEST_P(RealDomain, hasTheseArguments) {
     expectPluginGolden(name + "/arguments", textOf(rebuildArguments(sourcesOf(name))));
 }
 
-/// What the next handover finds: the arguments of the last one, descriptors under their new numbers, terminals in sets.
+/// What the next handover finds: the arguments of the last one, descriptors under their new numbers.
 MachineSources afterHandover(MachineSources sources, const MachineArguments& made) {
     sources.running = {"/opt/new-qemu", "-L", "/opt/share"};
     sources.running.insert(sources.running.end(), made.arguments.begin(), made.arguments.end());
@@ -73,7 +72,6 @@ MachineSources afterHandover(MachineSources sources, const MachineArguments& mad
     for (auto* table : {&sources.tapFds, &sources.listeners})
         for (auto& [name, fd] : *table) fd = numbers.contains(fd) ? numbers[fd] : fd;
     sources.fdsets = json::array();
-    sources.ptyMasters.clear();
     for (std::size_t i = 0; i + 1 < made.arguments.size(); ++i)
         if (made.arguments[i] == "-add-fd") {
             const OptionValue value("-add-fd", made.arguments[i + 1]);
@@ -283,7 +281,6 @@ const Refused refusedOptions[] = {
     {"-chardev socket,id=c,fd=1,server=on", "'1' is no descriptor"},
     {"-chardev socket,id=c,fd=x,server=on", "'x' is no descriptor"},
     {"-chardev socket,id=c,fd=5,server=on -chardev socket,id=d,fd=5,server=on", "5 is named twice"},
-    {"-chardev pty,id=charserial0", "a terminal that libvirt's status XML does not know"},
     {"-device {\"driver\":", "is no JSON object"},
     {"-device", "'-device' has no value"},
     {"lonely", "'lonely' is not an option"},

@@ -88,6 +88,14 @@ TEST(RewriteStatus, changesWhatAHandoverChangesAndNothingElse) {
     EXPECT_EQ(readStatus(after).pid, 4711);
 }
 
+TEST(RewriteStatus, namesTheTerminalsOfTheNewQemu) {
+    const std::string before = golden("as-started/status.xml");
+    const std::string after = rewriteStatus(before, {1, {2, 3}, "/q", {"kvm"}, {{"charserial0", "/dev/pts/77"}, {"other", "/x"}}});
+    EXPECT_THAT(after, HasSubstr("<console type='pty' tty='/dev/pts/77'>"));
+    EXPECT_EQ(after.find("/dev/pts/0'"), std::string::npos);
+    EXPECT_EQ(after.find("/x'"), std::string::npos);
+}
+
 TEST(RewriteStatus, keepsHostileNames) {
     const std::string before = golden("hostile-names-numa/status.xml");
     const std::string after = rewriteStatus(before, {4711, {5001, 5002}, "/q", {"kvm"}});
