@@ -53,9 +53,9 @@ pid_t holderOf(int fd, const std::string& path) {
     if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) fail("look who locks '" + path + "'");
     if (lock.l_type == F_UNLCK) return 0;
     if (lock.l_pid > 0) return lock.l_pid;
-    throw std::runtime_error("'" + path + "' is locked by " +
-                             (lock.l_pid < 0 ? "another upgrade or recovery of libvirt domains: wait for its end"
-                                             : "a libvirt daemon in another PID namespace: run this where that daemon runs"));
+    if (lock.l_pid < 0)  // Of an open file description: only we lock in that way.
+        throw LockedOutAlready("'" + path + "' is locked by another upgrade or recovery of libvirt domains: wait for its end");
+    throw std::runtime_error("'" + path + "' is locked by a libvirt daemon in another PID namespace: run this where that daemon runs");
 }
 
 pid_t daemonNow(const LockOutSettings& settings) {

@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -48,7 +49,7 @@ struct LockOutPlan {
     bool operator==(const LockOutPlan&) const = default;
 };
 
-/// Looks, and does nothing.
+/// Looks, and does nothing. Throws LockedOutAlready; std::runtime_error when it cannot be found out.
 LockOutPlan planLockOut(const LockOutSettings& settings);
 
 /// Undoes a plan: unmasks and starts what was masked and started, and starts the daemon unless one runs. Returns what went wrong
@@ -58,6 +59,12 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
 
 /// As this host has it.
 LockOutSettings lockOutSettings();
+
+/// Another upgrade or recovery, or the guardian of one, keeps libvirt away: it has to come to its end.
+class LockedOutAlready : public std::runtime_error {
+ public:
+    using std::runtime_error::runtime_error;
+};
 
 class LockOut {
  public:

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <thread>
 
 #include "plugin/command.h"
 #include "plugin/settle.h"
@@ -14,6 +16,8 @@ namespace vh {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::chrono::milliseconds guardianPatience{120'000}, guardianPause{100};
 
 /// To what the dead process had planned comes what is there now: somebody may have started libvirt since.
 LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) {
@@ -43,19 +47,7 @@ UniqueFd lockOf(const JournalDirectory& directory, bool wait) {
     return lock;
 }
 
-/// A lost domain is asked for again: a person may have done something about it.
-bool needsWork(const JournalDomain& domain) {
-    return domain.unfinished();
-}
-
-}  // namespace
-
-Exit RecoverSummary::exitCode() const {
-    const bool lost = std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost"; });
-    return lost ? Exit::Lost : Exit::Done;
-}
-
-RecoverSummary recover(RecoverSurroundings surroundings) {
+RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
     const JournalDirectory directory(surroundings.runtimeDirectory);
     const UniqueFd lock = lockOf(directory, surroundings.wait);
     std::optional<UpgradeJournal> journal = directory.read();
@@ -67,12 +59,13 @@ RecoverSummary recover(RecoverSurroundings surroundings) {
     for (JournalDomain& domain : journal->domains)
         if (domain.phase == DomainPhase::Prepared) domain.phase = DomainPhase::Unchanged;
     std::string problem;
-    if (std::ranges::any_of(journal->domains, needsWork)) {
+    if (std::ranges::any_of(journal->domains, &JournalDomain::unfinished)) {
         const ManagerCommand manager(surroundings.runtimeDirectory);
-        const LockOutPlan plan = planNow(surroundings.lockOut, journal->lockOut);
+        const LockOutPlan plan =
+            surroundings.inheritedLock ? journal->lockOut : planNow(surroundings.lockOut, journal->lockOut);
         LockOut lockOut(surroundings.lockOut, plan, std::move(surroundings.inheritedLock));
         for (JournalDomain& domain : journal->domains) {
-            if (!needsWork(domain)) continue;
+            if (!domain.unfinished()) continue;
             settle(surroundings.paths, directory, manager, domain);
             directory.write(*journal);
         }
@@ -93,6 +86,27 @@ RecoverSummary recover(RecoverSurroundings surroundings) {
     else
         directory.write(*journal);
     return summary;
+}
+
+}  // namespace
+
+Exit RecoverSummary::exitCode() const {
+    const bool lost = std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost"; });
+    return lost ? Exit::Lost : Exit::Done;
+}
+
+RecoverSummary recover(RecoverSurroundings surroundings) {
+    const auto deadline = std::chrono::steady_clock::now() + guardianPatience;
+    for (;;) {
+        try {
+            return recoverNow(surroundings);
+        } catch (const LockedOutAlready&) {
+            // The guardian of a killed upgrade has libvirt's lock and waits for the one that we had until now: it is the one to
+            // recover.
+            if (std::chrono::steady_clock::now() > deadline) throw;
+            std::this_thread::sleep_for(guardianPause);
+        }
+    }
 }
 
 void forgetLost(const RecoverSurroundings& surroundings, const std::string& name) {
