@@ -55,14 +55,12 @@ Preparation planPreparation(const LibvirtConnection& libvirt, const LibvirtDomai
 
 std::string waysToApply(const LibvirtDomain& domain) {
     if (!domain.active()) return "its next start applies it\n";
-    return "it runs as it was started; one of these applies the change:\n"
-           "  power cycle:  virsh shutdown '" +
+    return "it runs as it was started; a power cycle applies the change:\n"
+           "  virsh shutdown '" +
            domain.name + "', and when it is off: virsh start '" + domain.name +
            "'\n"
-           "  no reboot:    virsh save '" +
-           domain.name +
-           "' FILE, and virsh restore FILE; or a migration that copies RAM. Both go by the\n"
-           "                definition that virt-handover's hook gives libvirt: see plugin/README.md\n";
+           "If its memory is a shared memfd already, save and restore through virt-handover's hook does it without a\n"
+           "reboot; libvirt does not restore a domain with memory of another kind. See plugin/README.md\n";
 }
 
 }  // namespace vh

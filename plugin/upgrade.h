@@ -14,10 +14,12 @@
 // A domain that fails fails alone; step 5 is done whatever becomes of step 4.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -34,7 +36,7 @@ struct UpgradeRequest {
     std::vector<std::string> domains;  ///< By name or UUID.
     bool all = false;                  ///< Instead: each that runs, is ready, and does not run the new QEMU yet.
     std::string emulator;              ///< Absolute; empty for the one in each domain's XML.
-    unsigned parallel = 4;             ///< Domains at once.
+    unsigned parallel = std::max(1U, std::thread::hardware_concurrency());  ///< Domains at once.
     bool dryRun = false;
     bool force = false;  ///< Also with untested versions.
     std::chrono::milliseconds pauseBudget{1'000};

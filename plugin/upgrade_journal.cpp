@@ -108,7 +108,7 @@ std::string_view name(DomainPhase phase) {
     return {};
 }
 
-JournalDirectory::JournalDirectory(const std::string& runtimeDirectory) : path_(runtimeDirectory + "/libvirt") {
+JournalDirectory::JournalDirectory(const std::string& runtimeDirectory) : path_(runtimeDirectory + "/libvirt.d") {
     makeDirectories(runtimeDirectory, 0755);
     makeDirectories(path_, 0700);
 }

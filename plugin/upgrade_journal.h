@@ -1,6 +1,6 @@
 // What an upgrade of libvirt domains has begun, on disk: all that another process needs to finish or undo it.
 //
-//     RUNTIME_DIRECTORY/libvirt/
+//     RUNTIME_DIRECTORY/libvirt.d/    a name that no VM can have
 //         lock                 held (flock) by the one upgrade or recovery that is under way; never removed
 //         journal.json         the UpgradeJournal below, replaced by rename; not there when nothing is unfinished
 //         UUID.status.xml      the domain's status XML as it was before

@@ -1,6 +1,8 @@
 // Upgrades of real libvirt domains: what an operator does, and what may happen to it in the middle.
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,7 +24,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "manager/compare/own_network.h"
 #include "tests/libvirt/libvirt_fixture.h"
+#include "vmm-shim/unique_fd.h"
 
 namespace vh::test {
 namespace {
@@ -31,7 +36,7 @@ using std::chrono::milliseconds, std::chrono::seconds, std::chrono::steady_clock
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
-constexpr const char* journalFile = "/run/virt-handover/libvirt/journal.json";
+constexpr const char* journalFile = "/run/virt-handover/libvirt.d/journal.json";
 constexpr seconds longest{240};
 
 std::vector<std::string> toolCommand(std::vector<std::string> arguments) {
@@ -126,6 +131,13 @@ class Upgrade : public testing::TestWithParam<VmmUser> {};
 INSTANTIATE_TEST_SUITE_P(As, Upgrade, testing::Values(VmmUser::LibvirtQemu, VmmUser::Root),
                          [](const auto& parameter) { return std::string(name(parameter.param)); });
 
+/// Where an image goes that an earlier test may have left.
+std::string freshImage(const std::string& name) {
+    const std::string file = "/var/lib/libvirt/images/" + name;
+    fs::remove(file);
+    return file;
+}
+
 std::string snippet(const std::string& name, const std::string& xml) {
     const std::string file = "/tmp/" + name + ".xml";
     std::ofstream(file) << xml;
@@ -134,7 +146,8 @@ std::string snippet(const std::string& name, const std::string& xml) {
 
 /// What an operator may do to a domain, on an adopted one.
 void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
-    const std::string name = domain.name(), more = "/var/lib/libvirt/images/more.qcow2";
+    const std::string name = domain.name(), more = freshImage("more.qcow2"),
+                      overlay = freshImage("overlay.qcow2");
     runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", more, "16M"}, seconds(20));
     const std::string disk = snippet("disk", "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +
                                                  more + "'/><target dev='vdb' bus='virtio'/></disk>");
@@ -157,7 +170,10 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
         {"domblkstat", name, "vda"},
         {"domblkerror", name},
         {"domiflist", name},
-        {"domtime", "--help"},
+        {"domid", name},
+        {"domuuid", name},
+        {"domcontrol", name},
+        {"domjobinfo", name},
         {"ttyconsole", name},
         {"suspend", name},
         {"resume", name},
@@ -171,7 +187,7 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
         {"attach-device", name, rng},
         {"detach-device", name, rng},
         {"snapshot-create-as", name, "s1", "--disk-only", "--no-metadata", "--diskspec",
-         "vda,file=/var/lib/libvirt/images/overlay.qcow2"},
+         "vda,file=" + overlay},
         {"blockcommit", name, "vda", "--active", "--pivot", "--wait"},
         {"blockjob", name, "vda"},
         {"domdirtyrate-calc", name},
@@ -181,8 +197,10 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
         {"dumpxml", name},
         {"qemu-monitor-command", name, "--hmp", "info status"},
         {"send-key", name, "KEY_A"},
-        {"inject-nmi", name, "--help"},
-        {"schedinfo", name, "--help"},
+        {"numatune", name},
+        {"perf", name},
+        {"desc", name, "adopted"},
+        {"reset", name},
     };
     for (const std::vector<std::string>& command : commands) {
         const Ran ran = host.virsh(command);
@@ -214,6 +232,58 @@ TEST_P(Upgrade, leavesADomainOfWhichAllOfVirshWorks) {
     expectUpgraded(tool({"--json", "upgrade", domain.name(), "--pause-budget", "10s"}));
     domain.expectOneVmm();
     domain.expectGuestIsWell();
+    host.must({"shutdown", domain.name()});
+    EXPECT_TRUE(eventually([&] { return domain.state() == "shut off"; }));
+    EXPECT_TRUE(vmmsWithFileOpen(domain.disk()).empty());
+}
+
+/// Somebody takes connections on a TCP port of this host.
+bool isServed(unsigned short port) {
+    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+TEST(UpgradeAsDebianHasIt, takesADomainOfEachKind) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    for (const DomainOptions& options :
+         {DomainOptions{.name = "o'clock \"now\" & <größe>;$(reboot)"}, DomainOptions{.name = "file", .memory = DomainMemory::File},
+          DomainOptions{.name = "cells", .memory = DomainMemory::TwoCells}, DomainOptions{.name = "vnc", .graphics = true},
+          DomainOptions{.name = "uefi", .uefi = true}}) {
+        SCOPED_TRACE(options.name);
+        const TestDomain domain(host, options);
+        domain.start();
+        domain.expectGuestIsWell();
+        for (int round = 0; round < 2; ++round) {
+            EXPECT_EQ(isServed(5900), options.graphics);
+            expectUpgraded(tool(upgradeOf(domain)));
+            domain.expectOneVmm();
+            domain.expectGuestIsWell();
+        }
+        EXPECT_EQ(isServed(5900), options.graphics);
+        if (options.graphics) host.must({"screenshot", domain.name(), "/tmp/shot.ppm"});
+    }
+}
+
+TEST(UpgradeAsDebianHasIt, keepsTheNetworkOfADomainOnABridge) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "bridged", .network = true});
+    domain.start();
+    domain.expectGuestIsWell();
+    Pinger pinger(TestDomain::guestAddress, milliseconds(5), 8);
+    pinger.start();
+    ASSERT_TRUE(turnUntil([&] { return pinger.answered() > 50; }, seconds(60)));
+    for (int round = 0; round < 2; ++round) {
+        expectUpgraded(tool(upgradeOf(domain)));
+        const unsigned before = pinger.answered();
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() > before + 50; }, seconds(60))) << "the guest's network is dead";
+    }
+    const PingResult pings = pinger.stop(seconds(2));
+    std::cout << pings.lost << " of " << pings.sent << " pings lost in two handovers\n";
+    domain.expectGuestIsWell();
 }
 
 TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
@@ -235,7 +305,7 @@ TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
     host.must({"attach-device", domain.name(), rng});
     host.must({"attach-interface", domain.name(), "bridge", TestDomain::bridge, "--model", "virtio"});
     host.must({"snapshot-create-as", domain.name(), "s1", "--disk-only", "--no-metadata", "--diskspec",
-               "vda,file=/var/lib/libvirt/images/o.qcow2", "--diskspec", "vdb,snapshot=no"});
+               "vda,file=" + freshImage("o.qcow2"), "--diskspec", "vdb,snapshot=no"});
     expectUpgraded(tool(upgradeOf(domain)));
     domain.expectGuestIsWell();
     host.must({"blockcommit", domain.name(), "vda", "--active", "--pivot", "--wait"});
@@ -243,8 +313,26 @@ TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
     domain.expectGuestIsWell();
 }
 
-TEST_P(Upgrade, leavesAPausedDomainPaused) {
-    const LibvirtHost host(GetParam());
+TEST(UpgradeAsDebianHasIt, isPossibleForADomainThatWasPreparedAndStartedAnew) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "later", .memory = DomainMemory::Anonymous, .ready = false});
+    domain.start();
+    EXPECT_EQ(tool({"check", domain.name()}).code, 2);
+    const Ran shown = tool({"prepare", domain.name()});
+    EXPECT_THAT(shown.output, HasSubstr("+  <memoryBacking>")) << shown.error;
+    EXPECT_EQ(host.must({"dumpxml", domain.name(), "--inactive"}).find("aux-ram-share"), std::string::npos) << "nobody said yes";
+    EXPECT_EQ(tool({"prepare", domain.name(), "--yes"}).code, 0);
+    domain.destroy();
+    domain.start();
+    EXPECT_EQ(tool({"check", domain.name()}).code, 0);
+    domain.expectGuestIsWell();
+    expectUpgraded(tool(upgradeOf(domain)));
+    domain.expectGuestIsWell();
+    EXPECT_THAT(tool({"import", domain.name()}).output, HasSubstr("machine: pc-q35-10.0"));
+}
+
+TEST(UpgradeAsDebianHasIt, leavesAPausedDomainPaused) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
     const TestDomain domain(host, {.name = "paused"});
     domain.start();
     domain.expectGuestIsWell();
@@ -255,8 +343,8 @@ TEST_P(Upgrade, leavesAPausedDomainPaused) {
     domain.expectGuestIsWell();
 }
 
-TEST_P(Upgrade, leavesAnIdleDomainIdle) {
-    const LibvirtHost host(GetParam());
+TEST(UpgradeAsDebianHasIt, leavesAnIdleDomainIdle) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
     const TestDomain domain(host, {.name = "idle"});
     domain.start();
     domain.expectGuestIsWell();
@@ -276,8 +364,8 @@ TEST_P(Upgrade, leavesAnIdleDomainIdle) {
     EXPECT_LT(ticks() - before, ::sysconf(_SC_CLK_TCK)) << "its QEMU is busy with nothing";
 }
 
-TEST_P(Upgrade, refusesADomainThatIsNotReadyOrHasAJob) {
-    const LibvirtHost host(GetParam());
+TEST(UpgradeAsDebianHasIt, refusesADomainThatIsNotReadyOrHasAJob) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
     const TestDomain plain(host, {.name = "plain", .ready = false}), busy(host, {.name = "busy"});
     plain.start();
     busy.start();
@@ -295,8 +383,8 @@ TEST_P(Upgrade, refusesADomainThatIsNotReadyOrHasAJob) {
     busy.expectOneVmm();
 }
 
-TEST_P(Upgrade, takesSeveralDomainsInOneAbsenceOfLibvirt) {
-    const LibvirtHost host(GetParam());
+TEST(UpgradeAsDebianHasIt, takesSeveralDomainsInOneAbsenceOfLibvirt) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
     std::vector<std::unique_ptr<TestDomain>> domains;
     for (const char* name : {"a", "b", "c"}) domains.push_back(std::make_unique<TestDomain>(host, DomainOptions{.name = name}));
     const TestDomain plain(host, {.name = "plain", .ready = false});
@@ -316,8 +404,8 @@ TEST_P(Upgrade, takesSeveralDomainsInOneAbsenceOfLibvirt) {
     plain.expectOneVmm();
 }
 
-TEST_P(Upgrade, isNotDisturbedByALibvirtdThatIsStartedInTheMiddle) {
-    const LibvirtHost host(GetParam());
+TEST(UpgradeAsDebianHasIt, isNotDisturbedByALibvirtdThatIsStartedInTheMiddle) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
     const TestDomain domain(host, {.name = "disturbed"});
     domain.start();
     domain.expectGuestIsWell();
@@ -370,12 +458,12 @@ void crash(VmmUser user, const Crash& crash) {
     domain.expectOneVmm();
 }
 
-TEST_P(Upgrade, thatIsKilledIsRecoveredByItsGuardian) {
-    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(GetParam(), {phase, false});
+TEST(UpgradeAsDebianHasIt, thatIsKilledIsRecoveredByItsGuardian) {
+    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(VmmUser::LibvirtQemu, {phase, false});
 }
 
-TEST_P(Upgrade, thatIsKilledWithItsGuardianIsRecoveredByHand) {
-    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(GetParam(), {phase, true});
+TEST(UpgradeAsDebianHasIt, thatIsKilledWithItsGuardianIsRecoveredByHand) {
+    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(VmmUser::LibvirtQemu, {phase, true});
 }
 
 }  // namespace
