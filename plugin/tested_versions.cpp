@@ -14,6 +14,7 @@ struct Combination {
 };
 
 constexpr std::array tested{
+    Combination{"11.3", "10.0", "10.0"},
     Combination{"11.3", "10.0", "11.1"},
     Combination{"11.3", "11.1", "11.1"},
 };

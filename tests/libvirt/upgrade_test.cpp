@@ -326,6 +326,7 @@ TEST(UpgradeAsDebianHasIt, isPossibleForADomainThatWasPreparedAndStartedAnew) {
     domain.start();
     EXPECT_EQ(tool({"check", domain.name()}).code, 0);
     domain.expectGuestIsWell();
+    expectUpgraded(tool({"--json", "upgrade", domain.name(), "--pause-budget", "10s"}));  // To the same QEMU.
     expectUpgraded(tool(upgradeOf(domain)));
     domain.expectGuestIsWell();
     EXPECT_THAT(tool({"import", domain.name()}).output, HasSubstr("machine: pc-q35-10.0"));

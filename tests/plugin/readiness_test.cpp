@@ -128,7 +128,7 @@ TEST(InstalledEmulator, thatDoesNotAnswerAsQemuDoesIsRefused) {
 TEST(TestedVersions, onlyWhatWasTestedIsAllowed) {
     EXPECT_FALSE(untested("11.3.0", "10.0.2", "11.1.3"));
     EXPECT_FALSE(untested("11.3.1", "11.1.0", "11.1.9"));
-    for (const auto& [libvirt, from, to] : std::vector<std::array<std::string, 3>>{{"11.3.0", "10.0.2", "10.0.3"},
+    for (const auto& [libvirt, from, to] : std::vector<std::array<std::string, 3>>{{"11.3.0", "11.1.3", "10.0.2"},
                                                                                    {"11.3.0", "10.1.0", "11.1.3"},
                                                                                    {"12.0.0", "10.0.2", "11.1.3"},
                                                                                    {"1.1.3", "10.0", "11.1"}})
