@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -419,6 +420,41 @@ TEST(UpgradeAsDebianHasIt, isNotDisturbedByALibvirtdThatIsStartedInTheMiddle) {
     EXPECT_EQ(domain.state(), "running");
     domain.expectOneVmm();
     domain.expectGuestIsWell();
+}
+
+TEST(UpgradeAsDebianHasIt, ofADomainThatEndsByItselfInTheMiddleLeavesItOff) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "ending"});
+    domain.start();
+    domain.expectGuestIsWell();
+    const pid_t vmm = domain.vmm();
+    RunningTool upgrading(upgradeOf(domain));
+    ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
+    ::kill(vmm, SIGTERM);  // To QEMU as to a guest that powers off.
+    upgrading.wait();
+    if (domain.state() == "running") return domain.expectOneVmm();  // It had been handed over already.
+    EXPECT_EQ(domain.state(), "shut off");
+    EXPECT_TRUE(vmmsWithFileOpen(domain.disk()).empty()) << "a QEMU that nobody knows of";
+    domain.start();
+    domain.expectGuestIsWell();
+    expectUpgraded(tool(upgradeOf(domain)));
+}
+
+TEST(UpgradeAsDebianHasIt, withoutSpaceForItsJournalTouchesNothing) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "full"});
+    domain.start();
+    domain.expectGuestIsWell();
+    const pid_t vmm = domain.vmm(), daemon = host.daemon();
+    fs::create_directories("/run/virt-handover");
+    ASSERT_EQ(::mount("tmpfs", "/run/virt-handover", "tmpfs", 0, "size=16k,mode=755"), 0);
+    const Ran ran = tool(upgradeOf(domain));
+    EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
+    EXPECT_THAT(ran.output + ran.error, HasSubstr("No space left on device"));
+    EXPECT_EQ(::umount("/run/virt-handover"), 0);
+    EXPECT_EQ(domain.vmm(), vmm);
+    EXPECT_EQ(host.daemon(), daemon) << "libvirt was stopped for nothing";
+    expectUpgraded(tool(upgradeOf(domain)));
 }
 
 struct Crash {

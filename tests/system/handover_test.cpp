@@ -136,7 +136,7 @@ TEST_P(HandoverTest, refusesABinaryThatIsNotAQemu) {
 
 TEST_P(HandoverTest, refusesABinaryThatHangs) {
     expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused",
-                      HasSubstr("did not answer as a QEMU within 4000 ms"));
+                      HasSubstr("did not answer as a QEMU within 8000 ms"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
@@ -145,7 +145,7 @@ TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtItsStart) {
-    expectGuestStayed(upgradeTo(impostor("exec sleep 600")), "rolled back", HasSubstr("launching took longer than 4000 ms"));
+    expectGuestStayed(upgradeTo(impostor("exec sleep 600")), "rolled back", HasSubstr("launching took longer than 8000 ms"));
 }
 
 TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {

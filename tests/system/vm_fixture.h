@@ -87,7 +87,7 @@ struct VmOptions {
     std::string arguments;  ///< More for the VMM, each behind a comma.
     std::string cmdline;    ///< More for the kernel's command line.
     std::string handover =  ///< But for the design.
-        "pause_budget: 1s, deadlines: {launch: 4s, exchange: 4s, verify: 2s, switch: 5s, retire: 10s}";
+        "pause_budget: 1s, deadlines: {launch: 8s, exchange: 6s, verify: 4s, switch: 5s, retire: 10s}";
 };
 
 /// A design's name as a test may have it: `managerOwned`.
