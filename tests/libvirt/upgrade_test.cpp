@@ -488,6 +488,7 @@ void crash(VmmUser user, const Crash& crash) {
     EXPECT_EQ(vmmsWithFileOpen(domain.disk()).size(), 1U) << "two QEMUs on one disk, or none";
     if (host.daemon() == 0) eventually([&] { return host.daemon() != 0; }, seconds(10));
     if (host.daemon() == 0) host.start();
+    EXPECT_TRUE(eventually([&] { return host.virsh({"version"}).code == 0; })) << "libvirt does not come back";
     EXPECT_EQ(domain.state(), "running");
     domain.expectOneVmm();
     domain.expectGuestIsWell();
