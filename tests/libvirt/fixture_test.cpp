@@ -18,7 +18,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 class LibvirtFixture : public testing::TestWithParam<VmmUser> {};
-INSTANTIATE_TEST_SUITE_P(As, LibvirtFixture, testing::Values(VmmUser::LibvirtQemu, VmmUser::Root),
+INSTANTIATE_TEST_SUITE_P(As, LibvirtFixture, testing::Values(VmmUser::LibvirtQemu),
                          [](const auto& parameter) { return std::string(name(parameter.param)); });
 
 void expectDomainWorks(const TestDomain& domain, VmmUser user) {
