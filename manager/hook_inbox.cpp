@@ -2,19 +2,19 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
+
+#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
@@ -67,12 +67,7 @@ HookInbox::HookInbox(const std::string& runtimeDirectory, std::function<void(con
       report_(std::move(report)),
       socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
     if (!socket_) fail("create a unix socket");
-    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    if (path_.size() >= sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
-        fail("socket '" + path_ + "'");
-    }
-    std::memcpy(address.sun_path, path_.c_str(), path_.size() + 1);
+    const sockaddr_un address = unixAddress(path_);
     ::unlink(path_.c_str());
     // Before it has a name: the file gets the socket's own mode (Linux, net/unix/af_unix.c:unix_bind_bsd), so it is never open to
     // others.

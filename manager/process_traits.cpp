@@ -198,12 +198,11 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
     }
 
     // `name (mode)` is AppArmor's, `user:role:type:level` SELinux's; EINVAL where no security module has labels.
-    std::string label;
-    std::ifstream(procPath(pid, "attr/current")) >> label;
-    label = label.c_str();  // SELinux ends it with a zero byte.
+    std::string whole;
+    std::getline(std::ifstream(procPath(pid, "attr/current")) >> std::ws, whole);
+    whole = whole.c_str();  // SELinux ends it with a zero byte.
+    const std::string label = whole.substr(0, whole.find(' '));
     if (!label.empty() && label != "unconfined") {
-        std::string whole;
-        std::getline(std::ifstream(procPath(pid, "attr/current")) >> std::ws, whole);
         const bool isAppArmor = whole.ends_with(")");
         traits.labelFile_ = fs::exists("/proc/self/attr/apparmor/exec") && isAppArmor ? "/proc/self/attr/apparmor/exec"
                                                                                       : "/proc/self/attr/exec";

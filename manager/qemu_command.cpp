@@ -1,7 +1,7 @@
 #include "manager/qemu_command.h"
 
-#include <cstdint>
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 
 #include <nlohmann/json.hpp>

@@ -2,15 +2,14 @@
 
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 
+#include "plugin/durable_file.h"
 #include "plugin/xml_tree.h"
 
 namespace vh {
@@ -84,13 +83,6 @@ void rewriteTerminals(xml_node devices, const std::map<std::string, std::string>
     }
 }
 
-std::string contentOf(const std::filesystem::path& path) {
-    std::ifstream stream(path, std::ios::binary);
-    std::string text{std::istreambuf_iterator<char>(stream), {}};
-    if (!stream) throw std::system_error(errno, std::generic_category(), "read '" + path.string() + "'");
-    return text;
-}
-
 }  // namespace
 
 DomainStatus readStatus(const std::string& xml) {
@@ -140,7 +132,7 @@ std::vector<std::string> capabilityFlags(const std::string& cacheDirectory, cons
     bool isStale = false;
     for (const auto& entry : std::filesystem::directory_iterator(cacheDirectory)) {
         if (entry.path().extension() != ".xml" || !entry.is_regular_file()) continue;
-        const pugi::xml_document document = parseXml(contentOf(entry.path()), "qemuCaps");
+        const pugi::xml_document document = parseXml(readFile(entry.path()), "qemuCaps");
         const xml_node capabilities = document.document_element();
         if (capabilities.child("emulator").text().get() != emulator) continue;
         isStale = std::to_string(binary.st_ctime) != capabilities.child("qemuctime").text().get();
