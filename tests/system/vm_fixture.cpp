@@ -193,8 +193,11 @@ std::string testName(Design design) {
 
 std::string writeDefinition(const Workspace& workspace, const VmOptions& options) {
     const std::string disk = workspace.path() + "/" + options.name + ".img";
-    std::ofstream(disk).close();
-    fs::resize_file(disk, 64 * 1024 * 1024);
+    // Made once: a second start of a VM whose guest runs (which has to be refused) must find its disk as the guest left it.
+    if (!fs::exists(disk)) {
+        std::ofstream(disk).close();
+        fs::resize_file(disk, 64 * 1024 * 1024);
+    }
     // 192 MiB: enough for the kernel and a working set, and quickly filled.
     return workspace.file(
         options.name + ".yaml",
