@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/vfio.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -94,6 +95,22 @@ class SysfsDevice {
         for (const fs::path& entry : entriesOf(path() / "vfio-dev"))
             if (const fs::path node = fs::path(roots_.dev) / "vfio/devices" / entry.filename(); fs::exists(node)) return node;
         return {};
+    }
+
+    /// Its node and its group's, those that there are.
+    std::vector<std::string> nodes() const {
+        std::vector<std::string> found;
+        for (const std::string& node : {cdev(), roots_.dev + "/vfio/" + group()})
+            if (!node.empty() && fs::exists(node)) found.push_back(node);
+        return found;
+    }
+
+    /// Throws when somebody else has it.
+    UniqueFd lock() const {
+        UniqueFd fd(::open(path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!fd || ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
+            throw std::runtime_error("'" + address_ + "' is being given to another VM just now (" + errorText() + ")");
+        return fd;
     }
 
     /// The devices of its group that some driver of the host's uses, which keep all of the group from being passed through
@@ -208,8 +225,8 @@ bool canOpen(const std::string& node, const Identity& identity) {
     return (status.st_mode & wanted) == wanted;
 }
 
-/// Finds a device and binds it where asked to.
-PassedDevice find(const VfioDevice& wanted, const KernelRoots& roots) {
+/// Finds a device and binds it where asked to; holds its lock from the first look.
+PassedDevice find(const VfioDevice& wanted, const KernelRoots& roots, std::vector<UniqueFd>& locks) {
     PassedDevice found{.id = wanted.id, .address = wanted.address.empty() ? addressOf(wanted.device, roots) : wanted.address};
     const SysfsDevice device(roots, found.address);
     if (!device.exists()) throw std::runtime_error("the host has no PCI device '" + found.address + "'");
@@ -223,6 +240,10 @@ PassedDevice find(const VfioDevice& wanted, const KernelRoots& roots) {
         throw std::runtime_error("'" + found.address + "' has " + (driver.empty() ? "no driver" : "the driver '" + driver + "'") +
                                  ", not vfio-pci; bind it ('driverctl set-override " + found.address +
                                  " vfio-pci'), or have it done with 'bind: true'");
+    locks.push_back(device.lock());
+    for (const std::string& node : device.nodes())
+        if (const std::string user = userOf(node, roots); !user.empty())
+            throw std::runtime_error("'" + found.address + "' is in use: " + user + " has '" + node + "' open");
     // Also when it is bound: by a manager that was killed before it could undo it.
     found.bound = wanted.bind;
     if (wanted.bind) device.bind();
@@ -242,9 +263,6 @@ void openTheWay(PassedDevice& found, const VfioDevice& wanted, const Identity& i
     }
     const std::string cdev = fs::exists(roots.dev + "/iommu") ? device.cdev() : std::string();
     const std::string groupNode = roots.dev + "/vfio/" + group;
-    for (const std::string& node : {cdev, groupNode})
-        if (const std::string user = node.empty() ? std::string() : userOf(node, roots); !user.empty())
-            throw std::runtime_error("'" + found.address + "' is in use: " + user + " has '" + node + "' open");
     if (wanted.interface == VfioInterface::Cdev && cdev.empty())
         throw std::runtime_error("this kernel has no cdev for '" + found.address +
                                  "' (CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV); use 'interface: group'");
@@ -304,7 +322,7 @@ ClaimedDevices claimDevices(const VmDefinition& definition, const Identity& iden
     try {
         for (const VfioDevice& wanted : definition.vfio) {
             id = wanted.id;
-            claimed.devices.push_back(find(wanted, roots));
+            claimed.devices.push_back(find(wanted, roots, claimed.locks));
         }
         for (std::size_t i = 0; i < definition.vfio.size(); ++i) {
             id = definition.vfio[i].id;

@@ -61,10 +61,12 @@ PassedDevice passedDeviceFromJson(const nlohmann::json& value);
 struct ClaimedDevices {
     std::vector<PassedDevice> devices;  ///< As the definition has them.
     std::vector<std::string> warnings;  ///< What will keep them from being handed over.
+    std::vector<UniqueFd> locks;        ///< Keep others from claiming them; to be held until the VMM has them open.
 };
 
 /// Finds the definition's devices, binds those that are to be bound, and makes sure that the VMM of this user can have them. Throws
-/// std::runtime_error that names the device and the remedy; what was done until then is undone.
+/// std::runtime_error that names the device and the remedy; what was done until then is undone. A device that somebody uses or is
+/// about to use is not touched.
 ClaimedDevices claimDevices(const VmDefinition& definition, const Identity& identity, const KernelRoots& roots = {});
 
 /// Gives the devices of a VM that has ended back: to their drivers, their nodes to their owners. What cannot be done is returned,

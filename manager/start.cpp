@@ -71,6 +71,7 @@ void Start::launch() {
     ClaimedDevices claimed = claimDevices(definition, Identity::of(definition.vmm.user));
     record_.passthrough = std::move(claimed.devices);
     warnings_ = std::move(claimed.warnings);
+    deviceLocks_ = std::move(claimed.locks);
     definition = record_.definition();
     UniqueFd ram;
     if (definition.memory.owner == MemoryOwner::Manager) ram = createGuestRam(definition, Identity::of(definition.vmm.user));
@@ -101,6 +102,7 @@ void Start::letRun() {
     record_.vmm.version = probed.version;
     directory_.write(record_);
     joinBridges(definition, vmm_->resources());
+    deviceLocks_.clear();
     vmm_->monitor().execute("cont", nullptr, definition.handover.deadlines.launch, [this](const QmpReply& reply) {
         if (!reply.ok()) return fail("the VMM does not run the guest: " + reply.error->description);
         vmm_->process().ignoreExit();

@@ -54,6 +54,7 @@ class Start {
     Done done_;
     VmRecord record_;
     std::vector<std::string> warnings_;
+    std::vector<UniqueFd> deviceLocks_;
     bool shareImplicitRam_ = false;
     std::unique_ptr<BinaryProbe> probe_;
     std::unique_ptr<VmmProcess> vmm_;

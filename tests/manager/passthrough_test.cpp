@@ -111,10 +111,11 @@ TEST_F(PassthroughTest, findsADeviceByItsKindIfThereIsOne) {
 
 TEST_F(PassthroughTest, takesTheGroupWhereTheKernelHasNoCdev) {
     fs::remove(root_.file("dev/vfio/devices/vfio7"));
-    const ClaimedDevices claimed = claim();
+    ClaimedDevices claimed = claim();
     EXPECT_EQ(claimed.devices.at(0).interface, VfioInterface::Group);
     EXPECT_EQ(claimed.devices.at(0).node, root_.file("dev/vfio/7"));
     EXPECT_THAT(openDevices(claimed.devices, roots_), IsEmpty());
+    claimed.locks.clear();
     EXPECT_THAT(refusal({.id = "hd0", .address = "0000:00:10.0", .interface = VfioInterface::Cdev}),
                 HasSubstr("this kernel has no cdev for '0000:00:10.0'"));
     fs::remove(root_.file("dev/vfio/vfio"));
@@ -228,6 +229,20 @@ TEST_F(PassthroughTest, saysWhoUsesADevice) {
     fs::create_symlink(root_.file("dev/vfio/devices/vfio7"), root_.file("proc/4711/fd/9"));
     EXPECT_EQ(refusal(), "vfio 'hd0': '0000:00:10.0' is in use: pid 4711 (qemu-system-x86) has '" +
                              root_.file("dev/vfio/devices/vfio7") + "' open");
+}
+
+TEST_F(PassthroughTest, doesNotTouchADeviceThatSomebodyUsesOrIsAboutToUse) {
+    const VfioDevice wanted{.id = "hd0", .address = "0000:00:10.0", .bind = true};
+    {
+        const ClaimedDevices first = claim(wanted);
+        EXPECT_THAT(refusal(wanted), HasSubstr("is being given to another VM just now"));
+    }
+    EXPECT_EQ(text("sys/bus/pci/devices/0000:00:10.0/driver_override"), "");
+    fs::create_directories(root_.file("proc/4711/fd"));
+    fs::create_symlink(root_.file("dev/vfio/7"), root_.file("proc/4711/fd/9"));
+    EXPECT_THAT(refusal(wanted), HasSubstr("is in use: pid 4711"));
+    EXPECT_EQ(text("sys/bus/pci/devices/0000:00:10.0/driver_override"), "");
+    EXPECT_EQ(text("sys/bus/pci/drivers/vfio-pci/unbind"), "");
 }
 
 TEST_F(PassthroughTest, warnsOfATcgVm) {

@@ -81,6 +81,7 @@ void Passthrough::startDaemon() {
 void Passthrough::killDaemon() {
     ::kill(daemon_, SIGKILL);
     ::waitpid(std::exchange(daemon_, 0), nullptr, 0);
+    for (const char* socket : {"/manager.sock", "/libvirt-hook.sock"}) fs::remove(workspace.runtime() + socket);
 }
 
 void Passthrough::startAndWait(const std::string& definition) {
