@@ -264,7 +264,7 @@ TEST_F(PassthroughTest, saysWhatTheKernelLacks) {
     // A file that answers ENOTTY to everything, as an older kernel does to what it does not know.
     EXPECT_THAT(whyNotHandedOver(claim().devices, ::getpid(), roots_), HasSubstr("this kernel's iommufd has no IOMMU_IOAS_MAP_FILE"));
     const ClaimedDevices group = claim({.id = "hd0", .address = "0000:00:10.0", .interface = VfioInterface::Group});
-    EXPECT_THAT(whyNotHandedOver(group.devices, ::getpid(), roots_), HasSubstr("vfio container has no VFIO_UPDATE_VADDR"));
+    EXPECT_THAT(whyNotHandedOver(group.devices, ::getpid(), roots_), HasSubstr("vfio container has no VFIO_UNMAP_ALL"));
 }
 
 TEST_F(PassthroughTest, refusesArgumentsThatRuleAHandoverOut) {

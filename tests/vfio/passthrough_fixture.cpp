@@ -37,6 +37,10 @@ int resets() {
 }
 
 void Passthrough::TearDown() {
+    if (ping_ > 0) {  // A handover failed.
+        ::kill(ping_, SIGKILL);
+        ::waitpid(ping_, nullptr, 0);
+    }
     run({"destroy", "vm"});
     run({"destroy", "other"});
     if (daemon_ > 0) killDaemon();
@@ -128,14 +132,14 @@ void Passthrough::expectGuestIsWell() {
 void Passthrough::handOverAndExpectNothingIsLost(int times) {
     const int resetsBefore = resets();
     auto before = status();
-    const pid_t ping = spawnProgram(workspace, {"/usr/bin/busybox", "ping", "-i", "0.05", "10.77.0.2"}, "ping");
+    ping_ = spawnProgram(workspace, {"/usr/bin/busybox", "ping", "-i", "0.05", "10.77.0.2"}, "ping");
     for (int i = 0; i < times; ++i) {
         const Ran upgraded = run({"upgrade", "vm", "--to", newQemu(), "--json"});
         ASSERT_EQ(upgraded.code, 0) << "handover " << i + 1 << ": " << upgraded.output << upgraded.error;
         expectGuestIsWell();
     }
-    ::kill(ping, SIGINT);
-    const Ran pinged = collectProgram(workspace, ping, "ping");
+    ::kill(ping_, SIGINT);
+    const Ran pinged = collectProgram(workspace, std::exchange(ping_, 0), "ping");
     auto after = status();
     unsigned sent = 0, received = 0;
     const std::size_t summary = pinged.output.find("---\n");

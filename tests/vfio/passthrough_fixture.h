@@ -55,7 +55,7 @@ class Passthrough : public testing::Test {
     Workspace workspace;
 
  private:
-    pid_t daemon_ = 0;
+    pid_t daemon_ = 0, ping_ = 0;
 };
 
 /// How many times the kernel has reset a passed-through device since it was booted.
