@@ -20,7 +20,8 @@
 //
 // Whoever connects in the middle may see the rest of a line that an earlier listener did not read: start after the first newline.
 //
-// The port is one way. The console gets `probe: ready`, every E line, and `probe: echo <text>` for each line typed there.
+// The port is one way. The console gets `probe: ready`, every E line, and `probe: echo <text>` for each line typed there. The line
+// `rebind` has the network card's driver let go of it and take it up again, with new interrupts; then comes `probe: rebound`.
 // The ACPI power button powers the guest off; so does a fatal error, after a line on the console, because a panic of init would
 // leave a VM that looks alive.
 //
@@ -47,6 +48,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <linux/input.h>
 #include <net/if.h>
@@ -563,12 +565,55 @@ static void* countInterrupts(void* argument) {
 
 // -------------------------------------------------------------------------------------------------- console, power button
 
+static void configureNetwork(const char* ip) {
+    struct ifreq request = {.ifr_name = "eth0"};
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    int control = socket(AF_INET, SOCK_DGRAM, 0);
+    if (control < 0 || inet_pton(AF_INET, ip, &address.sin_addr) != 1) fatal("kernel command line: probe.ip: found '%s', expected an IPv4 address", ip);
+    memcpy(&request.ifr_addr, &address, sizeof address);
+    if (ioctl(control, SIOCSIFADDR, &request) != 0) fatal("set the address of eth0: %s", strerror(errno));
+    address.sin_addr.s_addr = htonl(0xffffff00);
+    memcpy(&request.ifr_netmask, &address, sizeof address);
+    if (ioctl(control, SIOCSIFNETMASK, &request) != 0) fatal("set the netmask of eth0: %s", strerror(errno));
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    if (ioctl(control, SIOCSIFFLAGS, &request) != 0) fatal("bring up eth0: %s", strerror(errno));
+    close(control);
+}
+
+static void writeText(const char* path, const char* text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0) say("probe: write '%s' to '%s': %s", text, path, strerror(errno));
+    if (fd >= 0) close(fd);
+}
+
+static void rebindNetwork(void) {
+    DIR* devices = opendir("/sys/bus/pci/devices");
+    if (devices == NULL) return;
+    for (struct dirent* entry; (entry = readdir(devices)) != NULL;) {
+        char path[sizeof entry->d_name + 64], class[16], driver[PATH_MAX];
+        snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/class", entry->d_name);
+        if (!readText(path, class, sizeof class) || strncmp(class, "0x02", 4) != 0) continue;
+        snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/driver", entry->d_name);
+        if (realpath(path, driver) == NULL || strlen(driver) > sizeof driver - 8) continue;
+        char* end = driver + strlen(driver);
+        strcpy(end, "/unbind");
+        writeText(driver, entry->d_name);
+        strcpy(end, "/bind");
+        writeText(driver, entry->d_name);
+    }
+    closedir(devices);
+    for (int attempt = 0; attempt < 500 && access("/sys/class/net/eth0", F_OK) != 0; ++attempt) sleepMs(10);
+    if (options.ip != NULL) configureNetwork(options.ip);
+    say("probe: rebound");
+}
+
 static void* echoConsole(void* argument) {
     (void)argument;
     char line[256];
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\r\n")] = '\0';
-        say("probe: echo %s", line);
+        if (strcmp(line, "rebind") == 0) rebindNetwork();
+        else say("probe: echo %s", line);
     }
     return NULL;
 }
@@ -673,21 +718,6 @@ static void readOptions(void) {
             fatal("kernel command line: no such option: '%s'", word);
         }
     }
-}
-
-static void configureNetwork(const char* ip) {
-    struct ifreq request = {.ifr_name = "eth0"};
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    int control = socket(AF_INET, SOCK_DGRAM, 0);
-    if (control < 0 || inet_pton(AF_INET, ip, &address.sin_addr) != 1) fatal("kernel command line: probe.ip: found '%s', expected an IPv4 address", ip);
-    memcpy(&request.ifr_addr, &address, sizeof address);
-    if (ioctl(control, SIOCSIFADDR, &request) != 0) fatal("set the address of eth0: %s", strerror(errno));
-    address.sin_addr.s_addr = htonl(0xffffff00);
-    memcpy(&request.ifr_netmask, &address, sizeof address);
-    if (ioctl(control, SIOCSIFNETMASK, &request) != 0) fatal("set the netmask of eth0: %s", strerror(errno));
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    if (ioctl(control, SIOCSIFFLAGS, &request) != 0) fatal("bring up eth0: %s", strerror(errno));
-    close(control);
 }
 
 int main(void) {

@@ -49,13 +49,15 @@ void Passthrough::TearDown() {
     EXPECT_EQ(driverOf(networkCard), "virtio-pci") << "the network card was not given back";
 }
 
-std::string Passthrough::define(const std::string& name, const std::string& vfio) const {
+std::string Passthrough::define(const std::string& name, const std::string& vfio, const std::string& owner) const {
     // One CPU: with two, the emulated host hung. Little RAM work: what this guest is for is its devices.
     return workspace.file(name + ".yaml",
-                          "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB}\nboot:\n  kernel: " +
+                          "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB, owner: " + owner +
+                              "}\nboot:\n  kernel: " +
                               required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
                               "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off probe.ram_mib=16"
-                              " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nheartbeat: true\nvmm: {binary: " +
+                              " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
+                              workspace.path() + "/console.log}\nheartbeat: true\nvmm: {binary: " +
                               newQemu() + "}\nvfio:\n" + vfio +
                               // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
                               "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
@@ -75,6 +77,16 @@ pid_t Passthrough::spawn(std::vector<std::string> arguments, const std::string& 
 
 Ran Passthrough::run(std::vector<std::string> arguments) {
     return collectProgram(workspace, spawn(std::move(arguments), "cli"), "cli");
+}
+
+Ran Passthrough::runAs(uid_t user, std::vector<std::string> arguments) {
+    const std::string id = std::to_string(user), directory = workspace.path() + "/of-" + id;
+    fs::create_directory(directory);
+    EXPECT_EQ(::chown(directory.c_str(), user, user), 0);
+    std::vector<std::string> command{"/usr/bin/setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--",
+                                     required("VH_CLI"), "--embed", "--runtime-dir", directory};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return collectProgram(workspace, spawnProgram(workspace, command, "other-user"), "other-user");
 }
 
 void Passthrough::startDaemon() {
@@ -100,6 +112,25 @@ void Passthrough::startAndWait(const std::string& definition) {
     std::map<std::string, std::uint64_t> heard;
     for (int attempt = 0; attempt < 20 && heard["nvme_checked"] == 0; ++attempt) heard = status();
     ASSERT_GT(heard["nvme_checked"], 0U) << "the guest does not get at its disk";
+}
+
+void Passthrough::rebindNetwork() const {
+    const std::string log = workspace.path() + "/console.log", word = "probe: rebound";
+    const auto times = [&] {
+        const std::string text = contents(log);
+        int found = 0;
+        for (std::size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) ++found;
+        return found;
+    };
+    const int before = times();
+    // Of the VMM that runs the guest: the older one while there are two.
+    int generation = 1;
+    while (!fs::exists(workspace.runtime() + "/vm/" + std::to_string(generation))) ASSERT_LT(++generation, 100);
+    const UniqueFd console = connectUnix(workspace.runtime() + "/vm/" + std::to_string(generation) + "/console.sock");
+    ASSERT_EQ(::write(console.get(), "rebind\n", 7), 7);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (times() == before && std::chrono::steady_clock::now() < end) ::usleep(50'000);
+    ASSERT_EQ(times(), before + 1) << "the guest did not rebind its network card";
 }
 
 json Passthrough::shown() {
@@ -129,12 +160,14 @@ void Passthrough::expectGuestIsWell() {
     EXPECT_LT(after["io_max_ms"], 10'000U);
 }
 
-void Passthrough::handOverAndExpectNothingIsLost(int times) {
+void Passthrough::handOverAndExpectNothingIsLost(int times, const std::vector<std::string>& options) {
     const int resetsBefore = resets();
     auto before = status();
     ping_ = spawnProgram(workspace, {"/usr/bin/busybox", "ping", "-i", "0.05", "10.77.0.2"}, "ping");
     for (int i = 0; i < times; ++i) {
-        const Ran upgraded = run({"upgrade", "vm", "--to", newQemu(), "--json"});
+        std::vector<std::string> arguments{"upgrade", "vm", "--to", newQemu(), "--json"};
+        arguments.insert(arguments.end(), options.begin(), options.end());
+        const Ran upgraded = run(arguments);
         ASSERT_EQ(upgraded.code, 0) << "handover " << i + 1 << ": " << upgraded.output << upgraded.error;
         expectGuestIsWell();
     }

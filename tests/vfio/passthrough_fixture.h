@@ -24,12 +24,14 @@ class Passthrough : public testing::Test {
     void TearDown() override;
 
     /// A definition of a VM with these entries under `vfio`; the guest exercises the NVMe disk, and answers pings at 10.77.0.2.
-    std::string define(const std::string& name, const std::string& vfio) const;
+    std::string define(const std::string& name, const std::string& vfio, const std::string& owner = "manager") const;
     /// One with the disk and the network card, which the manager binds.
     std::string defineUsual(const std::string& more = "") const;
 
     /// A verb on the command line, without the daemon or, once startDaemon() has been called, through it.
     Ran run(std::vector<std::string> arguments);
+    /// The same as another user, with a runtime directory of that user's.
+    Ran runAs(uid_t user, std::vector<std::string> arguments);
     pid_t spawn(std::vector<std::string> arguments, const std::string& name);
     void startDaemon();
     void killDaemon();
@@ -45,7 +47,10 @@ class Passthrough : public testing::Test {
 
     /// Handovers to the same QEMU, one after the other. The guest works on its disk and is pinged meanwhile: nothing is lost, and no
     /// device is reset.
-    void handOverAndExpectNothingIsLost(int times);
+    void handOverAndExpectNothingIsLost(int times, const std::vector<std::string>& options = {});
+
+    /// Has the guest's driver let go of the network card and take it up again, with new interrupts; waits until that is done.
+    void rebindNetwork() const;
 
     /// The manager's word for how the devices are reached: cdev or group.
     std::string interfaceInUse();

@@ -1,18 +1,25 @@
 // Handovers of a guest that works on a real (emulated, but to vfio real) NVMe disk and network card, through the command line.
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 
 #include <gmock/gmock.h>
 
+#include "tests/system/cpr_tamperer.h"
 #include "tests/vfio/passthrough_fixture.h"
+#include "vmm-shim/cpr_state.h"
 
 namespace vh::test {
 namespace {
 
 using std::chrono::milliseconds;
+using testing::AnyOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -112,6 +119,123 @@ TEST_F(Passthrough, isRefusedOfAGroupThatTheHostUses) {
     EXPECT_THAT(ran.error, HasSubstr("IOMMU group"));
     EXPECT_THAT(ran.error, HasSubstr("0000:00:12.1"));
     EXPECT_EQ(driverOf(sharedDisk), "nvme") << "it was not given back";
+}
+
+TEST_F(Passthrough, isRefusedToDesignsThatCannotCarryIt) {
+    startAndWait(defineUsual());
+    for (const auto& [design, why] : {std::pair{"manager-owned", "would configure the kernel a second time"},
+                                      {"copy", "the state inside a real device cannot be copied"},
+                                      {"save-restore", "the state inside a real device cannot be copied"}}) {
+        const Ran ran = run({"upgrade", "vm", "--to", newQemu(), "--design", design});
+        EXPECT_EQ(ran.code, 2) << design;
+        EXPECT_THAT(ran.output, HasSubstr(why));
+    }
+    const Ran old = run({"upgrade", "vm", "--to", oldQemu()});
+    EXPECT_EQ(old.code, 2) << old.output;
+    expectGuestIsWell();
+}
+
+TEST_F(Passthrough, isCarriedByTheVmmsThemselves) {
+    startAndWait(define("vm",
+                        "  - {id: hd0, address: '" + std::string(disk) + "', bind: true}\n  - {id: net0, address: '" + networkCard +
+                            "', bind: true}",
+                        "vmm"));
+    handOverAndExpectNothingIsLost(2, {"--design", "vmm-owned"});
+}
+
+// QEMU goes on without an interrupt that the guest enables after the CPR state was written.
+TEST_F(Passthrough, startsOverWhenTheGuestChangesItsInterruptsInStandby) {
+    startAndWait(defineUsual());
+    startDaemon();
+    ASSERT_EQ(run({"upgrade", "vm", "--to", newQemu(), "--standby"}).code, 0);
+    rebindNetwork();
+    const Ran committed = run({"commit", "vm"});
+    EXPECT_EQ(committed.code, 0) << committed.output << committed.error;
+    EXPECT_THAT(committed.output, HasSubstr("another one prepared: the old VMM has changed while the new one stood by"));
+    handOverAndExpectNothingIsLost(1);
+}
+
+TEST_F(Passthrough, startsOverWhenTheGuestChangesItsInterruptsAtTheLastMoment) {
+    startAndWait(defineUsual());
+    std::atomic<int> captures = 0;
+    Ran ran;
+    {
+        const HandoverTamperer tamperer(shown()["directory"], [&](CprTraffic&) {
+            if (++captures == 1) rebindNetwork();
+        });
+        ran = run({"upgrade", "vm", "--to", newQemu()});
+    }
+    EXPECT_EQ(ran.code, 0) << ran.output << ran.error;
+    EXPECT_EQ(captures, 2);
+    EXPECT_THAT(ran.output, HasSubstr("the guest changed interrupts of a passed-through device"));
+    handOverAndExpectNothingIsLost(1);
+}
+
+/// Changes one thing of a state; the descriptors follow their entries.
+using Damage = std::function<void(CprState&, std::vector<UniqueFd>&)>;
+
+void removeEntry(const std::string& name, CprState& state, std::vector<UniqueFd>& descriptors) {
+    for (std::size_t i = 0; i < state.fds.size(); ++i) {
+        if (state.fds[i].name != name) continue;
+        state.fds.erase(state.fds.begin() + static_cast<std::ptrdiff_t>(i));
+        descriptors.erase(descriptors.begin() + static_cast<std::ptrdiff_t>(i));
+        return;
+    }
+    ADD_FAILURE() << "there is no entry '" << name << "'";
+}
+
+TEST_F(Passthrough, byCdevGoesOnWhenItsStateIsDamaged) {
+    startAndWait(defineUsual());
+    const int old = vmmPid(), resetsBefore = resets();
+    const std::vector<std::pair<std::string, Damage>> damages{
+        {"'hd0' is not in the CPR state", [](CprState& state, auto& fds) { removeEntry("hd0", state, fds); }},
+        {"not in the CPR state's list of vfio devices", [](CprState& state, auto&) { state.vfioDevices->pop_back(); }},
+        {"would be lost", [](CprState& state, auto& fds) { removeEntry("hd0_interrupt", state, fds); }},
+        {"is no eventfd",
+         [](CprState& state, auto& fds) {
+             for (std::size_t i = 0; i < state.fds.size(); ++i)
+                 if (state.fds[i].name == "net0_interrupt") fds[i] = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+         }},
+        {"comes twice", [](CprState& state, auto&) { state.vfioDevices->push_back(state.vfioDevices->front()); }},
+    };
+    for (const auto& [expected, damage] : damages) {
+        SCOPED_TRACE(expected);
+        Ran ran;
+        {
+            const HandoverTamperer tamperer(shown()["directory"], [&damage = damage](CprTraffic& traffic) {
+                CprState state = decodeCprState(traffic.bytes);
+                damage(state, traffic.descriptors);
+                traffic.bytes = encodeCprState(state).bytes;
+            });
+            ran = run({"upgrade", "vm", "--to", newQemu()});
+        }
+        EXPECT_EQ(ran.code, 3) << ran.output << ran.error;
+        EXPECT_THAT(ran.output, HasSubstr(expected));
+        EXPECT_EQ(vmmPid(), old);
+    }
+    expectGuestIsWell();
+    EXPECT_EQ(resets(), resetsBefore);
+    handOverAndExpectNothingIsLost(1);
+}
+
+TEST_F(Passthrough, isRefusedToAManagerWithoutRights) {
+    const Ran unprivileged = runAs(65534, {"start", defineUsual()});
+    EXPECT_NE(unprivileged.code, 0);
+    EXPECT_THAT(unprivileged.error, AnyOf(HasSubstr("Permission denied"), HasSubstr("must be locked")));
+    EXPECT_EQ(driverOf(disk), "nvme");
+}
+
+TEST_F(Passthrough, isRefusedWhenTheHostHasLostTheDevice) {
+    startAndWait(defineUsual());
+    // As when a card is pulled: the VMM is asked to let go of it, and hot-unplugs it from its guest.
+    std::ofstream("/sys/bus/pci/devices/" + std::string(networkCard) + "/remove") << "1";
+    const Ran ran = run({"upgrade", "vm", "--to", newQemu()});
+    EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
+    EXPECT_THAT(ran.output, HasSubstr("vfio 'net0' (" + std::string(networkCard) + ") is gone from the host"));
+    expectGuestIsWell();
+    run({"destroy", "vm"});
+    std::ofstream("/sys/bus/pci/rescan") << "1";
+    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard) == "virtio-pci"; }, milliseconds(10'000)));
 }
 
 // On a kernel with CONFIG_VFIO_PCI_DMABUF, QEMU maps BARs for DMA in a way that an iommufd cannot hand over.
