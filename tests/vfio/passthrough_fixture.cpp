@@ -36,74 +36,90 @@ int resets() {
     return found;
 }
 
+std::unique_ptr<Workspace> Passthrough::workspace;
+std::string Passthrough::running_;
+
+void Passthrough::SetUpTestSuite() {
+    workspace = std::make_unique<Workspace>();
+}
+
+void Passthrough::TearDownTestSuite() {
+    const std::vector<std::string> destroy{required("VH_CLI"), "--embed", "--runtime-dir", workspace->runtime(), "destroy", "vm"};
+    collectProgram(*workspace, spawnProgram(*workspace, destroy, "destroy"), "destroy");
+    running_.clear();
+    workspace->expectNothingLeft();
+    EXPECT_EQ(driverOf(disk), "nvme") << "the disk was not given back";
+    EXPECT_EQ(driverOf(networkCard), "virtio-pci") << "the network card was not given back";
+    workspace.reset();
+}
+
 void Passthrough::TearDown() {
     if (ping_ > 0) {  // A handover failed.
         ::kill(ping_, SIGKILL);
         ::waitpid(ping_, nullptr, 0);
     }
-    run({"destroy", "vm"});
-    run({"destroy", "other"});
     if (daemon_ > 0) killDaemon();
-    workspace.expectNothingLeft();
-    EXPECT_EQ(driverOf(disk), "nvme") << "the disk was not given back";
-    EXPECT_EQ(driverOf(networkCard), "virtio-pci") << "the network card was not given back";
 }
 
-std::string Passthrough::define(const std::string& name, const std::string& vfio, const std::string& owner) const {
+std::string Passthrough::define(const std::string& name, const std::string& vfio, const std::string& owner) {
     // One CPU: with two, the emulated host hung. Little RAM work: what this guest is for is its devices.
-    return workspace.file(name + ".yaml",
+    return workspace->file(name + ".yaml",
                           "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB, owner: " + owner +
                               "}\nboot:\n  kernel: " +
                               required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
                               "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off probe.ram_mib=16"
                               " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
-                              workspace.path() + "/console.log}\nheartbeat: true\nvmm: {binary: " +
+                              workspace->path() + "/console.log}\nheartbeat: true\nvmm: {binary: " +
                               newQemu() + "}\nvfio:\n" + vfio +
                               // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
                               "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
 }
 
-std::string Passthrough::defineUsual(const std::string& more) const {
-    return define("vm", "  - {id: hd0, address: '" + std::string(disk) + "', bind: true" + more + "}\n  - {id: net0, address: '" +
-                            networkCard + "', bind: true" + more + "}");
+std::string Passthrough::both(const std::string& more) {
+    return "  - {id: hd0, address: '" + std::string(disk) + "', bind: true" + more + "}\n  - {id: net0, address: '" + networkCard +
+           "', bind: true" + more + "}";
 }
 
-pid_t Passthrough::spawn(std::vector<std::string> arguments, const std::string& name) {
-    std::vector<std::string> command{required("VH_CLI"), "--runtime-dir", workspace.runtime()};
+pid_t Passthrough::spawn(std::vector<std::string> arguments, const std::string& name) const {
+    std::vector<std::string> command{required("VH_CLI"), "--runtime-dir", workspace->runtime()};
     if (daemon_ <= 0) command.emplace_back("--embed");
     command.insert(command.end(), arguments.begin(), arguments.end());
-    return spawnProgram(workspace, command, name);
+    return spawnProgram(*workspace, command, name);
 }
 
-Ran Passthrough::run(std::vector<std::string> arguments) {
-    return collectProgram(workspace, spawn(std::move(arguments), "cli"), "cli");
+Ran Passthrough::run(std::vector<std::string> arguments) const {
+    return collectProgram(*workspace, spawn(std::move(arguments), "cli"), "cli");
 }
 
-Ran Passthrough::runAs(uid_t user, std::vector<std::string> arguments) {
-    const std::string id = std::to_string(user), directory = workspace.path() + "/of-" + id;
+Ran Passthrough::runAs(uid_t user, std::vector<std::string> arguments) const {
+    const std::string id = std::to_string(user), directory = workspace->path() + "/of-" + id;
     fs::create_directory(directory);
     EXPECT_EQ(::chown(directory.c_str(), user, user), 0);
     std::vector<std::string> command{"/usr/bin/setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--",
                                      required("VH_CLI"), "--embed", "--runtime-dir", directory};
     command.insert(command.end(), arguments.begin(), arguments.end());
-    return collectProgram(workspace, spawnProgram(workspace, command, "other-user"), "other-user");
+    return collectProgram(*workspace, spawnProgram(*workspace, command, "other-user"), "other-user");
 }
 
 void Passthrough::startDaemon() {
-    daemon_ = spawnProgram(workspace, {required("VH_DAEMON"), "--runtime-dir", workspace.runtime()}, "daemon");
-    ASSERT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(20'000)));
+    daemon_ = spawnProgram(*workspace, {required("VH_DAEMON"), "--runtime-dir", workspace->runtime()}, "daemon");
+    ASSERT_TRUE(turnUntil([&] { return isListening(workspace->runtime() + "/manager.sock"); }, milliseconds(20'000)));
 }
 
 void Passthrough::killDaemon() {
     ::kill(daemon_, SIGKILL);
     ::waitpid(std::exchange(daemon_, 0), nullptr, 0);
-    for (const char* socket : {"/manager.sock", "/libvirt-hook.sock"}) fs::remove(workspace.runtime() + socket);
+    for (const char* socket : {"/manager.sock", "/libvirt-hook.sock"}) fs::remove(workspace->runtime() + socket);
 }
 
-void Passthrough::startAndWait(const std::string& definition) {
+void Passthrough::haveVm(const std::string& vfio, const std::string& owner) {
+    const std::string definition = define("vm", vfio, owner);
+    if (running_ == contents(definition) && !shown().contains("error") && shown().value("state", "") == "running") return;
+    run({"destroy", "vm"});
+    running_ = contents(definition);
     Ran started;
     for (int attempt = 0; attempt < 2; ++attempt) {
-        started = run({"start", definition, "--wait-heartbeat", "90s"});
+        started = run({"start", definition, "--wait-heartbeat", "120s"});
         if (started.code == 0) break;
         std::cerr << "the guest did not boot (attempt " << attempt + 1 << "): " << started.output << started.error;
         run({"destroy", "vm"});
@@ -115,7 +131,7 @@ void Passthrough::startAndWait(const std::string& definition) {
 }
 
 void Passthrough::rebindNetwork() const {
-    const std::string log = workspace.path() + "/console.log", word = "probe: rebound";
+    const std::string log = workspace->path() + "/console.log", word = "probe: rebound";
     const auto times = [&] {
         const std::string text = contents(log);
         int found = 0;
@@ -125,8 +141,8 @@ void Passthrough::rebindNetwork() const {
     const int before = times();
     // Of the VMM that runs the guest: the older one while there are two.
     int generation = 1;
-    while (!fs::exists(workspace.runtime() + "/vm/" + std::to_string(generation))) ASSERT_LT(++generation, 100);
-    const UniqueFd console = connectUnix(workspace.runtime() + "/vm/" + std::to_string(generation) + "/console.sock");
+    while (!fs::exists(workspace->runtime() + "/vm/" + std::to_string(generation))) ASSERT_LT(++generation, 100);
+    const UniqueFd console = connectUnix(workspace->runtime() + "/vm/" + std::to_string(generation) + "/console.sock");
     ASSERT_EQ(::write(console.get(), "rebind\n", 7), 7);
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
     while (times() == before && std::chrono::steady_clock::now() < end) ::usleep(50'000);
@@ -144,7 +160,7 @@ std::string Passthrough::interfaceInUse() {
 }
 
 std::map<std::string, std::uint64_t> Passthrough::status() {
-    Host host(workspace.runtime(), "/nonexistent");
+    Host host(workspace->runtime(), "/nonexistent");
     return guestStatus(host, "vm");
 }
 
@@ -163,7 +179,7 @@ void Passthrough::expectGuestIsWell() {
 void Passthrough::handOverAndExpectNothingIsLost(int times, const std::vector<std::string>& options) {
     const int resetsBefore = resets();
     auto before = status();
-    ping_ = spawnProgram(workspace, {"/usr/bin/busybox", "ping", "-i", "0.05", "10.77.0.2"}, "ping");
+    ping_ = spawnProgram(*workspace, {"/usr/bin/busybox", "ping", "-i", "0.05", "10.77.0.2"}, "ping");
     for (int i = 0; i < times; ++i) {
         std::vector<std::string> arguments{"upgrade", "vm", "--to", newQemu(), "--json"};
         arguments.insert(arguments.end(), options.begin(), options.end());
@@ -172,7 +188,7 @@ void Passthrough::handOverAndExpectNothingIsLost(int times, const std::vector<st
         expectGuestIsWell();
     }
     ::kill(ping_, SIGINT);
-    const Ran pinged = collectProgram(workspace, std::exchange(ping_, 0), "ping");
+    const Ran pinged = collectProgram(*workspace, std::exchange(ping_, 0), "ping");
     auto after = status();
     unsigned sent = 0, received = 0;
     const std::size_t summary = pinged.output.find("---\n");

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,27 +22,31 @@ std::string driverOf(const std::string& address);
 
 class Passthrough : public testing::Test {
  protected:
+    static void SetUpTestSuite();
+    /// Ends the VM, and makes sure that the devices have been given back and nothing is left.
+    static void TearDownTestSuite();
     void TearDown() override;
 
     /// A definition of a VM with these entries under `vfio`; the guest exercises the NVMe disk, and answers pings at 10.77.0.2.
-    std::string define(const std::string& name, const std::string& vfio, const std::string& owner = "manager") const;
-    /// One with the disk and the network card, which the manager binds.
-    std::string defineUsual(const std::string& more = "") const;
+    static std::string define(const std::string& name, const std::string& vfio, const std::string& owner = "manager");
+    /// The entries of the disk and the network card, which the manager binds.
+    static std::string both(const std::string& more = "");
 
     /// A verb on the command line, without the daemon or, once startDaemon() has been called, through it.
-    Ran run(std::vector<std::string> arguments);
+    Ran run(std::vector<std::string> arguments) const;
     /// The same as another user, with a runtime directory of that user's.
-    Ran runAs(uid_t user, std::vector<std::string> arguments);
-    pid_t spawn(std::vector<std::string> arguments, const std::string& name);
+    Ran runAs(uid_t user, std::vector<std::string> arguments) const;
+    pid_t spawn(std::vector<std::string> arguments, const std::string& name) const;
     void startDaemon();
     void killDaemon();
 
-    /// Starts the VM and waits until its guest works on the disk. A boot that fails is tried once more: one in some twenty does, on
-    /// the emulated processor.
-    void startAndWait(const std::string& definition);
+    /// Makes sure that the VM `vm` runs, as this definition has it, and that its guest works on the disk. One that an earlier test
+    /// left so is taken: booting is what takes longest here. A boot that fails is tried once more: one in some twenty does, on the
+    /// emulated processor.
+    void haveVm(const std::string& vfio = both(), const std::string& owner = "manager");
 
     /// What the guest says of itself.
-    std::map<std::string, std::uint64_t> status();
+    static std::map<std::string, std::uint64_t> status();
     /// It ticks, goes on with its disk, and has met neither wrong data nor failed I/O.
     void expectGuestIsWell();
 
@@ -57,9 +62,10 @@ class Passthrough : public testing::Test {
     int vmmPid() { return shown().value("pid", 0); }
     nlohmann::json shown();
 
-    Workspace workspace;
+    static std::unique_ptr<Workspace> workspace;
 
  private:
+    static std::string running_;  ///< The text of the definition that the VM was started with.
     pid_t daemon_ = 0, ping_ = 0;
 };
 
