@@ -375,6 +375,7 @@ std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm
         const SysfsDevice found(roots, device.address);
         const std::string subject = "vfio '" + device.id + "' (" + device.address + ") ";
         if (!found.exists()) return subject + "is gone from the host";
+        if (found.driver().empty()) return subject + "is being taken away by the host, which waits for the VMM to let go of it";
         if (!found.isVfio())
             return subject + "is no longer bound to vfio-pci but to '" + found.driver() + "'; the guest has lost it already";
     }

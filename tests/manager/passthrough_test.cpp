@@ -256,6 +256,8 @@ TEST_F(PassthroughTest, saysWhenADeviceIsGoneOrTaken) {
     const std::vector<PassedDevice> devices = claim().devices;
     setDriver("0000:00:10.0", "nvme");
     EXPECT_THAT(whyNotHandedOver(devices, ::getpid(), roots_), HasSubstr("no longer bound to vfio-pci but to 'nvme'"));
+    setDriver("0000:00:10.0", "");
+    EXPECT_THAT(whyNotHandedOver(devices, ::getpid(), roots_), HasSubstr("is being taken away by the host"));
     fs::remove_all(device("0000:00:10.0"));
     EXPECT_EQ(whyNotHandedOver(devices, ::getpid(), roots_), "vfio 'hd0' (0000:00:10.0) is gone from the host");
 }

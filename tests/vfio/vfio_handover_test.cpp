@@ -220,11 +220,13 @@ TEST_F(Passthrough, isCarriedByTheVmmsThemselves) {
 }
 
 // The kernel waits for the VMM to let go of it, and the VMM for its guest, which cannot unplug what is on its root bus.
-TEST_F(Passthrough, goesOnWhileTheHostWantsTheDeviceBack) {
+TEST_F(Passthrough, isRefusedWhileTheHostTakesTheDeviceAway) {
     haveVm();
     std::thread remover([] { std::ofstream("/sys/bus/pci/devices/" + std::string(networkCard) + "/remove") << "1"; });
+    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard).empty(); }, milliseconds(20'000)));
     const Ran ran = run({"upgrade", "vm", "--to", newQemu()});
-    EXPECT_EQ(ran.code, 0) << ran.output << ran.error;
+    EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
+    EXPECT_THAT(ran.output, HasSubstr("vfio 'net0' (0000:01:00.0) is being taken away by the host"));
     expectGuestIsWell();
     EXPECT_EQ(run({"destroy", "vm"}).code, 0);
     remover.join();
