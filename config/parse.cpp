@@ -158,7 +158,14 @@ void readVm(Section& section, VmDefinition& vm) {
     Unique addresses;
     section.list("vfio", vm.vfio, [&](Section& device, VfioDevice& target) {
         if (device.required("id", target.id, readId)) ids.claim(device, "id", target.id);
-        if (device.required("address", target.address, readPciAddress)) addresses.claim(device, "address", target.address);
+        if (device.optional("address", target.address, readPciAddress)) addresses.claim(device, "address", target.address);
+        device.optional("device", target.device, readPciDevice);
+        device.optional("bind", target.bind, readBool);
+        device.optional("interface", target.interface, oneOf({VfioInterface::Auto, VfioInterface::Cdev, VfioInterface::Group}));
+        if (device.has("address") && device.has("device"))
+            device.error("device", "found next to 'address', expected only one of them");
+        if (!device.has("address") && !device.has("device"))
+            device.error("found neither 'address' nor 'device', expected one of them");
     });
     section.requiredBlock("boot", vm.boot, [&](Section& boot, Boot& target) { readBoot(boot, target, vm.disks); });
 

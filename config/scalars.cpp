@@ -206,6 +206,12 @@ std::string readPciAddress(std::string_view text) {
     return address;
 }
 
+std::string readPciDevice(std::string_view text) {
+    std::string device = lowered(text);
+    if (!hasShape(device, "xxxx:xxxx")) expected("a PCI vendor and device id such as '8086:10c9', as 'lspci -nn' shows them");
+    return device;
+}
+
 std::string readUser(std::string_view text) {
     if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "_-") || isIn(text[0], digits, "-")) {
         expected("a user name such as 'nobody' (1 to 32 of a-z, 0-9, '_' and '-', the first a letter or '_')");

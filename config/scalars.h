@@ -29,6 +29,7 @@ std::string readSerial(std::string_view text);
 std::string readInterface(std::string_view text);
 std::string readMac(std::string_view text);
 std::string readPciAddress(std::string_view text);
+std::string readPciDevice(std::string_view text);
 std::string readUser(std::string_view text);
 std::string readPath(std::string_view text);
 std::string readCmdline(std::string_view text);

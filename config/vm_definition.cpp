@@ -67,6 +67,18 @@ std::string_view name(OnFailure reaction) {
     return "";
 }
 
+std::string_view name(VfioInterface interface) {
+    switch (interface) {
+        case VfioInterface::Auto:
+            return "auto";
+        case VfioInterface::Cdev:
+            return "cdev";
+        case VfioInterface::Group:
+            return "group";
+    }
+    return "";
+}
+
 std::string_view name(Design design) {
     switch (design) {
         case Design::Relayed:
@@ -174,10 +186,13 @@ std::map<std::string, std::string> flatten(const VmDefinition& definition) {
         keys[path + ".mac"] = mac;
     }
     for (std::size_t i = 0; i < vfio.size(); ++i) {
-        const auto& [id, address] = vfio[i];
+        const auto& [id, address, device, bind, interface] = vfio[i];
         const std::string path = indexed("vfio", i);
         keys[path + ".id"] = id;
         keys[path + ".address"] = address;
+        keys[path + ".device"] = device;
+        keys[path + ".bind"] = formatBool(bind);
+        keys[path + ".interface"] = name(interface);
     }
     for (std::size_t i = 0; i < arguments.size(); ++i) keys[indexed("vmm.arguments", i)] = arguments[i];
     return keys;

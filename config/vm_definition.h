@@ -21,6 +21,9 @@ enum class DiskFormat { Raw, Qcow2 };
 enum class DiskCache { Writeback, None };
 enum class NetworkType { User, Tap };
 enum class OnFailure { Report, Retry };
+/// Which of the kernel's two ways to a passed-through device is gone: a device node of its own with an iommufd, or its IOMMU
+/// group's with a container. Auto looks at the host.
+enum class VfioInterface { Auto, Cdev, Group };
 
 /// How a handover carries guest RAM and device state from the old VMM to the new one; the names are those of the README's table.
 enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
@@ -83,10 +86,13 @@ struct Console {
     bool operator==(const Console&) const = default;
 };
 
-/// A host PCI device passed through to the guest.
+/// A host PCI device passed through to the guest; named by its place, or by its kind where the host has one of that.
 struct VfioDevice {
     std::string id;
-    std::string address;  ///< `0000:01:00.0`.
+    std::string address;  ///< `0000:01:00.0`; empty when there is a `device`.
+    std::string device;   ///< Vendor and device id, `8086:10c9`.
+    bool bind = false;    ///< Whether the manager binds it to vfio-pci, and gives it back to its driver afterwards.
+    VfioInterface interface = VfioInterface::Auto;
 
     bool operator==(const VfioDevice&) const = default;
 };
@@ -147,6 +153,7 @@ std::string_view name(DiskFormat);
 std::string_view name(DiskCache);
 std::string_view name(NetworkType);
 std::string_view name(OnFailure);
+std::string_view name(VfioInterface);
 std::string_view name(Design);
 
 /// The design called `text`, if there is one.

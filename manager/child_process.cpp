@@ -7,6 +7,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -91,6 +92,10 @@ void holdPidFile(const char* path) {
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     if (!spec.pidFile.empty()) holdPidFile(spec.pidFile.c_str());
+    if (spec.locksMemory && ::geteuid() == 0) {
+        const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+        if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0) giveUp("raise the memory lock limit of", argv[0]);
+    }
     if (spec.traits) {
         if (const char* what = spec.traits->become()) giveUp(what, argv[0]);
     } else if (spec.identity.change) {

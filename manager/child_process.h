@@ -37,6 +37,9 @@ struct LaunchSpec {
     std::vector<int> numbers;       ///< Where the child has them; none: firstDescriptor, firstDescriptor + 1, ...
     int output = -1;                ///< Borrowed; the child's standard output and error.
     Identity identity;
+    /// Lets it lock any amount of memory, as DMA by passed-through devices takes it. An iommufd counts it for all of a user's
+    /// processes together (drivers/iommu/iommufd/pages.c, Linux 7.3), so a limit for one VM would be one for all.
+    bool locksMemory = false;
     const ProcessTraits* traits = nullptr;  ///< What the child is given instead of an identity and our environment.
     /// A file that the child makes, writes its pid to and holds a lock on (fcntl F_SETLK) as long as it lives; none if empty. What
     /// is there is replaced.

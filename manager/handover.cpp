@@ -67,6 +67,7 @@ Handover::Handover(HandoverRequest request, VmDirectory directory, Observer obse
     report_.old = {request_.record.vmm.binary, request_.record.vmm.kind, request_.record.vmm.version, request_.record.vmm.pid};
     report_.fresh.binary = request_.binary;
     report_.ramBytes = request_.definition.memory.sizeBytes;
+    report_.passthrough = request_.record.passthrough;
     heartbeat_.onHeard(std::move(request_.heard));
 }
 
@@ -84,8 +85,8 @@ void Handover::enter(State state) {
     const unsigned epoch = ++epoch_;
     deadline_.reset();
     pollTimer_.reset();
-    if (!isBeforePointOfNoReturn(state)) pauseBudget_.reset();
-    confirming_ = confirming_ || state == State::Confirming;
+    if (!isBeforePointOfNoReturn(state, passesThrough())) pauseBudget_.reset();
+    confirming_ = confirming_ || state == State::Confirming || (state == State::Proving && passesThrough());
     if (!isFinal(state)) report_.steps.push_back({state, now});
     if (observer_)
         observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0,
@@ -138,7 +139,7 @@ void Handover::act(State state) {
 
 void Handover::post(Event event, const std::string& cause) {
     if (isFinal(state_) || stopBeforeExec(event, cause)) return;
-    const State following = next(state_, event);
+    const State following = next(state_, event, passesThrough());
     if (following == state_) return;
     if (event != Event::Done && report_.cause.empty()) report_.cause = cause;
     if (event == Event::Cancelled) report_.cancelled = true;
@@ -226,7 +227,7 @@ Identity Handover::identity() const {
 void Handover::checkHost() const {
     const HandoverSettings& settings = request_.definition.handover;
     const std::uint64_t ramBytes = request_.definition.memory.sizeBytes;
-    if (!request_.definition.vfio.empty()) throw std::runtime_error("vfio devices cannot be handed over by this version");
+    if (passesThrough()) checkPassthrough();
     const MemoryOwner owner = request_.definition.memory.owner;
     if ((design_ == Design::ManagerOwned && owner != MemoryOwner::Manager) ||
         ((design_ == Design::VmmOwned || executes()) && owner != MemoryOwner::Vmm))
@@ -257,6 +258,29 @@ void Handover::checkHost() const {
                                  "; raise it (--pause-budget), or use another design");
 }
 
+void Handover::checkPassthrough() const {
+    const std::string devices = "passed-through devices ('" + request_.record.passthrough.front().id + "'" +
+                                (request_.record.passthrough.size() > 1 ? ", ...)" : ")"),
+                      refusal = "design '" + std::string(name(design_)) + "' cannot carry " + devices + ": ";
+    if (design_ == Design::ManagerOwned)
+        throw std::runtime_error(refusal +
+                                 "the new VMM would configure the kernel a second time for one device (bind it to the iommufd, "
+                                 "attach it, map guest RAM, reset it), which the kernel refuses while the old one has it; use "
+                                 "'relayed', which tells the new VMM what the kernel knows already");
+    if (design_ == Design::Copy || design_ == Design::SaveRestore)
+        throw std::runtime_error(refusal + "the state inside a real device cannot be copied; use 'relayed'");
+    if (design_ == Design::VmmExec)
+        throw std::runtime_error(refusal + "it was never tried with them, and it cannot go back; use 'relayed'");
+    if (request_.record.accelerator == Accelerator::Tcg)
+        throw std::runtime_error(devices +
+                                 " cannot be handed over from a VMM with accelerator 'tcg': QEMU crashes on MSI-X without KVM "
+                                 "when it is told to (seen with 11.1.3)");
+    if (const std::string obstacle = obstacleToPassthrough(request_.definition.vmm.arguments); !obstacle.empty())
+        throw std::runtime_error(devices + " cannot be handed over with the argument " + obstacle);
+    if (const std::string why = whyNotHandedOver(request_.record.passthrough, request_.record.vmm.pid); !why.empty())
+        throw std::runtime_error(why);
+}
+
 void Handover::checkNewBinary() const {
     const VmDefinition& definition = request_.definition;
     const std::string subject = "the new VMM '" + newBinary_.path + "' (QEMU " + newBinary_.version + ")";
@@ -271,6 +295,8 @@ void Handover::checkNewBinary() const {
     if (usesCpr() && newBinary_.majorVersion < 10)
         throw std::runtime_error(subject + " cannot take a VM over by CPR: that needs QEMU 10.0 or newer; use design '" +
                                  withoutCpr() + "'");
+    if (passesThrough() && !isAtLeast(newBinary_.version, 10, 1))
+        throw std::runtime_error(subject + " cannot take passed-through devices over: that needs QEMU 10.1 or newer");
     if (executes() && (newBinary_.kind != "QEMU" || !isAtLeast(newBinary_.version, 10, 2)))
         throw std::runtime_error(subject +
                                  " cannot be executed in the old one's place: that needs QEMU 10.2 or newer on both sides; "
@@ -293,6 +319,10 @@ void Handover::askOldVmm() {
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
                                      "new VMM of 10.1 or later");
+        if (passesThrough() && !isAtLeast(report_.old.version, 10, 1))
+            throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
+                                     ", cannot hand passed-through devices over: that needs QEMU 10.1 or newer; the VM has to be "
+                                     "power-cycled");
         if (executes() && (report_.old.kind != "QEMU" || !isAtLeast(report_.old.version, 10, 2)))
             throw std::runtime_error(
                 "the old VMM, " + report_.old.kind + " " + report_.old.version +
@@ -357,11 +387,14 @@ void Handover::launch() {
         taps_ = TapGuard(*adopted, request_.record.vmm.pid);
         guardTaps();
     }
+    // Kept to the end: whatever becomes of the two VMMs, the kernel does not reset a device that is still open.
+    devices_ = takeDevices(request_.record.vmm);
     new_ = VmmProcess::launch({.definition = request_.definition,
                                .directory = directory_,
                                .generation = request_.record.fresh->generation,
                                .binary = request_.binary,
                                .ram = std::move(ram),
+                               .devices = takeDevices(request_.record.vmm),
                                .incoming = usesCpr() ? Incoming::Cpr : Incoming::Defer,
                                .shareImplicitRam = newBinary_.majorVersion >= 10,
                                .connectHeartbeat = listensToGuest,
@@ -425,7 +458,8 @@ json Handover::capabilities(bool on) const {
     const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
     return {{"capabilities", json::array({capability("events", on),
                                           capability("return-path", on && design_ != Design::SaveRestore && !executes()),
-                                          capability("x-ignore-shared", on && design_ == Design::ManagerOwned)})}};
+                                          capability("x-ignore-shared", on && design_ == Design::ManagerOwned),
+                                          capability("pause-before-switchover", on && passesThrough())})}};
 }
 
 void Handover::exchange() {
@@ -452,6 +486,7 @@ void Handover::sendCprState(std::function<void()> then) {
     const auto migrate = [this, then](const std::string& cprPath) {
         migrateSent_ = true;
         oldMigration_.clear();
+        if (passesThrough()) eventfdsBefore_ = eventfdsOf(request_.record.vmm.pid);
         // Always both channels and never `uri`: QEMU 10.0 and 11.1 crash on a lone cpr channel, and 11.1 aborts on uri.
         run({{old_.get(),
               "migrate",
@@ -466,7 +501,8 @@ void Handover::sendCprState(std::function<void()> then) {
             const std::string path = relayPath(new_->directory());
             relay_ = std::make_unique<Relay>(path, identity(),
                                              within([this, blocks, then](CprCapture capture) {
-                                                 if (const std::string wrong = whatIsWrong(capture, blocks); !wrong.empty())
+                                                 if (const std::string wrong = whatIsWrong(capture, blocks, expectedDevices());
+                                                     !wrong.empty())
                                                      throw std::runtime_error(wrong);
                                                  takeCprState(std::move(capture), then);
                                              }),
@@ -474,6 +510,12 @@ void Handover::sendCprState(std::function<void()> then) {
             migrate(path);
         });
     });
+}
+
+CprPassthrough Handover::expectedDevices() const {
+    std::map<std::string, int> kept;
+    for (const NamedDescriptor& device : devices_) kept[device.name] = device.fd.get();
+    return cprPassthrough(request_.record.passthrough, kept);
 }
 
 void Handover::setCprMode(const char* mode, std::function<void()> then) {
@@ -652,6 +694,25 @@ void Handover::switchOver() {
     run({{old_.get(), "migrate", main}}, [] {});
 }
 
+/// The guest has stopped and its state is not yet sent: what it has done to its devices' interrupts by now is all there is. QEMU
+/// itself goes on without a vector that was enabled after it wrote its CPR state.
+void Handover::checkInterrupts() {
+    std::set<std::string> known = eventfdsBefore_;
+    const std::set<std::string> now = eventfdsOf(request_.record.vmm.pid);
+    bool changed = false;
+    for (const UniqueFd& descriptor : capture_.descriptors) {
+        const std::string number = eventfdId(descriptor.get());
+        if (number.empty()) continue;
+        changed = changed || !now.contains(number);
+        known.insert(number);
+    }
+    if (changed || !std::ranges::includes(known, now)) {
+        report_.shouldStartOver = true;
+        throw std::runtime_error("the guest changed interrupts of a passed-through device after the new VMM was told of them");
+    }
+    run({{old_.get(), "migrate-continue", {{"state", "pre-switchover"}}}}, [] {});
+}
+
 void Handover::saveToFile() {
     const std::string& directory = request_.definition.handover.saveDirectory;
     savedState_ = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
@@ -685,12 +746,17 @@ void Handover::checkSwitched() {
     }
     if (oldMigration_ != "completed") return;
     if (savedState_) return restoreFromFile();
+    if (passesThrough()) return done();  // The old VMM cannot go back from here.
     if (newMigration_ == "completed") done();
 }
 
 // Proving, confirming, retiring.
 
 void Handover::prove() {
+    if (passesThrough() && newMigration_ != "completed") {
+        pollTimer_ = EventSource::after(milliseconds(1), within([this] { prove(); }));
+        return;
+    }
     send(*new_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*new_, "query-status", *reply.error));
         const std::string runState = reply.value.value("status", "");
@@ -827,6 +893,8 @@ void Handover::resume() {
             return again(milliseconds(5));
         send(*old_, "query-status", nullptr, [this, again](const QmpReply& status) {
             if (!status.ok()) return post(Event::Failed, errorText(*old_, "query-status", *status.error));
+            if (passesThrough() && status.value.value("status", "") == "postmigrate")
+                return post(Event::Failed, "the old VMM has given the guest's devices away and cannot run it any more");
             if (!wasRunning_ || status.value.value("running", false)) return resumed();
             send(*old_, "cont", nullptr, [this, again](const QmpReply& answer) {
                 if (answer.ok()) return resumed();
@@ -899,6 +967,7 @@ void Handover::oldEvent(const QmpEvent& event) {
     oldMigration_ = event.data.value("status", "");
     if (stopAsked_ && state_ == State::Switching && (oldMigration_ == "cancelled" || oldMigration_ == "failed"))
         return post(stopAsked_->first, stopAsked_->second);
+    if (oldMigration_ == "pre-switchover" && state_ == State::Switching) return within([this] { checkInterrupts(); })();
     if (oldMigration_ == "failed" && isBeforePointOfNoReturn(state_)) explainOldFailure();
     within([this] { checkSwitched(); })();
 }
@@ -913,9 +982,9 @@ void Handover::newEvent(const QmpEvent& event) {
 void Handover::guestStopped(std::int64_t atUs) {
     stoppedAtUs_ = atUs;
     const milliseconds budget = request_.definition.handover.pauseBudget;
-    if (isBeforePointOfNoReturn(state_))
+    if (isBeforePointOfNoReturn(state_, passesThrough()))
         pauseBudget_ = EventSource::after(budget, [this, budget] {
-            if (isBeforePointOfNoReturn(state_))
+            if (isBeforePointOfNoReturn(state_, passesThrough()))
                 post(Event::TimedOut, "the guest had been stopped for " + milliseconds_(budget) + ", its pause budget");
         });
 }

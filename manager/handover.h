@@ -18,7 +18,7 @@
 // them while it starts is undone at once (tap_settings.h), until it loads the network cards' state and sets them for good. Its old
 // VMM is killed in the end and not asked to quit, because QEMU removes the sockets at its exit that both listen on.
 //
-// Limits: a definition's machine cannot have changed by hotplug (there is no verb for it); vfio devices are refused.
+// Limits: a definition's machine cannot have changed by hotplug (there is no verb for it).
 #pragma once
 
 #include <chrono>
@@ -55,6 +55,7 @@ struct HandoverRequest {
     std::string refusal;
     bool dryRun = false;
     std::vector<std::string> warnings;  ///< Of an earlier attempt, for the report.
+    unsigned timesStartedOver = 0;      ///< Because the old VMM had changed under an earlier attempt.
     bool standby = false;               ///< Hold before the guest is stopped, until commit().
     HeartbeatMonitor::Listener heard;   ///< Told every line of the guest probe, for who wants to know more than the report says.
 };
@@ -123,6 +124,7 @@ class Handover {
 
     void preflight();
     void checkHost() const;
+    void checkPassthrough() const;
     void checkNewBinary() const;
     void askOldVmm();
     void checkGuest(std::function<void()> then);
@@ -136,6 +138,7 @@ class Handover {
     void exchange();
     void setCprMode(const char* mode, std::function<void()> then);
     void sendCprState(std::function<void()> then);
+    CprPassthrough expectedDevices() const;
     void takeCprState(CprCapture capture, const std::function<void()>& then);
     void letOldVmmGo(std::function<void()> then);
     void readyNewVmm();
@@ -163,6 +166,7 @@ class Handover {
     void standBy();
     void recheck();
     void switchOver();
+    void checkInterrupts();
     void saveToFile();
     void restoreFromFile();
     void checkSwitched();
@@ -203,6 +207,7 @@ class Handover {
     double sinceBeginMs() const;
 
     bool usesCpr() const { return design_ == Design::Relayed || design_ == Design::VmmOwned; }
+    bool passesThrough() const { return !request_.record.passthrough.empty(); }
     bool executes() const { return design_ == Design::VmmExec; }
     bool sharesRam() const { return usesCpr() || executes() || design_ == Design::ManagerOwned; }
 
@@ -221,6 +226,9 @@ class Handover {
     EventSource pollTimer_;
     EventSource tapTimer_;
     TapGuard taps_;  ///< Of an adopted VM, whose taps both VMMs have.
+
+    std::vector<NamedDescriptor> devices_;  ///< Passed through: the manager's own.
+    std::set<std::string> eventfdsBefore_;  ///< With devices: the old VMM's, just before it wrote its CPR state.
 
     std::unique_ptr<BinaryProbe> probe_;
     VmmBinary newBinary_;

@@ -56,9 +56,9 @@ constexpr bool isFinal(State state) {
     return state >= State::Refused;
 }
 
-/// Before this the guest cannot have run on the new VMM.
-constexpr bool isBeforePointOfNoReturn(State state) {
-    return state < State::Confirming;
+/// Before this the guest cannot have run on the new VMM. With passed-through devices it is earlier: see passthroughTable.
+constexpr bool isBeforePointOfNoReturn(State state, bool passthrough = false) {
+    return state < (passthrough ? State::Proving : State::Confirming);
 }
 
 /// The guest is, or may be, stopped for the handover's sake.
@@ -151,8 +151,22 @@ constexpr std::array handoverTable = {
     Transition{State::Resuming, Event::Cancelled, State::Resuming},
 };
 
+/// What is otherwise with passed-through devices. An old VMM whose migration has completed has given their interrupts away for
+/// good (hw/vfio/cpr.c:vfio_cpr_kvm_close_notifier and vfio_cpr_pci_notifier, QEMU 11.1): on it the guest would run and wait for
+/// its devices for ever. So it does not get the guest back; a later look may still find the new VMM well (recovery.h).
+constexpr std::array passthroughTable = {
+    Transition{State::Proving, Event::Failed, State::Lost},
+    Transition{State::Proving, Event::TimedOut, State::Lost},
+    Transition{State::Proving, Event::NewDied, State::Lost},
+    Transition{State::Proving, Event::Cancelled, State::Proving},
+    Transition{State::Confirming, Event::Failed, State::Lost},
+};
+
 /// What follows. Every state that is not final has an answer to every event, which the assertions below prove.
-constexpr State next(State state, Event event) {
+constexpr State next(State state, Event event, bool passthrough = false) {
+    if (passthrough)
+        for (const Transition& row : passthroughTable)
+            if (row.state == state && row.event == event) return row.next;
     for (const Transition& row : handoverTable)
         if (row.state == state && row.event == event) return row.next;
     return State::Lost;
@@ -194,6 +208,17 @@ constexpr bool failuresBeforeNoReturnRollBack() {
     return leadsToOldVmm(next(State::Discarding, Event::Done)) && leadsToOldVmm(next(State::Resuming, Event::Done));
 }
 
+/// An old VMM that has given its devices away never gets the guest back, and every wait still ends.
+constexpr bool devicesNeverComeBack() {
+    for (const Transition& row : handoverTable)
+        if (!isBeforePointOfNoReturn(row.state, true) && row.state <= State::Retiring &&
+            leadsToOldVmm(next(row.state, row.event, true)))
+            return false;
+    for (const Transition& row : passthroughTable)
+        if (row.next == row.state && row.event != Event::Cancelled) return false;
+    return true;
+}
+
 /// A new VMM that may have run the guest is never left for the old one, and nothing is upgraded that was not confirmed.
 constexpr bool neverTwoVmms() {
     if (leadsToOldVmm(next(State::Confirming, Event::TimedOut)) || leadsToOldVmm(next(State::Confirming, Event::NewDied)))
@@ -210,6 +235,7 @@ constexpr bool neverTwoVmms() {
 static_assert(everyQuestionHasOneAnswer());
 static_assert(everyWaitEnds());
 static_assert(failuresBeforeNoReturnRollBack());
+static_assert(devicesNeverComeBack());
 static_assert(neverTwoVmms());
 
 }  // namespace proofs

@@ -14,6 +14,9 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
+/// How often an old VMM may change under a handover that was prepared; then it is left alone.
+constexpr unsigned mostTimesStartedOver = 3;
+
 VerbResult failure(ExitCode code, const std::string& error) {
     return {code, {{"error", error}}};
 }
@@ -36,6 +39,8 @@ std::string vmState(const VmRecord& record, const VmDirectory& directory) {
 }
 
 json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    json devices = json::array();
+    for (const PassedDevice& device : record.passthrough) devices.push_back(toJson(device));
     return {{"vm", vm},
             {"state", vmState(record, directory)},
             {"pid", record.vmm.pid},
@@ -44,7 +49,8 @@ json summary(const std::string& vm, const VmRecord& record, const VmDirectory& d
             {"binary", record.vmm.binary},
             {"machine", record.machine},
             {"accelerator", name(record.accelerator)},
-            {"uuid", record.uuid}};
+            {"uuid", record.uuid},
+            {"passthrough", devices}};
 }
 
 /// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today.
@@ -173,11 +179,12 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
     settleStrays(operation, vm, 30, [this, operation, vm, request] {
-        operation->directory.remove();
+        removeEnded(*operation);
         operation->start =
             std::make_unique<Start>(request, operation->directory, [this, operation, vm](const Start::Result& result) {
                 json value = summary(vm, result.record, operation->directory);
                 value["state"] = result.guestRuns ? "running" : "not started";
+                if (!result.warnings.empty()) value["warnings"] = result.warnings;
                 if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
                 value["error"] = "vm '" + vm + "': " + result.problem;
                 end(operation, {ExitCode::Refused, value});
@@ -374,11 +381,12 @@ void Host::beginWaiting() {
 
 void Host::handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
                       const HandoverReport& report) {
-    if (report.outcome == State::RolledBack && report.shouldStartOver) {
+    if (report.outcome == State::RolledBack && report.shouldStartOver && request.timesStartedOver < mostTimesStartedOver) {
         HandoverRequest again = request;
         again.standby = false;
-        again.warnings.push_back("the new VMM that stood by was discarded, and another one prepared: " + report.cause);
-        return runHandover(operation, again, operation->observer, attemptsLeft);
+        ++again.timesStartedOver;
+        again.warnings.push_back("the new VMM was discarded, and another one prepared: " + report.cause);
+        return runHandover(operation, again, operation->observer ? operation->observer : observer, attemptsLeft);
     }
     if (report.outcome == State::RolledBack && !report.cancelled && operation->done && attemptsLeft > 0)
         return runHandover(operation, request, observer, attemptsLeft - 1);
@@ -436,21 +444,32 @@ void Host::cancel(const std::string& vm, Done done) {
     operation->handover->cancel("cancelled");
 }
 
+std::vector<std::string> Host::removeEnded(Operation& operation) {
+    std::vector<std::string> problems;
+    try {
+        if (const std::optional<VmRecord> record = operation.directory.read()) problems = releaseDevices(record->passthrough);
+    } catch (const std::exception& error) {
+        problems.push_back(error.what());
+    }
+    operation.directory.remove();
+    return problems;
+}
+
+void Host::endWith(Operation* operation, const std::string& state) {
+    operation->timer.reset();
+    json value{{"vm", operation->vm}, {"state", state}};
+    if (const std::vector<std::string> problems = removeEnded(*operation); !problems.empty()) value["warnings"] = problems;
+    end(operation, {ExitCode::Done, value});
+}
+
 void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
     Operation* operation = beginOn(vm, done);
     if (!operation) return;
     withRecord(operation, vm, [this, operation, vm, timeout](const VmRecord& record) {
         operation->vmm = std::make_unique<VmmProcess>(record.vmm, operation->directory.generation(record.vmm.generation));
         VmmProcess& vmm = *operation->vmm;
-        if (!vmm.alive()) {
-            operation->directory.remove();
-            return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "ended before"}}});
-        }
-        vmm.process().onExit([this, operation, vm] {
-            operation->timer.reset();
-            operation->directory.remove();
-            end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "shut down"}}});
-        });
+        if (!vmm.alive()) return endWith(operation, "ended before");
+        vmm.process().onExit([this, operation] { endWith(operation, "shut down"); });
         const auto giveUp = [this, operation, vm](const std::string& why) {
             operation->vmm->process().ignoreExit();
             operation->timer.reset();
@@ -486,11 +505,7 @@ void Host::destroy(const std::string& vm, Done done) {
     } catch (const std::exception& error) {
         return end(operation, failure(ExitCode::Refused, error.what()));
     }
-    const auto ended = [this, operation, vm] {
-        operation->timer.reset();
-        operation->directory.remove();
-        end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "destroyed"}}});
-    };
+    const auto ended = [this, operation] { endWith(operation, "destroyed"); };
     if (!operation->vmm->alive()) return ended();
     operation->vmm->process().onExit(ended);
     operation->timer = EventSource::after(milliseconds(10'000), [this, operation, vm] {

@@ -88,6 +88,10 @@ class Host : public Verbs {
     /// Begins an operation with its lock, or answers why not.
     Operation* beginOn(const std::string& vm, const Done& done);
     void end(Operation* operation, VerbResult result);
+    /// Gives back what a VM that has ended was given, and removes all that is known of it. Returns what could not be done.
+    std::vector<std::string> removeEnded(Operation& operation);
+    /// Ends the operation of a verb that has ended the VM.
+    void endWith(Operation* operation, const std::string& state);
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
     void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted = false);
     /// Goes on with `then` when no process is left of this VM that may hold its guest; ends the operation itself if there is one.

@@ -123,13 +123,18 @@ std::string showText(const json& value) {
     for (const char* key :
          {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
         text += std::string(key) + ": " + (value[key].is_string() ? value[key].get<std::string>() : value[key].dump()) + "\n";
+    for (const json& device : value["passthrough"])
+        text += "passed through: " + device["id"].get<std::string>() + ", " + device["address"].get<std::string>() + ", by its " +
+                device["interface"].get<std::string>() + " ('" + device["node"].get<std::string>() + "')\n";
     text += "started with:\n";
     for (const auto& [key, entry] : value["definition"].items()) text += "  " + key + ": " + entry.get<std::string>() + "\n";
     return text;
 }
 
 std::string stateText(const json& value) {
-    return value.value("vm", "") + ": " + value.value("state", "") + "\n";
+    std::string text = value.value("vm", "") + ": " + value.value("state", "") + "\n";
+    for (const json& warning : value.value("warnings", json::array())) text += "  warning: " + warning.get<std::string>() + "\n";
+    return text;
 }
 
 /// The value of an option that takes a duration; none when it was not given.

@@ -39,6 +39,7 @@ class Command {
         boot();
         for (const Disk& disk : definition_.disks) addDisk(disk);
         for (const Network& network : definition_.networks) addNetwork(network);
+        addPassthrough();
         argv_.insert(argv_.end(), definition_.vmm.arguments.begin(), definition_.vmm.arguments.end());
         incoming();
         return std::move(argv_);
@@ -145,6 +146,21 @@ class Command {
                "virtio-net-pci,id=" + network.id + "-device,netdev=" + network.id + ",mac=" + macAddress(definition_, network));
     }
 
+    /// A VMM that takes over by CPR ignores the numbers and finds both by their ids in the CPR state (migration/cpr.c:
+    /// cpr_get_fd_param, 11.1). The option ROM stays out: QEMU would size it through the device's config space, which the old VMM's
+    /// guest is using (hw/vfio/pci.c:vfio_pci_size_rom).
+    void addPassthrough() {
+        if (launch_.resources.has(iommufdName))
+            option("-object", std::string("iommufd,id=") + iommufdName + ",fd=" + number(iommufdName));
+        for (const VfioDevice& device : definition_.vfio) {
+            const std::string resource = vfioResource(device.id);
+            option("-device", "vfio-pci,id=" + device.id + ",rombar=0," +
+                                  (launch_.resources.has(resource)
+                                       ? "fd=" + number(resource) + ",iommufd=" + iommufdName
+                                       : "host=" + device.address));
+        }
+    }
+
     void incoming() {
         if (launch_.incoming == Incoming::None) return;
         option("-incoming", "defer");
@@ -181,6 +197,7 @@ std::vector<std::string> deviceModels(const VmDefinition& definition) {
     if (definition.heartbeat) models.insert(models.end(), {"virtio-serial-pci", "virtserialport"});
     if (!definition.disks.empty()) models.emplace_back("virtio-blk-pci");
     if (!definition.networks.empty()) models.emplace_back("virtio-net-pci");
+    if (!definition.vfio.empty()) models.emplace_back("vfio-pci");
     const std::vector<std::string>& arguments = definition.vmm.arguments;
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i) {
         if (arguments[i] != "-device" && arguments[i] != "--device") continue;

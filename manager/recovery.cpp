@@ -44,13 +44,27 @@ void Recovery::askNew() {
         // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
         const bool neverRan = runState == "paused" || runState == "inmigrate" || runState == "prelaunch";
         if (!neverRan) return keepNew();
-        if (old_.alive()) return endNew();
+        if (old_.alive()) return record_.passthrough.empty() || runState != "paused" ? endNew() : askWhoHasDevices();
         if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
-        if (!record_.guestWasRunning) return keepNew();
-        ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
-            if (answer.ok()) return keepNew();
-            finish("the old VMM is gone and the new one does not start the guest: " + answer.error->description);
-        });
+        letNewRun("the old VMM is gone");
+    });
+}
+
+/// An old VMM that has handed its devices over cannot run the guest any more (handover_table.h), and nobody but the new one can.
+void Recovery::askWhoHasDevices() {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok())
+            return finish("the new VMM holds the guest, stopped, and the old one, pid " + std::to_string(old_.record().pid) +
+                          ", does not say whether it has given the guest's devices away; a person must look");
+        reply.value.value("status", "") == "postmigrate" ? letNewRun("the old VMM has handed over") : endNew();
+    });
+}
+
+void Recovery::letNewRun(const std::string& why) {
+    if (!record_.guestWasRunning) return keepNew();
+    ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
+        if (answer.ok()) return keepNew();
+        finish(why + " and the new one does not start the guest: " + answer.error->description);
     });
 }
 
@@ -185,6 +199,10 @@ void Recovery::keepOld() {
 void Recovery::letOldRun() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
+        if (!record_.passthrough.empty() && reply.value.value("status", "") == "postmigrate")
+            return finish("the new VMM is gone, and the old one, pid " + std::to_string(old_.record().pid) +
+                          ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
+                          "start it again");
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
             emptyInbox();

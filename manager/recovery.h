@@ -5,6 +5,8 @@
 //   old VMM is gone, new one holds a       nobody else has it: let the new one run it
 //     complete, stopped guest
 //   both live, new one does not run        end the new one for certain, then let the old one run the guest
+//   the same, with passed-through devices, let the new one run it, the old one cannot any more
+//     and the old one has handed over
 //   old VMM stopped for good, new silent   nobody can know: both are left, and the answer says so
 //
 // Old and new may be one process (design vmm-exec), in which whichever VMM answers is the one that is there:
@@ -39,6 +41,8 @@ class Recovery {
     void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done);
     void askNew();
     void askOld();
+    void askWhoHasDevices();
+    void letNewRun(const std::string& why);
     /// One process: asks the monitors of both generations, until one has answered or askUntil_ has come.
     void askWhich();
     void askExecuted();

@@ -102,6 +102,9 @@ ExitCode HandoverReport::exitCode() const {
 }
 
 json toJson(const HandoverReport& report) {
+    json devices = json::array();
+    for (const PassedDevice& device : report.passthrough)
+        devices.push_back({{"id", device.id}, {"address", device.address}, {"interface", name(device.interface)}});
     json steps = json::array();
     for (const StepTime& step : report.steps)
         steps.push_back({{"state", name(step.state)}, {"startMs", step.startMs}, {"durationMs", step.durationMs}});
@@ -127,6 +130,7 @@ json toJson(const HandoverReport& report) {
             {"ramBytes", report.ramBytes},
             {"ramCopiedBytes", report.ramCopiedBytes},
             {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
+            {"passthrough", devices},
             {"totalMs", report.totalMs},
             {"steps", steps},
             {"warnings", report.warnings}};
@@ -161,6 +165,9 @@ std::string reportText(const json& report) {
     else if (outcome != outcomeName(State::Refused))
         text += figures(report);
     text += ramBlocks(report);
+    for (const json& device : report.value("passthrough", json::array()))
+        text += "  passed through: " + device["id"].get<std::string>() + ", " + device["address"].get<std::string>() + ", by its " +
+                device["interface"].get<std::string>() + "\n";
     for (const json& error : report["guest"].is_object() ? report["guest"]["errors"] : json::array())
         text += "  the guest probe reports: " + error.get<std::string>() + "\n";
     for (const json& warning : report["warnings"]) text += "  warning: " + warning.get<std::string>() + "\n";

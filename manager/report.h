@@ -12,6 +12,7 @@
 #include "config/vm_definition.h"
 #include "manager/handover_table.h"
 #include "manager/heartbeat.h"
+#include "manager/passthrough.h"
 #include "vmm-shim/ram_blocks.h"
 
 namespace vh {
@@ -48,6 +49,7 @@ struct HandoverReport {
     std::uint64_t ramCopiedBytes = 0;   ///< Guest RAM pages that went through the stream.
     std::size_t ramBlocksCompared = 0;  ///< Of the old VMM; 0 when it did not come to that.
     std::vector<RamBlockDifference> ramBlockDifferences;
+    std::vector<PassedDevice> passthrough;  ///< What the guest has of the host's devices.
     double totalMs = 0;
     std::vector<std::string> warnings;
     /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.

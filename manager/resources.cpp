@@ -175,6 +175,17 @@ UniqueFd reopenGuestRam(const VmmRecord& vmm) {
     return fd;
 }
 
+std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm) {
+    std::vector<NamedDescriptor> taken;
+    for (const auto& [name, kept] : vmm.vfio) {
+        taken.push_back({name, takeDescriptor(vmm.pid, kept.descriptor)});
+        if (FileIdentity::of(taken.back().fd.get()) != kept.file)
+            throw std::runtime_error("descriptor " + std::to_string(kept.descriptor) + " of pid " + std::to_string(vmm.pid) +
+                                     " is not the '" + name + "' that it was started with");
+    }
+    return taken;
+}
+
 Resources acquireResources(const VmDefinition& definition, const std::string& directory) {
     Resources resources;
     resources.add("qmp", listenUnix(directory + "/qmp.sock"));

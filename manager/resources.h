@@ -59,7 +59,11 @@ UniqueFd reopen(int file, int flags);
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
 UniqueFd reopenGuestRam(const VmmRecord& vmm);
 
-/// Everything but guest RAM that a VMM of this definition inherits: listening sockets in `directory`, disks, logs and taps, and
+/// The passed-through devices of a running VMM, as openDevices() opened them: the same open files, taken out of its process. Throws
+/// std::runtime_error when what is there is not what the record says.
+std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm);
+
+/// Everything but guest RAM and passed-through devices that a VMM of this definition inherits: listening sockets in `directory`, disks, logs and taps, and
 /// an inbox where guest RAM is the VMM's own, so that it could be executed.
 Resources acquireResources(const VmDefinition& definition, const std::string& directory);
 

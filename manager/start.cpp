@@ -22,8 +22,7 @@ void Start::guarded(const std::function<void()>& step) {
 
 void Start::begin() {
     const VmDefinition& definition = request_.definition;
-    if (!definition.vfio.empty())
-        throw std::runtime_error("vfio devices ('" + definition.vfio.front().id + "') are not supported by this version");
+    if (!definition.vfio.empty()) checkMemoryLock(definition.memory.sizeBytes);
     if (request_.waitHeartbeat && !definition.heartbeat)
         throw std::runtime_error("there is no heartbeat to wait for: the definition says 'heartbeat: false'");
     record_.definitionFile = request_.definitionFile;
@@ -68,7 +67,11 @@ void Start::resolve(const VmmBinary& binary) {
 }
 
 void Start::launch() {
-    const VmDefinition definition = record_.definition();
+    VmDefinition definition = record_.definition();
+    ClaimedDevices claimed = claimDevices(definition, Identity::of(definition.vmm.user));
+    record_.passthrough = std::move(claimed.devices);
+    warnings_ = std::move(claimed.warnings);
+    definition = record_.definition();
     UniqueFd ram;
     if (definition.memory.owner == MemoryOwner::Manager) ram = createGuestRam(definition, Identity::of(definition.vmm.user));
     vmm_ = VmmProcess::launch({.definition = definition,
@@ -76,6 +79,7 @@ void Start::launch() {
                                .generation = 1,
                                .binary = definition.vmm.binary,
                                .ram = std::move(ram),
+                               .devices = openDevices(record_.passthrough),
                                .shareImplicitRam = shareImplicitRam_,
                                .connectHeartbeat = request_.waitHeartbeat.has_value()});
     vmm_->process().onExit([this] {
@@ -123,19 +127,23 @@ void Start::awaitHeartbeat() {
 }
 
 void Start::fail(const std::string& problem) {
-    if (vmm_) {
-        vmm_->process().ignoreExit();
-        vmm_->process().killAll();
-    }
-    directory_.remove();
-    finish(problem, false);
+    const auto undo = [this, problem] {
+        std::string text = problem;
+        for (const std::string& more : releaseDevices(record_.passthrough)) text += "; " + more;
+        directory_.remove();
+        finish(text, false);
+    };
+    if (!vmm_ || !vmm_->alive()) return undo();
+    timer_ = EventSource::after(std::chrono::milliseconds(2'000), undo);  // SIGKILL waits for a disk at most.
+    vmm_->process().onExit(undo);
+    vmm_->process().killAll();
 }
 
 void Start::finish(const std::string& problem, bool guestRuns) {
     timer_.reset();
     heartbeat_.onLine(nullptr);
     if (vmm_) vmm_->process().ignoreExit();
-    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, problem, guestRuns}] {
+    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, problem, guestRuns, warnings_}] {
         if (done) done(result);
     });
 }

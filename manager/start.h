@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "manager/binary_probe.h"
 #include "manager/heartbeat.h"
@@ -30,6 +31,7 @@ class Start {
         VmRecord record;
         std::string problem;
         bool guestRuns = false;
+        std::vector<std::string> warnings;
     };
     using Done = std::function<void(Result)>;
 
@@ -51,6 +53,7 @@ class Start {
     VmDirectory directory_;
     Done done_;
     VmRecord record_;
+    std::vector<std::string> warnings_;
     bool shareImplicitRam_ = false;
     std::unique_ptr<BinaryProbe> probe_;
     std::unique_ptr<VmmProcess> vmm_;

@@ -38,6 +38,8 @@ json toJson(const VmmRecord& vmm) {
     json value{{"generation", vmm.generation}, {"pid", vmm.pid},   {"startTime", vmm.startTime},
                {"binary", vmm.binary},         {"kind", vmm.kind}, {"version", vmm.version}};
     if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
+    for (const auto& [name, kept] : vmm.vfio)
+        value["vfio"][name] = {{"descriptor", kept.descriptor}, {"file", toJson(kept.file)}};
     if (vmm.inboxDescriptor) value["inbox"] = *vmm.inboxDescriptor;
     value["disks"] = json::object();
     for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
@@ -56,6 +58,9 @@ VmmRecord vmmFromJson(const json& value) {
         vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
         vmm.ram = fileFromJson(value["ram"].at("file"));
     }
+    const json devices = value.value("vfio", json::object());
+    for (const auto& [name, kept] : devices.items())
+        vmm.vfio[name] = {kept.at("descriptor").get<int>(), fileFromJson(kept.at("file"))};
     if (value.contains("inbox")) vmm.inboxDescriptor = value["inbox"].get<int>();
     for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
     return vmm;
@@ -87,6 +92,10 @@ VmDefinition VmRecord::definition() const {
     definition.uuid = uuid;
     definition.machine = machine;
     definition.accelerator = accelerator;
+    for (std::size_t i = 0; i < std::min(definition.vfio.size(), passthrough.size()); ++i) {
+        definition.vfio[i].address = passthrough[i].address;
+        definition.vfio[i].interface = passthrough[i].interface;
+    }
     return definition;
 }
 
@@ -106,6 +115,8 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         if (value.contains("fresh")) record.fresh = vmmFromJson(value["fresh"]);
+        for (const json& device : value.value("passthrough", json::array()))
+            record.passthrough.push_back(passedDeviceFromJson(device));
         if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value["adopted"]);
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
@@ -125,6 +136,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));
     if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
     const std::string file = path() + "/record.json", draft = file + ".new";

@@ -23,6 +23,7 @@
 
 #include "config/vm_definition.h"
 #include "manager/adopted_vm.h"
+#include "manager/passthrough.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -40,6 +41,14 @@ struct VmmRecord {
     /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
+    /// Passed-through devices that the manager opened (passthrough.h), by the resource's name: a descriptor number inside the process,
+    /// and the file that must be found there.
+    struct Kept {
+        int descriptor = 0;
+        FileIdentity file;
+        bool operator==(const Kept&) const = default;
+    };
+    std::map<std::string, Kept> vfio;
     /// Where its inbox is (vmm-shim/exec_inbox.h), a descriptor number inside the process; none in a VMM that is never executed.
     std::optional<int> inboxDescriptor;
     std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.
@@ -56,6 +65,7 @@ struct VmRecord {
     VmmRecord vmm;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
     std::optional<VmmRecord> fresh;
+    std::vector<PassedDevice> passthrough;  ///< The definition's vfio devices, as found at the first start.
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.
     std::optional<AdoptedVm> adopted;  ///< A VM that another manager started; then there is no definition.
     bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.

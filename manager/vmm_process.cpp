@@ -30,6 +30,11 @@ std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDesc
         vmm->resources_.add("ram0", std::move(launch.ram));
         vmm->record_.ramDescriptor = vmm->resources_.numberOf("ram0");
     }
+    for (NamedDescriptor& device : launch.devices) {
+        const FileIdentity file = FileIdentity::of(device.fd.get());
+        vmm->resources_.add(device.name, std::move(device.fd));
+        vmm->record_.vfio[device.name] = {vmm->resources_.numberOf(device.name), file};
+    }
     if (state) vmm->resources_.add(execStateResource, std::move(state));
     if (vmm->resources_.has("inbox")) vmm->record_.inboxDescriptor = vmm->resources_.numberOf("inbox");
     for (const Disk& disk : launch.definition.disks)
@@ -62,7 +67,8 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
     vmm->process_ = ChildProcess::launch({.argv = vmm->command_,
                                           .descriptors = vmm->resources_.descriptors(),
                                           .output = vmm->log_.get(),
-                                          .identity = Identity::of(launch.definition.vmm.user)});
+                                          .identity = Identity::of(launch.definition.vmm.user),
+                                          .locksMemory = !launch.definition.vfio.empty()});
     vmm->connect(launch.connectHeartbeat);
     vmm->release();
     return vmm;

@@ -26,6 +26,7 @@ struct VmmLaunch {
     unsigned generation = 1;
     std::string binary;
     UniqueFd ram;  ///< Guest RAM of the manager's; none when the VMM makes its own.
+    std::vector<NamedDescriptor> devices;  ///< Passed through: see openDevices(), takeDevices().
     Incoming incoming = Incoming::None;
     bool shareImplicitRam = false;
     bool connectHeartbeat = false;  ///< Listen to the guest probe's port from the start; see takeHeartbeat().

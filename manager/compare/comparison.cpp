@@ -332,14 +332,16 @@ void Comparison::runCell(std::size_t index) {
                                                 " of memory, and the host has not that much available";
         return;
     }
-    if (needed <= availableMemoryBytes() || stands.size() == 1) {
+    const bool hasDevices = settings_.base && !settings_.base->vfio.empty();  // Which only one VM can have at a time.
+    if ((needed <= availableMemoryBytes() && !hasDevices) || stands.size() == 1) {
         if (anyMissing(settings_.plan.designs, 1, rounds)) runSitting(index, stands, 1, rounds);
         return;
     }
     note("in cells of " + formatSize(cell.ram.sizeBytes) +
          " the designs that need RAM of the manager's and those that need RAM of the VMM's own "
          "were measured in turns of " +
-         std::to_string(sittingRounds) + " rounds and not within each round: memory is not enough for both");
+         std::to_string(sittingRounds) + " rounds and not within each round: " +
+         (hasDevices ? "passed-through devices are there only once" : "memory is not enough for both"));
     for (unsigned first = 1; first <= rounds; first += sittingRounds)
         for (Stand& stand : stands) {
             const unsigned last = std::min(rounds, first + sittingRounds - 1);

@@ -55,7 +55,7 @@ TEST(VmDefinition, takesEveryKeyOfTheFullExample) {
     expected.networks = {{"lan", NetworkType::Tap, "br0", "52:54:00:12:34:56"}, {"outside", NetworkType::User, "", ""}};
     expected.console = {true, "/var/log/vms/db-1.log"};
     expected.heartbeat = true;
-    expected.vfio = {{"nic0", "0000:01:00.0"}};
+    expected.vfio = {{"nic0", "0000:01:00.0", "", true, VfioInterface::Cdev}, {"accelerator", "", "1234:11e8"}};
     expected.vmm = {"/opt/qemu/bin/qemu-system-x86_64", "qemu", true, {"-device", "virtio-rng-pci,id=rng0"}};
     expected.handover = {Design::Relayed, 250ms, {20s, 15s, 2500ms, 15min, 2min, 30s}, OnFailure::Retry, "/var/lib/vms/db-1"};
     EXPECT_EQ(loadVmDefinition(example("full.yaml")), expected);
@@ -65,10 +65,11 @@ TEST(VmDefinition, storesHexadecimalInLowerCase) {
     const VmDefinition definition = parsed(
         "uuid: 0F5A1C52-6A7E-4D53-9A0E-3C1F2B4D5E6F\n"
         "networks: [{id: n, type: user, mac: 52:54:00:AB:CD:EF}]\n"
-        "vfio: [{id: v, address: 0000:0A:1F.7}]\n");
+        "vfio: [{id: v, address: 0000:0A:1F.7}, {id: w, device: 8086:10C9}]\n");
     EXPECT_EQ(definition.uuid, "0f5a1c52-6a7e-4d53-9a0e-3c1f2b4d5e6f");
     EXPECT_EQ(definition.networks.at(0).mac, "52:54:00:ab:cd:ef");
     EXPECT_EQ(definition.vfio.at(0).address, "0000:0a:1f.7");
+    EXPECT_EQ(definition.vfio.at(1).device, "8086:10c9");
 }
 
 TEST(VmDefinition, relaysUnlessToldOtherwiseWhoeverOwnsMemory) {

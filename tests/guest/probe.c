@@ -8,13 +8,15 @@
 //                  missing number on the host is a lost beat, and the time between two beats is the guest's pause.
 //     S <key>=<value> ...   the status: four times a second, when RAM has been filled, and after each of the first errors.
 //     W <pages>    how many pages the writer has written since boot, every 10 ms; only with probe.write_mib.
-//     E <what>     guest RAM or the disk is not as the probe left it, or disk I/O failed. The first 20 in full; all
-//                  are counted in `mismatches`.
+//     E <what>     guest RAM or a disk is not as the probe left it, or disk I/O failed. The first 20 in full; all are counted in
+//                  `mismatches`, and those of failed I/O in `io_errors`, too.
 //
 //     S seq=5012 ram_mib=382 ram_filled=1 ram_passes=3 ram_checked=293376 disk_checked=198 unsent=0 mismatches=0 uptime_ms=6120
+//       nvme_checked=198 io_errors=0 io_max_ms=31 ios=612 irqs=640     (one line; these only with probe.disk)
 //     E ram page 4711 offset 128 found 0x0 expected 0x1c64a2df88219e03
 //     E disk block 12 offset 0 found 0x5858585858585858 expected 0x8d0f2ab9b4a0c1d7
 //     E disk block 12 write: Input/output error
+//     E nvme block 7 read: Input/output error
 //
 // Whoever connects in the middle may see the rest of a line that an earlier listener did not read: start after the first newline.
 //
@@ -28,10 +30,13 @@
 //     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that works
 //                          on its memory. What a new VMM has to map again shows in how fast that goes (0, for none).
 //     probe.disk_per_s=N   blocks of 64 KiB to write and check a second (20). 0 for none.
+//     probe.disk=PATH      a disk to write and check besides /dev/vda, such as /dev/nvme0n1, in the same way and as often: `nvme_checked`.
+//                          It is waited for, up to 10 s. `ios` counts what was asked of it, `irqs` the interrupts of NVMe queues (from
+//                          /proc/interrupts, but for the administrative one), `io_max_ms` how long one request took at most.
 //     probe.ip=A.B.C.D     the address of eth0, netmask /24; the kernel answers pings then. Without it, eth0 stays down.
 // Of the kernel's own options, clearcpuid=erms pays under TCG: filling 370 MiB takes 1.5 s instead of 5.
 //
-// WARNING: /dev/vda, when there is one, is overwritten: its first 32 MiB are the disk test's.
+// WARNING: /dev/vda, when there is one, and the disk of probe.disk are overwritten: their first 32 MiB are the disk test's.
 //
 // How the threads share: only the heartbeat thread writes to the port, so lines are never mixed or torn, and no lock can delay
 // a beat. The others leave counters (atomics) and error lines (written once, then published by a release store).
@@ -79,7 +84,7 @@ enum {
     StatusMs = 250,
     BeatsPerWritten = 10,
     MaxErrors = 20,
-    MaxLine = 256,
+    MaxLine = 512,
     PageBytes = 4096,
     PageWords = PageBytes / sizeof(uint64_t),
     RamReserveMib = 48,
@@ -95,6 +100,7 @@ static struct {
     uint64_t ramMib;
     bool ramMibGiven;
     const char* ip;
+    const char* disk;
     uint64_t rateMibPerSecond;
     uint64_t writeMib;
     uint64_t diskPerSecond;
@@ -102,6 +108,7 @@ static struct {
 
 static struct {
     atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, written, diskChecked, unsent, mismatches;
+    atomic_uint_least64_t nvmeChecked, ioErrors, ioMaxMs, ios, irqs;  // With probe.disk.
 } counters;
 
 static struct {
@@ -278,15 +285,21 @@ static bool sendLine(struct Port* port, const char* line, size_t length) {
 }
 
 static bool sendStatus(struct Port* port, uint64_t sequence) {
-    char line[MaxLine];
+    char line[MaxLine], more[MaxLine / 2] = "";
+    if (options.disk != NULL) {
+        snprintf(more, sizeof more,
+                 " nvme_checked=%" PRIu64 " io_errors=%" PRIu64 " io_max_ms=%" PRIu64 " ios=%" PRIu64 " irqs=%" PRIu64,
+                 atomic_load(&counters.nvmeChecked), atomic_load(&counters.ioErrors), atomic_load(&counters.ioMaxMs),
+                 atomic_load(&counters.ios), atomic_load(&counters.irqs));
+    }
     int length = snprintf(line, sizeof line,
                           "S seq=%" PRIu64 " ram_mib=%" PRIu64 " ram_filled=%" PRIu64 " ram_passes=%" PRIu64
                           " ram_checked=%" PRIu64 " disk_checked=%" PRIu64 " unsent=%" PRIu64
-                          " mismatches=%" PRIu64 " uptime_ms=%" PRIu64 "\n",
+                          " mismatches=%" PRIu64 " uptime_ms=%" PRIu64 "%s\n",
                           sequence, atomic_load(&counters.ramMib), atomic_load(&counters.ramFilled),
                           atomic_load(&counters.ramPasses), atomic_load(&counters.ramChecked),
                           atomic_load(&counters.diskChecked), atomic_load(&counters.unsent),
-                          atomic_load(&counters.mismatches), nowNs() / 1000000u);
+                          atomic_load(&counters.mismatches), nowNs() / 1000000u, more);
     return sendLine(port, line, (size_t)length);
 }
 
@@ -427,68 +440,125 @@ static void* writeMemory(void* argument) {
 
 // ------------------------------------------------------------------------------------------------------------------- disk
 
+struct Disk {
+    const char* path;
+    const char* name;  // In error lines.
+    atomic_uint_least64_t* checked;
+    bool passedThrough;  // Its requests are counted and timed.
+    int fd;
+    uint64_t* buffer;
+    uint64_t generations[MaxBlocks];  // What each block holds; 0 when not known.
+};
+
+static void reportIo(const struct Disk* disk, unsigned block, const char* what, ssize_t length) {
+    atomic_fetch_add(&counters.ioErrors, 1);
+    reportError("%s block %u %s: %s", disk->name, block, what, length < 0 ? strerror(errno) : "too short");
+}
+
+static void countRequest(const struct Disk* disk, uint64_t startedNs) {
+    if (!disk->passedThrough) return;
+    atomic_fetch_add(&counters.ios, 1);
+    uint64_t ms = (nowNs() - startedNs) / 1000000u;
+    if (ms > atomic_load(&counters.ioMaxMs)) atomic_store(&counters.ioMaxMs, ms);  // One thread writes it.
+}
+
 // False when the block does not hold its pattern.
-static bool checkBlock(int fd, uint64_t* buffer, unsigned block, uint64_t generation) {
+static bool checkBlock(const struct Disk* disk, unsigned block, uint64_t generation) {
+    uint64_t* buffer = disk->buffer;
     memset(buffer, 0, BlockBytes);  // A read that transfers nothing must not find the right answer in the buffer.
-    ssize_t length = pread(fd, buffer, BlockBytes, (off_t)block * BlockBytes);
+    uint64_t startedNs = nowNs();
+    ssize_t length = pread(disk->fd, buffer, BlockBytes, (off_t)block * BlockBytes);
     if (length != BlockBytes) {
-        reportError("disk block %u read: %s", block, length < 0 ? strerror(errno) : "too short");
+        reportIo(disk, block, "read", length);
         return false;
     }
+    countRequest(disk, startedNs);
     uint64_t base = patternBase(block, generation);
     size_t wrong = findMismatch(buffer, BlockWords, base);
     if (wrong < BlockWords) {
-        reportError("disk block %u offset %zu found 0x%" PRIx64 " expected 0x%" PRIx64, block, wrong * sizeof(uint64_t),
+        reportError("%s block %u offset %zu found 0x%" PRIx64 " expected 0x%" PRIx64, disk->name, block, wrong * sizeof(uint64_t),
                     buffer[wrong], base + wrong * PatternStep);
     }
-    atomic_fetch_add(&counters.diskChecked, 1);
+    atomic_fetch_add(disk->checked, 1);
     return wrong == BlockWords;
 }
 
-static bool writeBlock(int fd, uint64_t* buffer, unsigned block, uint64_t generation) {
-    fillPattern(buffer, BlockWords, patternBase(block, generation));
-    ssize_t length = pwrite(fd, buffer, BlockBytes, (off_t)block * BlockBytes);
+static bool writeBlock(const struct Disk* disk, unsigned block, uint64_t generation) {
+    fillPattern(disk->buffer, BlockWords, patternBase(block, generation));
+    uint64_t startedNs = nowNs();
+    ssize_t length = pwrite(disk->fd, disk->buffer, BlockBytes, (off_t)block * BlockBytes);
     if (length != BlockBytes) {
-        reportError("disk block %u write: %s", block, length < 0 ? strerror(errno) : "too short");
+        reportIo(disk, block, "write", length);
         return false;
     }
-    if (fdatasync(fd) != 0) {
-        reportError("disk block %u flush: %s", block, strerror(errno));
+    countRequest(disk, startedNs);
+    if (fdatasync(disk->fd) != 0) {
+        reportIo(disk, block, "flush", -1);
         return false;
     }
     return true;
 }
 
 static void* exerciseDisk(void* argument) {
-    (void)argument;
-    static _Alignas(PageBytes) uint64_t buffer[BlockWords];  // O_DIRECT wants it aligned.
-    static uint64_t generations[MaxBlocks];  // What each block holds; 0 when not known.
-
-    // O_DIRECT: from the guest's page cache any disk looks intact.
-    int fd = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+    struct Disk* disk = argument;
+    // O_DIRECT, which wants the buffer aligned: from the guest's page cache any disk looks intact.
+    disk->buffer = aligned_alloc(PageBytes, BlockBytes);
+    disk->fd = open(disk->path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    // A real disk takes its time to be found.
+    for (int attempt = 0; disk->passedThrough && disk->fd < 0 && attempt < 1000; ++attempt) {
+        sleepMs(10);
+        disk->fd = open(disk->path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    }
     uint64_t bytes = 0;
-    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &bytes) != 0) {
-        say("probe: '" DISK "' is left alone: %s", strerror(errno));
+    if (disk->buffer == NULL || disk->fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &bytes) != 0) {
+        if (disk->passedThrough) reportIo(disk, 0, "open", -1);  // It was asked for.
+        else say("probe: '%s' is left alone: %s", disk->path, strerror(errno));
         return NULL;
     }
     unsigned blocks = (unsigned)((bytes < MaxDiskBytes ? bytes : MaxDiskBytes) / BlockBytes);
     if (blocks == 0) {
-        say("probe: '" DISK "' is left alone: it is smaller than %d bytes", BlockBytes);
+        say("probe: '%s' is left alone: it is smaller than %d bytes", disk->path, BlockBytes);
         return NULL;
     }
     uint64_t deadline = nowNs();
     for (uint64_t round = 0;; ++round) {
         unsigned block = (unsigned)(round % blocks);
         uint64_t generation = round / blocks + 1;
-        bool good = writeBlock(fd, buffer, block, generation) && checkBlock(fd, buffer, block, generation);
-        generations[block] = good ? generation : 0;
+        bool good = writeBlock(disk, block, generation) && checkBlock(disk, block, generation);
+        disk->generations[block] = good ? generation : 0;
         // One written earlier: what was on the disk before a handover must still be there after it.
         unsigned older = (unsigned)(patternBase(round, 0) % blocks);
-        if (older != block && generations[older] != 0 && !checkBlock(fd, buffer, older, generations[older])) {
-            generations[older] = 0;  // Reported once, not at each visit until it is written again.
+        if (older != block && disk->generations[older] != 0 && !checkBlock(disk, older, disk->generations[older])) {
+            disk->generations[older] = 0;  // Reported once, not at each visit until it is written again.
         }
         pace(&deadline, UINT64_C(1000000000) / options.diskPerSecond);
     }
+}
+
+// Interrupts of the queues nvme0q1, nvme0q2, ... of all CPUs; nvme0q0 is the administrative one.
+static uint64_t nvmeInterrupts(void) {
+    uint64_t sum = 0;
+    char line[1024];
+    FILE* interrupts = fopen("/proc/interrupts", "re");
+    if (interrupts == NULL) return 0;
+    while (fgets(line, sizeof line, interrupts) != NULL) {
+        const char* queue = strstr(line, "nvme0q");
+        char* word = strchr(line, ':');
+        if (queue == NULL || word == NULL || queue[strlen("nvme0q")] == '0') continue;
+        ++word;
+        for (char* end;; word = end) {
+            uint64_t count = strtoull(word, &end, 10);
+            if (end == word) break;
+            sum += count;
+        }
+    }
+    fclose(interrupts);
+    return sum;
+}
+
+static void* countInterrupts(void* argument) {
+    (void)argument;
+    for (;; sleepMs(StatusMs / 2)) atomic_store(&counters.irqs, nvmeInterrupts());
 }
 
 // -------------------------------------------------------------------------------------------------- console, power button
@@ -585,6 +655,10 @@ static void readOptions(void) {
             options.ip = value;
             continue;
         }
+        if (strcmp(word, "probe.disk") == 0) {
+            options.disk = value;
+            continue;
+        }
         uint64_t number = parseNumber(word, value);
         if (strcmp(word, "probe.ram_mib") == 0) {
             options.ramMib = number;
@@ -638,7 +712,14 @@ int main(void) {
     startThread(echoConsole, NULL, "console", 0);
     startThread(exerciseRam, NULL, "ram", 0);
     if (options.writeMib > 0) startThread(writeMemory, NULL, "writer", 0);
-    if (options.diskPerSecond > 0 && access(DISK, F_OK) == 0) startThread(exerciseDisk, NULL, "disk", 0);
+    static struct Disk virtual = {.path = DISK, .name = "disk", .checked = &counters.diskChecked};
+    static struct Disk passed = {.name = "nvme", .checked = &counters.nvmeChecked, .passedThrough = true};
+    if (options.diskPerSecond > 0 && access(DISK, F_OK) == 0) startThread(exerciseDisk, &virtual, "disk", 0);
+    if (options.diskPerSecond > 0 && options.disk != NULL) {
+        passed.path = options.disk;
+        startThread(exerciseDisk, &passed, "nvme", 0);
+        startThread(countInterrupts, NULL, "interrupts", 0);
+    }
     say("probe: ready");
     for (;;) pause();
 }

@@ -52,6 +52,13 @@ State endOf(State state) {
     return state;
 }
 
+/// Whether a state has other answers with passed-through devices.
+bool isOtherwise(State state) {
+    for (const Event event : allEvents())
+        if (next(state, event, true) != next(state, event)) return true;
+    return false;
+}
+
 TEST(HandoverTable, refusesWhatGoesWrongBeforeAnythingIsTouched) {
     for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied, Event::Cancelled})
         EXPECT_EQ(next(State::Preflight, event), State::Refused) << name(event);
@@ -154,22 +161,35 @@ TEST(HandoverTable, hasANameForEverything) {
     EXPECT_EQ(names.size(), eventCount);
 }
 
+TEST(HandoverTable, neverGivesTheGuestBackToAVmmThatHasGivenItsDevicesAway) {
+    EXPECT_FALSE(isBeforePointOfNoReturn(State::Proving, true));
+    EXPECT_TRUE(isBeforePointOfNoReturn(State::Switching, true));
+    for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied})
+        EXPECT_EQ(next(State::Proving, event, true), State::Lost) << name(event);
+    EXPECT_EQ(next(State::Proving, Event::Cancelled, true), State::Proving);
+    EXPECT_EQ(next(State::Proving, Event::OldDied, true), State::Confirming);
+    EXPECT_EQ(next(State::Confirming, Event::Failed, true), State::Lost);
+    for (const State state : allStates())
+        EXPECT_FALSE(isBeforePointOfNoReturn(state, true) && isOtherwise(state)) << name(state);
+}
+
 // The picture.
 
-std::string markdownTable() {
+/// With passed-through devices only the rows that are otherwise.
+std::string markdownTable(bool passthrough = false) {
     std::string text = "| state | guest |";
     for (const Event event : allEvents()) text += " " + std::string(name(event)) + " |";
     text += "\n|---|---|";
     for (std::size_t i = 0; i < eventCount; ++i) text += "---|";
     text += "\n";
     for (const State state : allStates()) {
-        if (isFinal(state)) continue;
-        const bool noReturn =
-            !isBeforePointOfNoReturn(state) && isBeforePointOfNoReturn(static_cast<State>(static_cast<int>(state) - 1));
+        if (isFinal(state) || (passthrough && !isOtherwise(state))) continue;
+        const auto before = static_cast<State>(static_cast<int>(state) - 1);
+        const bool noReturn = !isBeforePointOfNoReturn(state, passthrough) && isBeforePointOfNoReturn(before, passthrough);
         text += "| " + std::string(name(state)) + (noReturn ? " (point of no return)" : "") + " | " +
                 (guestIsStopped(state) ? "stopped" : "") + " |";
         for (const Event event : allEvents()) {
-            const State following = next(state, event);
+            const State following = next(state, event, passthrough);
             const std::string cell(following == state ? "(noted)" : name(following));
             text += " " + (isFinal(following) ? "**" + cell + "**" : cell) + " |";
         }
@@ -187,7 +207,8 @@ TEST(HandoverTable, isTheOneInTheReadme) {
     ASSERT_NE(to, std::string::npos) << "no line '" << end << "' in '" << path << "'";
     ASSERT_LT(from, to);
     const std::size_t start = from + begin.size();
-    const std::string made = "\n" + markdownTable() + "\n";
+    const std::string made =
+        "\n" + markdownTable() + "\nWith passed-through devices these rows are otherwise:\n\n" + markdownTable(true) + "\n";
     if (acceptsGoldens()) {
         std::ofstream(path) << readme.replace(start, to - start, made);
         GTEST_SKIP() << "wrote the table into '" << path << "' (VH_ACCEPT=1): look at the difference, and run again without";

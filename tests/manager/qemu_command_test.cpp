@@ -90,6 +90,20 @@ class QemuCommand : public testing::Test {
     Resources resources_ = fullResources();
 };
 
+TEST_F(QemuCommand, givesPassedThroughDevicesTheirDescriptorsOrTheirAddress) {
+    VmDefinition vm = fullDefinition();
+    vm.vfio = {{.id = "hd0", .address = "0000:00:10.0"}, {.id = "nic0", .address = "0000:01:00.0"}};
+    Resources resources = fullResources();
+    resources.add(iommufdName, UniqueFd());
+    resources.add(vfioResource("hd0"), UniqueFd());
+    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "/q", .directory = "/d"});
+    const std::string iommufd = std::to_string(resources.numberOf(iommufdName)),
+                      device = std::to_string(resources.numberOf(vfioResource("hd0")));
+    EXPECT_THAT(argv, Contains("iommufd,id=iommufd0,fd=" + iommufd));
+    EXPECT_THAT(argv, Contains("vfio-pci,id=hd0,rombar=0,fd=" + device + ",iommufd=iommufd0"));
+    EXPECT_THAT(argv, Contains("vfio-pci,id=nic0,rombar=0,host=0000:01:00.0"));
+}
+
 TEST_F(QemuCommand, ofAFullDefinition) {
     expectGolden("full.args", lines(build()));
 }

@@ -75,6 +75,7 @@ HandoverReport rolledBackForItsMemory() {
 
 HandoverReport standingBy() {
     HandoverReport report = upgraded();
+    report.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0"}};
     report.outcome = State::StandingBy;
     report.design = Design::Relayed;
     report.fresh.kind = "reference VMM";

@@ -87,6 +87,8 @@ TEST_F(VmRecordTest, isNotThereAtFirst) {
 
 TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     VmRecord record = exampleRecord();
+    record.vmm.vfio = {{"iommufd0", {5, {1, 2}}}, {"vfio/hd0", {6, {1, 3}}}};
+    record.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0", .bound = true}};
     for (const bool underHandover : {false, true}) {
         if (underHandover)
             record.fresh = VmmRecord{.generation = 4,
@@ -107,6 +109,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_EQ(back->accelerator, record.accelerator);
         EXPECT_TRUE(back->vmm == record.vmm);
         EXPECT_TRUE(back->fresh == record.fresh);
+        EXPECT_EQ(back->passthrough, record.passthrough);
         EXPECT_EQ(back->guestWasRunning, record.guestWasRunning);
     }
 }

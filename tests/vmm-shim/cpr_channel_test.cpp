@@ -331,12 +331,15 @@ TEST_F(CprChannel, seesAnEntryThatStandsForAnotherFile) {
     EXPECT_EQ(whatChanged(before, swapped), "'a' stands for another file than before");
 }
 
-TEST_F(CprChannel, seesNoChangeInEventfdsWhichTheKernelGivesOneInode) {
+TEST_F(CprChannel, tellsEventfdsApartWhichTheKernelGivesOneInode) {
     CprCapture before, after;
     before.state.fds = after.state.fds = {{"vfio0_interrupt", 0}};
     before.descriptors.emplace_back(::eventfd(0, EFD_CLOEXEC));
-    after.descriptors.emplace_back(::eventfd(0, EFD_CLOEXEC));
+    after.descriptors.emplace_back(::dup(before.descriptors[0].get()));
     EXPECT_EQ(whatChanged(before, after), "");
+    after.descriptors[0] = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+    EXPECT_EQ(whatChanged(before, after), "'vfio0_interrupt' stands for another file than before");
+    EXPECT_EQ(eventfdId(captureOf({"ram0"}).descriptors[0].get()), "");
 }
 
 TEST_F(CprChannel, seesOtherVfioDevices) {
@@ -410,15 +413,116 @@ TEST_F(CprChannel, findsAnEntryThatIsNoBlockAndAVfioDevice) {
     CprCapture capture = captureOf({"ram0", "iommufd0"});
     std::vector<RamBlock> blocks = blocksOf(capture);
     blocks.pop_back();
-    EXPECT_EQ(whatIsWrong(capture, blocks), "the CPR state has an entry 'iommufd0', and the old VMM no such RAM block");
+    EXPECT_EQ(whatIsWrong(capture, blocks), "the CPR state has an entry 'iommufd0', and the old VMM no such RAM block or device");
     capture = captureOf({"ram0", "ram0"});
     blocks = blocksOf(capture);
     capture.state.fds[1].id = 3;
     blocks.pop_back();
-    EXPECT_EQ(whatIsWrong(capture, blocks), "the CPR state has an entry 'ram0' (id 3), and the old VMM no such RAM block");
+    EXPECT_EQ(whatIsWrong(capture, blocks), "the CPR state has an entry 'ram0' (id 3), and the old VMM no such RAM block or device");
     capture = captureOf({"ram0"});
     capture.state.vfioDevices = {{"vfio0", 1, 2, 3}};
-    EXPECT_THAT(whatIsWrong(capture, blocksOf(capture)), HasSubstr("vfio device 'vfio0'"));
+    EXPECT_THAT(whatIsWrong(capture, blocksOf(capture)), HasSubstr("vfio device 'vfio0', which the definition does not have"));
+}
+
+/// A capture of a VMM with one passed-through device, two interrupts and RAM; and what is expected of it.
+class PassthroughCapture : public CprChannel {
+ protected:
+    void SetUp() override {
+        capture = captureOf({"ram0"});
+        blocks = blocksOf(capture);
+        for (const char* name : {"iommufd0", "hd0"}) add(name, 0, ::open("/dev/null", O_RDWR | O_CLOEXEC));
+        for (const auto& [name, id] : interrupts) add(name, id, ::eventfd(0, EFD_CLOEXEC));
+        capture.state.vfioDevices = {{"hd0", 1, 2, 3}};
+        expected.iommufd = "iommufd0";
+        expected.iommufdDescriptor = capture.descriptors[1].get();
+        expected.devices = {{.name = "hd0",
+                             .descriptor = capture.descriptors[2].get(),
+                             .interrupts = {{"interrupt", 0}, {"interrupt", 3}}}};
+    }
+
+    void add(const std::string& name, std::int32_t id, int fd) {
+        capture.state.fds.push_back({name, id});
+        capture.descriptors.emplace_back(fd);
+    }
+    void remove(const std::string& name, std::int32_t id = 0) {
+        for (std::size_t i = 0; i < capture.state.fds.size(); ++i) {
+            if (capture.state.fds[i] != CprFd{name, id}) continue;
+            capture.state.fds.erase(capture.state.fds.begin() + static_cast<std::ptrdiff_t>(i));
+            capture.descriptors.erase(capture.descriptors.begin() + static_cast<std::ptrdiff_t>(i));
+            return;
+        }
+        FAIL() << "no entry '" << name << "'";
+    }
+    std::string wrong() const { return whatIsWrong(capture, blocks, expected); }
+
+    const std::vector<std::pair<std::string, std::int32_t>> interrupts = {
+        {"hd0_interrupt", 0}, {"hd0_kvm_interrupt", 0}, {"hd0_interrupt", 3}, {"hd0_err_notifier", 0}, {"hd0_req_notifier", 0}};
+    CprCapture capture;
+    std::vector<RamBlock> blocks;
+    CprPassthrough expected;
+};
+
+TEST_F(PassthroughCapture, isFitForANewVmm) {
+    EXPECT_EQ(wrong(), "");
+}
+
+TEST_F(PassthroughCapture, lacksTheIommufdOrTheDevice) {
+    remove("hd0");
+    EXPECT_EQ(wrong(), "the passed-through device 'hd0' is not in the CPR state");
+    remove("iommufd0");
+    EXPECT_EQ(wrong(), "the iommufd 'iommufd0' is not in the CPR state");
+}
+
+TEST_F(PassthroughCapture, hasAnotherOpenFileOfTheSameNode) {
+    capture.descriptors[2] = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const UniqueFd opened(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    expected.devices[0].descriptor = opened.get();
+    EXPECT_EQ(wrong(), "the descriptor for 'hd0' in the CPR state is another one than the manager opened");
+    expected.devices[0].descriptor = -1;  // QEMU's own: there is nothing to compare it with.
+    EXPECT_EQ(wrong(), "");
+}
+
+TEST_F(PassthroughCapture, lacksAnIdOfTheKernels) {
+    capture.state.vfioDevices->front().hwpt_id = 0;
+    EXPECT_EQ(wrong(),
+              "the passed-through device 'hd0' is in the CPR state without an id of the kernel's (devid 1, ioas_id 2, hwpt_id 0)");
+    capture.state.vfioDevices->clear();
+    EXPECT_EQ(wrong(), "the passed-through device 'hd0' is not in the CPR state's list of vfio devices");
+    capture.state.vfioDevices.reset();
+    EXPECT_EQ(wrong(), "the passed-through device 'hd0' is not in the CPR state's list of vfio devices");
+}
+
+TEST_F(PassthroughCapture, lacksAnInterruptThatTheKernelDelivers) {
+    remove("hd0_interrupt", 3);
+    EXPECT_EQ(wrong(),
+              "the kernel delivers the interrupt 'hd0_interrupt' (id 3), which is not in the CPR state: it would be lost");
+}
+
+TEST_F(PassthroughCapture, hasAnInterruptThatIsNoEventfd) {
+    remove("hd0_interrupt", 3);
+    add("hd0_interrupt", 3, ::open("/dev/null", O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(wrong(), "the descriptor for 'hd0_interrupt' (id 3) is no eventfd");
+}
+
+TEST_F(PassthroughCapture, hasADeviceMore) {
+    capture.state.vfioDevices->push_back({"hd1", 4, 2, 3});
+    EXPECT_EQ(wrong(), "the CPR state has the vfio device 'hd1', which the definition does not have");
+    capture.state.vfioDevices->pop_back();
+    add("hd1", 0, ::open("/dev/null", O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(wrong(), "the CPR state has an entry 'hd1', and the old VMM no such RAM block or device");
+}
+
+TEST_F(PassthroughCapture, hasAContainerInPlaceOfAnIommufd) {
+    remove("iommufd0");
+    capture.state.vfioDevices->clear();
+    expected.iommufd.clear();
+    expected.devices[0].isCdev = false;
+    expected.groups = {7};
+    EXPECT_EQ(wrong(), "IOMMU group entry 'vfio_group' (id 7) is not in the CPR state");
+    add("vfio_group", 7, ::open("/dev/null", O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(wrong(), "IOMMU group entry 'vfio_container_for_group' (id 7) is not in the CPR state");
+    add("vfio_container_for_group", 7, ::open("/dev/null", O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(wrong(), "");
 }
 
 }  // namespace
