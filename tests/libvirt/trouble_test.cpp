@@ -54,9 +54,11 @@ TEST(UpgradeInTrouble, ofADomainThatEndsByItselfInTheMiddleLeavesItOff) {
     RunningTool upgrading(upgradeOf(domain));
     ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
     ::kill(vmm, SIGTERM);  // To QEMU as to a guest that powers off.
-    upgrading.wait();
+    const Ran ran = upgrading.wait();
     if (domain.state() == "running") return domain.expectOneVmm();  // It had been handed over already.
     EXPECT_EQ(domain.state(), "shut off");
+    EXPECT_EQ(outcomeOf(ran)["outcome"], "ended") << ran.output;
+    EXPECT_EQ(ran.code, 6);
     EXPECT_TRUE(vmmsWithFileOpen(domain.disk()).empty()) << "a QEMU that nobody knows of";
     domain.start();
     domain.expectGuestIsWell();
@@ -131,7 +133,11 @@ TEST(UpgradeInTrouble, believesTheLockOnAPidFileAndNotItsContent) {
     RunningTool upgrading(upgradeOf(domain), {{"VH_CLI", managerAfter("kill -KILL $(cat /run/libvirtd.pid)\nsleep 0.2\necho " +
                                                                       bystander.pid() + " >" + driverPidFile)}});
     ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
-    ASSERT_TRUE(eventually([&] { return runProgram({"/usr/sbin/libvirtd", "--daemon"}, seconds(30)).code == 0; }));
+    // One that meets the lock-out ends a moment after it has said that all is well.
+    ASSERT_TRUE(eventually([&] {
+        if (host.daemon() == 0) runProgram({"/usr/sbin/libvirtd", "--daemon"}, seconds(30));
+        return host.virsh({"version"}).code == 0;
+    }));
     const Ran ran = upgrading.wait();
     expectUpgraded(ran);
     domain.expectOneVmm();
