@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "plugin/command.h"
+#include "plugin/process.h"
 
 namespace vh {
 namespace {
@@ -73,14 +74,8 @@ std::string versionFrom(const std::vector<std::string>& argv) {
     throw std::runtime_error("'" + argv.front() + " --version' does not answer as QEMU does: " + result.describe());
 }
 
-std::string withoutDeleted(std::string link) {
-    static constexpr std::string_view mark = " (deleted)";
-    if (link.ends_with(mark)) link.resize(link.size() - mark.size());
-    return link;
-}
-
 bool isEmulator(const std::string& path) {
-    const std::string file = fs::path(withoutDeleted(path)).filename();
+    const std::string file = fs::path(withoutDeletedMark(path)).filename();
     return file.starts_with("qemu-");
 }
 
@@ -154,7 +149,7 @@ EmulatorIdentity installedEmulator(const std::string& binary) {
 EmulatorIdentity runningEmulator(pid_t pid) {
     const std::string link = programLink(pid);
     EmulatorIdentity emulator;
-    emulator.path = withoutDeleted(fs::read_symlink(link));
+    emulator.path = withoutDeletedMark(fs::read_symlink(link));
     emulator.buildId = buildIdOf(link);
     emulator.replaced = !sameFile(link, emulator.path);
     emulator.version = versionIn(link);

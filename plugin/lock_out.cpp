@@ -100,9 +100,8 @@ LockOutPlan planLockOut(const LockOutSettings& settings) {
     if (pid == 0 || isUnit) return plan;
     const std::string process = "/proc/" + std::to_string(pid);
     StoppedDaemon daemon;
-    daemon.program = fs::read_symlink(process + "/exe");
     // A package that was upgraded has replaced it: the new one is meant.
-    if (const std::size_t mark = daemon.program.rfind(" (deleted)"); mark != std::string::npos) daemon.program.resize(mark);
+    daemon.program = withoutDeletedMark(fs::read_symlink(process + "/exe"));
     daemon.argv = commandLineOf(pid);
     daemon.environment = environmentOf(pid);
     daemon.directory = fs::read_symlink(process + "/cwd");

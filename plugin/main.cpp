@@ -178,8 +178,8 @@ int main(int argc, char** argv) {
     app.footer(
         "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 "
         "lost, a\n"
-        "person is needed; 5 libvirt cannot be reached. For several domains the worst counts. check: 2 when a domain is not "
-        "ready.");
+        "person is needed; 5 libvirt cannot be reached; 6 a domain ended by itself during the upgrade, nothing to recover. For "
+        "several\ndomains the worst counts: 4, 5, 3, 2, 6. check: 2 when a domain is not ready.");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where sockets and records are")->capture_default_str();
     app.add_option("--connect", options.uri, "libvirt's URI")->capture_default_str();

@@ -11,6 +11,7 @@
 #include <iterator>
 #include <sstream>
 #include <stdexcept>
+#include <string_view>
 #include <system_error>
 
 namespace vh {
@@ -53,6 +54,12 @@ std::vector<std::string> commandLineOf(pid_t pid) {
 
 std::vector<std::string> environmentOf(pid_t pid) {
     return wordsOf("/proc/" + std::to_string(pid) + "/environ");
+}
+
+std::string withoutDeletedMark(std::string link) {
+    static constexpr std::string_view mark = " (deleted)";
+    if (link.ends_with(mark)) link.resize(link.size() - mark.size());
+    return link;
 }
 
 UniqueFd openProcess(pid_t pid) {

@@ -9,6 +9,7 @@
 #include "plugin/durable_file.h"
 #include "plugin/process.h"
 #include "plugin/tested_versions.h"
+#include "plugin/xml_tree.h"
 
 namespace vh {
 namespace {
@@ -21,10 +22,9 @@ struct MachineKind {
 };
 
 MachineKind machineKind(const std::string& liveXml) {
-    pugi::xml_document document;
-    if (!document.load_string(liveXml.c_str())) throw std::runtime_error("libvirt's XML of the domain cannot be read");
-    const pugi::xml_node domain = document.child("domain"), type = domain.child("os").child("type");
-    return {domain.attribute("type").value(), type.attribute("arch").value(), type.attribute("machine").value()};
+    const pugi::xml_document document = parseXml(liveXml, "domain");
+    const pugi::xml_node domain = document.document_element(), type = domain.child("os").child("type");
+    return {attribute(domain, "type"), attribute(type, "arch"), attribute(type, "machine")};
 }
 
 void checkStatus(const HostPaths& paths, Readiness& readiness) {

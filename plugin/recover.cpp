@@ -37,6 +37,7 @@ RecoveredDomain conclude(const JournalDomain& domain) {
     RecoveredDomain result{domain.title, domain.uuid, "lost", domain.cause, 0};
     if (domain.phase == DomainPhase::Adopted) result.outcome = "upgraded";
     if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
+    if (domain.phase == DomainPhase::Ended) result.outcome = "ended";
     result.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
     return result;
 }

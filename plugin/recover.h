@@ -28,7 +28,7 @@ struct RecoverSurroundings {
 struct RecoveredDomain {
     std::string domain;
     std::string uuid;
-    std::string outcome;  ///< `upgraded`, `rolled back`, `lost`.
+    std::string outcome;  ///< `upgraded`, `rolled back`, `ended`, `lost`.
     std::string cause;
     pid_t pid = 0;
 };

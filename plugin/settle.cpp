@@ -49,7 +49,8 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
     }
     domain.phase = DomainPhase::Ended;
     domain.cause = "its new QEMU, pid " + std::to_string(domain.fresh.pid) +
-                   ", has ended, and the guest with it; 'virsh start' starts it anew, the domain's log says more";
+                   ", had the guest and ended during the upgrade: the guest powered off, or that QEMU failed, as the domain's log " +
+                   "says; nothing to recover, 'virsh start' starts it anew";
 }
 
 void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain) {
@@ -70,7 +71,7 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
                 break;
         }
         domain.phase = DomainPhase::Ended;
-        domain.cause = "its QEMU has ended, and the guest with it; 'virsh start' starts it anew, the domain's log says more";
+        domain.cause = "it ended by itself during the upgrade; nothing to recover, 'virsh start' starts it anew";
     } catch (const std::exception& error) {
         lose(paths, journal, domain, error.what());
     }

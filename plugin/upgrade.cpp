@@ -260,9 +260,13 @@ class Upgrade {
             case DomainPhase::Prepared:
             case DomainPhase::HandingOver:
             case DomainPhase::Committed:
-            case DomainPhase::Ended:
             case DomainPhase::Lost:
                 break;
+            case DomainPhase::Ended:
+                outcome.outcome = "ended";
+                outcome.pid = 0;
+                outcome.cause = domain.cause;
+                return;
         }
         outcome.outcome = "lost";
         outcome.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
@@ -378,7 +382,8 @@ Exit UpgradeSummary::exitCode() const {
     if (any("lost")) return Exit::Lost;
     if (libvirtUnreachable) return Exit::Unreachable;
     if (any("rolled back")) return Exit::RolledBack;
-    return any("refused") ? Exit::Refused : Exit::Done;
+    if (any("refused")) return Exit::Refused;
+    return any("ended") ? Exit::Ended : Exit::Done;
 }
 
 json toJson(const UpgradeSummary& summary) {
@@ -412,6 +417,7 @@ std::string upgradeText(const json& summary) {
             text += "   paused " + formatted("%.1f ms", one["stopToResumeMs"]) + " (STOP to RESUME)";
         if (outcome == "rolled back") text += "   the guest runs on its old QEMU as before";
         if (outcome == "refused") text += "   nothing was touched";
+        if (outcome == "ended") text += "   nothing to recover";
         text += "\n";
         if (!field("cause").empty()) text += "  cause: " + field("cause") + "\n";
         if (!field("remedy").empty()) text += "  remedy: " + field("remedy") + "\n";

@@ -29,8 +29,8 @@
 
 namespace vh {
 
-/// As virt-handover has them; scripts rely on them.
-enum class Exit { Done = 0, Usage = 1, Refused = 2, RolledBack = 3, Lost = 4, Unreachable = 5 };
+/// As virt-handover has them, and one more; scripts rely on them.
+enum class Exit { Done = 0, Usage = 1, Refused = 2, RolledBack = 3, Lost = 4, Unreachable = 5, Ended = 6 };
 
 struct UpgradeRequest {
     std::vector<std::string> domains;  ///< By name or UUID.
@@ -45,7 +45,7 @@ struct UpgradeRequest {
 struct DomainOutcome {
     std::string domain;
     std::string uuid;
-    std::string outcome;  ///< `upgraded`, `refused`, `rolled back`, `lost`; `skipped` (--all), `ready` (--dry-run).
+    std::string outcome;  ///< `upgraded`, `refused`, `rolled back`, `ended`, `lost`; `skipped` (--all), `ready` (--dry-run).
     std::string cause;
     std::string remedy;
     std::string oldVersion;

@@ -1,16 +1,11 @@
-// Upgrades of real libvirt domains: what an operator does, and what may happen to it in the middle.
-#include <fcntl.h>
+// Upgrades of real libvirt domains: what an operator does. trouble_test.cpp has what may happen in the middle.
 #include <netinet/in.h>
-#include <signal.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -18,7 +13,6 @@
 #include <sstream>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -27,123 +21,20 @@
 
 #include "manager/compare/own_network.h"
 #include "tests/libvirt/libvirt_fixture.h"
+#include "tests/libvirt/upgrade_fixture.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh::test {
 namespace {
 
 using nlohmann::json;
-using std::chrono::milliseconds, std::chrono::seconds, std::chrono::steady_clock;
+using std::chrono::milliseconds, std::chrono::seconds;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
-
-constexpr const char* journalFile = "/run/virt-handover/libvirt.d/journal.json";
-constexpr seconds longest{240};
-
-std::vector<std::string> toolCommand(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), required("VH_LIBVIRT_TOOL"));
-    return arguments;
-}
-
-Ran tool(std::vector<std::string> arguments) {
-    return runProgram(toolCommand(std::move(arguments)), longest);
-}
-
-std::vector<std::string> upgradeOf(const TestDomain& domain) {
-    return {"--json", "upgrade", domain.name(), "--to", newQemu(), "--pause-budget", "10s"};
-}
-
-/// The only domain of an answer.
-json outcomeOf(const Ran& ran) {
-    const json answer = json::parse(ran.output, nullptr, false);
-    if (!answer.is_object() || !answer.contains("domains") || answer["domains"].size() != 1) {
-        ADD_FAILURE() << "exit status " << ran.code << ": " << ran.output << ran.error;
-        return {{"outcome", ""}, {"cause", ""}};
-    }
-    return answer["domains"][0];
-}
-
-void expectUpgraded(const Ran& ran) {
-    const json outcome = outcomeOf(ran);
-    EXPECT_EQ(outcome["outcome"], "upgraded") << ran.output << ran.error;
-    EXPECT_EQ(ran.code, 0);
-    EXPECT_FALSE(fs::exists(journalFile));
-}
-
-bool eventually(const std::function<bool()>& condition, milliseconds deadline = seconds(60)) {
-    for (const auto end = steady_clock::now() + deadline; steady_clock::now() < end;) {
-        if (condition()) return true;
-        std::this_thread::sleep_for(milliseconds(2));
-    }
-    return condition();
-}
-
-/// The tool in the background, killed at the end if it still runs.
-class RunningTool {
- public:
-    explicit RunningTool(std::vector<std::string> arguments) {
-        std::vector<std::string> command = toolCommand(std::move(arguments));
-        std::vector<char*> argv;
-        for (std::string& word : command) argv.push_back(word.data());
-        argv.push_back(nullptr);
-        pid_ = ::fork();
-        if (pid_ == 0) {
-            ::dup2(::open("/tmp/tool.out", O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-            ::execv(argv[0], argv.data());
-            ::_exit(127);
-        }
-    }
-    RunningTool(const RunningTool&) = delete;
-    ~RunningTool() {
-        if (pid_ > 0) kill();
-    }
-    void kill() {
-        ::kill(pid_, SIGKILL);
-        wait();
-    }
-    int wait() {
-        int status = 0;
-        ::waitpid(std::exchange(pid_, 0), &status, 0);
-        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    }
-    bool ended() const { return ::waitpid(pid_, nullptr, WNOHANG | WNOWAIT) != 0 && fs::exists("/proc/" + std::to_string(pid_)); }
-
- private:
-    pid_t pid_ = 0;
-};
-
-std::string phaseNow() {
-    const json journal = json::parse(contents(journalFile), nullptr, false);
-    return journal.is_object() ? journal.value("/domains/0/phase"_json_pointer, std::string()) : std::string();
-}
-
-/// Processes of the tool that stand by for another one.
-std::set<pid_t> guardians() {
-    std::set<pid_t> found;
-    for (const auto& entry : fs::directory_iterator("/proc")) {
-        const std::string words = contents(entry.path() / "cmdline");
-        if (words.find("virt-handover-libvirt") != std::string::npos && words.find("--guard") != std::string::npos)
-            found.insert(std::stoi(entry.path().filename()));
-    }
-    return found;
-}
 
 class Upgrade : public testing::TestWithParam<VmmUser> {};
 INSTANTIATE_TEST_SUITE_P(As, Upgrade, testing::Values(VmmUser::LibvirtQemu, VmmUser::Root),
                          [](const auto& parameter) { return std::string(name(parameter.param)); });
-
-/// Where an image goes that an earlier test may have left.
-std::string freshImage(const std::string& name) {
-    const std::string file = "/var/lib/libvirt/images/" + name;
-    fs::remove(file);
-    return file;
-}
-
-std::string snippet(const std::string& name, const std::string& xml) {
-    const std::string file = "/tmp/" + name + ".xml";
-    std::ofstream(file) << xml;
-    return file;
-}
 
 /// What an operator may do to a domain, on an adopted one.
 void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
@@ -404,104 +295,6 @@ TEST(UpgradeAsDebianHasIt, takesSeveralDomainsInOneAbsenceOfLibvirt) {
         domain->expectGuestIsWell();
     }
     plain.expectOneVmm();
-}
-
-TEST(UpgradeAsDebianHasIt, isNotDisturbedByALibvirtdThatIsStartedInTheMiddle) {
-    const LibvirtHost host(VmmUser::LibvirtQemu);
-    const TestDomain domain(host, {.name = "disturbed"});
-    domain.start();
-    domain.expectGuestIsWell();
-    RunningTool upgrading(upgradeOf(domain));
-    ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
-    // Daemonized: one that comes up a moment after the lock-out is the host's libvirtd, and stays.
-    for (int attempt = 0; attempt < 5 && phaseNow() == "handing over"; ++attempt)
-        runProgram({"/usr/sbin/libvirtd", "--daemon"}, seconds(20));
-    EXPECT_EQ(upgrading.wait(), 0) << contents("/tmp/tool.out");
-    EXPECT_EQ(domain.state(), "running");
-    domain.expectOneVmm();
-    domain.expectGuestIsWell();
-}
-
-TEST(UpgradeAsDebianHasIt, ofADomainThatEndsByItselfInTheMiddleLeavesItOff) {
-    const LibvirtHost host(VmmUser::LibvirtQemu);
-    const TestDomain domain(host, {.name = "ending"});
-    domain.start();
-    domain.expectGuestIsWell();
-    const pid_t vmm = domain.vmm();
-    RunningTool upgrading(upgradeOf(domain));
-    ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
-    ::kill(vmm, SIGTERM);  // To QEMU as to a guest that powers off.
-    upgrading.wait();
-    if (domain.state() == "running") return domain.expectOneVmm();  // It had been handed over already.
-    EXPECT_EQ(domain.state(), "shut off");
-    EXPECT_TRUE(vmmsWithFileOpen(domain.disk()).empty()) << "a QEMU that nobody knows of";
-    domain.start();
-    domain.expectGuestIsWell();
-    expectUpgraded(tool(upgradeOf(domain)));
-}
-
-TEST(UpgradeAsDebianHasIt, withoutSpaceForItsJournalTouchesNothing) {
-    const LibvirtHost host(VmmUser::LibvirtQemu);
-    const TestDomain domain(host, {.name = "full"});
-    domain.start();
-    domain.expectGuestIsWell();
-    const pid_t vmm = domain.vmm(), daemon = host.daemon();
-    fs::create_directories("/run/virt-handover");
-    ASSERT_EQ(::mount("tmpfs", "/run/virt-handover", "tmpfs", 0, "size=16k,mode=755"), 0);
-    const Ran ran = tool(upgradeOf(domain));
-    EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
-    EXPECT_THAT(ran.output + ran.error, HasSubstr("No space left on device"));
-    EXPECT_EQ(::umount("/run/virt-handover"), 0);
-    EXPECT_EQ(domain.vmm(), vmm);
-    EXPECT_EQ(host.daemon(), daemon) << "libvirt was stopped for nothing";
-    expectUpgraded(tool(upgradeOf(domain)));
-}
-
-struct Crash {
-    const char* phase;
-    bool guardianToo;
-};
-
-/// Kills the tool when its journal shows a phase, and with it its guardian, or not.
-void crash(VmmUser user, const Crash& crash) {
-    SCOPED_TRACE(std::string("killed at phase '") + crash.phase + "'" + (crash.guardianToo ? ", and its guardian, too" : ""));
-    LibvirtHost host(user);
-    const TestDomain domain(host, {.name = "crashed"});
-    domain.start();
-    domain.expectGuestIsWell();
-    {
-        RunningTool upgrading(upgradeOf(domain));
-        // Guardians are there a moment after the first phase. A phase that was too short to be seen is over, and the next one
-        // does.
-        ASSERT_TRUE(eventually([&] {
-                        return phaseNow() == crash.phase && (crash.phase == std::string("prepared") || !guardians().empty());
-                    }) ||
-                    upgrading.ended());
-        if (crash.guardianToo)
-            for (const pid_t pid : guardians()) ::kill(pid, SIGKILL);
-        upgrading.kill();
-    }
-    const Ran recovered = tool({"--json", "recover", "--wait"});
-    EXPECT_EQ(recovered.code, 0) << recovered.output << recovered.error;
-    EXPECT_FALSE(fs::exists(journalFile));
-    EXPECT_TRUE(guardians().empty() || eventually([] { return guardians().empty(); }));
-    EXPECT_EQ(vmmsWithFileOpen(domain.disk()).size(), 1U) << "two QEMUs on one disk, or none";
-    if (host.daemon() == 0) eventually([&] { return host.daemon() != 0; }, seconds(10));
-    if (host.daemon() == 0) host.start();
-    EXPECT_TRUE(eventually([&] { return host.virsh({"version"}).code == 0; })) << "libvirt does not come back";
-    EXPECT_EQ(domain.state(), "running");
-    domain.expectOneVmm();
-    domain.expectGuestIsWell();
-    expectUpgraded(tool(upgradeOf(domain)));
-    domain.expectOneVmm();
-}
-
-TEST(UpgradeAsDebianHasIt, thatIsKilledIsRecoveredByItsGuardian) {
-    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(VmmUser::LibvirtQemu, {phase, false});
-}
-
-TEST(UpgradeAsDebianHasIt, thatIsKilledWithItsGuardianIsRecoveredByHand) {
-    for (const char* phase : {"prepared", "handing over", "committed", "adopted"}) crash(VmmUser::LibvirtQemu, {phase, true});
 }
 
 }  // namespace
