@@ -102,6 +102,14 @@ LibvirtConnection::LibvirtConnection(const std::string& uri, std::chrono::millis
     }
 }
 
+LibvirtConnection::~LibvirtConnection() {
+    // Saying goodbye waits for an answer, too (src/remote/remote_driver.c:doRemoteClose, 11.3.0).
+    std::packaged_task<void()> close([handle = std::move(handle_)]() mutable { handle.reset(); });
+    const std::future<void> done = close.get_future();
+    std::thread(std::move(close)).detach();
+    done.wait_for(timeout_);
+}
+
 void LibvirtConnection::within(const std::string& what, std::function<void(Handle&)> work) const {
     // The thread owns all that it works with: when it is given up, it ends with the process, or when libvirt answers after all.
     auto task = std::packaged_task<void()>([handle = handle_, work = std::move(work)] { work(*handle); });

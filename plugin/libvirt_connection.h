@@ -36,6 +36,8 @@ class LibvirtConnection {
  public:
     /// Throws LibvirtUnreachable.
     LibvirtConnection(const std::string& uri, std::chrono::milliseconds timeout);
+    LibvirtConnection(const LibvirtConnection&) = delete;
+    ~LibvirtConnection();
 
     /// Domains that run now, by name.
     std::vector<LibvirtDomain> running() const;

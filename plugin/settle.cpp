@@ -53,6 +53,12 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
                    "says; nothing to recover, 'virsh start' starts it anew";
 }
 
+void noticeItsEnd(JournalDomain& domain) {
+    if (domain.phase != DomainPhase::Unchanged || isAlive(domain.old)) return;
+    domain.phase = DomainPhase::Ended;
+    domain.cause = "it ended by itself during the upgrade; nothing to recover, 'virsh start' starts it anew";
+}
+
 void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain) {
     try {
         const Settled settled = manager.settle(domain.uuid);
@@ -70,8 +76,8 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
                 manager.forget(domain.uuid);
                 break;
         }
-        domain.phase = DomainPhase::Ended;
-        domain.cause = "it ended by itself during the upgrade; nothing to recover, 'virsh start' starts it anew";
+        domain.phase = DomainPhase::Unchanged;
+        noticeItsEnd(domain);
     } catch (const std::exception& error) {
         lose(paths, journal, domain, error.what());
     }

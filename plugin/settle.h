@@ -12,4 +12,7 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
 /// HandingOver, or Committed by a process that is dead: asks the manager which QEMU has the guest, and ends it accordingly.
 void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain);
 
+/// Unchanged becomes Ended when the domain's QEMU, which it would still have, is gone.
+void noticeItsEnd(JournalDomain& domain);
+
 }  // namespace vh

@@ -209,7 +209,12 @@ class Upgrade {
             setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
         } catch (const std::exception& error) {
             outcome.cause = error.what();
-            return note(domain, [](JournalDomain& one) { one.phase = DomainPhase::Unchanged; });
+            note(domain, [](JournalDomain& one) {
+                one.phase = DomainPhase::Unchanged;
+                noticeItsEnd(one);
+            });
+            if (domain.phase == DomainPhase::Ended) conclude(domain, outcome);
+            return;
         }
         surroundings_.say("handing over domain '" + domain.title + "'");
         JournalDomain now = domain;
@@ -225,6 +230,7 @@ class Upgrade {
         }
         if (now.unfinished()) settle(surroundings_.paths, directory_, manager_, now);
         if (outcome.cause.empty() && interrupted()) outcome.cause = "interrupted";
+        noticeItsEnd(now);
         note(domain, [&](JournalDomain& one) { one = now; });
         conclude(now, outcome);
     }
