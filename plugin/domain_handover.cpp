@@ -52,6 +52,38 @@ std::uint64_t memoryBytes(Monitor& monitor) {
     return summary.value("base-memory", std::uint64_t{0}) + summary.value("plugged-memory", std::uint64_t{0});
 }
 
+json command(const char* name, json arguments) {
+    return {{"execute", name}, {"arguments", std::move(arguments)}};
+}
+
+/// What libvirt has set by the monitor since the start, and what no argument and no migration state carries: the commands that set
+/// it again (qapi/block-core.json: BlockDeviceInfo, BlockIOThrottle; qapi/misc.json: IOThreadInfo; QEMU 10.0).
+json settingsToRepeat(Monitor& monitor) {
+    json commands = json::array();
+    for (const json& disk : monitor.execute("query-block")) {
+        const json inserted = disk.value("inserted", json::object());
+        // QEMU names a group, be it of one disk, exactly when there are limits.
+        if (!inserted.contains("group") || !disk.contains("qdev")) continue;
+        json limits{{"id", disk["qdev"]}};
+        for (const auto& [key, value] : inserted.items())
+            if (key == "group" || key.starts_with("bps") || key.starts_with("iops")) limits[key] = value;
+        commands.push_back(command("block_set_io_throttle", std::move(limits)));
+    }
+    for (const json& thread : monitor.execute("query-iothreads"))
+        for (const char* setting : {"poll-max-ns", "poll-grow", "poll-shrink"})
+            commands.push_back(command("qom-set", {{"path", "/objects/" + thread.at("id").get<std::string>()},
+                                                   {"property", setting},
+                                                   {"value", thread.at(setting)}}));
+    for (const json& device : monitor.execute("qom-list", {{"path", "/machine/peripheral"}})) {
+        if (!device.value("type", "").starts_with("child<virtio-balloon")) continue;
+        const std::string path = "/machine/peripheral/" + device.at("name").get<std::string>();
+        constexpr const char* interval = "guest-stats-polling-interval";
+        const json seconds = monitor.execute("qom-get", {{"path", path}, {"property", interval}});
+        if (seconds != 0) commands.push_back(command("qom-set", {{"path", path}, {"property", interval}, {"value", seconds}}));
+    }
+    return commands;
+}
+
 std::vector<pid_t> vcpuThreads(Monitor& monitor) {
     std::vector<std::pair<int, pid_t>> threads;
     for (const json& cpu : monitor.execute("query-cpus-fast"))
@@ -125,10 +157,11 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
                                                        .native = plan.native,
                                                        .statusXml = statusXml,
                                                        .fdsets = monitor.execute("query-fdsets"),
-
                                                        .tapFds = descriptors.tapFds,
                                                        .listeners = descriptors.listeners,
                                                        .usesVhost = descriptors.vhost});
+    json afterwards = machine.afterwards;
+    for (json& command : settingsToRepeat(monitor)) afterwards.push_back(std::move(command));
     json passed = json::array();
     for (const PassedDescriptor& one : machine.descriptors)
         passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}});
@@ -144,7 +177,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
             {"memoryBytes", memoryBytes(monitor)},
             {"arguments", machine.arguments},
             {"descriptors", passed},
-            {"afterwards", machine.afterwards},
+            {"afterwards", std::move(afterwards)},
             {"pidFile", paths.newPidFile(domain.title)},
             {"logFile", paths.logFile(domain.title)},
             {"socketDirectory", fs::path(status.monitorPath).parent_path().string()},

@@ -86,9 +86,7 @@ Obstacle ofDisk(xml_node disk) {
         return {name + " is of type " + quoted(type) + ", whose connection ends with its QEMU", "use a file or a block device"};
     if (disk.child("source").child("reservations"))
         return {name + " has persistent reservations, which belong to a process of their own", changeIt};
-    if (disk.child("iotune") || disk.child("throttlefilters"))
-        return {name + " has I/O limits, which a new QEMU would not have",
-                "remove the limits (virsh blkdeviotune), and set them again afterwards"};
+    if (disk.child("throttlefilters")) return {name + " has I/O limits by filters, which was not tried with a handover", changeIt};
     return none();
 }
 

@@ -1,5 +1,6 @@
 // The hook where libvirt looks for it: a real libvirtd calls it, with and without a manager that listens.
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,9 +14,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "manager/heartbeat.h"
 #include "manager/hook_inbox.h"
 #include "manager/vm_record.h"
 #include "tests/libvirt/libvirt_fixture.h"
+#include "tests/libvirt/upgrade_fixture.h"
+#include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
 namespace {
@@ -166,6 +170,88 @@ TEST_F(LibvirtHook, makesARestoredDomainReadyWhereThePolicySaysSo) {
     anonymous.start();
     anonymous.expectGuestIsWell();
     EXPECT_THAT(restored(anonymous), Not(HasSubstr("aux-ram-share")));
+}
+
+/// A second libvirt beside the first: another host, as far as the two can see, with the same disks. Its files are in a mount namespace
+/// of its own; its sockets are reached through the process.
+class OtherHost {
+ public:
+    OtherHost() {
+        const std::string script = snippet("other-host", R"(
+echo other-host >/proc/sys/kernel/hostname
+for directory in /run/libvirt /var/lib/libvirt/qemu /var/cache/libvirt /var/log/libvirt /run/lock; do
+    mount -t tmpfs -o mode=755 other "$directory"
+done
+cp -a /etc/libvirt /tmp/other-libvirt
+mount --bind /tmp/other-libvirt /etc/libvirt
+mkdir /var/lib/libvirt/qemu/save
+chown -R libvirt-qemu:kvm /var/lib/libvirt/qemu
+echo 'host_uuid = "11111111-2222-3333-4444-555555555555"' >>/etc/libvirt/libvirtd.conf
+virtlogd --daemon --pid-file /run/libvirt/virtlogd.pid
+exec libvirtd --pid-file /run/libvirt/libvirtd.pid
+)");
+        pid_ = ::fork();
+        if (pid_ == 0) {
+            ::execl("/usr/bin/unshare", "unshare", "--mount", "--uts", "/bin/bash", "-eu", script.c_str(), nullptr);
+            ::_exit(127);
+        }
+        EXPECT_TRUE(eventually([&] { return virsh({"version"}).code == 0; })) << "the second libvirtd does not come up";
+    }
+    OtherHost(const OtherHost&) = delete;
+    ~OtherHost() {
+        if (const pid_t logger = static_cast<pid_t>(std::atoi(contents(root() + "/run/libvirt/virtlogd.pid").c_str())))
+            endProcess(logger, SIGTERM);
+        endProcess(pid_, SIGTERM);
+        ::waitpid(pid_, nullptr, 0);
+    }
+
+    /// Where its files are.
+    std::string root() const { return "/proc/" + std::to_string(pid_) + "/root"; }
+    std::string uri() const { return "qemu+unix:///system?socket=" + root() + "/run/libvirt/libvirt-sock"; }
+    Ran virsh(std::vector<std::string> arguments) const {
+        arguments.insert(arguments.begin(), {"/usr/bin/virsh", "--quiet", "--connect", uri()});
+        return runProgram(std::move(arguments), seconds(60));
+    }
+    Ran tool(const std::string& verb, const std::string& domain) const {
+        return runProgram({"/usr/bin/nsenter", "--target", std::to_string(pid_), "--mount", "--uts", required("VH_LIBVIRT_TOOL"), verb,
+                           domain},
+                          seconds(60));
+    }
+
+ private:
+    pid_t pid_;
+};
+
+TEST_F(LibvirtHook, makesAMigratedDomainReadyWhereThePolicySaysSo) {
+    fs::create_directories(fs::path(policyFile).parent_path());
+    std::ofstream(policyFile) << "make_ready_on: [migrate]\n";
+    const std::string sockets = "/tmp/migration";  // For both hosts' QEMUs.
+    fs::create_directories(sockets);
+    fs::permissions(sockets, fs::perms::all);
+    LibvirtHost host;
+    const TestDomain domain(host, {.name = "moves", .ready = false});
+    domain.start();
+    domain.expectGuestIsWell();
+    const OtherHost other;
+
+    // The hosts have one /run/virt-handover-test, and the old QEMU's socket goes with it.
+    std::string xml = host.must({"dumpxml", domain.name(), "--migratable"});
+    const std::string heartbeat = domain.heartbeatSocket() + ".other";
+    ASSERT_THAT(xml, HasSubstr(domain.heartbeatSocket()));
+    xml.replace(xml.find(domain.heartbeatSocket()), domain.heartbeatSocket().size(), heartbeat);
+    host.must({"migrate", "--live", "--unsafe", "--xml", snippet("migrated", xml), domain.name(), other.uri(), "--migrateuri",
+               "unix://" + sockets + "/socket"});
+    EXPECT_EQ(domain.state(), "shut off");
+    EXPECT_THAT(other.virsh({"dumpxml", domain.name()}).output, HasSubstr("aux-ram-share=on"));
+    const Ran checked = other.tool("check", domain.name());
+    EXPECT_EQ(checked.code, 0) << checked.output << checked.error;
+
+    HeartbeatMonitor monitor;
+    monitor.listen(connectUnix(heartbeat));
+    EXPECT_TRUE(turnUntil([&] { return monitor.summary().beats > 100 && monitor.summary().status.contains("mismatches"); }, seconds(60)));
+    EXPECT_THAT(monitor.summary().status, testing::Contains(testing::Pair("mismatches", 0U)));
+    EXPECT_THAT(monitor.summary().errors, testing::IsEmpty());
+    EXPECT_EQ(other.virsh({"destroy", domain.name()}).code, 0);
 }
 
 }  // namespace

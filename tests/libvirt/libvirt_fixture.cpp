@@ -29,6 +29,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
+bool hasSystemd() {
+    return fs::is_directory("/run/systemd/system");
+}
+
 constexpr const char* libvirtLog = "/var/log/libvirt/libvirtd.log";
 
 UniqueFd memoryFile(const char* name) {
@@ -163,16 +167,18 @@ const char* name(VmmUser user) {
     return user == VmmUser::Root ? "root" : "libvirtQemu";
 }
 
-LibvirtHost::LibvirtHost(VmmUser user) {
-    if (!std::getenv("VH_TEST_ROOT")) {
-        std::cerr << "[  FAILED  ] this changes the libvirt that it finds: run it through tests/libvirt/in-test-root\n";
+LibvirtHost::LibvirtHost(VmmUser user, const std::string& qemuSettings) {
+    if (!std::getenv("VH_TEST_ROOT") && !std::getenv("VH_TEST_HOST")) {
+        std::cerr << "[  FAILED  ] this changes the libvirt that it finds: run it through tests/libvirt/in-test-root, or "
+                     "tests/test-host/in-test-host --systemd\n";
         std::exit(1);
     }
     static const std::string debians = contents("/etc/libvirt/qemu.conf"), daemons = contents("/etc/libvirt/libvirtd.conf");
     std::ofstream(std::string("/etc/libvirt/qemu.conf"))
-        << debians << (user == VmmUser::Root ? "\nuser = \"root\"\ngroup = \"root\"\nnamespaces = []\n" : "");
+        << debians << (user == VmmUser::Root ? "\nuser = \"root\"\ngroup = \"root\"\nnamespaces = []\n" : "") << "\n"
+        << qemuSettings << "\n";
     std::ofstream(std::string("/etc/libvirt/libvirtd.conf")) << daemons << "\nlog_outputs = \"3:file:" << libvirtLog << "\"\n";
-    if (::access("/run/virtlogd.pid", F_OK) != 0 || ::kill(pidIn("/run/virtlogd.pid"), 0) != 0)
+    if (!hasSystemd() && (::access("/run/virtlogd.pid", F_OK) != 0 || ::kill(pidIn("/run/virtlogd.pid"), 0) != 0))
         mustRun({"/usr/sbin/virtlogd", "--daemon"});
     start();
 }
@@ -200,12 +206,20 @@ pid_t LibvirtHost::daemon() const {
 }
 
 void LibvirtHost::start() {
+    if (hasSystemd()) {
+        mustRun({"/usr/bin/systemctl", "start", "libvirtd.socket", "libvirtd.service"});
+        must({"version"});
+        return;
+    }
     // With --daemon it returns when the drivers are there, or it fails.
     mustRun({"/usr/sbin/libvirtd", "--daemon"});
     must({"version"});
 }
 
 void LibvirtHost::stop(int signal) {
+    // Else it would be started again, by its sockets or as a failed service.
+    if (hasSystemd()) mustRun({"/usr/bin/systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket",
+                               "libvirtd.service"});
     if (const pid_t pid = daemon()) endProcess(pid, signal);
 }
 
@@ -274,7 +288,8 @@ std::string TestDomain::xml() const {
     const bool cells = options_.memory == DomainMemory::TwoCells;
     // 256 MiB for a guest's firmware of 2 MiB more; 192 are enough for the kernel and a working set, and quickly filled.
     const unsigned mib = options_.uefi ? 256 : 192;
-    std::string xml = "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>" +
+    // The test host is emulated down to its virtualization: guests of its own it emulates no more.
+    std::string xml = std::string("<domain type='") + (std::getenv("VH_TEST_HOST") ? "kvm" : "qemu") + "' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>" +
                       xmlEscaped(name()) + "</name>\n  <memory unit='MiB'>" + std::to_string(mib) + "</memory>\n";
     if (options_.memory != DomainMemory::Anonymous)
         xml += std::string("  <memoryBacking><source type='") + (options_.memory == DomainMemory::File ? "file" : "memfd") +
@@ -295,8 +310,8 @@ std::string TestDomain::xml() const {
            "</cmdline>\n  </os>\n  <features><acpi/></features>\n  <devices>\n    <emulator>" + xmlEscaped(options_.emulator) +
            "</emulator>\n    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +
            xmlEscaped(disk_) +
-           "'/><target dev='vda' bus='virtio'/></disk>\n"
-           "    <serial type='pty'/>\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" +
+           "'/><target dev='vda' bus='virtio'/></disk>\n    " +
+           options_.serial + "\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" +
            heartbeat_ + "'/><target type='virtio' name='org.virt-handover.heartbeat.0'/></channel>\n";
     if (options_.network)
         xml += std::string("    <interface type='bridge'><source bridge='") + bridge + "'/><model type='virtio'/></interface>\n";

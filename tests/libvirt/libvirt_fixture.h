@@ -1,5 +1,6 @@
-// What system tests against a real libvirt share. They run inside tests/libvirt/in-test-root: a libvirt, users and a network of
-// their own, so that nothing here may look at what was there before, and all of it ends with the program.
+// What system tests against a real libvirt share. They run inside tests/libvirt/in-test-root, or tests/test-host/in-test-host
+// --systemd: a libvirt, users and a network of their own, so that nothing here may look at what was there before, and all of it
+// ends with the program.
 #pragma once
 
 #include <sys/types.h>
@@ -39,10 +40,11 @@ enum class VmmUser {
 };
 const char* name(VmmUser user);
 
-/// virtlogd and libvirtd, started by hand, since there is no systemd in the test root.
+/// virtlogd and libvirtd: as units where systemd is, which it is not in the test root; else started by hand.
 class LibvirtHost {
  public:
-    explicit LibvirtHost(VmmUser user = VmmUser::LibvirtQemu);
+    /// `qemuSettings`: more lines for qemu.conf.
+    explicit LibvirtHost(VmmUser user = VmmUser::LibvirtQemu, const std::string& qemuSettings = {});
     /// Destroys every domain, ends the daemons, and fails the test when a QEMU is left.
     ~LibvirtHost();
     LibvirtHost(const LibvirtHost&) = delete;
@@ -79,6 +81,7 @@ struct DomainOptions {
     bool uefi = false;
     std::string emulator = oldQemu();
     std::string machine = "pc-q35-10.0";
+    std::string serial = "<serial type='pty'/>";
     std::string moreDevices;  ///< XML.
     std::string cmdline;      ///< More for the kernel's command line.
 };

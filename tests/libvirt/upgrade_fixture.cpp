@@ -94,6 +94,10 @@ bool RunningTool::stands() {
     return ::waitid(P_PID, static_cast<id_t>(pid_), &state, WSTOPPED | WEXITED | WNOWAIT) == 0 && state.si_code == CLD_STOPPED;
 }
 
+void RunningTool::goOn() {
+    ::kill(pid_, SIGCONT);
+}
+
 std::string phaseNow() {
     const json journal = json::parse(contents(journalFile), nullptr, false);
     return journal.is_object() ? journal.value("/domains/0/phase"_json_pointer, std::string()) : std::string();

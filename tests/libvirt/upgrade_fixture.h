@@ -45,6 +45,7 @@ class RunningTool {
     Ran wait();
     /// It stands still (SIGSTOP), or has ended. True for the former.
     bool stands();
+    void goOn();
 
  private:
     pid_t pid_ = 0;

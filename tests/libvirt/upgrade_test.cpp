@@ -12,6 +12,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -29,7 +30,7 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds, std::chrono::seconds;
-using testing::HasSubstr;
+using testing::AllOf, testing::HasSubstr;
 namespace fs = std::filesystem;
 
 class Upgrade : public testing::TestWithParam<VmmUser> {};
@@ -202,6 +203,87 @@ TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
     domain.expectGuestIsWell();
     host.must({"blockcommit", domain.name(), "vda", "--active", "--pivot", "--wait"});
     host.must({"detach-device", domain.name(), disk});
+    domain.expectGuestIsWell();
+}
+
+TEST(UpgradeAsDebianHasIt, keepsWhatLibvirtSetOnTheMonitor) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "set"});
+    domain.start();
+    domain.expectGuestIsWell();
+    host.must({"blkdeviotune", domain.name(), "vda", "--total-iops-sec", "900", "--total-iops-sec-max", "1800",
+               "--total-iops-sec-max-length", "5", "--write-bytes-sec", "50000000", "--group-name", "shared"});
+    host.must({"dommemstat", domain.name(), "--period", "3", "--live"});
+    host.must({"iothreadadd", domain.name(), "1"});
+    host.must({"iothreadset", domain.name(), "1", "--poll-max-ns", "5000", "--poll-grow", "3", "--poll-shrink", "4"});
+    // Each asks QEMU, not libvirt's own memory.
+    const auto settings = [&] {
+        return host.must({"blkdeviotune", domain.name(), "vda"}) +
+               host.must({"qemu-monitor-command", domain.name(), R"({"execute":"qom-get","arguments":{"path":)"
+                                                                 R"("/machine/peripheral/balloon0","property":)"
+                                                                 R"("guest-stats-polling-interval"}})"})
+                   .substr(0, 11) +
+               host.must({"domstats", domain.name(), "--iothread"});
+    };
+    const std::string before = settings();
+    ASSERT_THAT(before, AllOf(HasSubstr(": 1800\n"), HasSubstr("shared"), HasSubstr(R"({"return":3)"), HasSubstr("poll-max-ns=5000")));
+    for (int round = 0; round < 2; ++round) {
+        expectUpgraded(tool(upgradeOf(domain)));
+        EXPECT_EQ(settings(), before);
+    }
+    domain.expectGuestIsWell();
+}
+
+std::size_t times(const std::string& text, std::string_view what) {
+    std::size_t count = 0;
+    for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; ++at) ++count;
+    return count;
+}
+
+TEST(UpgradeAsDebianHasIt, goesOnWithTheLogsOfSerialPorts) {
+    const std::string log = "/var/log/libvirt/qemu/port.log";
+    for (const char* handler : {"logd", "file"}) {
+        const LibvirtHost host(VmmUser::LibvirtQemu, std::string("stdio_handler = \"") + handler + "\"");
+        for (const std::string& serial : {"<serial type='pty'><log file='" + log + "' append='off'/></serial>",
+                                          "<serial type='file'><source path='" + log + "'/></serial>"}) {
+            SCOPED_TRACE(serial + " by " + handler);
+            fs::remove(log);
+            const TestDomain domain(host, {.name = "logged", .serial = serial});
+            domain.start();
+            domain.expectGuestIsWell();
+            const auto boots = [&] { return times(contents(log), "probe: ready"); };
+            ASSERT_TRUE(eventually([&] { return boots() == 1; }));
+            expectUpgraded(tool(upgradeOf(domain)));
+            EXPECT_EQ(boots(), 1U) << "what was in the log is lost";
+            host.must({"reset", domain.name()});
+            EXPECT_TRUE(eventually([&] { return boots() == 2; }, seconds(120))) << "nothing more comes into the log";
+        }
+    }
+}
+
+TEST(UpgradeAsDebianHasIt, refusesAQemuWithTheModulesOfAnotherRelease) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "mixed"});
+    domain.start();
+    domain.expectGuestIsWell();
+    // As after an upgrade of one package and not of the other.
+    std::string wrapper = contents(newQemu());
+    const std::string modules = "QEMU_MODULE_DIR=$lib/qemu\n", root = "root=${self%/*}/..";
+    ASSERT_THAT(wrapper, AllOf(HasSubstr(modules), HasSubstr(root)));
+    const std::string cache = fs::path(newQemu()).parent_path().parent_path();
+    wrapper.replace(wrapper.find(modules), modules.size(),
+                    "QEMU_MODULE_DIR=" + cache + "/roots/qemu-10.0/usr/lib/x86_64-linux-gnu/qemu\n");
+    wrapper.replace(wrapper.find(root), root.size(), "root=" + cache);
+    const std::string mixed = "/opt/qemu-mixed";
+    std::ofstream(mixed) << wrapper;
+    fs::permissions(mixed, fs::perms::all & ~fs::perms::group_write & ~fs::perms::others_write);
+
+    const pid_t before = domain.vmm(), daemon = host.daemon();
+    const Ran ran = tool({"--json", "upgrade", domain.name(), "--to", mixed, "--pause-budget", "10s"});
+    EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
+    EXPECT_THAT(ran.output + ran.error, HasSubstr(mixed));
+    EXPECT_EQ(domain.vmm(), before);
+    EXPECT_EQ(host.daemon(), daemon) << "libvirt was stopped for nothing";
     domain.expectGuestIsWell();
 }
 

@@ -173,8 +173,8 @@ TEST(MakeReady, refusesWhatIsNoDomain) {
 
 TEST(Obstacles, letPassWhatWasTried) {
     EXPECT_THAT(
-        whats(readyDomain("<emulator>/q</emulator><disk type='file' device='disk'><source file='/x'/></disk>"
-                          "<disk type='block' device='lun'/><controller type='scsi'/><interface type='bridge'/>"
+        whats(readyDomain("<emulator>/q</emulator><disk type='file' device='disk'><source file='/x'/>"
+                          "<iotune><total_iops_sec>1</total_iops_sec></iotune></disk><disk type='block' device='lun'/><controller type='scsi'/><interface type='bridge'/>"
                           "<serial type='pty'/><console type='pty'><target type='serial'/></console>"
                           "<channel type='unix'><source mode='bind' path='/s'/></channel><video><model type='vga'/></video>"
                           "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>"
@@ -222,7 +222,7 @@ const Refusal refusals[] = {
     {"<disk type='nvme'/>", "is of type 'nvme'"},
     {"<disk type='vhostvdpa'/>", "is of type 'vhostvdpa'"},
     {"<disk type='file'><mirror type='file'/></disk>", "copied or committed"},
-    {"<disk type='file'><iotune><total_iops_sec>1</total_iops_sec></iotune></disk>", "I/O limits"},
+    {"<disk type='file'><throttlefilters><throttlefilter group='g'/></throttlefilters></disk>", "I/O limits by filters"},
     {"<disk type='block'><source dev='/d'><reservations managed='yes'/></source></disk>", "reservations"},
     {"<graphics type='spice'/>", "SPICE"},
     {"<graphics type='vnc' passwd='x'/>", "VNC has a password"},

@@ -1,0 +1,135 @@
+// Upgrades where systemd runs libvirt, on the test host: sockets that activate, units that are masked, cgroups, machined.
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/libvirt/libvirt_fixture.h"
+#include "tests/libvirt/upgrade_fixture.h"
+
+namespace vh::test {
+namespace {
+
+using std::chrono::milliseconds, std::chrono::seconds;
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+Ran systemctl(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "/usr/bin/systemctl");
+    return runProgram(std::move(arguments), seconds(90));
+}
+
+/// `masked-runtime`, `disabled`, `enabled`, ...
+std::string enablement(const std::string& unit) {
+    return systemctl({"is-enabled", unit}).output;
+}
+
+std::string cgroupOf(pid_t pid) {
+    return contents("/proc/" + std::to_string(pid) + "/cgroup");
+}
+
+constexpr const char* units[] = {"libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service"};
+
+void expectLibvirtIsAsBefore() {
+    for (const char* unit : units) {
+        EXPECT_EQ(enablement(unit), "disabled\n") << unit;
+        EXPECT_TRUE(eventually([&] { return systemctl({"is-active", unit}).code == 0; })) << unit << " is not active";
+    }
+}
+
+class UnderSystemd : public testing::Test {
+ protected:
+    UnderSystemd() { domain_.start(); }
+
+    const LibvirtHost host_;
+    const TestDomain domain_{host_, {.name = "unit"}};
+};
+
+TEST_F(UnderSystemd, anUpgradeKeepsUnitsAndCgroupsAsTheyWere) {
+    domain_.expectGuestIsWell();
+    const std::string cgroup = cgroupOf(domain_.vmm());
+    ASSERT_THAT(cgroup, HasSubstr("/machine.slice/machine-qemu"));
+    host_.must({"schedinfo", domain_.name(), "--live", "cpu_shares=77"});
+    for (int round = 0; round < 2; ++round) {
+        const pid_t before = domain_.vmm();
+        expectUpgraded(tool(upgradeOf(domain_)));
+        EXPECT_NE(domain_.vmm(), before);
+        EXPECT_EQ(cgroupOf(domain_.vmm()), cgroup);
+        expectLibvirtIsAsBefore();
+        domain_.expectOneVmm();
+        domain_.expectGuestIsWell();
+        // Of what libvirt asks the cgroup, and not QEMU.
+        EXPECT_THAT(host_.must({"schedinfo", domain_.name()}), testing::ContainsRegex("cpu_shares *: 77"));
+        host_.must({"cpu-stats", domain_.name(), "--total"});
+        host_.must({"vcpupin", domain_.name(), "0", "0"});
+        EXPECT_THAT(runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output, HasSubstr("unit"));
+    }
+    host_.must({"shutdown", domain_.name()});
+    EXPECT_TRUE(eventually([&] { return domain_.state() == "shut off"; }));
+    EXPECT_TRUE(eventually([&] { return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output.empty(); }));
+}
+
+TEST_F(UnderSystemd, nobodyActivatesLibvirtInTheMiddle) {
+    domain_.expectGuestIsWell();
+    RunningTool upgrading(upgradeOf(domain_), {{"VH_STOP_AT", "handing over"}}, "VH_STOPPING_TOOL");
+    ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
+    for (const char* unit : units) EXPECT_EQ(enablement(unit), "masked-runtime\n") << unit;
+    EXPECT_NE(host_.virsh({"list"}, seconds(20)).code, 0);
+    EXPECT_NE(systemctl({"start", "libvirtd.socket"}).code, 0);
+    EXPECT_NE(systemctl({"start", "libvirtd.service"}).code, 0);
+    EXPECT_EQ(host_.daemon(), 0);
+    upgrading.goOn();
+    expectUpgraded(upgrading.wait());
+    expectLibvirtIsAsBefore();
+    domain_.expectOneVmm();
+    domain_.expectGuestIsWell();
+}
+
+/// The unit as it is installed, with the tool of this build.
+void installRecovery() {
+    std::string unit = contents(required("VH_RECOVER_UNIT"));
+    const std::string key = "ExecStart=";
+    const std::size_t begin = unit.find(key) + key.size(), end = unit.find(' ', begin);
+    unit.replace(begin, end - begin, required("VH_LIBVIRT_TOOL"));
+    std::ofstream("/etc/systemd/system/virt-handover-recover.service") << unit;
+    EXPECT_EQ(systemctl({"daemon-reload"}).code, 0);
+    EXPECT_EQ(systemctl({"enable", "virt-handover-recover.service"}).code, 0);
+}
+
+TEST_F(UnderSystemd, theUnitRecoversAnUpgradeThatWasKilledWithItsGuardian) {
+    installRecovery();
+    for (const bool unmaskedByHand : {false, true}) {
+        SCOPED_TRACE(unmaskedByHand ? "somebody starts libvirt" : "somebody starts the recovery");
+        domain_.expectGuestIsWell();
+        {
+            RunningTool upgrading(upgradeOf(domain_), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
+            ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
+            for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
+            upgrading.kill();
+        }
+        EXPECT_EQ(enablement("libvirtd.socket"), "masked-runtime\n");
+        if (unmaskedByHand) {
+            std::vector<std::string> unmask{"unmask", "--runtime"};
+            unmask.insert(unmask.end(), std::begin(units), std::end(units));
+            EXPECT_EQ(systemctl(unmask).code, 0);
+            EXPECT_EQ(systemctl({"start", "libvirtd.service"}).code, 0);
+        } else {
+            EXPECT_EQ(systemctl({"start", "virt-handover-recover.service"}).code, 0);
+        }
+        EXPECT_TRUE(eventually([&] { return host_.virsh({"version"}).code == 0; }));
+        EXPECT_FALSE(fs::exists(journalFile));
+        EXPECT_EQ(domain_.state(), "running");
+        expectLibvirtIsAsBefore();
+        domain_.expectOneVmm();
+        domain_.expectGuestIsWell();
+    }
+}
+
+}  // namespace
+}  // namespace vh::test
