@@ -179,7 +179,7 @@ class OtherHost {
     OtherHost() {
         const std::string script = snippet("other-host", R"(
 echo other-host >/proc/sys/kernel/hostname
-for directory in /run/libvirt /var/lib/libvirt/qemu /var/cache/libvirt /var/log/libvirt /run/lock; do
+for directory in /run/libvirt /var/lib/libvirt/qemu /var/cache/libvirt /var/log/libvirt; do
     mount -t tmpfs -o mode=755 other "$directory"
 done
 cp -a /etc/libvirt /tmp/other-libvirt
