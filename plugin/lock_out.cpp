@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include "plugin/command.h"
 #include "plugin/durable_file.h"
@@ -68,33 +69,44 @@ CommandResult systemctl(const LockOutSettings& settings, std::vector<std::string
     return run({.argv = std::move(words), .deadline = deadline});
 }
 
-/// `KEY=VALUE` lines, one block a unit, as `systemctl show` prints them.
-void planUnits(const LockOutSettings& settings, LockOutPlan& plan) {
+struct UnitState {
+    std::string id;
+    bool isLoaded = false;
+    bool isUp = false;  ///< Or on its way up.
+};
+
+/// Of those of libvirt's units that systemd knows. It prints `KEY=VALUE` lines, one block a unit.
+std::vector<UnitState> unitStates(const LockOutSettings& settings) {
     std::vector<std::string> words{"show", "--property=Id,LoadState,ActiveState"};
     words.insert(words.end(), units.begin(), units.end());
     const CommandResult shown = systemctl(settings, words, systemctlDeadline);
     if (!shown.ok()) throw std::runtime_error("'systemctl show' of libvirt's units failed: " + shown.describe());
+    std::vector<UnitState> states;
     std::istringstream lines(shown.output + "\n");
-    std::string line, id, load, active;
+    std::string line;
+    UnitState unit;
     while (std::getline(lines, line)) {
         const std::size_t equals = line.find('=');
-        const std::string key = line.substr(0, equals);
-        if (key == "Id") id = line.substr(equals + 1);
-        if (key == "LoadState") load = line.substr(equals + 1);
-        if (key == "ActiveState") active = line.substr(equals + 1);
-        if (!line.empty() || id.empty()) continue;
-        if (load == "loaded") plan.maskedUnits.push_back(id);
-        if (load == "loaded" && (active == "active" || active == "activating" || active == "reloading"))
-            plan.startedUnits.push_back(id);
-        id.clear();
+        const std::string key = line.substr(0, equals), value = equals == std::string::npos ? "" : line.substr(equals + 1);
+        if (key == "Id") unit.id = value;
+        if (key == "LoadState") unit.isLoaded = value == "loaded";
+        if (key == "ActiveState") unit.isUp = value == "active" || value == "activating" || value == "reloading";
+        if (!line.empty() || unit.id.empty()) continue;
+        states.push_back(std::exchange(unit, {}));
     }
+    return states;
 }
 
 }  // namespace
 
 LockOutPlan planLockOut(const LockOutSettings& settings) {
     LockOutPlan plan;
-    if (settings.systemd) planUnits(settings, plan);
+    if (settings.systemd)
+        for (const UnitState& unit : unitStates(settings)) {
+            if (!unit.isLoaded) continue;
+            plan.maskedUnits.push_back(unit.id);
+            if (unit.isUp) plan.startedUnits.push_back(unit.id);
+        }
     const pid_t pid = daemonNow(settings);
     const bool isUnit = !plan.startedUnits.empty();
     if (pid == 0 || isUnit) return plan;
@@ -143,7 +155,10 @@ void LockOut::mask() {
 void LockOut::stopUnits() {
     if (plan_.maskedUnits.empty()) return;
     std::vector<std::string> words{"stop"};
-    words.insert(words.end(), plan_.maskedUnits.begin(), plan_.maskedUnits.end());
+    // Only what is up now: recovery may be what somebody's `systemctl start` waits for, and stopping a unit cancels its start.
+    for (const UnitState& unit : unitStates(settings_))
+        if (unit.isUp) words.push_back(unit.id);
+    if (words.size() == 1) return;
     // When this takes too long, the job goes on in systemd and the daemon is killed below: 2 of 45 stops took 30 s.
     const CommandResult stopped = systemctl(settings_, words, settings_.stopDeadline);
     if (!stopped.ok() && !stopped.timedOut) throw std::runtime_error("'systemctl stop' failed: " + stopped.describe());

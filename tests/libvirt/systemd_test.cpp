@@ -48,7 +48,7 @@ class UnderSystemd : public testing::Test {
     UnderSystemd() { domain_.start(); }
 
     const LibvirtHost host_;
-    const TestDomain domain_{host_, {.name = "unit"}};
+    const TestDomain domain_{host_, {.name = "unit", .cmdline = " probe.ram_mib=16"}};
 };
 
 TEST_F(UnderSystemd, anUpgradeKeepsUnitsAndCgroupsAsTheyWere) {
@@ -97,6 +97,7 @@ void installRecovery() {
     const std::string key = "ExecStart=";
     const std::size_t begin = unit.find(key) + key.size(), end = unit.find(' ', begin);
     unit.replace(begin, end - begin, required("VH_LIBVIRT_TOOL"));
+    unit.insert(unit.find("ExecStart="), "Environment=VH_CLI=" + required("VH_CLI") + "\n");
     std::ofstream("/etc/systemd/system/virt-handover-recover.service") << unit;
     EXPECT_EQ(systemctl({"daemon-reload"}).code, 0);
     EXPECT_EQ(systemctl({"enable", "virt-handover-recover.service"}).code, 0);
@@ -120,7 +121,8 @@ TEST_F(UnderSystemd, theUnitRecoversAnUpgradeThatWasKilledWithItsGuardian) {
             EXPECT_EQ(systemctl(unmask).code, 0);
             EXPECT_EQ(systemctl({"start", "libvirtd.service"}).code, 0);
         } else {
-            EXPECT_EQ(systemctl({"start", "virt-handover-recover.service"}).code, 0);
+            EXPECT_EQ(systemctl({"start", "virt-handover-recover.service"}).code, 0)
+                << systemctl({"status", "--no-pager", "virt-handover-recover.service"}).output;
         }
         EXPECT_TRUE(eventually([&] { return host_.virsh({"version"}).code == 0; }));
         EXPECT_FALSE(fs::exists(journalFile));
