@@ -6,6 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "manager/vm_record.h"
+
 namespace vh {
 namespace {
 
@@ -211,16 +213,6 @@ std::vector<std::string> deviceModels(const VmDefinition& definition) {
         if (model != "help") models.push_back(model);
     }
     return models;
-}
-
-std::string mainChannelPath(const std::string& directory) {
-    return directory + "/incoming/main.sock";
-}
-std::string cprChannelPath(const std::string& directory) {
-    return directory + "/incoming/cpr.sock";
-}
-std::string relayPath(const std::string& directory) {
-    return directory + "/incoming/relay.sock";
 }
 
 }  // namespace vh

@@ -42,10 +42,4 @@ constexpr const char* execStateResource = "exec/state";
 /// Device models named in extra arguments (`-device MODEL,...` or its JSON form), for preflight.
 std::vector<std::string> deviceModels(const VmDefinition& definition);
 
-/// Where the new VMM listens for the main migration channel and for the CPR state.
-std::string mainChannelPath(const std::string& directory);
-std::string cprChannelPath(const std::string& directory);
-/// Where the relay listens for the old VMM's CPR state, in the new VMM's directory.
-std::string relayPath(const std::string& directory);
-
 }  // namespace vh

@@ -80,6 +80,12 @@ void writeAll(int fd, const std::string& text, const std::string& path) {
     }
 }
 
+void removeIncomingSockets(const std::string& directory) {
+    std::error_code ignored;
+    for (const std::string& path : {mainChannelPath(directory), cprChannelPath(directory), relayPath(directory)})
+        fs::remove(path, ignored);
+}
+
 }  // namespace
 
 VmDefinition VmRecord::definition() const {
@@ -158,19 +164,18 @@ std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) c
     return directory;
 }
 
-void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirectory, uid_t uid, gid_t gid) const {
-    const std::string incoming = generation(number) + "/incoming", place = socketDirectory + "/virt-handover";
-    std::error_code ignored;
-    fs::remove_all(place, ignored);
-    makeDirectory(place, 0700);
-    if (::geteuid() == 0 && ::lchown(place.c_str(), uid, gid) != 0) fail("give '" + place + "' to the VMM's user");
-    if (::rmdir(incoming.c_str()) != 0 || ::symlink(place.c_str(), incoming.c_str()) != 0)
-        fail("let '" + incoming + "' be '" + place + "'");
+void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirectory) const {
+    const std::string incoming = generation(number) + "/incoming";
+    if (::rmdir(incoming.c_str()) != 0 || ::symlink(socketDirectory.c_str(), incoming.c_str()) != 0)
+        fail("let '" + incoming + "' be '" + socketDirectory + "'");
+    removeIncomingSockets(generation(number));
 }
 
 void VmDirectory::removeGeneration(unsigned number) const {
     std::error_code ignored;  // What cannot be removed is found by the next makeGeneration(), which fails with its name.
-    fs::remove_all(generation(number), ignored);
+    const std::string directory = generation(number);
+    if (fs::is_symlink(directory + "/incoming", ignored)) removeIncomingSockets(directory);
+    fs::remove_all(directory, ignored);
 }
 
 void VmDirectory::remove() const {
@@ -200,6 +205,16 @@ std::string defaultRuntimeDirectory() {
     if (::geteuid() == 0) return "/run/virt-handover";
     const char* own = std::getenv("XDG_RUNTIME_DIR");
     return (own ? std::string(own) : "/run/user/" + std::to_string(::geteuid())) + "/virt-handover";
+}
+
+std::string mainChannelPath(const std::string& directory) {
+    return directory + "/incoming/main.sock";
+}
+std::string cprChannelPath(const std::string& directory) {
+    return directory + "/incoming/cpr.sock";
+}
+std::string relayPath(const std::string& directory) {
+    return directory + "/incoming/relay.sock";
 }
 
 }  // namespace vh

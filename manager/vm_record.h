@@ -96,8 +96,10 @@ class VmDirectory {
     /// removed.
     std::string makeGeneration(unsigned number, uid_t uid, gid_t gid) const;
 
-    /// Puts `incoming/` of a generation below another directory, where a VMM under a security module's rules may make sockets.
-    void moveIncoming(unsigned number, const std::string& socketDirectory, uid_t uid, gid_t gid) const;
+    /// Lets `incoming/` of a generation be another directory, where a VMM under a security module's rules may make sockets. Not one
+    /// below it: after a hotplug libvirt's AppArmor profile has the files right in a domain's directory, and no others
+    /// (src/security/virt-aa-helper.c, main, 11.3.0). Sockets that an earlier handover left there are removed.
+    void moveIncoming(unsigned number, const std::string& socketDirectory) const;
 
     void removeGeneration(unsigned number) const;
     void remove() const;
@@ -115,5 +117,11 @@ std::vector<std::string> recordedVms(const std::string& runtimeDirectory);
 
 /// `/run/virt-handover` for root, else below XDG_RUNTIME_DIR.
 std::string defaultRuntimeDirectory();
+
+/// In a generation's directory: where its VMM listens for the main migration channel and for the CPR state.
+std::string mainChannelPath(const std::string& directory);
+std::string cprChannelPath(const std::string& directory);
+/// Where the relay listens for the old VMM's CPR state, in the new VMM's directory.
+std::string relayPath(const std::string& directory);
 
 }  // namespace vh

@@ -81,7 +81,7 @@ std::unique_ptr<VmmProcess> VmmProcess::launchAdopted(const VmmLaunch& launch) {
     const ProcessTraits traits = ProcessTraits::of(launch.old->pid);
     std::unique_ptr<VmmProcess> vmm(new VmmProcess);
     vmm->directory_ = launch.directory.makeGeneration(launch.generation, traits.uid(), traits.gid());
-    launch.directory.moveIncoming(launch.generation, vm.socketDirectory, traits.uid(), traits.gid());
+    launch.directory.moveIncoming(launch.generation, vm.socketDirectory);
     vmm->record_.generation = launch.generation;
     vmm->record_.binary = launch.binary;
     std::filesystem::create_symlink(vm.logFile, vmm->directory_ + "/vmm.log");

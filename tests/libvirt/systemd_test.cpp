@@ -1,4 +1,4 @@
-// Upgrades where systemd runs libvirt, on the test host: sockets that activate, units that are masked, cgroups, machined.
+// Upgrades where systemd runs libvirt, on the test host: sockets that activate, units that are masked, cgroups, machined, AppArmor.
 #include <signal.h>
 
 #include <chrono>
@@ -17,7 +17,7 @@ namespace vh::test {
 namespace {
 
 using std::chrono::milliseconds, std::chrono::seconds;
-using testing::HasSubstr;
+using testing::HasSubstr, testing::Not;
 namespace fs = std::filesystem;
 
 Ran systemctl(std::vector<std::string> arguments) {
@@ -32,6 +32,10 @@ std::string enablement(const std::string& unit) {
 
 std::string cgroupOf(pid_t pid) {
     return contents("/proc/" + std::to_string(pid) + "/cgroup");
+}
+
+std::string labelOf(pid_t pid) {
+    return contents("/proc/" + std::to_string(pid) + "/attr/current");
 }
 
 constexpr const char* units[] = {"libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service"};
@@ -51,16 +55,22 @@ class UnderSystemd : public testing::Test {
     const TestDomain domain_{host_, {.name = "unit", .cmdline = " probe.ram_mib=16"}};
 };
 
-TEST_F(UnderSystemd, anUpgradeKeepsUnitsAndCgroupsAsTheyWere) {
+TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
     domain_.expectGuestIsWell();
-    const std::string cgroup = cgroupOf(domain_.vmm());
+    const std::string cgroup = cgroupOf(domain_.vmm()), label = labelOf(domain_.vmm());
     ASSERT_THAT(cgroup, HasSubstr("/machine.slice/machine-qemu"));
+    ASSERT_EQ(label, "libvirt-" + domain_.uuid() + " (enforce)\n");
+    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", freshImage("more.qcow2"), "16M"}, seconds(20));
+    const std::string disk = snippet("disk",
+                                     "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source "
+                                     "file='/var/lib/libvirt/images/more.qcow2'/><target dev='vdb' bus='virtio'/></disk>");
     host_.must({"schedinfo", domain_.name(), "--live", "cpu_shares=77"});
     for (int round = 0; round < 2; ++round) {
         const pid_t before = domain_.vmm();
         expectUpgraded(tool(upgradeOf(domain_)));
         EXPECT_NE(domain_.vmm(), before);
         EXPECT_EQ(cgroupOf(domain_.vmm()), cgroup);
+        EXPECT_EQ(labelOf(domain_.vmm()), label);
         expectLibvirtIsAsBefore();
         domain_.expectOneVmm();
         domain_.expectGuestIsWell();
@@ -69,7 +79,11 @@ TEST_F(UnderSystemd, anUpgradeKeepsUnitsAndCgroupsAsTheyWere) {
         host_.must({"cpu-stats", domain_.name(), "--total"});
         host_.must({"vcpupin", domain_.name(), "0", "0"});
         EXPECT_THAT(runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output, HasSubstr("unit"));
+        // Its profile and its cgroup's rules for devices are changed, for a file that it could not open before.
+        host_.must({"attach-device", domain_.name(), disk});
+        host_.must({"detach-device", domain_.name(), disk});
     }
+    EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, seconds(30)).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
     host_.must({"shutdown", domain_.name()});
     EXPECT_TRUE(eventually([&] { return domain_.state() == "shut off"; }));
     EXPECT_TRUE(eventually([&] { return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output.empty(); }));

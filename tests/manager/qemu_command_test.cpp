@@ -226,11 +226,6 @@ TEST_F(QemuCommand, failsByNameWhenADescriptorIsMissing) {
     }
 }
 
-TEST(IncomingSockets, lieInTheDirectoryThatIsTheVmmsOwn) {
-    EXPECT_EQ(mainChannelPath("/d"), "/d/incoming/main.sock");
-    EXPECT_EQ(cprChannelPath("/d"), "/d/incoming/cpr.sock");
-}
-
 std::vector<std::string> modelsIn(const std::vector<std::string>& arguments) {
     VmDefinition vm;
     vm.vmm.arguments = arguments;

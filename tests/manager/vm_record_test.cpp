@@ -257,6 +257,22 @@ TEST_F(VmDirectoryTest, removesWhatAnEarlierAttemptLeft) {
     EXPECT_TRUE(fs::exists(outside)) << "what a link points to is not ours";
 }
 
+TEST_F(VmDirectoryTest, letsSocketsBeInTheDirectoryOfAnotherManager) {
+    const std::string made = directory_.makeGeneration(1, ::geteuid(), ::getegid());
+    EXPECT_EQ(cprChannelPath(made), made + "/incoming/cpr.sock");
+    const std::string theirs = runtime_.path() + "/domain-1-web1";
+    fs::create_directory(theirs);
+    for (const char* left : {"/main.sock", "/relay.sock", "/monitor.sock"}) std::ofstream(theirs + left) << "left over";
+    directory_.moveIncoming(1, theirs);
+    EXPECT_FALSE(fs::exists(mainChannelPath(made)));
+    EXPECT_FALSE(fs::exists(relayPath(made)));
+    std::ofstream(cprChannelPath(made)) << "socket";
+    EXPECT_TRUE(fs::exists(theirs + "/cpr.sock"));
+    directory_.removeGeneration(1);
+    EXPECT_FALSE(fs::exists(theirs + "/cpr.sock"));
+    EXPECT_TRUE(fs::exists(theirs + "/monitor.sock")) << "not ours";
+}
+
 TEST_F(VmDirectoryTest, removesOneGenerationAndLeavesTheOther) {
     directory_.makeGeneration(1, ::geteuid(), ::getegid());
     directory_.makeGeneration(2, ::geteuid(), ::getegid());
