@@ -94,7 +94,7 @@ class AdoptTest : public testing::Test {
         json descriptors = json::array();
         // QEMU has moved what it was given by -add-fd, and uses the numbers for something else.
         std::map<int, int> moved;
-        const json sets = fdsets();
+        const json sets = ask("query-fdsets");
         for (std::size_t i = 0; i + 1 < arguments_.size(); ++i) {
             int number = 0, set = 0;
             if (arguments_[i] != "-add-fd" || std::sscanf(arguments_[i + 1].c_str(), "fd=%d,set=%d", &number, &set) != 2) continue;
@@ -129,10 +129,10 @@ class AdoptTest : public testing::Test {
         return workspace_.file("adoption.json", value.dump());
     }
 
-    json fdsets() {
+    json ask(const char* query) {
         QmpClient monitor(connectUnix(directory_ + "/qmp.sock"));
         std::optional<QmpReply> answer;
-        monitor.execute("query-fdsets", nullptr, milliseconds(5'000), [&](QmpReply reply) { answer = std::move(reply); });
+        monitor.execute(query, nullptr, milliseconds(5'000), [&](QmpReply reply) { answer = std::move(reply); });
         turnUntil([&] { return answer.has_value(); }, milliseconds(6'000));
         return answer && answer->ok() ? answer->value : json::array();
     }
@@ -188,6 +188,7 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000)))
             << "the guest's network is dead";
         EXPECT_FALSE(std::filesystem::exists(workspace_.runtime() + "/" + name_)) << "nothing of it is kept";
+        EXPECT_EQ(ask("query-migrate-parameters")["mode"], "normal") << "its own manager could not migrate it";
     }
 
     for (const std::string& binary : {newQemu(), newQemu(), oldQemu()}) {
