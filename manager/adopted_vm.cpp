@@ -17,7 +17,7 @@ using nlohmann::json;
 namespace {
 
 json toJson(const AdoptedVm::Descriptor& descriptor) {
-    json value{{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}};
+    json value{{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}, {"path", descriptor.path}};
     if (descriptor.tap)
         value["settings"] = {{"headerBytes", descriptor.settings.headerBytes}, {"offloads", descriptor.settings.offloads}};
     return value;
@@ -54,6 +54,7 @@ AdoptedVm adoptedVmFromJson(const json& value) {
         AdoptedVm::Descriptor descriptor{entry.at("number").get<int>(), entry.at("of").get<int>(), entry.at("tap").get<bool>()};
         if (const json settings = entry.value("settings", json()); settings.is_object())
             descriptor.settings = {settings.at("headerBytes").get<int>(), settings.at("offloads").get<unsigned>()};
+        descriptor.path = entry.value("path", "");
         vm.descriptors.push_back(descriptor);
     }
     for (const json& entry : value.value("afterwards", json::array()))

@@ -23,7 +23,8 @@ struct AdoptedVm {
         int number = -1;  ///< In the new VMM.
         int of = -1;      ///< In the old one.
         bool tap = false;
-        TapSettings settings;  ///< Of a tap, from just before a second VMM gets it.
+        TapSettings settings{};  ///< Of a tap, from just before a second VMM gets it.
+        std::string path{};      ///< To be opened instead of taken from the old one, when not empty: `/dev/vhost-net`.
 
         bool operator==(const Descriptor&) const = default;
     };

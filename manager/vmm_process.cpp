@@ -17,6 +17,18 @@ namespace vh {
 
 using nlohmann::json;
 
+namespace {
+
+/// What the new VMM of an adopted VM gets by one of its numbers.
+UniqueFd obtain(const AdoptedVm::Descriptor& descriptor, pid_t old) {
+    if (descriptor.path.empty()) return takeDescriptor(old, descriptor.of);
+    UniqueFd file(::open(descriptor.path.c_str(), O_RDWR | O_CLOEXEC));
+    if (!file) throw std::system_error(errno, std::generic_category(), "open '" + descriptor.path + "'");
+    return file;
+}
+
+}  // namespace
+
 std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDescriptor, UniqueFd state) {
     const Identity identity = Identity::of(launch.definition.vmm.user);
     std::unique_ptr<VmmProcess> vmm(new VmmProcess);
@@ -92,8 +104,9 @@ std::unique_ptr<VmmProcess> VmmProcess::launchAdopted(const VmmLaunch& launch) {
     std::vector<int> descriptors, numbers;
     int last = ChildProcess::firstDescriptor - 1;
     for (const AdoptedVm::Descriptor& descriptor : vm.descriptors) {
-        const std::string name = std::to_string(descriptor.of) + " of the old VMM";
-        if (!vmm->resources_.has(name)) vmm->resources_.add(name, takeDescriptor(launch.old->pid, descriptor.of));
+        const std::string name = descriptor.path.empty() ? std::to_string(descriptor.of) + " of the old VMM"
+                                                         : descriptor.path + " for " + std::to_string(descriptor.number);
+        if (!vmm->resources_.has(name)) vmm->resources_.add(name, obtain(descriptor, launch.old->pid));
         descriptors.push_back(vmm->resources_.fd(name));
         numbers.push_back(descriptor.number);
         last = std::max(last, descriptor.number);

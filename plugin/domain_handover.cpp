@@ -164,7 +164,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
     for (json& command : settingsToRepeat(monitor)) afterwards.push_back(std::move(command));
     json passed = json::array();
     for (const PassedDescriptor& one : machine.descriptors)
-        passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}});
+        passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}, {"path", one.path}});
     return {{"vm", ManagerCommand::recordName(domain.uuid)},
             {"title", domain.title},
             {"uuid", domain.uuid},

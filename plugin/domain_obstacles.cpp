@@ -100,9 +100,6 @@ Obstacle ofInterface(xml_node interface) {
     if (type == "vhostuser") return {name + " is vhost-user, which has its own process", "use a network or a bridge"};
     if (type != "network" && type != "bridge" && type != "ethernet")
         return {name + " is of type " + quoted(type) + ", which was not tried with a handover", "use a network or a bridge"};
-    if (childAttribute(interface, "driver", "name") == "vhost")
-        return {name + " is served by the kernel (vhost), which was not tried with a handover",
-                "use <driver name='qemu'/>, and start the domain anew"};
     return none();
 }
 

@@ -11,6 +11,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* vhostNet = "/dev/vhost-net";
+
 [[noreturn]] void refuse(const QemuOption& option, const std::string& why) {
     throw std::runtime_error("the option '" + option.name + " " + option.value + "': " + why);
 }
@@ -92,17 +94,18 @@ InheritedDescriptors::InheritedDescriptors(const MachineSources& sources, const 
         if (option.name != "-add-fd" && option.name != "-chardev" && option.name != "-netdev") continue;
         const OptionValue value(option.name, option.value);
         usedSets_.insert(value["set"]);
-        for (const char* key : {"fd", "fds"})
+        for (const char* key : {"fd", "fds", "vhostfd", "vhostfds"})
             for (const std::string& number : split(value[key], ':'))
                 lastNumber_ = std::max(lastNumber_, numberIn(number).value_or(0));
     }
 }
 
-int InheritedDescriptors::pass(int number, int of, bool tap) {
+int InheritedDescriptors::pass(PassedDescriptor descriptor) {
+    const int number = descriptor.number;
     const auto taken = [&](const PassedDescriptor& other) { return other.number == number; };
     if (std::any_of(passed_.begin(), passed_.end(), taken))
         throw std::runtime_error("the descriptor " + std::to_string(number) + " is named twice in the arguments");
-    passed_.push_back({number, of, tap});
+    passed_.push_back(std::move(descriptor));
     return number;
 }
 
@@ -135,7 +138,7 @@ void InheritedDescriptors::adaptSet(const QemuOption& option) {
     if (candidates.size() != 1)
         refuse(option, "the old QEMU has " + std::to_string(candidates.size()) + " such descriptors in set " + value["set"] +
                            ", expected one");
-    pass(number, descriptorIn(option, textOf(candidates.front(), "fd")));
+    pass({number, descriptorIn(option, textOf(candidates.front(), "fd"))});
 }
 
 QemuOption InheritedDescriptors::passSetOf(const std::string& opaque, std::string& set) {
@@ -144,7 +147,7 @@ QemuOption InheritedDescriptors::passSetOf(const std::string& opaque, std::strin
             const std::optional<int> of = numberIn(textOf(member, "fd"));
             if (textOf(member, "opaque") != opaque || !of) continue;
             set = textOf(candidate, "fdset-id");
-            const int number = pass(freshNumber(), *of);
+            const int number = pass({freshNumber(), *of});
             return {"-add-fd", "set=" + set + ",fd=" + std::to_string(number) + ",opaque=" + opaque, true};
         }
     throw std::runtime_error("the old QEMU has no descriptor '" + opaque + "' (query-fdsets)");
@@ -170,7 +173,7 @@ std::vector<QemuOption> InheritedDescriptors::adaptChardev(QemuOption& option, b
         if (value["server"] != "on") refuse(option, "a connection that QEMU made, and which ends with it");
         if (!isFresh && !value.has("fd")) refuse(option, "a socket that QEMU made, which two QEMUs cannot share");
         const int number = isFresh ? freshNumber() : descriptorIn(option, value["fd"]);
-        pass(number, listenerOf(id, isFresh ? -1 : number));
+        pass({number, listenerOf(id, isFresh ? -1 : number)});
         if (isFresh) value.erase("path");
         value.set("fd", std::to_string(number));
     } else if (backend == "file" && isFresh) {
@@ -195,14 +198,17 @@ std::vector<QemuOption> InheritedDescriptors::adaptChardev(QemuOption& option, b
 
 void InheritedDescriptors::adaptNetdev(QemuOption& option, bool isFresh) {
     OptionValue value(option.name, option.value);
+    // The kernel serves one process by one open file: the old QEMU's is not to be had twice.
     for (const char* key : {"vhostfd", "vhostfds"})
         if (value.has(key))
-            refuse(option, std::string("it is served by the kernel ('") + key + "'), which was not tried with a handover");
-    if (value["vhost"] == "on") refuse(option, "it is served by the kernel ('vhost'), which was not tried with a handover");
+            for (const std::string& number : split(value[key], ':'))
+                pass({.number = descriptorIn(option, number), .path = vhostNet});
+    if (!isFresh && value["vhost"] == "on" && !value.has("vhostfd") && !value.has("vhostfds"))
+        refuse(option, "QEMU would open '" + std::string(vhostNet) + "' itself, for which it has no right");
     if (value.has("fds")) {
         for (const std::string& number : split(value["fds"], ':')) {
             const int same = descriptorIn(option, number);
-            pass(same, same, true);
+            pass({same, same, true});
         }
         return;
     }
@@ -213,9 +219,10 @@ void InheritedDescriptors::adaptNetdev(QemuOption& option, bool isFresh) {
     const int number = isFresh ? freshNumber() : descriptorIn(option, value["fd"]);
     if (tap == sources_.tapFds.end() && (isFresh || (!sources_.tapFds.empty() && !name.empty())))
         throw std::runtime_error("the netdev '" + value["id"] + "': the old QEMU does not have the tap '" + name + "' open");
-    pass(number, tap == sources_.tapFds.end() ? number : tap->second, true);
+    pass({number, tap == sources_.tapFds.end() ? number : tap->second, true});
     if (!isFresh) return;
     value.set("fd", std::to_string(number));
+    if (value["vhost"] == "on") value.set("vhostfd", std::to_string(pass({.number = freshNumber(), .path = vhostNet})));
     option.value = value.text();
 }
 

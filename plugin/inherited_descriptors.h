@@ -34,7 +34,7 @@ class InheritedDescriptors {
     void adaptNetdev(QemuOption& option, bool isFresh);
     void adaptSet(const QemuOption& option);
     QemuOption passSetOf(const std::string& opaque, std::string& set);
-    int pass(int number, int of, bool tap = false);
+    int pass(PassedDescriptor descriptor);
     int freshNumber() { return ++lastNumber_; }
     int listenerOf(const std::string& chardevId, int otherwise) const;
 

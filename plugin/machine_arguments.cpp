@@ -279,16 +279,21 @@ class MachineBuilder {
                 refuse(start + "its <" + child.name() + "> is not understood");
         const pugi::xml_node driver = element.child("driver");
         for (pugi::xml_attribute option : driver.attributes())
-            if (std::string_view(option.name()) != "name" || std::string_view(option.value()) != "qemu")
+            if (std::string_view(option.name()) != "name")
                 refuse(start + "its driver option " + option.name() + "='" + option.value() + "' is not understood");
         if (driver.first_child()) refuse(start + "its driver options are not understood");
-        if (sources_.usesVhost && !driver) refuse(start + "it may be served by the kernel (vhost): say <driver name='qemu'/>");
         if (live.pciAddress.is_null()) refuse(start + "it has no PCI address");
         const std::string model = childAttribute(element, "model", "type");
         if (model != "virtio" && model != "e1000" && model != "e1000e" && model != "rtl8139")
             refuse(start + "its model '" + model + "' is not understood");
 
-        add("-netdev", OptionValue::fromJson({{"type", "tap"}, {"id", "host" + live.alias}}));
+        // Where the kernel can serve a network, libvirt has it do so, unless told otherwise (src/qemu/qemu_interface.c,
+        // qemuInterfaceOpenVhostNet, 11.3.0).
+        const std::string wanted = driver.attribute("name").as_string();
+        const bool isVhost = wanted == "vhost" || (wanted.empty() && sources_.usesVhost && model == "virtio");
+        ordered_json netdev{{"type", "tap"}, {"id", "host" + live.alias}};
+        if (isVhost) netdev["vhost"] = true;
+        add("-netdev", OptionValue::fromJson(std::move(netdev)));
         freshBackends_.insert("host" + live.alias);
         ordered_json device{{"driver", model == "virtio" ? "virtio-net-pci" : model}};
         if (const unsigned mtu = element.child("mtu").attribute("size").as_uint(); mtu && model == "virtio")

@@ -4,18 +4,23 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "manager/compare/own_network.h"
 #include "tests/libvirt/libvirt_fixture.h"
 #include "tests/libvirt/upgrade_fixture.h"
 
 namespace vh::test {
 namespace {
 
+using nlohmann::json;
 using std::chrono::milliseconds, std::chrono::seconds;
 using testing::HasSubstr, testing::Not;
 namespace fs = std::filesystem;
@@ -47,62 +52,128 @@ void expectLibvirtIsAsBefore() {
     }
 }
 
+/// Little to do, since its processor is emulated twice.
+constexpr const char* guest = " probe.ram_mib=16";
+
+/// One domain for all tests: its guest takes long to boot.
 class UnderSystemd : public testing::Test {
  protected:
-    UnderSystemd() { domain_.start(); }
+    static void SetUpTestSuite() {
+        host_ = std::make_unique<LibvirtHost>();
+        domain_ = std::make_unique<TestDomain>(*host_, DomainOptions{.name = "unit", .network = true, .cmdline = guest});
+        domain_->start();
+    }
+    static void TearDownTestSuite() {
+        domain_.reset();
+        host_.reset();
+    }
+    void SetUp() override { domain_->expectGuestIsWell(); }
 
-    const LibvirtHost host_;
-    const TestDomain domain_{host_, {.name = "unit", .cmdline = " probe.ram_mib=16"}};
+    static std::unique_ptr<LibvirtHost> host_;
+    static std::unique_ptr<TestDomain> domain_;
 };
 
+std::unique_ptr<LibvirtHost> UnderSystemd::host_;
+std::unique_ptr<TestDomain> UnderSystemd::domain_;
+
+std::string machines() {
+    return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output;
+}
+
 TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
-    domain_.expectGuestIsWell();
-    const std::string cgroup = cgroupOf(domain_.vmm()), label = labelOf(domain_.vmm());
+    const std::string cgroup = cgroupOf(domain_->vmm()), label = labelOf(domain_->vmm());
     ASSERT_THAT(cgroup, HasSubstr("/machine.slice/machine-qemu"));
-    ASSERT_EQ(label, "libvirt-" + domain_.uuid() + " (enforce)\n");
+    ASSERT_EQ(label, "libvirt-" + domain_->uuid() + " (enforce)\n");
     runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", freshImage("more.qcow2"), "16M"}, seconds(20));
     const std::string disk = snippet("disk",
                                      "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source "
                                      "file='/var/lib/libvirt/images/more.qcow2'/><target dev='vdb' bus='virtio'/></disk>");
-    host_.must({"schedinfo", domain_.name(), "--live", "cpu_shares=77"});
+    host_->must({"schedinfo", domain_->name(), "--live", "cpu_shares=77"});
     for (int round = 0; round < 2; ++round) {
-        const pid_t before = domain_.vmm();
-        expectUpgraded(tool(upgradeOf(domain_)));
-        EXPECT_NE(domain_.vmm(), before);
-        EXPECT_EQ(cgroupOf(domain_.vmm()), cgroup);
-        EXPECT_EQ(labelOf(domain_.vmm()), label);
+        const pid_t before = domain_->vmm();
+        expectUpgraded(tool(upgradeOf(*domain_)));
+        EXPECT_NE(domain_->vmm(), before);
+        EXPECT_EQ(cgroupOf(domain_->vmm()), cgroup);
+        EXPECT_EQ(labelOf(domain_->vmm()), label);
         expectLibvirtIsAsBefore();
-        domain_.expectOneVmm();
-        domain_.expectGuestIsWell();
+        domain_->expectOneVmm();
+        domain_->expectGuestIsWell();
         // Of what libvirt asks the cgroup, and not QEMU.
-        EXPECT_THAT(host_.must({"schedinfo", domain_.name()}), testing::ContainsRegex("cpu_shares *: 77"));
-        host_.must({"cpu-stats", domain_.name(), "--total"});
-        host_.must({"vcpupin", domain_.name(), "0", "0"});
-        EXPECT_THAT(runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output, HasSubstr("unit"));
+        EXPECT_THAT(host_->must({"schedinfo", domain_->name()}), testing::ContainsRegex("cpu_shares *: 77"));
+        host_->must({"cpu-stats", domain_->name(), "--total"});
+        host_->must({"vcpupin", domain_->name(), "0", "0"});
+        EXPECT_THAT(machines(), HasSubstr("unit"));
         // Its profile and its cgroup's rules for devices are changed, for a file that it could not open before.
-        host_.must({"attach-device", domain_.name(), disk});
-        host_.must({"detach-device", domain_.name(), disk});
+        host_->must({"attach-device", domain_->name(), disk});
+        host_->must({"detach-device", domain_->name(), disk});
     }
     EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, seconds(30)).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
-    host_.must({"shutdown", domain_.name()});
-    EXPECT_TRUE(eventually([&] { return domain_.state() == "shut off"; }));
-    EXPECT_TRUE(eventually([&] { return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output.empty(); }));
+}
+
+/// Has the file open, by how many descriptors.
+std::size_t timesOpen(pid_t pid, const std::string& file) {
+    std::size_t count = 0;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored))
+        if (fs::read_symlink(entry.path(), ignored) == file) ++count;
+    return count;
+}
+
+TEST_F(UnderSystemd, aNetworkThatTheKernelServesGoesOn) {
+    ASSERT_EQ(timesOpen(domain_->vmm(), "/dev/vhost-net"), 1U) << "libvirt has QEMU serve the network";
+    Pinger pinger(TestDomain::guestAddress, milliseconds(50), 8);
+    pinger.start();
+    const auto answered = [&](unsigned more) {
+        const unsigned before = pinger.answered();
+        return turnUntil([&] { return pinger.answered() >= before + more; }, seconds(60));
+    };
+    ASSERT_TRUE(answered(20)) << "the guest does not answer pings";
+
+    // A QEMU without one of the devices has the tap, stops the guest, and cannot load its state.
+    const std::string lacking = fs::path(newQemu()).parent_path() / "qemu-lacking";
+    std::ofstream(lacking) << "#!/bin/bash\n"
+                              "arguments=()\n"
+                              "all=\" $* \"\n"
+                              "while (($#)); do\n"
+                              "    if [[ $all == *' -incoming '* && $1 == -device && $2 == *virtio-balloon* ]]; then shift 2; continue; fi\n"
+                              "    arguments+=(\"$1\")\n"
+                              "    shift\n"
+                              "done\n"
+                              "exec "
+                           << newQemu() << " \"${arguments[@]}\"\n";
+    fs::permissions(lacking, fs::perms::owner_all | fs::perms::group_exec | fs::perms::group_read | fs::perms::others_exec |
+                                 fs::perms::others_read);
+    const pid_t old = domain_->vmm();
+    const json rolledBack = outcomeOf(tool({"--json", "upgrade", domain_->name(), "--to", lacking, "--pause-budget", "10s"}));
+    EXPECT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);
+    std::cout << "rolled back: " << rolledBack["cause"] << "\n";
+    EXPECT_EQ(domain_->vmm(), old);
+    EXPECT_TRUE(answered(20)) << "the guest's network is dead";
+
+    for (int round = 0; round < 2; ++round) {
+        expectUpgraded(tool(upgradeOf(*domain_)));
+        EXPECT_EQ(timesOpen(domain_->vmm(), "/dev/vhost-net"), 1U + static_cast<std::size_t>(round));
+        EXPECT_TRUE(answered(20)) << "the guest's network is dead";
+        if (round == 0) host_->must({"attach-interface", domain_->name(), "bridge", TestDomain::bridge, "--model", "virtio"});
+    }
+    const PingResult pings = pinger.stop(seconds(2));
+    std::cout << pings.lost << " of " << pings.sent << " pings lost in two handovers\n";
+    domain_->expectGuestIsWell();
 }
 
 TEST_F(UnderSystemd, nobodyActivatesLibvirtInTheMiddle) {
-    domain_.expectGuestIsWell();
-    RunningTool upgrading(upgradeOf(domain_), {{"VH_STOP_AT", "handing over"}}, "VH_STOPPING_TOOL");
+    RunningTool upgrading(upgradeOf(*domain_), {{"VH_STOP_AT", "handing over"}}, "VH_STOPPING_TOOL");
     ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
     for (const char* unit : units) EXPECT_EQ(enablement(unit), "masked-runtime\n") << unit;
-    EXPECT_NE(host_.virsh({"list"}, seconds(20)).code, 0);
+    EXPECT_NE(host_->virsh({"list"}, seconds(20)).code, 0);
     EXPECT_NE(systemctl({"start", "libvirtd.socket"}).code, 0);
     EXPECT_NE(systemctl({"start", "libvirtd.service"}).code, 0);
-    EXPECT_EQ(host_.daemon(), 0);
+    EXPECT_EQ(host_->daemon(), 0);
     upgrading.goOn();
     expectUpgraded(upgrading.wait());
     expectLibvirtIsAsBefore();
-    domain_.expectOneVmm();
-    domain_.expectGuestIsWell();
+    domain_->expectOneVmm();
+    domain_->expectGuestIsWell();
 }
 
 /// The unit as it is installed, with the tool of this build.
@@ -121,9 +192,8 @@ TEST_F(UnderSystemd, theUnitRecoversAnUpgradeThatWasKilledWithItsGuardian) {
     installRecovery();
     for (const bool unmaskedByHand : {false, true}) {
         SCOPED_TRACE(unmaskedByHand ? "somebody starts libvirt" : "somebody starts the recovery");
-        domain_.expectGuestIsWell();
         {
-            RunningTool upgrading(upgradeOf(domain_), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
+            RunningTool upgrading(upgradeOf(*domain_), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
             ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
             for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
             upgrading.kill();
@@ -138,13 +208,19 @@ TEST_F(UnderSystemd, theUnitRecoversAnUpgradeThatWasKilledWithItsGuardian) {
             EXPECT_EQ(systemctl({"start", "virt-handover-recover.service"}).code, 0)
                 << systemctl({"status", "--no-pager", "virt-handover-recover.service"}).output;
         }
-        EXPECT_TRUE(eventually([&] { return host_.virsh({"version"}).code == 0; }));
+        EXPECT_TRUE(eventually([&] { return host_->virsh({"version"}).code == 0; }));
         EXPECT_FALSE(fs::exists(journalFile));
-        EXPECT_EQ(domain_.state(), "running");
+        EXPECT_EQ(domain_->state(), "running");
         expectLibvirtIsAsBefore();
-        domain_.expectOneVmm();
-        domain_.expectGuestIsWell();
+        domain_->expectOneVmm();
+        domain_->expectGuestIsWell();
     }
+}
+
+TEST_F(UnderSystemd, aShutdownEndsTheUnitsOfAnUpgradedDomain) {
+    host_->must({"shutdown", domain_->name()});
+    EXPECT_TRUE(eventually([&] { return domain_->state() == "shut off"; }));
+    EXPECT_TRUE(eventually([&] { return machines().empty(); }));
 }
 
 }  // namespace

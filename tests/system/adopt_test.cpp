@@ -125,7 +125,7 @@ class AdoptTest : public testing::Test {
                          {"descriptors", descriptors},
                          {"pidFile", directory_ + "/pid"},
                          {"logFile", directory_ + "/vmm.log"},
-                         {"socketDirectory", directory_}};
+                         {"socketDirectory", directory_ + "/incoming"}};
         return workspace_.file("adoption.json", value.dump());
     }
 
