@@ -21,6 +21,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds patience{
     10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
+constexpr milliseconds tidyPatience{2'000};  ///< What is done for tidiness must not make a resumed guest a lost one.
 constexpr milliseconds firstBeatPatience{500};
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
 constexpr milliseconds defaultDowntime{300};            ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
@@ -852,12 +853,12 @@ void Handover::discard() {
         migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
     if (isOneProcess()) {  // The process is the guest's: only what it has been told to do is taken back.
         if (!underWay) return done();
-        old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { done(); }));
+        old_->monitor().execute("migrate_cancel", nullptr, tidyPatience, within([this](const QmpReply&) { done(); }));
         return;
     }
     if (!underWay) return endNewVmm();
     // Cancelled before the new VMM goes: its end would be the hang-up that makes the old one go ahead.
-    old_->monitor().execute("migrate_cancel", nullptr, milliseconds(2000), within([this](const QmpReply&) { endNewVmm(); }));
+    old_->monitor().execute("migrate_cancel", nullptr, tidyPatience, within([this](const QmpReply&) { endNewVmm(); }));
 }
 
 void Handover::endNewVmm() {
@@ -872,7 +873,9 @@ void Handover::newGone() {
         report_.warnings.push_back(std::string(error.what()) + ": the guest's network may be dead");
     }
     const std::string words = newDiedByItself_ ? new_->lastWords() : std::string();
-    if (!words.empty() && report_.cause.find(words) == std::string::npos) report_.cause += "; the new VMM said: " + words;
+    // It may have said more since the cause was noted; the beginning is what tells.
+    if (!words.empty() && report_.cause.find(words.substr(0, words.find(';'))) == std::string::npos)
+        report_.cause += "; the new VMM said: " + words;
     done();
 }
 
@@ -910,14 +913,16 @@ void Handover::removeNewGeneration() {
 
 void Handover::resumed() {
     if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
-    if (configuredOld_) {
-        // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter.
-        old_->monitor().execute("migrate-set-capabilities", capabilities(false), patience, nullptr);
-        if (usesCpr() || executes()) old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, patience, nullptr);
-    }
     const auto last = [this] { undoGrowth([this] { afterNextHeartbeat([this] { done(); }); }); };
-    if (executes() && configuredOld_) return undoExecSettings(last);
-    last();
+    if (!configuredOld_) return last();
+    // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter; but awaited, since QEMU
+    // drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
+    const auto next = [this, last] { executes() ? undoExecSettings(last) : last(); };
+    old_->monitor().execute("migrate-set-capabilities", capabilities(false), tidyPatience, within([this, next](const QmpReply&) {
+                                if (!usesCpr() && !executes()) return next();
+                                old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, tidyPatience,
+                                                        within([next](const QmpReply&) { next(); }));
+                            }));
 }
 
 /// A new VMM with larger blocks has grown files that the old one runs the guest on. The guest does not notice; the next new VMM

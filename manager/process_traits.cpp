@@ -136,6 +136,8 @@ std::vector<std::string> filesOf(const CgroupPlace& place, bool wholeProcess) {
     return files;
 }
 
+/// The files in which a thread or process of one place is put in that of another, by hierarchy (/proc/PID/cgroup against the
+/// mounted hierarchies); none where it is there already.
 std::vector<std::string> filesToGetFrom(pid_t from, pid_t to, bool wholeProcess) {
     std::vector<std::string> files;
     const std::vector<CgroupPlace> here = cgroupsOf(from);
@@ -148,13 +150,9 @@ std::vector<std::string> filesToGetFrom(pid_t from, pid_t to, bool wholeProcess)
 
 }  // namespace
 
-std::vector<std::string> cgroupFilesOf(pid_t pid) {
-    return filesToGetFrom(::getpid(), pid, true);
-}
-
 ProcessTraits ProcessTraits::of(pid_t pid) {
     ProcessTraits traits;
-    for (const std::string& file : cgroupFilesOf(pid)) {
+    for (const std::string& file : filesToGetFrom(::getpid(), pid, true)) {
         traits.cgroups_.emplace_back(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
         if (!traits.cgroups_.back()) fail("open '" + file + "'");
     }

@@ -63,10 +63,6 @@ class ProcessTraits {
     } capabilities_;
 };
 
-/// The files in which a thread or process is put where `pid` is, by hierarchy: /proc/PID/cgroup against the mounted hierarchies.
-/// Those where the caller is already are left out.
-std::vector<std::string> cgroupFilesOf(pid_t pid);
-
 /// Lets one thread run where another one does: the same CPUs and cgroups, as `virsh vcpupin` and the like have set them. Throws
 /// std::system_error.
 void placeLike(pid_t thread, pid_t model);
