@@ -204,6 +204,7 @@ void Handover::preflight() {
     checkHost();
     old_->process().onExit([this] {
         if (state_ == State::Retiring) return oldGone();
+        if (hasExecuted()) return newExecuted();
         const std::string words = old_->lastWords();
         post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
     });

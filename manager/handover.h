@@ -150,7 +150,8 @@ class Handover {
     void verifyRehearsal();
     void prepareExec();
     void executeNew();
-    void oldMonitorClosed();
+    bool hasExecuted() const;
+    void newExecuted();
     bool stopBeforeExec(Event event, const std::string& cause);
     std::string noWayBack() const;
     void undoExecSettings(std::function<void()> then);

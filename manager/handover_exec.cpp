@@ -148,20 +148,28 @@ void Handover::prepareExec() {
 }
 
 void Handover::executeNew() {
-    old_->monitor().onClosed([this] { oldMonitorClosed(); });
+    old_->monitor().onClosed([this] {
+        if (hasExecuted()) newExecuted();
+    });
     migrateSent_ = true;
     run({{old_.get(), "migrate", fdsetChannel(execStateFdset)}}, [] {});
 }
 
-/// The old VMM has let go of its monitor: it has executed the new one, or ends.
-void Handover::oldMonitorClosed() {
-    if (executed_ || isFinal(state_) || !isOneProcess() || !runsAProgram(old_->record().pid)) return;
+/// Whether the old VMM, which has let go of its monitor or ended, has executed the new one. A new one that has ended again already
+/// runs no program any more, but has said why, in a log of its own.
+bool Handover::hasExecuted() const {
+    if (executed_ || isFinal(state_) || !isOneProcess() || !migrateSent_) return false;
+    return runsAProgram(old_->record().pid) || !new_->lastWords().empty();
+}
+
+void Handover::newExecuted() {
     executed_ = true;
     pauseBudget_.reset();  // The guest's only way is on.
     old_->process().ignoreExit();
     new_->process().onExit([this] { newExited(); });
     if (state_ != State::Switching) return post(Event::Failed, "the new VMM was executed after all");
     if (stopAsked_) report_.warnings.push_back("too late to stop, since the new VMM was being executed: " + stopAsked_->second);
+    if (!new_->alive()) return;  // newExited() is next.
     within([this] {
         run({{new_.get(), "migrate-set-capabilities", capabilities(true)},
              {new_.get(), "migrate-incoming", fdsetChannel(execStateFdset)}},

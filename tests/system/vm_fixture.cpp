@@ -248,7 +248,9 @@ void crashManager(const Workspace& workspace, const std::string& vm, const std::
     }
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the manager did not die at '" << state << "'";
+    // On a fast machine a handover may be over before a later moment comes.
+    const bool isOver = delayMs != "0" && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    ASSERT_TRUE(isOver || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) << "the manager did not die at '" << state << "'";
     // A child that the dead manager was just starting may hold the VM's lock until it executes its program.
     EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(runtime, vm).tryLock()); }, milliseconds(5'000)));
 }

@@ -103,7 +103,7 @@ std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& 
 void expectGuestIsWell(Host& host, const std::string& vm);
 
 /// Runs a manager that dies when the handover comes to that state, or so much later; `what` is a VM's name or an adoption's file.
-/// Fails the test if it does not. Its lock on `vm` is free afterwards.
+/// Fails the test if it does not, unless the handover was over before a later moment. Its lock on `vm` is free afterwards.
 void crashManager(const Workspace& workspace, const std::string& vm, const std::string& what, const std::string& binary,
                   const std::string& state, const std::string& delayMs);
 
