@@ -56,6 +56,12 @@ std::vector<std::string> environmentOf(pid_t pid) {
     return wordsOf("/proc/" + std::to_string(pid) + "/environ");
 }
 
+bool isConfined(pid_t pid) {
+    std::string label;
+    std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/attr/current"), label);  // EINVAL where there are no labels.
+    return !label.empty() && !label.starts_with("unconfined");
+}
+
 std::string withoutDeletedMark(std::string link) {
     static constexpr std::string_view mark = " (deleted)";
     if (link.ends_with(mark)) link.resize(link.size() - mark.size());

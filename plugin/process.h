@@ -31,6 +31,9 @@ inline bool isAlive(const ProcessIdentity& process) {
 std::vector<std::string> commandLineOf(pid_t pid);
 std::vector<std::string> environmentOf(pid_t pid);
 
+/// AppArmor or SELinux has rules for it (/proc/PID/attr/current).
+bool isConfined(pid_t pid);
+
 /// What /proc has for the path of a file, without the mark of one that has been replaced or removed since.
 std::string withoutDeletedMark(std::string link);
 

@@ -262,6 +262,8 @@ class Upgrade {
             case DomainPhase::Unchanged:
                 if (outcome.outcome.empty()) outcome.outcome = "rolled back";
                 if (outcome.cause.empty()) outcome.cause = "the manager ended before it was done";
+                if (outcome.cause.find("Permission denied") != std::string::npos && isConfined(domain.old.pid))
+                    outcome.remedy = "a security profile confines this domain; 'journalctl -k' names what it does not let the new QEMU do";
                 return;
             case DomainPhase::Prepared:
             case DomainPhase::HandingOver:

@@ -108,6 +108,18 @@ TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
         host_->must({"detach-device", domain_->name(), disk});
     }
     EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, seconds(30)).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
+
+    // libvirt may execute what is there, its domains only what they know by name.
+    const std::string unknown = "/usr/bin/qemu-unknown";
+    std::ofstream(unknown) << "#!/bin/sh\nexec " << newQemu() << " \"$@\"\n";
+    fs::permissions(unknown, fs::perms::owner_all | fs::perms::group_exec | fs::perms::group_read | fs::perms::others_exec |
+                                 fs::perms::others_read);
+    const pid_t before = domain_->vmm();
+    const json denied = outcomeOf(tool({"--json", "upgrade", domain_->name(), "--to", unknown, "--pause-budget", "10s"}));
+    EXPECT_EQ(denied["outcome"], "rolled back") << denied.dump(2);
+    EXPECT_THAT(denied["remedy"].get<std::string>(), HasSubstr("journalctl -k"));
+    EXPECT_EQ(domain_->vmm(), before);
+    domain_->expectGuestIsWell();
 }
 
 /// Has the file open, by how many descriptors.
