@@ -201,8 +201,7 @@ exec libvirtd --pid-file /run/libvirt/libvirtd.pid
     }
     OtherHost(const OtherHost&) = delete;
     ~OtherHost() {
-        if (const pid_t logger = static_cast<pid_t>(std::atoi(contents(root() + "/run/libvirt/virtlogd.pid").c_str())))
-            endProcess(logger, SIGTERM);
+        if (const pid_t logger = pidIn(root() + "/run/libvirt/virtlogd.pid")) endProcess(logger, SIGTERM);
         endProcess(pid_, SIGTERM);
         ::waitpid(pid_, nullptr, 0);
     }

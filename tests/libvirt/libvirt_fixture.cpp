@@ -71,13 +71,6 @@ std::set<pid_t> vmms(const std::function<bool(const fs::path& process)>& wanted)
     return found;
 }
 
-pid_t pidIn(const std::string& file) {
-    const std::string text = contents(file);
-    pid_t pid = 0;
-    std::from_chars(text.data(), text.data() + text.size(), pid);
-    return pid;
-}
-
 /// The value of the first `attribute='...'`; empty when there is none.
 std::string attributeIn(const std::string& xml, const std::string& attribute) {
     const std::string opening = " " + attribute + "='";
@@ -106,6 +99,13 @@ void makeBridge() {
 }
 
 }  // namespace
+
+pid_t pidIn(const std::string& file) {
+    const std::string text = contents(file);
+    pid_t pid = 0;
+    std::from_chars(text.data(), text.data() + text.size(), pid);
+    return pid;
+}
 
 Ran runProgram(std::vector<std::string> command, milliseconds deadline) {
     std::vector<char*> argv;
@@ -206,13 +206,9 @@ pid_t LibvirtHost::daemon() const {
 }
 
 void LibvirtHost::start() {
-    if (hasSystemd()) {
-        mustRun({"/usr/bin/systemctl", "start", "libvirtd.socket", "libvirtd.service"});
-        must({"version"});
-        return;
-    }
     // With --daemon it returns when the drivers are there, or it fails.
-    mustRun({"/usr/sbin/libvirtd", "--daemon"});
+    mustRun(hasSystemd() ? std::vector<std::string>{"/usr/bin/systemctl", "start", "libvirtd.socket", "libvirtd.service"}
+                         : std::vector<std::string>{"/usr/sbin/libvirtd", "--daemon"});
     must({"version"});
 }
 
@@ -289,7 +285,8 @@ std::string TestDomain::xml() const {
     // 256 MiB for a guest's firmware of 2 MiB more; 192 are enough for the kernel and a working set, and quickly filled.
     const unsigned mib = options_.uefi ? 256 : 192;
     // The test host is emulated down to its virtualization: guests of its own it emulates no more.
-    std::string xml = std::string("<domain type='") + (std::getenv("VH_TEST_HOST") ? "kvm" : "qemu") + "' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>" +
+    const std::string type = std::getenv("VH_TEST_HOST") ? "kvm" : "qemu";
+    std::string xml = "<domain type='" + type + "' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>" +
                       xmlEscaped(name()) + "</name>\n  <memory unit='MiB'>" + std::to_string(mib) + "</memory>\n";
     if (options_.memory != DomainMemory::Anonymous)
         xml += std::string("  <memoryBacking><source type='") + (options_.memory == DomainMemory::File ? "file" : "memfd") +

@@ -30,6 +30,9 @@ std::set<pid_t> vmmsWithFileOpen(const std::string& file);
 /// All QEMUs there are.
 std::set<pid_t> allVmms();
 
+/// The process that a pid file names, 0 for none.
+pid_t pidIn(const std::string& file);
+
 /// Sends a signal and waits until the process is gone; fails the test when it does not go.
 void endProcess(pid_t pid, int signal);
 

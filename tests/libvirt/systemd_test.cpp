@@ -84,10 +84,7 @@ TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
     const std::string cgroup = cgroupOf(domain_->vmm()), label = labelOf(domain_->vmm());
     ASSERT_THAT(cgroup, HasSubstr("/machine.slice/machine-qemu"));
     ASSERT_EQ(label, "libvirt-" + domain_->uuid() + " (enforce)\n");
-    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", freshImage("more.qcow2"), "16M"}, seconds(20));
-    const std::string disk = snippet("disk",
-                                     "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source "
-                                     "file='/var/lib/libvirt/images/more.qcow2'/><target dev='vdb' bus='virtio'/></disk>");
+    const std::string disk = diskToPlugIn("more.qcow2");
     host_->must({"schedinfo", domain_->name(), "--live", "cpu_shares=77"});
     for (int round = 0; round < 2; ++round) {
         const pid_t before = domain_->vmm();
@@ -110,10 +107,7 @@ TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
     EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, seconds(30)).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
 
     // libvirt may execute what is there, its domains only what they know by name.
-    const std::string unknown = "/usr/bin/qemu-unknown";
-    std::ofstream(unknown) << "#!/bin/sh\nexec " << newQemu() << " \"$@\"\n";
-    fs::permissions(unknown, fs::perms::owner_all | fs::perms::group_exec | fs::perms::group_read | fs::perms::others_exec |
-                                 fs::perms::others_read);
+    const std::string unknown = writeProgram("/usr/bin/qemu-unknown", "#!/bin/sh\nexec " + newQemu() + " \"$@\"\n");
     const pid_t before = domain_->vmm();
     const json denied = outcomeOf(tool({"--json", "upgrade", domain_->name(), "--to", unknown, "--pause-budget", "10s"}));
     EXPECT_EQ(denied["outcome"], "rolled back") << denied.dump(2);
@@ -142,19 +136,17 @@ TEST_F(UnderSystemd, aNetworkThatTheKernelServesGoesOn) {
     ASSERT_TRUE(answered(20)) << "the guest does not answer pings";
 
     // A QEMU without one of the devices has the tap, stops the guest, and cannot load its state.
-    const std::string lacking = fs::path(newQemu()).parent_path() / "qemu-lacking";
-    std::ofstream(lacking) << "#!/bin/bash\n"
-                              "arguments=()\n"
-                              "all=\" $* \"\n"
-                              "while (($#)); do\n"
-                              "    if [[ $all == *' -incoming '* && $1 == -device && $2 == *virtio-balloon* ]]; then shift 2; continue; fi\n"
-                              "    arguments+=(\"$1\")\n"
-                              "    shift\n"
-                              "done\n"
-                              "exec "
-                           << newQemu() << " \"${arguments[@]}\"\n";
-    fs::permissions(lacking, fs::perms::owner_all | fs::perms::group_exec | fs::perms::group_read | fs::perms::others_exec |
-                                 fs::perms::others_read);
+    const std::string lacking = writeProgram(fs::path(newQemu()).parent_path() / "qemu-lacking",
+                                             R"(#!/bin/bash
+arguments=()
+all=" $* "
+while (($#)); do
+    if [[ $all == *' -incoming '* && $1 == -device && $2 == *virtio-balloon* ]]; then shift 2; continue; fi
+    arguments+=("$1")
+    shift
+done
+exec )" + newQemu() + R"( "${arguments[@]}"
+)");
     const pid_t old = domain_->vmm();
     const json rolledBack = outcomeOf(tool({"--json", "upgrade", domain_->name(), "--to", lacking, "--pause-budget", "10s"}));
     EXPECT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);

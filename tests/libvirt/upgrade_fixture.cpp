@@ -123,13 +123,24 @@ std::string snippet(const std::string& name, const std::string& xml) {
     return file;
 }
 
+std::string diskToPlugIn(const std::string& image) {
+    const std::string file = freshImage(image);
+    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", file, "16M"}, seconds(20));
+    return snippet(image, "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" + file +
+                              "'/><target dev='vdb' bus='virtio'/></disk>");
+}
+
+std::string writeProgram(const std::string& path, const std::string& text) {
+    std::ofstream(path) << text;
+    fs::permissions(path, fs::perms::all & ~fs::perms::group_write & ~fs::perms::others_write);
+    return path;
+}
+
 std::string managerAfter(const std::string& shellCommands) {
     const std::string file = "/tmp/manager", done = file + ".done";
     fs::remove(done);
-    std::ofstream(file) << "#!/bin/sh\nif ! [ -e " << done << " ]; then\n: >" << done << "\n" << shellCommands << "\nfi\nexec '"
-                        << required("VH_CLI") << "' \"$@\"\n";
-    fs::permissions(file, fs::perms::owner_all);
-    return file;
+    return writeProgram(file, "#!/bin/sh\nif ! [ -e " + done + " ]; then\n: >" + done + "\n" + shellCommands + "\nfi\nexec '" +
+                                  required("VH_CLI") + "' \"$@\"\n");
 }
 
 }  // namespace vh::test

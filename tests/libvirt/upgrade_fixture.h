@@ -63,6 +63,12 @@ std::string freshImage(const std::string& name);
 /// A file with a piece of XML.
 std::string snippet(const std::string& name, const std::string& xml);
 
+/// An image of 16 MiB, made anew, and a file with the XML that plugs it in as `vdb`; returns the latter.
+std::string diskToPlugIn(const std::string& image);
+
+/// A program that everybody may execute, from its text; returns its path.
+std::string writeProgram(const std::string& path, const std::string& text);
+
 /// A manager's program (VH_CLI) that does something, once, before it does what it is told: the tool asks it last before it keeps
 /// libvirt away.
 std::string managerAfter(const std::string& shellCommands);

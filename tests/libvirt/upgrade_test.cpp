@@ -39,11 +39,7 @@ INSTANTIATE_TEST_SUITE_P(As, Upgrade, testing::Values(VmmUser::LibvirtQemu, VmmU
 
 /// What an operator may do to a domain, on an adopted one.
 void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
-    const std::string name = domain.name(), more = freshImage("more.qcow2"),
-                      overlay = freshImage("overlay.qcow2");
-    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", more, "16M"}, seconds(20));
-    const std::string disk = snippet("disk", "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +
-                                                 more + "'/><target dev='vdb' bus='virtio'/></disk>");
+    const std::string name = domain.name(), overlay = freshImage("overlay.qcow2"), disk = diskToPlugIn("more.qcow2");
     const std::string rng =
         snippet("rng", "<rng model='virtio'><backend model='random'>/dev/urandom</backend><alias name='ua-rng'/></rng>");
     const std::vector<std::vector<std::string>> commands{
@@ -189,10 +185,7 @@ TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
         {.name = "plugged", .network = true, .moreDevices = root + port + port + port + port + port + port + port + port + port});
     domain.start();
     domain.expectGuestIsWell();
-    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", "/var/lib/libvirt/images/b.qcow2", "16M"}, seconds(20));
-    const std::string disk = snippet("b",
-                                     "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source "
-                                     "file='/var/lib/libvirt/images/b.qcow2'/><target dev='vdb' bus='virtio'/></disk>");
+    const std::string disk = diskToPlugIn("b.qcow2");
     const std::string rng = snippet("r", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>");
     host.must({"attach-device", domain.name(), disk});
     host.must({"attach-device", domain.name(), rng});
@@ -274,9 +267,7 @@ TEST(UpgradeAsDebianHasIt, refusesAQemuWithTheModulesOfAnotherRelease) {
     wrapper.replace(wrapper.find(modules), modules.size(),
                     "QEMU_MODULE_DIR=" + cache + "/roots/qemu-10.0/usr/lib/x86_64-linux-gnu/qemu\n");
     wrapper.replace(wrapper.find(root), root.size(), "root=" + cache);
-    const std::string mixed = "/opt/qemu-mixed";
-    std::ofstream(mixed) << wrapper;
-    fs::permissions(mixed, fs::perms::all & ~fs::perms::group_write & ~fs::perms::others_write);
+    const std::string mixed = writeProgram("/opt/qemu-mixed", wrapper);
 
     const pid_t before = domain.vmm(), daemon = host.daemon();
     const Ran ran = tool({"--json", "upgrade", domain.name(), "--to", mixed, "--pause-budget", "10s"});
