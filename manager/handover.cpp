@@ -90,7 +90,7 @@ void Handover::enter(State state) {
     confirming_ = confirming_ || state == State::Confirming || (state == State::Proving && passesThrough());
     if (!isFinal(state)) report_.steps.push_back({state, now});
     if (observer_)
-        observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAtUs_ != 0,
+        observer_({state, now, old_ ? old_->record().pid : 0, new_ ? new_->record().pid : 0, stoppedAt_.has_value(),
                    new_ ? &new_->resources() : nullptr});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
@@ -967,8 +967,8 @@ void Handover::listenToOldVmm() {
 }
 
 void Handover::oldEvent(const QmpEvent& event) {
-    if (event.name == "STOP") guestStopped(event.timestampUs);
-    if (event.name == "RESUME") guestResumed(event.timestampUs);
+    if (event.name == "STOP") guestStopped(event.at);
+    if (event.name == "RESUME") guestResumed(event.at);
     if (event.name != "MIGRATION") return;
     oldMigration_ = event.data.value("status", "");
     if (stopAsked_ && state_ == State::Switching && (oldMigration_ == "cancelled" || oldMigration_ == "failed"))
@@ -979,14 +979,14 @@ void Handover::oldEvent(const QmpEvent& event) {
 }
 
 void Handover::newEvent(const QmpEvent& event) {
-    if (event.name == "RESUME") guestResumed(event.timestampUs);
+    if (event.name == "RESUME") guestResumed(event.at);
     if (event.name != "MIGRATION") return;
     newMigration_ = event.data.value("status", "");
     within([this] { checkSwitched(); })();
 }
 
-void Handover::guestStopped(std::int64_t atUs) {
-    stoppedAtUs_ = atUs;
+void Handover::guestStopped(Clock::time_point at) {
+    stoppedAt_ = at;
     const milliseconds budget = request_.definition.handover.pauseBudget;
     if (isBeforePointOfNoReturn(state_, passesThrough()))
         pauseBudget_ = EventSource::after(budget, [this, budget] {
@@ -995,9 +995,10 @@ void Handover::guestStopped(std::int64_t atUs) {
         });
 }
 
-void Handover::guestResumed(std::int64_t atUs) {
-    if (stoppedAtUs_ != 0) report_.stopToResumeMs = static_cast<double>(atUs - stoppedAtUs_) / 1000;
-    stoppedAtUs_ = 0;
+void Handover::guestResumed(Clock::time_point at) {
+    // Not below zero, whatever two VMMs say.
+    if (stoppedAt_) report_.stopToResumeMs = std::max(0.0, std::chrono::duration<double, std::milli>(at - *stoppedAt_).count());
+    stoppedAt_.reset();
     pauseBudget_.reset();
 }
 

@@ -192,8 +192,8 @@ class Handover {
     void listenToOldVmm();
     void oldEvent(const QmpEvent& event);
     void newEvent(const QmpEvent& event);
-    void guestStopped(std::int64_t atUs);
-    void guestResumed(std::int64_t atUs);
+    void guestStopped(Clock::time_point at);
+    void guestResumed(Clock::time_point at);
     void explainOldFailure();
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
     void failUnlessNewDies(const std::string& cause);
@@ -248,8 +248,8 @@ class Handover {
     std::string oldMigration_;  ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration_;
     bool newDiedByItself_ = false;
-    std::int64_t stoppedAtUs_ = 0;  ///< QEMU's time stamp of STOP; 0 while the guest runs.
-    UniqueFd savedState_;           ///< save-restore, vmm-exec: the file, which has no name.
+    std::optional<Clock::time_point> stoppedAt_;  ///< When STOP was said; none while the guest runs.
+    UniqueFd savedState_;                         ///< save-restore, vmm-exec: the file, which has no name.
 
     // Design vmm-exec.
     UniqueFd inbox_;  ///< The old VMM's, shared with it.

@@ -88,6 +88,7 @@ void QmpClient::readMore() {
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (count < 0) return close(std::string("the monitor failed: ") + std::strerror(errno));
     if (count == 0) return close("the VMM closed its monitor");
+    clock_.look();
     input_.append(buffer, static_cast<std::size_t>(count));
     const std::shared_ptr<bool> alive = alive_;
     for (std::size_t end; *alive && !closed() && (end = input_.find('\n')) != std::string::npos;) {
@@ -117,7 +118,7 @@ void QmpClient::takeLine(const std::string& line) {
         event.name = textOf(message, "event");
         event.data = message.value("data", json::object());
         if (!event.data.is_object()) event.data = json::object();  // As the protocol has it; so nobody needs to ask.
-        event.timestampUs = timeOf(message.value("timestamp", json::object()));
+        event.at = clock_.happened(timeOf(message.value("timestamp", json::object())));
         const auto handler = eventHandler_;  // A copy: it may replace itself, or destroy this.
         if (handler) handler(event);
     } else if (message.contains("return")) {

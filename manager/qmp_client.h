@@ -15,6 +15,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "manager/event_clock.h"
 #include "manager/event_loop.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -35,7 +36,7 @@ struct QmpReply {
 struct QmpEvent {
     std::string name;
     nlohmann::json data;
-    std::int64_t timestampUs = 0;  ///< QEMU's own, host real time in microseconds.
+    std::chrono::steady_clock::time_point at;  ///< When it happened, by QEMU's own word as far as that can be; see event_clock.h.
 };
 
 class QmpClient {
@@ -80,6 +81,7 @@ class QmpClient {
     EventSource readable_;
     EventSource writable_;
     std::string input_;
+    EventClock clock_;
     std::deque<Outgoing> output_;
     std::deque<Outgoing> waitingForGreeting_;
     bool negotiated_ = false;

@@ -160,9 +160,23 @@ TEST_F(QmpClientTest, passesEventsOnAlsoUnknownOnes) {
     EXPECT_TRUE(loopUntil([this] { return events_.size() == 2; }));
     EXPECT_EQ(events_[0].name, "MIGRATION");
     EXPECT_EQ(events_[0].data.value("status", ""), "active");
-    EXPECT_EQ(events_[0].timestampUs, 1'700'000'000'000'025);
     EXPECT_EQ(events_[1].name, "OF_THE_FUTURE");
     EXPECT_EQ(events_[1].data, json::object());
+}
+
+TEST_F(QmpClientTest, tellsWhenAnEventHappenedAndNotWhenItWasRead) {
+    using std::chrono::duration_cast, std::chrono::microseconds;
+    const auto stamp = [](milliseconds ago) {
+        const auto us = duration_cast<microseconds>((std::chrono::system_clock::now() - ago).time_since_epoch()).count();
+        return R"(, "timestamp": {"seconds": )" + std::to_string(us / 1'000'000) + R"(, "microseconds": )" +
+               std::to_string(us % 1'000'000) + "}}\n";
+    };
+    const auto before = std::chrono::steady_clock::now();
+    say(greeting + R"({"event": "A")" + stamp(milliseconds(2'000)) + R"({"event": "B")" + stamp(milliseconds(-86'400'000)));
+    EXPECT_TRUE(loopUntil([this] { return events_.size() == 2; }));
+    EXPECT_LT(events_[0].at, before - milliseconds(1'000));
+    EXPECT_GE(events_[1].at, before) << "a time that is still to come is none";
+    EXPECT_LE(events_[1].at, std::chrono::steady_clock::now());
 }
 
 TEST_F(QmpClientTest, survivesEventsOfOddShapes) {

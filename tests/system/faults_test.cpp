@@ -193,5 +193,30 @@ TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
 INSTANTIATE_TEST_SUITE_P(designs, FaultsTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
                          [](const auto& test) { return testName(test.param); });
 
+/// The wall clock is set by a day while the guest is handed over, as by NTP on a host that came up with a wrong one.
+TEST(AClockThatIsSet, isNoPauseOfTheGuest) {
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+    const std::string shim = required("VH_SHIM");
+    const auto vmm = [&](const std::string& name, const std::string& clock) {
+        return workspace.script(name, "exec " + shim + " \"$@\" " + clock);
+    };
+    const std::string definition = workspace.file("vm.yaml",
+                                                  "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\n"
+                                                  "boot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " +
+                                                      vmm("right", "") + "}\n");
+    ASSERT_EQ(wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); }).code, ExitCode::Done);
+    for (const std::string clock : {"--clock-ahead 86400", "--clock-behind 86400", "--clock-ahead 0"}) {
+        const std::string fresh = vmm("fresh" + clock.substr(7, 4), clock);
+        const json report = wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = fresh}, nullptr, std::move(done)); }).value;
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        ASSERT_TRUE(report["vmm"]["stopToResumeMs"].is_number()) << report.dump(2);
+        EXPECT_GT(report["vmm"]["stopToResumeMs"], 0) << clock;
+        EXPECT_LE(report["vmm"]["stopToResumeMs"], report["totalMs"]) << clock;
+    }
+    wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+    workspace.expectNothingLeft();
+}
+
 }  // namespace
 }  // namespace vh::test

@@ -213,6 +213,9 @@ class Parser {
         } else if (name == "-as") {
             if (value != "10.0" && value != "11.1") refuse("--as", value, "should be 10.0 or 11.1");
             options_.standsFor = value;
+        } else if (name == "-clock-ahead" || name == "-clock-behind") {
+            const auto seconds = static_cast<std::int64_t>(number("-" + name, value, 1'000'000'000));
+            options_.clockAheadSeconds = name == "-clock-ahead" ? seconds : -seconds;
         } else if (name == "-vram-mib") {
             options_.vramBytes = number("--vram-mib", value, 1024) << 20;
             if (options_.vramBytes == 0) refuse("--vram-mib", value, "should be 1 or more");

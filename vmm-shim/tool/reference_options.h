@@ -78,6 +78,7 @@ struct ReferenceOptions {
     std::optional<SocketChardev> monitor, console, heartbeat;
     std::uint64_t vramBytes = 4 << 20;
     unsigned beatsPerSecond = 100;
+    std::int64_t clockAheadSeconds = 0;  ///< Of the wall clock by which its events tell their time.
     std::vector<Fault> faults;
 };
 

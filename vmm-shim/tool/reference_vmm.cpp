@@ -360,7 +360,7 @@ void ReferenceVmm::event(const std::string& name, json data) {
     if (!negotiated_) return;
     timeval now{};
     ::gettimeofday(&now, nullptr);
-    json message{{"event", name}, {"timestamp", {{"seconds", now.tv_sec}, {"microseconds", now.tv_usec}}}};
+    json message{{"event", name}, {"timestamp", {{"seconds", now.tv_sec + options_.clockAheadSeconds}, {"microseconds", now.tv_usec}}}};
     if (!data.is_null()) message["data"] = std::move(data);
     say(std::move(message));
 }

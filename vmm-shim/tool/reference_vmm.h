@@ -7,6 +7,10 @@
 // memory that was lost, swapped, left behind, or written by a second VMM is noticed, and told in `E` lines and as `mismatches=`.
 //
 //     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--fault STEP[@N]=ACTION]...
+//         [--clock-ahead SECONDS | --clock-behind SECONDS]
+//
+// With a clock ahead or behind, its events tell their time by a wall clock that is set otherwise, as if it had been set while the
+// guest was handed over to it.
 //
 // The probing of a binary (`-machine none`) is served without faults. With `@N` a fault happens the N-th time that the step is
 // reached, otherwise each time.
