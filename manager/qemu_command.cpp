@@ -18,17 +18,6 @@ std::string cprIncoming(const std::string& directory) {
         .dump();
 }
 
-/// A locally administered address that is the same at every start: FNV-1a over the VM's uuid and the network's id.
-std::string macAddress(const VmDefinition& definition, const Network& network) {
-    if (!network.mac.empty()) return network.mac;
-    std::uint32_t hash = 2166136261U;
-    for (const char character : definition.uuid + "/" + network.id)
-        hash = (hash ^ static_cast<unsigned char>(character)) * 16777619U;
-    char text[18];
-    std::snprintf(text, sizeof(text), "52:54:00:%02x:%02x:%02x", hash >> 16 & 0xff, hash >> 8 & 0xff, hash & 0xff);
-    return text;
-}
-
 class Command {
  public:
     explicit Command(const QemuLaunch& launch) : launch_(launch), definition_(launch.definition) {}
@@ -179,6 +168,17 @@ class Command {
 };
 
 }  // namespace
+
+// FNV-1a over the VM's uuid and the network's id.
+std::string macAddress(const VmDefinition& definition, const Network& network) {
+    if (!network.mac.empty()) return network.mac;
+    std::uint32_t hash = 2166136261U;
+    for (const char character : definition.uuid + "/" + network.id)
+        hash = (hash ^ static_cast<unsigned char>(character)) * 16777619U;
+    char text[18];
+    std::snprintf(text, sizeof(text), "52:54:00:%02x:%02x:%02x", hash >> 16 & 0xff, hash >> 8 & 0xff, hash & 0xff);
+    return text;
+}
 
 std::vector<std::string> qemuCommand(const QemuLaunch& launch) {
     return Command(launch).build();

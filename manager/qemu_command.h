@@ -28,6 +28,9 @@ struct QemuLaunch {
     bool rehearsal = false;
 };
 
+/// The guest's address on a network: the definition's, or a locally administered one that is the same at every start.
+std::string macAddress(const VmDefinition& definition, const Network& network);
+
 /// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
 std::vector<std::string> qemuCommand(const QemuLaunch& launch);
 

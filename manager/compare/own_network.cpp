@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
 #include <poll.h>
@@ -72,6 +73,9 @@ std::string enterOwnNetwork(const std::string& bridge) {
         need(::ioctl(control.get(), SIOCBRADDBR, bridge.c_str()), "make a bridge");
         ifreq request{};
         std::strncpy(request.ifr_name, bridge.c_str(), IFNAMSIZ - 1);
+        // One that no port can change: who has learnt the host's address does not learn it anew with each VM that comes or goes.
+        request.ifr_hwaddr = {.sa_family = ARPHRD_ETHER, .sa_data = {2, 0, 0, 0, 0, 1}};
+        need(::ioctl(control.get(), SIOCSIFHWADDR, &request), "give the bridge a MAC address");
         const sockaddr_in address = addressOf(hostAddress), mask = addressOf("255.255.255.0");
         std::memcpy(&request.ifr_addr, &address, sizeof(address));
         need(::ioctl(control.get(), SIOCSIFADDR, &request), "give the bridge an address");

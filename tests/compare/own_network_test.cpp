@@ -2,12 +2,21 @@
 #include "manager/compare/own_network.h"
 
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+// After <net/if.h>, which it would otherwise clash with.
+#include <linux/sockios.h>
 
 #include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <string>
 #include <system_error>
 #include <thread>
 
@@ -44,6 +53,29 @@ TEST_F(OwnNetwork, hasABridgeAndNothingOfTheHosts) {
     for (struct if_nameindex* one = all; one->if_index != 0; ++one)
         EXPECT_TRUE(std::string(one->if_name) == "vhbr0" || std::string(one->if_name) == "lo") << one->if_name;
     ::if_freenameindex(all);
+}
+
+TEST_F(OwnNetwork, keepsTheHostsAddressWhateverJoinsItsBridge) {
+    // A bridge without an address of its own takes the lowest of its ports, and the guests go on sending to the one before.
+    const UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)), socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const auto bridgeAddress = [&] {
+        ifreq request{};
+        std::strcpy(request.ifr_name, "vhbr0");
+        EXPECT_EQ(::ioctl(socket.get(), SIOCGIFHWADDR, &request), 0);
+        return std::string(request.ifr_hwaddr.sa_data, 6);
+    };
+    const std::string before = bridgeAddress();
+    ifreq port{};
+    std::strcpy(port.ifr_name, "low");
+    port.ifr_flags = IFF_TAP | IFF_NO_PI;
+    ASSERT_EQ(::ioctl(tap.get(), TUNSETIFF, &port), 0);
+    port.ifr_hwaddr = {.sa_family = ARPHRD_ETHER, .sa_data = {2, 0, 0, 0, 0, 0}};
+    ASSERT_EQ(::ioctl(socket.get(), SIOCSIFHWADDR, &port), 0);
+    ifreq join{};
+    std::strcpy(join.ifr_name, "vhbr0");
+    join.ifr_ifindex = static_cast<int>(::if_nametoindex("low"));
+    ASSERT_EQ(::ioctl(socket.get(), SIOCBRADDIF, &join), 0);
+    EXPECT_EQ(bridgeAddress(), before);
 }
 
 TEST_F(OwnNetwork, hearsWhoAnswers) {

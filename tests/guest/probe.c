@@ -35,6 +35,10 @@
 //                          It is waited for, up to 10 s. `ios` counts what was asked of it, `irqs` the interrupts of NVMe queues (from
 //                          /proc/interrupts, but for the administrative one), `io_max_ms` how long one request took at most.
 //     probe.ip=A.B.C.D     the address of eth0, netmask /24; the kernel answers pings then. Without it, eth0 stays down.
+//     probe.send=A.B.C.D/MAC[,...]  with probe.ip: whom to send UDP packets to, port 7777, each with its number (64 bits, big-endian;
+//                          from 1 on). By that MAC address and no other: a guest that only sends never hears of a new one. What comes
+//                          to that port is counted: `udp_received` different numbers, `udp_repeated` numbers that had come before.
+//     probe.send_per_s=N   how many a second, to each of them (1000). `udp_sent` is the last number.
 // Of the kernel's own options, clearcpuid=erms pays under TCG: filling 370 MiB takes 1.5 s instead of 5.
 //
 // WARNING: /dev/vda, when there is one, and the disk of probe.disk are overwritten: their first 32 MiB are the disk test's.
@@ -45,6 +49,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -52,6 +57,7 @@
 #include <linux/fs.h>
 #include <linux/input.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -96,6 +102,9 @@ enum {
     MaxDiskBytes = 32 * 1024 * 1024,
     MaxBlocks = MaxDiskBytes / BlockBytes,
     MaxInputs = 16,
+    UdpPort = 7777,
+    MaxReceivers = 4,
+    MaxNumbers = 1 << 22,
 };
 
 static struct {
@@ -106,11 +115,14 @@ static struct {
     uint64_t rateMibPerSecond;
     uint64_t writeMib;
     uint64_t diskPerSecond;
-} options = {.rateMibPerSecond = 64, .diskPerSecond = 20};
+    char* send;
+    uint64_t sendPerSecond;
+} options = {.rateMibPerSecond = 64, .diskPerSecond = 20, .sendPerSecond = 1000};
 
 static struct {
     atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, written, diskChecked, unsent, mismatches;
     atomic_uint_least64_t nvmeChecked, ioErrors, ioMaxMs, ios, irqs;  // With probe.disk.
+    atomic_uint_least64_t udpSent, udpReceived, udpRepeated;          // With probe.send.
 } counters;
 
 static struct {
@@ -293,6 +305,11 @@ static bool sendStatus(struct Port* port, uint64_t sequence) {
                  " nvme_checked=%" PRIu64 " io_errors=%" PRIu64 " io_max_ms=%" PRIu64 " ios=%" PRIu64 " irqs=%" PRIu64,
                  atomic_load(&counters.nvmeChecked), atomic_load(&counters.ioErrors), atomic_load(&counters.ioMaxMs),
                  atomic_load(&counters.ios), atomic_load(&counters.irqs));
+    }
+    if (options.send != NULL) {
+        size_t used = strlen(more);
+        snprintf(more + used, sizeof more - used, " udp_sent=%" PRIu64 " udp_received=%" PRIu64 " udp_repeated=%" PRIu64,
+                 atomic_load(&counters.udpSent), atomic_load(&counters.udpReceived), atomic_load(&counters.udpRepeated));
     }
     int length = snprintf(line, sizeof line,
                           "S seq=%" PRIu64 " ram_mib=%" PRIu64 " ram_filled=%" PRIu64 " ram_passes=%" PRIu64
@@ -580,6 +597,61 @@ static void configureNetwork(const char* ip) {
     close(control);
 }
 
+static struct {
+    int socket, count;
+    struct sockaddr_in to[MaxReceivers];
+} udp;
+
+static void prepareUdp(void) {
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(UdpPort)};
+    udp.socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (bind(udp.socket, (struct sockaddr*)&own, sizeof own) != 0) fatal("bind to UDP port %d: %s", UdpPort, strerror(errno));
+    char* state;
+    for (char* word = strtok_r(options.send, ",", &state); word != NULL; word = strtok_r(NULL, ",", &state)) {
+        struct arpreq fixed = {.arp_flags = ATF_PERM | ATF_COM, .arp_dev = "eth0"};
+        struct sockaddr_in* to = &udp.to[udp.count];
+        unsigned char* mac = (unsigned char*)fixed.arp_ha.sa_data;
+        char* slash = strchr(word, '/');
+        if (slash != NULL) *slash = '\0';
+        *to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(UdpPort)};
+        if (slash == NULL || udp.count == MaxReceivers || inet_pton(AF_INET, word, &to->sin_addr) != 1 ||
+            sscanf(slash + 1, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+            fatal("kernel command line: probe.send: expected A.B.C.D/MAC, %d at most", MaxReceivers);
+        fixed.arp_ha.sa_family = ARPHRD_ETHER;
+        memcpy(&fixed.arp_pa, to, sizeof *to);
+        if (ioctl(udp.socket, SIOCSARP, &fixed) != 0) fatal("set the MAC address of '%s': %s", word, strerror(errno));
+        ++udp.count;
+    }
+}
+
+static void* sendUdp(void* argument) {
+    (void)argument;
+    uint64_t deadline = nowNs();
+    for (uint64_t number = 1;; ++number) {
+        uint64_t packet = htobe64(number);
+        for (int i = 0; i < udp.count; ++i) {
+            // It is blocking: a full queue is waited for, and not lost.
+            if (sendto(udp.socket, &packet, sizeof packet, 0, (struct sockaddr*)&udp.to[i], sizeof udp.to[i]) < 0) {
+                reportError("send a packet: %s", strerror(errno));
+            }
+        }
+        atomic_store(&counters.udpSent, number);
+        pace(&deadline, UINT64_C(1000000000) / options.sendPerSecond);
+    }
+}
+
+static void* receiveUdp(void* argument) {
+    (void)argument;
+    static uint64_t seen[MaxNumbers / 64];
+    uint64_t packet;
+    for (;;) {
+        if (recv(udp.socket, &packet, sizeof packet, 0) != (ssize_t)sizeof packet) continue;
+        uint64_t number = be64toh(packet) % MaxNumbers, bit = UINT64_C(1) << number % 64;
+        atomic_fetch_add(seen[number / 64] & bit ? &counters.udpRepeated : &counters.udpReceived, 1);
+        seen[number / 64] |= bit;
+    }
+}
+
 static void writeText(const char* path, const char* text) {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, text, strlen(text)) < 0) say("probe: write '%s' to '%s': %s", text, path, strerror(errno));
@@ -704,6 +776,10 @@ static void readOptions(void) {
             options.disk = value;
             continue;
         }
+        if (strcmp(word, "probe.send") == 0) {
+            options.send = value;
+            continue;
+        }
         uint64_t number = parseNumber(word, value);
         if (strcmp(word, "probe.ram_mib") == 0) {
             options.ramMib = number;
@@ -714,6 +790,8 @@ static void readOptions(void) {
             options.writeMib = number;
         } else if (strcmp(word, "probe.disk_per_s") == 0) {
             options.diskPerSecond = number;
+        } else if (strcmp(word, "probe.send_per_s") == 0 && number > 0) {
+            options.sendPerSecond = number;
         } else {
             fatal("kernel command line: no such option: '%s'", word);
         }
@@ -741,6 +819,11 @@ int main(void) {
     startThread(watchPowerButton, NULL, "power-button", 0);
     startThread(echoConsole, NULL, "console", 0);
     startThread(exerciseRam, NULL, "ram", 0);
+    if (options.ip != NULL && options.send != NULL) {
+        prepareUdp();
+        startThread(sendUdp, NULL, "sender", 40);
+        startThread(receiveUdp, NULL, "receiver", 40);
+    }
     if (options.writeMib > 0) startThread(writeMemory, NULL, "writer", 0);
     static struct Disk virtual = {.path = DISK, .name = "disk", .checked = &counters.diskChecked};
     static struct Disk passed = {.name = "nvme", .checked = &counters.nvmeChecked, .passedThrough = true};

@@ -1,8 +1,15 @@
 #include "manager/resources.h"
 
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+
+#include <cstdio>
 
 #include <filesystem>
 #include <fstream>
@@ -14,6 +21,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "manager/compare/own_network.h"
 #include "tests/manager/temporary_directory.h"
 #include "tests/vmm-shim/open_descriptors.h"
 #include "vmm-shim/unix_socket.h"
@@ -25,6 +33,7 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::Ge;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 struct stat statusOf(int fd) {
     struct stat status {};
@@ -200,6 +209,57 @@ TEST_F(ResourcesTest, doNotWaitForTheOtherEndOfAPipe) {
     vm_.console.log = {};
     vm_.disks = {{.id = "root", .file = directory_.file("pipe")}};
     EXPECT_EQ(errorOf<std::runtime_error>([this] { acquireResources(vm_, directory_.path()); }), refusal);
+}
+
+/// In a network namespace of its own, and back in the old one afterwards.
+class TapTest : public ResourcesTest {
+ protected:
+    void SetUp() override {
+        before_ = UniqueFd(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+        if (const std::string why = enterOwnNetwork("vhbr0"); !why.empty())
+            GTEST_SKIP() << why << "; run this as root, on a kernel with bridges";
+    }
+    void TearDown() override {
+        if (!IsSkipped()) {
+            EXPECT_EQ(::setns(before_.get(), CLONE_NEWNET), 0);
+        }
+        before_.reset();
+    }
+
+    /// The address of the tap that a VM with that address gets.
+    std::string tapAddressFor(const std::string& guestAddress) {
+        vm_.networks = {{.id = "lan", .type = NetworkType::Tap, .bridge = "vhbr0", .mac = guestAddress}};
+        const Resources resources = acquireResources(vm_, directory_.path());
+        std::filesystem::remove(directory_.file("qmp.sock"));
+        std::filesystem::remove(directory_.file("console.sock"));
+        ifreq tap{};
+        EXPECT_EQ(::ioctl(resources.fd("tap/lan"), TUNGETIFF, &tap), 0);
+        const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        EXPECT_EQ(::ioctl(socket.get(), SIOCGIFHWADDR, &tap), 0);
+        std::string text;
+        for (std::size_t i = 0; i < 6; ++i) {
+            char byte[4];
+            std::snprintf(byte, sizeof(byte), "%02x:", static_cast<unsigned char>(tap.ifr_hwaddr.sa_data[i]));
+            text += byte;
+        }
+        return text.substr(0, 17);
+    }
+
+ private:
+    UniqueFd before_;
+};
+
+TEST_F(TapTest, hasTheGuestsAddressButForAFirstByteThatNoBridgeTakes) {
+    EXPECT_EQ(tapAddressFor("52:54:00:12:34:56"), "fe:54:00:12:34:56");
+    EXPECT_EQ(tapAddressFor("02:54:00:12:34:56"), "fe:54:00:12:34:56");
+    EXPECT_EQ(tapAddressFor("fe:54:00:12:34:56"), "fa:54:00:12:34:56") << "and never the guest's own";
+}
+
+TEST_F(TapTest, hasTheSameAddressEachTimeWhereTheDefinitionSetsNone) {
+    vm_.uuid = "5c9a3d3e-6d0f-4f4e-9c55-31d5c0d7a001";
+    const std::string address = tapAddressFor("");
+    EXPECT_THAT(address, StartsWith("fe:54:00:"));
+    EXPECT_EQ(tapAddressFor(""), address);
 }
 
 TEST_F(ResourcesTest, joinNoBridgeWithoutATap) {

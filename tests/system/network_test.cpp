@@ -1,13 +1,35 @@
-// A guest on a bridge, pinged all the time, while its VMM is replaced. In a network namespace of its own.
+// A guest on a bridge while its VMM is replaced: pinged, sent to, and only sending. In a network namespace of its own.
 
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+// After <net/if.h>, which it would otherwise clash with.
+#include <linux/sockios.h>
+
+#include <array>
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <mutex>
+#include <optional>
 #include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 
@@ -36,6 +58,324 @@ std::set<std::string> members() {
     }
     return found;
 }
+
+using Mac = std::array<unsigned char, 6>;
+
+// What a guest that only sends is told once, at its boot. A new tap's random address would be lower than this one nearly always.
+constexpr Mac nicMac{0xfa, 0, 0, 0, 0, 1}, guestMac{0x52, 0x54, 0, 0x77, 0, 2};
+constexpr const char *lan = "vhbr1", *lanAddress = "10.78.0.1", *lanGuest = "10.78.0.2", *wireAddress = "10.78.0.3";
+constexpr std::uint16_t udpPort = 7777;
+
+ifreq requestFor(const std::string& interface) {
+    ifreq request{};
+    std::strncpy(request.ifr_name, interface.c_str(), IFNAMSIZ - 1);
+    return request;
+}
+
+void control(unsigned long what, const ifreq& request) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq asked = request;
+    ASSERT_EQ(::ioctl(socket.get(), what, &asked), 0) << std::strerror(errno);
+}
+
+void bringUp(const std::string& interface) {
+    ifreq request = requestFor(interface);
+    request.ifr_flags = IFF_UP;
+    control(SIOCSIFFLAGS, request);
+}
+
+Mac macOf(const std::string& interface) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request = requestFor(interface);
+    EXPECT_EQ(::ioctl(socket.get(), SIOCGIFHWADDR, &request), 0) << interface;
+    Mac mac;
+    std::memcpy(mac.data(), request.ifr_hwaddr.sa_data, mac.size());
+    return mac;
+}
+
+std::string text(const Mac& mac) {
+    char buffer[18];
+    std::snprintf(buffer, sizeof(buffer), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+    return buffer;
+}
+
+/// Which numbers of a stream have come.
+class Numbers {
+ public:
+    void add(std::uint64_t number) {
+        const std::lock_guard lock(mutex_);
+        if (number >= seen_.size()) seen_.resize(number + 10'000);
+        if (seen_[number]) return void(++repeated_);
+        seen_[number] = true;
+        ++count_;
+        first_ = first_ == 0 ? number : std::min(first_, number);
+        last_ = std::max(last_, number);
+    }
+    std::uint64_t last() const {
+        const std::lock_guard lock(mutex_);
+        return last_;
+    }
+    /// Between the first and the last that came.
+    std::uint64_t missing() const {
+        const std::lock_guard lock(mutex_);
+        return count_ == 0 ? 0 : last_ - first_ + 1 - count_;
+    }
+    std::uint64_t repeated() const {
+        const std::lock_guard lock(mutex_);
+        return repeated_;
+    }
+
+ private:
+    mutable std::mutex mutex_;
+    std::vector<bool> seen_;
+    std::uint64_t count_ = 0, first_ = 0, last_ = 0, repeated_ = 0;
+};
+
+/// A bridge as the kernel makes it, with no address set, and the host's IP address on it.
+void makeLan() {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::ioctl(socket.get(), SIOCBRADDBR, lan), 0) << std::strerror(errno);
+    ifreq request = requestFor(lan);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    ::inet_pton(AF_INET, lanAddress, &address.sin_addr);
+    std::memcpy(&request.ifr_addr, &address, sizeof(address));
+    control(SIOCSIFADDR, request);
+    ::inet_pton(AF_INET, "255.255.255.0", &address.sin_addr);
+    std::memcpy(&request.ifr_netmask, &address, sizeof(address));
+    control(SIOCSIFNETMASK, request);
+    bringUp(lan);
+}
+
+/// The host's NIC in the bridge, and who is behind it: counts what the guest sends there, hears what everybody hears, and sends to
+/// the guest.
+class Wire {
+ public:
+    Wire() : tap_(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK)) {
+        ifreq request = requestFor("nic0");
+        request.ifr_flags = IFF_TAP | IFF_NO_PI;
+        EXPECT_EQ(::ioctl(tap_.get(), TUNSETIFF, &request), 0) << std::strerror(errno);
+        request = requestFor("nic0");
+        request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+        std::memcpy(request.ifr_hwaddr.sa_data, nicMac.data(), nicMac.size());
+        control(SIOCSIFHWADDR, request);
+        ifreq join = requestFor(lan);
+        join.ifr_ifindex = static_cast<int>(::if_nametoindex("nic0"));
+        control(SIOCBRADDIF, join);
+        bringUp("nic0");
+        thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+    }
+
+    /// Sends to the guest from now on, so many a second; 0 for none.
+    void sendPerSecond(unsigned rate) { rate_ = rate; }
+    std::uint64_t sent() const { return sent_; }
+    const Numbers& received() const { return received_; }
+    unsigned rarps() const { return rarps_; }
+    unsigned gratuitousArps() const { return gratuitousArps_; }
+
+ private:
+    void run(const std::stop_token& stop) {
+        auto next = std::chrono::steady_clock::now();
+        while (!stop.stop_requested()) {
+            pollfd waited{tap_.get(), POLLIN, 0};
+            ::poll(&waited, 1, 1);
+            std::array<unsigned char, 2048> frame;
+            for (ssize_t length; (length = ::read(tap_.get(), frame.data(), frame.size())) > 0;)
+                hear(frame.data(), static_cast<std::size_t>(length));
+            const unsigned rate = rate_;
+            const auto now = std::chrono::steady_clock::now();
+            if (rate == 0 || next + std::chrono::seconds(1) < now) next = now;
+            for (; rate > 0 && next <= now; next += std::chrono::nanoseconds(1'000'000'000 / rate)) send();
+        }
+    }
+
+    void hear(const unsigned char* frame, std::size_t length) {
+        const unsigned type = length < ETH_HLEN ? 0 : static_cast<unsigned>(frame[12] << 8 | frame[13]);
+        if (length < ETH_HLEN || std::memcmp(frame + ETH_ALEN, guestMac.data(), ETH_ALEN) != 0) return;
+        if (type == ETHERTYPE_REVARP) ++rarps_;
+        if (type == ETHERTYPE_ARP && length >= 42 && std::memcmp(frame + 28, frame + 38, 4) == 0) ++gratuitousArps_;
+        if (type != ETHERTYPE_IP || length < 50 || std::memcmp(frame, nicMac.data(), ETH_ALEN) == 0) return;
+        if (frame[23] == IPPROTO_UDP && frame[36] == udpPort >> 8 && frame[37] == (udpPort & 0xff)) {
+            std::uint64_t number = 0;
+            for (int i = 0; i < 8; ++i) number = number << 8 | frame[42 + i];
+            received_.add(number);
+        }
+    }
+
+    void send() {
+        struct __attribute__((packed)) {
+            ether_header ethernet;
+            iphdr ip;
+            udphdr udp;
+            std::uint64_t number;
+        } frame{};
+        std::memcpy(frame.ethernet.ether_dhost, guestMac.data(), ETH_ALEN);
+        frame.ethernet.ether_shost[0] = 2;
+        frame.ethernet.ether_shost[5] = 3;
+        frame.ethernet.ether_type = htons(ETHERTYPE_IP);
+        frame.ip.version = 4;
+        frame.ip.ihl = 5;
+        frame.ip.ttl = 64;
+        frame.ip.protocol = IPPROTO_UDP;
+        frame.ip.tot_len = htons(sizeof(frame) - sizeof(ether_header));
+        frame.ip.saddr = ::inet_addr(wireAddress);
+        frame.ip.daddr = ::inet_addr(lanGuest);
+        unsigned sum = 0;
+        const auto* words = reinterpret_cast<const unsigned char*>(&frame.ip);
+        for (std::size_t i = 0; i < sizeof(iphdr); i += 2) sum += static_cast<unsigned>(words[i] << 8 | words[i + 1]);
+        while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+        frame.ip.check = htons(static_cast<std::uint16_t>(~sum));
+        frame.udp.source = frame.udp.dest = htons(udpPort);
+        frame.udp.len = htons(sizeof(udphdr) + sizeof(frame.number));
+        frame.number = htobe64(sent_ + 1);
+        if (::write(tap_.get(), &frame, sizeof(frame)) == static_cast<ssize_t>(sizeof(frame))) ++sent_;
+    }
+
+    UniqueFd tap_;
+    std::atomic<unsigned> rate_ = 0, rarps_ = 0, gratuitousArps_ = 0;
+    std::atomic<std::uint64_t> sent_ = 0;
+    Numbers received_;
+    std::jthread thread_;
+};
+
+/// What the guest sends to the host's own address.
+class HostReceiver {
+ public:
+    HostReceiver() : socket_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_port = htons(udpPort);
+        ::inet_pton(AF_INET, lanAddress, &address.sin_addr);
+        EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+        const int bytes = 8 << 20;
+        ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes));
+        thread_ = std::jthread([this](const std::stop_token& stop) {
+            while (!stop.stop_requested()) {
+                pollfd waited{socket_.get(), POLLIN, 0};
+                ::poll(&waited, 1, 20);
+                for (std::uint64_t number; ::recv(socket_.get(), &number, sizeof(number), 0) == sizeof(number);)
+                    received_.add(be64toh(number));
+            }
+        });
+    }
+    const Numbers& received() const { return received_; }
+
+ private:
+    UniqueFd socket_;
+    Numbers received_;
+    std::jthread thread_;
+};
+
+unsigned fromEnvironment(const char* variable, unsigned otherwise) {
+    const char* value = std::getenv(variable);
+    return value && *value ? static_cast<unsigned>(std::atoi(value)) : otherwise;
+}
+
+class LanTest : public testing::TestWithParam<Design> {
+ protected:
+    void SetUp() override {
+        if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a network namespace, a bridge and taps";
+        ASSERT_EQ(enterOwnNetwork(bridge), "");
+        makeLan();
+        wire_.emplace();
+        receiver_.emplace();
+        macBefore_ = macOf(lan);
+        ASSERT_EQ(text(macBefore_), text(nicMac)) << "of the lowest of its ports";
+    }
+    void TearDown() override {
+        receiver_.reset();
+        wire_.reset();
+    }
+
+    /// A guest that sends to the host and behind the wire, and answers nobody.
+    std::string definition(const Workspace& workspace) {
+        VmOptions options;
+        options.design = GetParam();
+        const bool owns = options.design == Design::VmmOwned || options.design == Design::VmmExec;
+        options.owner = owns ? "vmm" : "manager";
+        options.binary = options.design == Design::VmmExec ? newQemu() : oldQemu();
+        options.more = std::string("networks: [{id: net0, type: tap, mac: '") + text(guestMac) + "', bridge: " + lan + "}]\n";
+        options.cmdline = std::string(" probe.ram_mib=16 probe.rate_mib_s=4 probe.ip=") + lanGuest + " probe.send=" + lanAddress +
+                          "/" + text(nicMac) + "," + wireAddress + "/02:00:00:00:00:03 probe.send_per_s=" +
+                          std::to_string(rate_);
+        return writeDefinition(workspace, options);
+    }
+
+    /// The new VMM of the next upgrade: there and back again where the design can.
+    std::string nextBinary(unsigned upgrade) const {
+        const bool goesBack = GetParam() == Design::Relayed || GetParam() == Design::ManagerOwned;
+        return goesBack && upgrade % 2 == 1 ? oldQemu() : newQemu();
+    }
+
+    void startGuest(Host& host, const Workspace& workspace) {
+        const VerbResult started =
+            wait([&](Verbs::Done done) { host.start(definition(workspace), milliseconds(90'000), std::move(done)); });
+        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+        ASSERT_TRUE(goesOn()) << "the guest does not send";
+    }
+
+    /// The guest's packets come, here and behind the wire.
+    bool goesOn() const {
+        const std::uint64_t here = receiver_->received().last(), there = wire_->received().last();
+        return turnUntil(
+            [&] { return receiver_->received().last() > here + 100 && wire_->received().last() > there + 100; },
+            milliseconds(20'000));
+    }
+
+    const unsigned rate_ = fromEnvironment("VH_PACKETS_PER_SECOND", 1000);
+    std::optional<Wire> wire_;
+    std::optional<HostReceiver> receiver_;
+    Mac macBefore_{};
+};
+
+TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
+    Workspace workspace;
+    {
+        Host host(workspace.runtime(), "/nonexistent");
+        startGuest(host, workspace);
+        wire_->sendPerSecond(rate_);
+        const unsigned upgrades = fromEnvironment("VH_UPGRADES", 3);
+        for (unsigned upgrade = 0; upgrade < upgrades && !HasFailure(); ++upgrade) {
+            const auto observe = [&](const HandoverProgress& progress) {
+                EXPECT_EQ(text(macOf(lan)), text(macBefore_)) << "at " << name(progress.state);
+            };
+            const json report = wait([&](Verbs::Done done) {
+                                    host.upgrade("vm", {.binary = nextBinary(upgrade)}, observe, std::move(done));
+                                }).value;
+            ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+            EXPECT_EQ(text(macOf(lan)), text(macBefore_));
+            EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << upgrade + 1;
+        }
+        wire_->sendPerSecond(0);
+        const std::uint64_t sent = wire_->sent();
+        std::uint64_t arrived = 0, repeated = 0;
+        for (int attempt = 0; attempt < 5 && arrived < sent; ++attempt) {
+            auto status = guestStatus(host, "vm");
+            arrived = status["udp_received"];
+            repeated = status["udp_repeated"];
+        }
+        std::printf(
+            "%s: %u upgrades at %u packets/s: to the host %llu, %llu lost, %llu twice; through the NIC %llu, %llu lost, %llu twice; to "
+            "the guest %llu, %lld lost, %llu twice\n",
+            std::string(name(GetParam())).c_str(), upgrades, rate_, static_cast<unsigned long long>(receiver_->received().last()),
+            static_cast<unsigned long long>(receiver_->received().missing()),
+            static_cast<unsigned long long>(receiver_->received().repeated()),
+            static_cast<unsigned long long>(wire_->received().last()),
+            static_cast<unsigned long long>(wire_->received().missing()),
+            static_cast<unsigned long long>(wire_->received().repeated()), static_cast<unsigned long long>(sent),
+            static_cast<long long>(sent - arrived), static_cast<unsigned long long>(repeated));
+        EXPECT_EQ(receiver_->received().missing(), 0U) << "from the guest to the host";
+        EXPECT_EQ(wire_->received().missing(), 0U) << "from the guest through the NIC";
+        EXPECT_EQ(receiver_->received().repeated() + wire_->received().repeated() + repeated, 0U);
+        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        EXPECT_EQ(text(macOf(lan)), text(macBefore_));
+    }
+    workspace.expectNothingLeft();
+}
+
+INSTANTIATE_TEST_SUITE_P(Designs, LanTest,
+                         testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned, Design::VmmExec),
+                         [](const auto& instance) { return testName(instance.param); });
 
 TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a network namespace, a bridge and taps";
