@@ -375,6 +375,7 @@ void Handover::launch() {
     // On disk before it exists, and again when it does: a manager that is killed from here on leaves a trail to the new process.
     request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
     request_.record.guestWasRunning = wasRunning_;
+    request_.record.memoryBefore = memoryFilesOf(request_.record.vmm.pid);
     AdoptedVm* adopted = request_.record.adopted ? &*request_.record.adopted : nullptr;
     if (adopted) readTapSettings(*adopted, request_.record.vmm.pid);
     directory_.write(request_.record);
@@ -810,6 +811,7 @@ void Handover::retire() {
 
 void Handover::recordOnlyNewVmm() {
     request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
+    request_.record.memoryBefore.clear();
     try {
         directory_.write(request_.record);
     } catch (const std::exception& error) {
@@ -914,7 +916,8 @@ void Handover::removeNewGeneration() {
 
 void Handover::resumed() {
     if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
-    const auto last = [this] { undoGrowth([this] { afterNextHeartbeat([this] { done(); }); }); };
+    undoGrowth();
+    const auto last = [this] { afterNextHeartbeat([this] { done(); }); };
     if (!configuredOld_) return last();
     // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter; but awaited, since QEMU
     // drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
@@ -926,22 +929,15 @@ void Handover::resumed() {
                             }));
 }
 
-/// A new VMM with larger blocks has grown files that the old one runs the guest on. The guest does not notice; the next new VMM
-/// would.
-void Handover::undoGrowth(std::function<void()> then) {
-    if (!usesCpr() || !migrateSent_) return then();
-    old_->gatherRamBlocks(patience,
-                          within([this, then = std::move(then)](const std::vector<RamBlock>& blocks, const std::string&) {
-                              for (const std::string& block : old_->shrinkGrownBlocks(blocks))
-                                  report_.warnings.push_back("the new VMM had grown the memory of RAM block '" + block +
-                                                             "'; it was cut back to what the old VMM has");
-                              then();
-                          }));
+void Handover::undoGrowth() {
+    for (const std::string& file : cutBackMemoryFiles(old_->record().pid, request_.record.memoryBefore))
+        report_.warnings.push_back("the new VMM had grown the memory '" + file + "'; it was cut back to what the old VMM has");
 }
 
 void Handover::finish() {
     if (state_ == State::RolledBack) {
         request_.record.fresh.reset();
+        request_.record.memoryBefore.clear();
         request_.record.standingBy = false;
         try {
             directory_.write(request_.record);

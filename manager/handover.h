@@ -185,7 +185,8 @@ class Handover {
     void resume();
     void removeNewGeneration();
     void resumed();
-    void undoGrowth(std::function<void()> then);
+    /// Of what both VMMs map; the new one has ended.
+    void undoGrowth();
     void finish();
 
     /// After every connection to its monitor.

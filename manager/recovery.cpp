@@ -207,10 +207,8 @@ void Recovery::letOldRun() {
             // As found before the handover, whatever that had set.
             emptyInbox();
             ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
-                old_.gatherRamBlocks(patience, [this](const std::vector<RamBlock>& blocks, const std::string&) {
-                    old_.shrinkGrownBlocks(blocks);
-                    settle(old_.record(), new_.record().generation);
-                });
+                cutBackMemoryFiles(old_.record().pid, record_.memoryBefore);
+                settle(old_.record(), new_.record().generation);
             });
         };
         if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
@@ -235,6 +233,7 @@ void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
 void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.vmm = kept;
     record_.fresh.reset();
+    record_.memoryBefore.clear();
     record_.standingBy = false;
     try {
         directory_.write(record_);

@@ -126,6 +126,8 @@ std::optional<VmRecord> VmDirectory::read() const {
         if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value["adopted"]);
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
+        for (const json& kept : value.value("memoryBefore", json::array()))
+            record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
         return record;
     } catch (const std::exception& error) {
         throw std::runtime_error("vm '" + vm_ + "': cannot understand '" + file + "': " + error.what());
@@ -145,6 +147,10 @@ void VmDirectory::write(const VmRecord& record) const {
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));
     if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
+    for (const MemoryFile& kept : record.memoryBefore) {
+        value["memoryBefore"].push_back(toJson(kept.identity));
+        value["memoryBefore"].back()["size"] = kept.size;
+    }
     const std::string file = path() + "/record.json", draft = file + ".new";
     {
         UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));

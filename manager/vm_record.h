@@ -23,6 +23,7 @@
 
 #include "config/vm_definition.h"
 #include "manager/adopted_vm.h"
+#include "manager/memory_files.h"
 #include "manager/passthrough.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
@@ -69,6 +70,7 @@ struct VmRecord {
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.
     std::optional<AdoptedVm> adopted;  ///< A VM that another manager started; then there is no definition.
     bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.
+    std::vector<MemoryFile> memoryBefore;  ///< The old VMM's, before that handover started a new one.
 
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
     /// handover goes by: its name is its title.

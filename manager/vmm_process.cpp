@@ -193,20 +193,6 @@ void VmmProcess::gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHa
     });
 }
 
-std::vector<std::string> VmmProcess::shrinkGrownBlocks(const std::vector<RamBlock>& blocks) const {
-    std::vector<std::string> shrunk;
-    for (const RamBlock& block : blocks) {
-        // Files that somebody named may well be longer than the block that maps them.
-        if (block.named_file || !block.file || block.file->fd < 0 || block.file->size <= block.max_length) continue;
-        const std::string path = "/proc/" + std::to_string(record_.pid) + "/fd/" + std::to_string(block.file->fd);
-        const UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-        const std::uint64_t length = (block.max_length + block.page_size - 1) / block.page_size * block.page_size;
-        if (!file || FileIdentity::of(file.get()) != block.file->identity || length >= block.file->size) continue;
-        if (::ftruncate(file.get(), static_cast<off_t>(length)) == 0) shrunk.push_back(block.idstr);
-    }
-    return shrunk;
-}
-
 std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
     namespace fs = std::filesystem;
     constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";

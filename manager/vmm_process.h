@@ -75,11 +75,6 @@ class VmmProcess {
     using RamBlocksHandler = std::function<void(std::vector<RamBlock> blocks, std::string problem)>;
     void gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHandler then);
 
-    /// Cuts the files of these blocks of this process back to the blocks' own length, where somebody has grown them, and returns
-    /// the names of those. A new VMM with larger blocks grows the very files that the old one runs the guest on
-    /// (system/physmem.c:qemu_ram_alloc_from_fd, grow; 10.0 and 11.1); it must have ended.
-    std::vector<std::string> shrinkGrownBlocks(const std::vector<RamBlock>& blocks) const;
-
     /// A connection to the guest probe's port, made when the process was started; once.
     UniqueFd takeHeartbeat() { return std::move(heartbeat_); }
 

@@ -90,6 +90,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     record.vmm.vfio = {{"iommufd0", {5, {1, 2}}}, {"vfio/hd0", {6, {1, 3}}}};
     record.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0", .bound = true}};
     for (const bool underHandover : {false, true}) {
+        if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
         if (underHandover)
             record.fresh = VmmRecord{.generation = 4,
                                      .pid = 4712,
@@ -111,6 +112,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_TRUE(back->fresh == record.fresh);
         EXPECT_EQ(back->passthrough, record.passthrough);
         EXPECT_EQ(back->guestWasRunning, record.guestWasRunning);
+        EXPECT_EQ(back->memoryBefore, record.memoryBefore);
     }
 }
 

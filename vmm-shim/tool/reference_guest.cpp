@@ -64,6 +64,16 @@ UniqueFd claim(CprCapture& received, const std::string& name) {
     return {};
 }
 
+/// One line as system/physmem.c:ram_block_format has it (11.1).
+std::string tableLine(const std::string& idstr, std::uint64_t offset, std::uint64_t used, std::uint64_t max, const void* hva,
+                      bool readOnly) {
+    char line[512];
+    std::snprintf(line, sizeof(line), "%24s %8s  0x%016" PRIx64 " 0x%016" PRIx64 " 0x%016" PRIx64 " 0x%016" PRIx64 " %3s\n",
+                  idstr.c_str(), "4 KiB", offset, used, max, static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(hva)),
+                  readOnly ? "ro" : "rw");
+    return line;
+}
+
 }  // namespace
 
 UniqueFd makeMemfd(const std::string& name, std::uint64_t size) {
@@ -208,20 +218,15 @@ ReferenceBlock* ReferenceGuest::find(const std::string& idstr) {
 }
 
 std::string ReferenceGuest::table(bool lacksLast) const {
-    // system/physmem.c:ram_block_format (11.1).
     char line[512];
     std::snprintf(line, sizeof(line), "%24s %8s  %18s %18s %18s %18s %3s\n", "Block Name", "PSize", "Offset", "Used", "Total",
                   "HVA", "RO");
     std::string text = line;
     for (std::size_t i = 0; i + (lacksLast ? 1 : 0) < blocks_.size(); ++i) {
         const ReferenceBlock& block = blocks_[i];
-        std::snprintf(line, sizeof(line), "%24s %8s  0x%016" PRIx64 " 0x%016" PRIx64 " 0x%016" PRIx64 " 0x%016" PRIx64 " %3s\n",
-                      block.idstr.c_str(), "4 KiB", block.offset, block.used_length, block.max_length,
-                      static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(block.memory.address())),
-                      block.read_only ? "ro" : "rw");
-        text += line;
+        text += tableLine(block.idstr, block.offset, block.used_length, block.max_length, block.memory.address(), block.read_only);
     }
-    return text;
+    return text + claims_;
 }
 
 std::vector<std::string> ReferenceGuest::cprBlockers() const {
@@ -245,6 +250,14 @@ CprCapture ReferenceGuest::cprState() const {
         if (!capture.descriptors.back()) fail("duplicate the descriptor of '" + block.idstr + "'");
     }
     return capture;
+}
+
+void ReferenceGuest::claimFile(const std::string& idstr, const std::string& path) {
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    void* address = file ? ::mmap(nullptr, pageSize, PROT_READ, MAP_SHARED, file.get(), 0) : MAP_FAILED;
+    if (address == MAP_FAILED) fail("map '" + path + "'");
+    claimed_.push_back(std::move(file));
+    claims_ += tableLine(idstr, std::uint64_t{1} << 40, 0, 0, address, false);
 }
 
 void ReferenceGuest::plug(const std::string& idstr, std::uint64_t size) {

@@ -92,6 +92,8 @@ class ReferenceGuest {
     void plug(const std::string& idstr, std::uint64_t size);
     /// Throws std::runtime_error when there is no such block with a memfd.
     void replaceFile(const std::string& idstr);
+    /// Maps a file that it may only read, and claims from then on that this is a RAM block of no length.
+    void claimFile(const std::string& idstr, const std::string& path);
 
     /// Calls with the offset of each page of the used part that is not all zeroes, without making memory of a file's holes.
     static void forEachPage(const ReferenceBlock& block, const std::function<void(std::uint64_t offset)>& call);
@@ -108,6 +110,8 @@ class ReferenceGuest {
     std::string status() const;
 
     std::vector<ReferenceBlock> blocks_;
+    std::string claims_;  ///< Lines of the table for what is no block.
+    std::vector<UniqueFd> claimed_;
     Counter counter_;
     std::vector<std::string> errors_;  ///< Lines that the port has not taken yet.
     unsigned errorsTold_ = 0;

@@ -346,6 +346,8 @@ json ReferenceVmm::execute(const std::string& command, const json& arguments, co
         }
     } else if (command == "migrate-incoming") {
         if (fault.action != Action::Lie) migrateIncoming(arguments);
+    } else if (command == "x-ref-claim") {
+        guest_->claimFile(arguments.at("name"), arguments.at("path"));
     } else if (command == "x-ref-plug") {
         guest_->plug(arguments.at("name"), arguments.at("size"));
     } else if (command == "x-ref-replace") {

@@ -46,7 +46,8 @@
 //                     descriptor, or lacks the last descriptor  cpr-sent
 //
 // Commands that QEMU does not have: `x-ref-plug` {name, size} adds a RAM block with a memfd, so that the CPR state changes;
-// `x-ref-replace` {name} puts a block into another memfd with the same content.
+// `x-ref-replace` {name} puts a block into another memfd with the same content; `x-ref-claim` {name, path} maps a file that the VMM
+// may only read, and claims that it is a RAM block of no length.
 #pragma once
 
 #include <string>
