@@ -22,7 +22,13 @@ using std::chrono::milliseconds;
 constexpr milliseconds patience{
     10'000};  ///< For steps that no definition sets a deadline for: preflight, confirming, going back.
 constexpr milliseconds tidyPatience{2'000};  ///< What is done for tidiness must not make a resumed guest a lost one.
-constexpr milliseconds firstBeatPatience{500};
+// How long a guest's beat is waited for on the first connection to its port; twice as long on each further one. A port whose
+// listener changes may stay silent for its next one, for ever (seen with QEMU 10.0 and 11.1; it is throttled by
+// hw/char/virtio-console.c:flush_buf after the listener has gone), and is not for the one after that.
+constexpr milliseconds beatPatienceBefore{150}, beatPatienceAfter{400};
+constexpr unsigned connectionsBefore = 3, connectionsAfter = 4;
+constexpr milliseconds silence = beatPatienceAfter * ((1 << connectionsAfter) - 1);
+constexpr milliseconds recently{2'000};  ///< A guest that beats does so a thousand times a second; this is for a busy host.
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
 constexpr milliseconds defaultDowntime{300};            ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
 constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
@@ -94,7 +100,7 @@ void Handover::enter(State state) {
                    new_ ? &new_->resources() : nullptr});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
-    const milliseconds deadline = deadlineOf(state);
+    const milliseconds deadline = deadlineOf(state) + (state == State::Retiring ? silence : milliseconds(0));
     deadline_ =
         EventSource::after(deadline, within([this, state, deadline] {
                                post(Event::TimedOut, std::string(name(state)) + " took longer than " + milliseconds_(deadline));
@@ -352,15 +358,10 @@ void Handover::checkGuest(std::function<void()> then) {
 void Handover::awaitFirstHeartbeat() {
     if (!request_.definition.heartbeat || !wasRunning_) return passPreflight();
     heartbeat_.listen(connectUnix(old_->directory() + "/heartbeat.sock"));
-    heartbeat_.onLine(within([this] {
-        heartbeat_.onLine(nullptr);
+    awaitBeat(*old_, beatPatienceBefore, connectionsBefore, [this](bool heard) {
+        if (!heard) report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
         passPreflight();
-    }));
-    pollTimer_ = EventSource::after(
-        firstBeatPatience, within([this] {
-            report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
-            passPreflight();
-        }));
+    });
 }
 
 void Handover::passPreflight() {
@@ -684,6 +685,7 @@ void Handover::recheck() {
 // Switching.
 
 void Handover::switchOver() {
+    beatBefore_ = heartbeat_.hasBeatWithin(recently);
     if (design_ == Design::SaveRestore) return run({{old_.get(), "stop", nullptr}}, [this] { saveToFile(); });
     if (executes()) return executeNew();
     const json main{{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}};
@@ -794,10 +796,7 @@ void Handover::retire() {
     relay_.reset();
     // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
     if (!request_.record.adopted) recordOnlyNewVmm();
-    afterNextHeartbeat([this] {
-        if (wasRunning_ && heartbeat_.summary().beats > 0 && !heartbeat_.beatsFromLatest())
-            report_.warnings.push_back(
-                "the new VMM says that it runs the guest, and no heartbeat has come from there yet; look at it");
+    afterFirstBeatOnNew([this] {
         if (isOneProcess()) return retireInPlace();
         if (!old_->alive()) return oldGone();
         send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
@@ -917,7 +916,7 @@ void Handover::removeNewGeneration() {
 void Handover::resumed() {
     if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
     undoGrowth();
-    const auto last = [this] { afterNextHeartbeat([this] { done(); }); };
+    const auto last = [this] { afterNextBeatOnOld([this] { done(); }); };
     if (!configuredOld_) return last();
     // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter; but awaited, since QEMU
     // drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
@@ -1010,16 +1009,62 @@ void Handover::failUnlessNewDies(const std::string& cause) {
     pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
 }
 
-void Handover::afterNextHeartbeat(std::function<void()> then) {
-    if (heartbeat_.summary().beats == 0 || !wasRunning_) return then();
-    const auto once = within([this, then = std::move(then)] {
+void Handover::awaitBeat(const VmmProcess& vmm, milliseconds patience, unsigned connections, std::function<void(bool)> then) {
+    const std::size_t port = &vmm == old_.get() ? 0 : heartbeat_.ports() - 1;
+    const auto heard = [this, port, before = heartbeat_.beatsFrom(port)] { return heartbeat_.beatsFrom(port) > before; };
+    const auto settle = [this, then](bool wasHeard) {
         pollTimer_.reset();
         heartbeat_.onLine(nullptr);
+        then(wasHeard);
+    };
+    // Any other line is no beat: one of the old VMM's may be read late, and a status line may have waited in the port's queue.
+    heartbeat_.onLine(within([heard, settle] {
+        if (heard()) settle(true);
+    }));
+    pollTimer_ = EventSource::after(patience, within([this, &vmm, port, heard, settle, patience, connections, then] {
+                                        heartbeat_.onLine(nullptr);
+                                        heartbeat_.catchUp(port);
+                                        if (heard() || connections <= 1) return settle(heard());
+                                        try {
+                                            heartbeat_.listenAgain(port, connectUnix(vmm.directory() + "/heartbeat.sock"));
+                                        } catch (const std::system_error&) {
+                                            // Nobody listens there just now: what is connected may still speak.
+                                        }
+                                        awaitBeat(vmm, patience * 2, connections - 1, then);
+                                    }));
+}
+
+void Handover::afterFirstBeatOnNew(std::function<void()> then) {
+    if (!wasRunning_ || heartbeat_.summary().beats == 0) return then();
+    if (!beatBefore_) {
+        report_.warnings.push_back("no heartbeat from the guest just before the switch: nothing tells how it is on the new VMM");
+        return then();
+    }
+    if (heartbeat_.beatsFrom(heartbeat_.ports() - 1) > 0) return then();
+    awaitBeat(*new_, beatPatienceAfter, connectionsAfter,
+              [this, then = std::move(then)](bool heard) { heard ? then() : reportSilence(then); });
+}
+
+/// No reason to end anything: the guest may only be slow, or its port broken. But nothing says that it lives.
+void Handover::reportSilence(std::function<void()> then) {
+    report_.silent = true;
+    report_.cause = "the guest beat on the old VMM and has not been heard on the new one for " + milliseconds_(silence);
+    new_->monitor().execute("query-status", nullptr, tidyPatience, within([this, then = std::move(then)](const QmpReply& reply) {
+                                report_.cause += reply.ok()
+                                                     ? ", which says of it: '" + reply.value.value("status", "") + "'"
+                                                     : ", which does not say how it is: " + reply.error->description;
+                                then();
+                            }));
+}
+
+void Handover::afterNextBeatOnOld(std::function<void()> then) {
+    if (heartbeat_.summary().beats == 0 || !wasRunning_) return then();
+    awaitBeat(*old_, beatPatienceBefore, connectionsBefore, [this, then = std::move(then)](bool heard) {
+        if (!heard)
+            report_.warnings.push_back(
+                "the old VMM says that it runs the guest, and no heartbeat has come from there yet; look at it");
         then();
     });
-    if (state_ == State::Retiring && heartbeat_.beatsFromLatest()) return once();
-    heartbeat_.onLine(once);
-    pollTimer_ = EventSource::after(milliseconds(1000), once);
 }
 
 }  // namespace vh

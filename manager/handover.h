@@ -198,8 +198,13 @@ class Handover {
     void explainOldFailure();
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
     void failUnlessNewDies(const std::string& cause);
-    /// Goes on after the guest's next heartbeat, or soon when there is none to be had.
-    void afterNextHeartbeat(std::function<void()> then);
+    /// Waits for the guest's next beat on a VMM, and connects to its port anew when none comes.
+    void awaitBeat(const VmmProcess& vmm, std::chrono::milliseconds patience, unsigned connections,
+                   std::function<void(bool heard)> then);
+    /// Goes on when the guest has been heard on the VMM that it was given to, or too long has not.
+    void afterFirstBeatOnNew(std::function<void()> then);
+    void reportSilence(std::function<void()> then);
+    void afterNextBeatOnOld(std::function<void()> then);
     std::string describe(const VmmProcess& vmm) const;
     /// The design for VMMs that have no CPR, in the words of a refusal.
     std::string withoutCpr() const;
@@ -237,6 +242,7 @@ class Handover {
     std::unique_ptr<VmmProcess> old_;
     std::unique_ptr<VmmProcess> new_;
     HeartbeatMonitor heartbeat_;
+    bool beatBefore_ = false;     ///< The guest was heard just before the switch.
     bool wasRunning_ = true;      ///< The guest ran before the handover; a paused one stays paused.
     bool configuredOld_ = false;  ///< Migration settings of the old VMM were changed.
     bool migrateSent_ = false;

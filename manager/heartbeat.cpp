@@ -27,8 +27,21 @@ constexpr int mostReads = 64;  ///< Of 16 KiB each, more than a socket's buffer 
 
 void HeartbeatMonitor::listen(UniqueFd socket) {
     const std::size_t port = ports_.size();
-    ports_.push_back({std::move(socket), {}, 0});
-    ports_.back().readable = EventSource::readable(ports_.back().socket.get(), [this, port] { readMore(port); });
+    ports_.push_back({});
+    read(port, std::move(socket));
+}
+
+void HeartbeatMonitor::listenAgain(std::size_t port, UniqueFd socket) {
+    // What the guest had written and nobody read, QEMU drops with the connection (hw/char/virtio-serial-bus.c:virtio_serial_close,
+    // 10.0).
+    mayHaveMissed_ = true;
+    partial_.clear();
+    read(port, std::move(socket));
+}
+
+void HeartbeatMonitor::read(std::size_t port, UniqueFd socket) {
+    ports_[port].readable = EventSource::readable(socket.get(), [this, port] { readMore(port); });
+    ports_[port].socket = std::move(socket);
 }
 
 void HeartbeatMonitor::readMore(std::size_t port) {
@@ -67,15 +80,16 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
         ++summary_.beats;
         if (port < ports_.size()) ++ports_[port].beats;
         if (lastNumber_) {
-            if (*beat > *lastNumber_)
-                summary_.lost += *beat - *lastNumber_ - 1;
-            else
+            if (*beat <= *lastNumber_)
                 ++summary_.repeated;
+            else if (!mayHaveMissed_)
+                summary_.lost += *beat - *lastNumber_ - 1;
             const double gapMs = std::chrono::duration<double, std::milli>(at - lastBeat_).count();
             summary_.longestGapMs = std::max(summary_.longestGapMs, gapMs);
             if (port != lastPort_) summary_.pauseMs = gapMs;
         }
         lastNumber_ = beat;
+        mayHaveMissed_ = false;
         lastBeat_ = at;
         lastPort_ = port;
     } else if (line.starts_with("S ")) {

@@ -21,7 +21,7 @@ namespace vh {
 /// What has been seen since the monitor was made.
 struct HeartbeatSummary {
     std::uint64_t beats = 0;
-    std::uint64_t lost = 0;      ///< Numbers that never came.
+    std::uint64_t lost = 0;      ///< Numbers that never came, but for those that a connection closed by us may have swallowed.
     std::uint64_t repeated = 0;  ///< Numbers that came again or went back: the guest ran twice.
     double longestGapMs = 0;
     std::optional<double> pauseMs;                ///< From the last beat on the first port to the first one on the second.
@@ -41,9 +41,18 @@ class HeartbeatMonitor {
     /// Starts to read the port of a VMM; the first one is the old VMM's, the second the new one's.
     void listen(UniqueFd socket);
 
+    /// Reads what a port has to say just now, in case the main loop has not come to it.
+    void catchUp(std::size_t port) { readMore(port); }
+    /// Reads that port through another connection from now on: the one that it had may be silent for ever.
+    void listenAgain(std::size_t port, UniqueFd socket);
+
     const HeartbeatSummary& summary() const { return summary_; }
-    /// Beats have come from the port that was added last.
-    bool beatsFromLatest() const { return !ports_.empty() && ports_.back().beats > 0; }
+    std::size_t ports() const { return ports_.size(); }
+    std::uint64_t beatsFrom(std::size_t port) const { return port < ports_.size() ? ports_[port].beats : 0; }
+    /// A beat has come not longer ago than that.
+    bool hasBeatWithin(std::chrono::milliseconds age) const {
+        return lastNumber_ && std::chrono::steady_clock::now() - lastBeat_ <= age;
+    }
 
     /// One line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
     void take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port);
@@ -54,6 +63,7 @@ class HeartbeatMonitor {
         EventSource readable;
         std::uint64_t beats = 0;
     };
+    void read(std::size_t port, UniqueFd socket);
     void readMore(std::size_t port);
     /// False when there was nothing.
     bool readOnce(std::size_t port);
@@ -62,6 +72,7 @@ class HeartbeatMonitor {
     std::string partial_;
     HeartbeatSummary summary_;
     std::optional<std::uint64_t> lastNumber_;
+    bool mayHaveMissed_ = false;  ///< Since that number, through no fault of the VMMs'.
     std::chrono::steady_clock::time_point lastBeat_{};
     std::size_t lastPort_ = 0;
     std::function<void()> lineCallback_;

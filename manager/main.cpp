@@ -310,7 +310,7 @@ int main(int argc, char** argv) {
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.footer(
         "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-        "old VMM; 4 lost, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a regression against\n"
+        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a regression against\n"
         "--check; 130 interrupted, and what was measured is written.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");

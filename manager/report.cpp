@@ -49,7 +49,7 @@ std::string figures(const json& report) {
     if (!switched && guest.is_object()) add("longest gap " + formatted("%.1f ms", guest["longestGapMs"]) + " (heartbeats)");
     const json stopToResume = report["vmm"]["stopToResumeMs"];
     if (stopToResume.is_number()) add(formatted("%.1f ms", stopToResume) + " (STOP to RESUME)");
-    if (report["outcome"] == outcomeName(State::Upgraded)) {
+    if (report["outcome"] == outcomeName(State::Upgraded) || report["outcome"] == silentOutcome) {
         add(megabytes(report["bytesSent"]) + " sent");
         add(mebibytes(report["ramCopiedBytes"]) + " of " + mebibytes(report["ramBytes"]) + " MiB RAM copied");
     }
@@ -96,6 +96,7 @@ std::string_view outcomeName(State finalState) {
 
 ExitCode HandoverReport::exitCode() const {
     if (dryRun) return ExitCode::Done;
+    if (silent && outcome == State::Upgraded) return ExitCode::Lost;
     if (outcome == State::Upgraded || outcome == State::StandingBy) return ExitCode::Done;
     if (outcome == State::Refused) return ExitCode::Refused;
     return outcome == State::RolledBack ? ExitCode::RolledBack : ExitCode::Lost;
@@ -117,9 +118,10 @@ json toJson(const HandoverReport& report) {
                           {"severity", name(difference.severity)},
                           {"why", difference.why},
                           {"text", describe(difference)}});
+    const bool silent = report.silent && report.outcome == State::Upgraded;
     return {{"vm", report.vm},
             {"design", name(report.design)},
-            {"outcome", report.dryRun ? "ready" : outcomeName(report.outcome)},
+            {"outcome", report.dryRun ? "ready" : silent ? silentOutcome : outcomeName(report.outcome)},
             {"exitCode", static_cast<int>(report.exitCode())},
             {"cause", report.cause},
             {"old", toJson(report.old)},
@@ -142,8 +144,10 @@ std::string jsonText(const json& value, int indent) {
 
 std::string reportText(const json& report) {
     const std::string outcome = report["outcome"], cause = report["cause"];
-    std::string text = report["vm"].get<std::string>() + ": " + outcome + "   ";
-    if (outcome == outcomeName(State::Upgraded) || outcome == outcomeName(State::StandingBy) || outcome == "ready")
+    const std::string vm = report["vm"];
+    std::string text = vm + ": " + outcome + "   ";
+    if (outcome == outcomeName(State::Upgraded) || outcome == silentOutcome || outcome == outcomeName(State::StandingBy) ||
+        outcome == "ready")
         text += versionOf(report["old"]) + " -> " +
                 (report["old"]["kind"] == report["new"]["kind"] ? report["new"].value("version", "?") : versionOf(report["new"]));
     else if (outcome == outcomeName(State::Lost))
@@ -157,11 +161,14 @@ std::string reportText(const json& report) {
         text += "nothing was touched";
     text += "   design " + report["design"].get<std::string>() + "\n";
     if (!cause.empty()) text += "  cause: " + cause + "\n";
+    if (outcome == silentOutcome)
+        text += "  a person must look whether the guest is alive: 'virt-handover console " + vm + "', and its network. If it is not, " +
+                "'virt-handover destroy " + vm + "' and 'start' begin it anew; the old VMM could not have it back\n";
     if (outcome == "ready")
         text += "  dry run: preflight found nothing in the way\n";
     else if (outcome == outcomeName(State::StandingBy))
         text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " +
-                report["vm"].get<std::string>() + "' switches, 'cancel' undoes\n";
+                vm + "' switches, 'cancel' undoes\n";
     else if (outcome != outcomeName(State::Refused))
         text += figures(report);
     text += ramBlocks(report);

@@ -37,8 +37,11 @@ struct HandoverReport {
     std::string vm;
     Design design = Design::ManagerOwned;
     State outcome = State::Refused;  ///< A final state, or StandingBy while it waits for a commit.
+    /// The guest beat on the old VMM and was not heard on the new one, which says that it runs it. Shown as an outcome of its own
+    /// in place of Upgraded: a person has to look.
+    bool silent = false;
     bool dryRun = false;             ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
-    std::string cause;               ///< Why it was not upgraded; empty when it was.
+    std::string cause;               ///< Why it was not upgraded, or is silent; empty when all is well.
     VmmIdentity old;
     VmmIdentity fresh;
     std::vector<StepTime> steps;
@@ -69,5 +72,7 @@ std::string reportText(const nlohmann::json& report);
 
 /// `refused`, `rolled back`, `upgraded`, `lost`.
 std::string_view outcomeName(State finalState);
+/// What reports call an upgrade after which the guest was not heard.
+constexpr std::string_view silentOutcome = "silent";
 
 }  // namespace vh

@@ -616,7 +616,8 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
                                 {"lost", pings.lost},
                                 {"longestGapMs", pings.longestGapMs ? json(*pings.longestGapMs) : json()}};
         }
-        lost = lost || attempt.guestLost || entry["outcome"] == outcomeName(State::Lost);
+        lost = lost || attempt.guestLost || entry["outcome"] == outcomeName(State::Lost) ||
+               entry["outcome"] == silentOutcome;
         if (round > 0) seriesOf(index, design)["rounds"].push_back(std::move(entry));
     }
     if (round > 0) {

@@ -165,7 +165,7 @@ void checkSeries(const Node& series) {
         if (!seen.emplace(round["round"].count(1), round["vm"].count(1)).second)
             round["round"].unexpected("no second entry for this round and VM");
         round["order"].count(1);
-        round["outcome"].oneOf({"upgraded", "rolled back", "refused", "lost"});
+        round["outcome"].oneOf({"upgraded", "rolled back", "refused", "lost", "silent"});
         round["cause"].text();
         round["disturbed"].boolean();
         checkFigures(round);

@@ -118,7 +118,7 @@ TEST(ResultsFile, saysWhereItIsDamaged) {
               "'x.json': cells[0].series[0].rounds[0].disturbed: found null, expected true or false");
     EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/outcome", "fine"),
               "'x.json': cells[0].series[0].rounds[0].outcome: found \"fine\", expected one of 'upgraded', 'rolled back', "
-              "'refused', 'lost'");
+              "'refused', 'lost', 'silent'");
     EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/writeRate/curvePercent/1", "x"),
               "'x.json': cells[0].series[0].rounds[0].writeRate.curvePercent[1]: found \"x\", expected a number or null");
     EXPECT_EQ(problemWith("/cells/0/series/0/rounds/0/network", json::object()),

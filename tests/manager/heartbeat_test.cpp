@@ -37,7 +37,7 @@ class HeartbeatLines : public testing::Test {
 TEST_F(HeartbeatLines, startAtZero) {
     EXPECT_EQ(summary().beats, 0U);
     EXPECT_EQ(summary().pauseMs, std::nullopt);
-    EXPECT_FALSE(monitor_.beatsFromLatest());
+    EXPECT_EQ(monitor_.beatsFrom(0), 0U);
 }
 
 TEST_F(HeartbeatLines, areCountedFromWhereverTheyBegin) {
@@ -166,12 +166,15 @@ TEST_F(HeartbeatPorts, areReadAsTheyCome) {
     const UniqueFd old = port();
     say(old, "B 1\nB 2\n");
     ASSERT_TRUE(seen(2));
-    EXPECT_TRUE(monitor_.beatsFromLatest());
+    EXPECT_EQ(monitor_.beatsFrom(0), 2U);
     const UniqueFd fresh = port();
-    EXPECT_FALSE(monitor_.beatsFromLatest());
+    EXPECT_EQ(monitor_.beatsFrom(1), 0U);
     say(fresh, "B 3\n");
     ASSERT_TRUE(seen(3));
-    EXPECT_TRUE(monitor_.beatsFromLatest());
+    EXPECT_EQ(monitor_.beatsFrom(0), 2U);
+    EXPECT_EQ(monitor_.beatsFrom(1), 1U);
+    EXPECT_TRUE(monitor_.hasBeatWithin(milliseconds(60'000)));
+    EXPECT_FALSE(monitor_.hasBeatWithin(milliseconds(-1)));
     EXPECT_NE(monitor_.summary().pauseMs, std::nullopt);
     EXPECT_EQ(monitor_.summary().lost + monitor_.summary().repeated, 0U);
 }
@@ -197,6 +200,32 @@ TEST_F(HeartbeatPorts, areDrainedInTheOrderInWhichTheGuestWrote) {
     ASSERT_TRUE(seen(beat + 1));
     EXPECT_EQ(monitor_.summary().lost, 0U);
     EXPECT_EQ(monitor_.summary().repeated, 0U);
+}
+
+TEST_F(HeartbeatPorts, areReadThroughAnotherConnection) {
+    const UniqueFd old = port(), fresh = port();
+    say(old, "B 1\nB 2\n");
+    say(fresh, "B 3\nB");
+    ASSERT_TRUE(seen(3));
+    auto [ours, theirs] = unixPair();
+    monitor_.listenAgain(1, std::move(ours));
+    char byte;
+    EXPECT_EQ(::read(fresh.get(), &byte, 1), 0) << "the first connection is closed";
+    // What the port held for that one is gone, and the first line that comes may have begun before.
+    say(theirs, " 8\nB 9\nB 12\nB 12\n");
+    ASSERT_TRUE(seen(6));
+    EXPECT_EQ(monitor_.beatsFrom(1), 4U);
+    EXPECT_EQ(monitor_.summary().lost, 2U) << "only between what came through one connection";
+    EXPECT_EQ(monitor_.summary().repeated, 1U);
+}
+
+TEST_F(HeartbeatPorts, areReadOnDemandWhatTheLoopHasNotComeTo) {
+    const UniqueFd old = port();
+    say(old, "B 1\n");
+    monitor_.catchUp(0);
+    EXPECT_EQ(monitor_.beatsFrom(0), 1U);
+    monitor_.catchUp(0);
+    EXPECT_EQ(monitor_.beatsFrom(0), 1U);
 }
 
 TEST_F(HeartbeatPorts, mayHangUp) {

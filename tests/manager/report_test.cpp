@@ -92,6 +92,14 @@ HandoverReport lost() {
     return report;
 }
 
+HandoverReport silent() {
+    HandoverReport report = upgraded();
+    report.silent = true;
+    report.cause = "the guest beat on the old VMM and has not been heard on the new one for 6000 ms, which says of it: 'running'";
+    report.guest->pauseMs.reset();
+    return report;
+}
+
 HandoverReport ready() {
     HandoverReport report = refused();
     report.dryRun = true;
@@ -123,6 +131,9 @@ TEST(Report, ofARefusal) {
 TEST(Report, ofALostVm) {
     expectGolden("report-lost.txt", shown(lost()));
 }
+TEST(Report, ofAnUpgradeAfterWhichTheGuestIsSilent) {
+    expectGolden("report-silent.txt", shown(silent()));
+}
 TEST(Report, ofADryRun) {
     expectGolden("report-ready.txt", shown(ready()));
 }
@@ -139,8 +150,15 @@ TEST(Report, exitsWithWhatScriptsRelyOn) {
     EXPECT_EQ(static_cast<int>(refused().exitCode()), 2);
     EXPECT_EQ(static_cast<int>(rolledBack().exitCode()), 3);
     EXPECT_EQ(static_cast<int>(lost().exitCode()), 4);
+    EXPECT_EQ(static_cast<int>(silent().exitCode()), 4);
     EXPECT_EQ(static_cast<int>(ready().exitCode()), 0);
     EXPECT_EQ(static_cast<int>(standingBy().exitCode()), 0);
+}
+
+TEST(Report, callsALostGuestLostThoughItWasSilentBefore) {
+    HandoverReport report = silent();
+    report.outcome = State::Lost;
+    EXPECT_EQ(toJson(report)["outcome"], "lost");
 }
 
 TEST(Report, namesItsOutcomes) {
@@ -152,7 +170,7 @@ TEST(Report, namesItsOutcomes) {
 
 TEST(Report, readsTheSameWhenItCameOverTheWire) {
     for (const HandoverReport& report :
-         {upgraded(), rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), ready()}) {
+         {upgraded(), rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), silent(), ready()}) {
         const nlohmann::json here = toJson(report);
         EXPECT_EQ(reportText(nlohmann::json::parse(here.dump())), reportText(here));
     }

@@ -42,6 +42,7 @@ struct SocketPort {
     void accept();
 
     UniqueFd listener, client;
+    unsigned connections = 0;  ///< So far.
 };
 
 /// A path that is listened on, until somebody has come.

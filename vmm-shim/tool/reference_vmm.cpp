@@ -66,6 +66,7 @@ SocketPort::SocketPort(const SocketChardev& chardev) {
 
 void SocketPort::accept() {
     client = UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    ++connections;
 }
 
 ReferenceVmm::ReferenceVmm(ReferenceOptions options) : options_(std::move(options)), faults_(options_.faults) {
@@ -121,7 +122,7 @@ void ReferenceVmm::turn() {
         call();
     }
     if (!running() || frozen_ || now < nextTick_) return;
-    guest_->tick(heartbeat_.client.get());
+    guest_->tick(heartbeat_.connections > options_.silentConnections ? heartbeat_.client.get() : -1);
     const auto period = std::chrono::nanoseconds(1'000'000'000 / options_.beatsPerSecond);
     nextTick_ = std::max(nextTick_ + period, now);
 }

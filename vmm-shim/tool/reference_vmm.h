@@ -6,11 +6,12 @@
 // the heartbeat port as tests/guest/probe.c does, and at each count finds in a few pages of every RAM block the count before. So
 // memory that was lost, swapped, left behind, or written by a second VMM is noticed, and told in `E` lines and as `mismatches=`.
 //
-//     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--fault STEP[@N]=ACTION]...
-//         [--clock-ahead SECONDS | --clock-behind SECONDS]
+//     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--silent-connections N]
+//         [--clock-ahead SECONDS | --clock-behind SECONDS] [--fault STEP[@N]=ACTION]...
 //
-// With a clock ahead or behind, its events tell their time by a wall clock that is set otherwise, as if it had been set while the
-// guest was handed over to it.
+// With `--silent-connections N` the first N clients of the heartbeat port hear nothing, as it may happen to QEMU's. With a clock
+// ahead or behind, its events tell their time by a wall clock that is set otherwise, as if it had been set while the guest was
+// handed over to it.
 //
 // The probing of a binary (`-machine none`) is served without faults. With `@N` a fault happens the N-th time that the step is
 // reached, otherwise each time.
