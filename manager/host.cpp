@@ -244,15 +244,18 @@ Host::Operation* Host::beginUpgrade(const std::string& vm, const Done& done) {
 }
 
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
-    Adoption adoption;
+    std::string vm;
     try {
-        adoption = readAdoption(file);
+        vm = readAdoption(file).vm;
     } catch (const std::exception& error) {
         return done(failure(ExitCode::Usage, error.what()));
     }
-    Operation* operation = beginUpgrade(adoption.vm, done);
+    Operation* operation = beginUpgrade(vm, done);
     if (!operation) return;
     try {
+        // Only now is it believed, see adopt() in the header.
+        const Adoption adoption = readAdoption(file);
+        if (adoption.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + adoption.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
         if (known && known->fresh)
             throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +

@@ -39,7 +39,9 @@ class Host : public Verbs {
 
     // VMs that another manager started; there is no D-Bus method for these. Each answers like an upgrade.
 
-    /// Hands a VM over of which only this file tells; answers with a report.
+    /// Hands a VM over of which only this file tells; answers with a report. The file is what is gone by as it is once the VM's lock
+    /// is held. So whoever gave the order takes it back by removing the file and then asks recoverAdopted(), which needs the lock,
+    /// too: either that waits for this handover and sees its end, or this handover finds no order, however late it comes.
     void adopt(const std::string& file, Handover::Observer observer, Done done);
     /// Finishes or undoes a handover of an adopted VM that was interrupted, and says which VMM it has: `vm`, `state` (`running`,
     /// `dead`, or `none` when no handover of it was ever begun), and of a running one `pid`, `startTime`, `binary`.

@@ -133,7 +133,7 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
 
 void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
     ::unlink(paths.reservedStatusFile(domain.title).c_str());
-    ::unlink(journal.specFile(domain.uuid).c_str());
+    ::unlink(journal.specFile(domain).c_str());
     ::unlink(journal.reservedSpecFile(domain.uuid).c_str());
     if (domain.phase == DomainPhase::Lost) return;
     ::unlink(journal.statusCopy(domain.uuid).c_str());

@@ -16,8 +16,9 @@ using std::chrono::milliseconds, std::chrono::steady_clock;
 // After being asked to stop, the manager rolls back, which its own deadlines bound (manager/handover_table.h).
 constexpr milliseconds rollBackPatience{30'000};
 constexpr milliseconds settleDeadline{30'000};
-// Another manager may be at work on this domain, when the tool that started it is dead: at most as long as a handover.
-constexpr milliseconds settlePatience{90'000};
+// Another manager may be at work on this domain, when the tool that started it is dead: at most as long as all deadlines of its
+// states together (manager/handover_table.h).
+constexpr milliseconds settlePatience{150'000};
 constexpr milliseconds settlePause{250};
 
 enum ManagerCode { refused = 2, personNeeded = 4 };

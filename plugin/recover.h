@@ -3,6 +3,25 @@
 // Each upgrade starts a guardian besides, a process of its own that has the lock on libvirt (lock_out.h) and waits for the
 // upgrade's end. When it ended well there is no journal, and the guardian ends; when it was killed, the guardian recovers, and
 // libvirt was never let in. When both were killed, recovery is up to virt-handover-recover.service or a person.
+//
+// Theory of operation. Three processes are at it: the upgrade (or, after its death, whoever recovers), and for each domain a
+// manager that it started, which outlives it. Each may be killed, or be slow, at each point. What must not happen is that somebody
+// finds out which QEMU has the guest and lets libvirt in, and that a manager hands the guest over after that.
+//
+//   - Upgrade and recoverer exclude each other by the lock of the journal (flock, so it ends with its holder, and children do not
+//     have it). Manager and manager exclude each other by the lock of the VM.
+//   - The upgrade: makes the order's file; writes HandingOver; starts the manager. The manager: takes the VM's lock; reads the
+//     order; hands over; writes what it does into the VM's record; lets the lock go by ending. Whoever settles: reads HandingOver;
+//     removes the order's file; asks the manager's `--recover`, which takes the VM's lock, reads the record, and answers.
+//   - So let the manager's lock come before that of `--recover`: then `--recover` waits for it, as long as all of the manager's
+//     deadlines together, and sees the handover's end in the record; or, when that manager was killed, recovers by the record.
+//     When it takes longer still, the domain counts as lost, and libvirt is let in without its status XML.
+//   - Let it come later, by any time: then the order's file has been removed before, and the manager finds none and refuses.
+//     Nobody makes that file again: its name has the process that gave the order. The next upgrade's order is another file, and a
+//     manager of this one that comes so late that there is a next one does not find it.
+//   - Killed before HandingOver is written, the upgrade has started no manager. A recoverer that is killed has changed nothing
+//     that the next one does not do again. An upgrade that lives settles in the same way what its manager did not report, and what
+//     it refused: another manager may have been at work.
 #pragma once
 
 #include <functional>

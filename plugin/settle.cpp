@@ -1,6 +1,10 @@
 #include "plugin/settle.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <exception>
+#include <system_error>
 #include <thread>
 
 namespace vh {
@@ -26,6 +30,13 @@ void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain
     } catch (const std::exception& error) {
         domain.cause += std::string("; ") + error.what();
     }
+}
+
+/// Before the manager is asked: a child that has not begun yet must not begin when that has been answered.
+void takeBackOrder(const JournalDirectory& journal, const JournalDomain& domain) {
+    const std::string file = journal.specFile(domain);
+    if (::unlink(file.c_str()) != 0 && errno != ENOENT)
+        throw std::system_error(errno, std::generic_category(), "take back the order '" + file + "'");
 }
 
 }  // namespace
@@ -61,9 +72,11 @@ void noticeItsEnd(JournalDomain& domain) {
 
 void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain) {
     try {
+        takeBackOrder(journal, domain);
         const Settled settled = manager.settle(domain.uuid);
         switch (settled.state) {
             case Settled::State::Unknown:
+                if (domain.phase == DomainPhase::Committed && isAlive(domain.fresh)) return finish(paths, journal, domain);
                 if (!isAlive(domain.old)) break;
                 domain.phase = DomainPhase::Unchanged;
                 return;

@@ -133,6 +133,7 @@ class Upgrade {
         plan.domain.uuid = readiness.domain.uuid;
         plan.domain.title = readiness.domain.name;
         plan.domain.old = identityOf(readiness.status.pid);
+        plan.domain.upgrade = identityOf(::getpid());
         plan.domain.emulator = readiness.installed.path;
         plan.domain.capabilityFlags = capabilityFlags(surroundings_.paths.capabilitiesDirectory, readiness.installed.path);
         plan.statusXml = readiness.statusXml;
@@ -205,7 +206,7 @@ class Upgrade {
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
             const json order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
-            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain.uuid), order.dump(2));
+            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), order.dump(2));
             setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
         } catch (const std::exception& error) {
             outcome.cause = error.what();
@@ -220,7 +221,7 @@ class Upgrade {
         JournalDomain now = domain;
         outcome.outcome.clear();
         try {
-            take(manager_.adopt(directory_.specFile(domain.uuid), handoverDeadline, surroundings_.interrupts), now, outcome);
+            take(manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts), now, outcome);
         } catch (const std::exception& error) {
             outcome.cause = error.what();
         }
@@ -243,7 +244,9 @@ class Upgrade {
         if (const json& pause = (*report).value("/vmm/stopToResumeMs"_json_pointer, json()); pause.is_number())
             outcome.pauseMs = pause;
         for (const json& warning : report->value("warnings", json::array())) outcome.notes.push_back(warning);
-        if (end == "refused" || end == "rolled back") {
+        if (end == "refused") {
+            outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
+        } else if (end == "rolled back") {
             domain.phase = DomainPhase::Unchanged;
             outcome.outcome = end;
         } else if (end == "upgraded") {

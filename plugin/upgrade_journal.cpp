@@ -61,7 +61,8 @@ json toJson(const JournalDomain& domain) {
             {"new", toJson(domain.fresh)},
             {"emulator", domain.emulator},
             {"capabilityFlags", domain.capabilityFlags},
-            {"cause", domain.cause}};
+            {"cause", domain.cause},
+            {"upgrade", toJson(domain.upgrade)}};
 }
 
 DomainPhase phaseNamed(const std::string& text) {
@@ -80,6 +81,7 @@ JournalDomain domainFrom(const json& value) {
     value.at("emulator").get_to(domain.emulator);
     value.at("capabilityFlags").get_to(domain.capabilityFlags);
     value.at("cause").get_to(domain.cause);
+    if (value.contains("upgrade")) domain.upgrade = processFrom(value["upgrade"]);
     // It becomes part of file names.
     if (domain.uuid.size() != 36 || domain.uuid.find_first_not_of("0123456789abcdef-") != std::string::npos)
         throw std::runtime_error("'" + domain.uuid + "' is no UUID");
@@ -111,6 +113,11 @@ std::string_view name(DomainPhase phase) {
 JournalDirectory::JournalDirectory(const std::string& runtimeDirectory) : path_(runtimeDirectory + "/libvirt.d") {
     makeDirectories(runtimeDirectory, 0755);
     makeDirectories(path_, 0700);
+}
+
+std::string JournalDirectory::specFile(const JournalDomain& domain) const {
+    return path_ + "/" + domain.uuid + "." + std::to_string(domain.upgrade.pid) + "-" + std::to_string(domain.upgrade.startTime) +
+           ".spec.json";
 }
 
 std::optional<UpgradeJournal> JournalDirectory::read() const {

@@ -5,7 +5,7 @@
 //         journal.json         the UpgradeJournal below, replaced by rename; not there when nothing is unfinished
 //         UUID.status.xml      the domain's status XML as it was before
 //         UUID.aside.xml       a status XML that libvirt must not see; see lost domains in plugin/README.md
-//         UUID.spec.json       what the manager was told to do
+//         UUID.PID-STARTTIME.spec.json    what the manager was told to do, and which process told it; see recover.h
 //
 // Names of domains are in no file name of ours.
 #pragma once
@@ -42,6 +42,7 @@ struct JournalDomain {
     std::string emulator;   ///< The new one.
     std::vector<std::string> capabilityFlags;
     std::string cause;  ///< Of Unchanged, Ended and Lost.
+    ProcessIdentity upgrade;  ///< The process that tells the manager to hand it over.
 
     bool unfinished() const { return phase == DomainPhase::HandingOver || phase == DomainPhase::Committed; }
     bool operator==(const JournalDomain&) const = default;
@@ -63,8 +64,8 @@ class JournalDirectory {
     std::string journalFile() const { return path_ + "/journal.json"; }
     std::string statusCopy(const std::string& uuid) const { return path_ + "/" + uuid + ".status.xml"; }
     std::string asideFile(const std::string& uuid) const { return path_ + "/" + uuid + ".aside.xml"; }
-    std::string specFile(const std::string& uuid) const { return path_ + "/" + uuid + ".spec.json"; }
-    std::string reservedSpecFile(const std::string& uuid) const { return specFile(uuid) + ".reserved"; }
+    std::string specFile(const JournalDomain& domain) const;
+    std::string reservedSpecFile(const std::string& uuid) const { return path_ + "/" + uuid + ".spec.json.reserved"; }
 
     /// The journal, if there is one. Throws std::runtime_error that names the file when it cannot be understood.
     std::optional<UpgradeJournal> read() const;

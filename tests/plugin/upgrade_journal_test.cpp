@@ -32,6 +32,7 @@ UpgradeJournal example() {
     domain.fresh = {4712, 123456790};
     domain.emulator = "/usr/bin/qemu-system-x86_64";
     domain.capabilityFlags = {"kvm", "blockdev"};
+    domain.upgrade = {4700, 123456000};
     journal.domains = {domain};
     return journal;
 }
