@@ -8,6 +8,7 @@
 #include "plugin/command.h"
 #include "plugin/domain_xml.h"
 #include "plugin/durable_file.h"
+#include "plugin/qemu_option.h"
 
 namespace vh {
 namespace {
@@ -55,10 +56,12 @@ Preparation planPreparation(const LibvirtConnection& libvirt, const LibvirtDomai
 
 std::string waysToApply(const LibvirtDomain& domain) {
     if (!domain.active()) return "its next start applies it\n";
+    // As one word, so that no name looks like an option.
+    const std::string name = shellQuoted("--domain=" + domain.name);
     return "it runs as it was started; a power cycle applies the change:\n"
-           "  virsh shutdown '" +
-           domain.name + "', and when it is off: virsh start '" + domain.name +
-           "'\n"
+           "  virsh shutdown " +
+           name + "\nand when it is off:\n  virsh start " + name +
+           "\n"
            "If its memory is a shared memfd already, save and restore through virt-handover's hook does it without a\n"
            "reboot; libvirt does not restore a domain with memory of another kind. See plugin/README.md\n";
 }

@@ -47,4 +47,7 @@ std::vector<QemuOption> optionsFromName(const std::vector<std::string>& words);
 /// a quote without its end.
 std::vector<std::string> shellWords(std::string_view text);
 
+/// One word of a command for a person to copy: as it is where no shell changes it, else in quotes.
+std::string shellQuoted(std::string_view word);
+
 }  // namespace vh

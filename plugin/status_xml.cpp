@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "plugin/durable_file.h"
+#include "plugin/qemu_option.h"
 #include "plugin/xml_tree.h"
 
 namespace vh {
@@ -128,7 +129,7 @@ std::string rewriteStatus(const std::string& xml, const StatusChange& change) {
 std::vector<std::string> capabilityFlags(const std::string& cacheDirectory, const std::string& emulator) {
     struct stat binary = {};
     if (stat(emulator.c_str(), &binary) < 0) throw std::system_error(errno, std::generic_category(), "stat '" + emulator + "'");
-    const std::string remedy = "; ask libvirt for it: virsh domcapabilities --emulatorbin '" + emulator + "'";
+    const std::string remedy = "; ask libvirt for it: virsh domcapabilities --emulatorbin " + shellQuoted(emulator);
     bool isStale = false;
     for (const auto& entry : std::filesystem::directory_iterator(cacheDirectory)) {
         if (entry.path().extension() != ".xml" || !entry.is_regular_file()) continue;
