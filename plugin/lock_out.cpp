@@ -5,9 +5,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
@@ -41,27 +44,129 @@ std::string lockFile(const LockOutSettings& settings) {
     return settings.stateDirectory + "/driver.pid";
 }
 
-flock wholeFile(short type) {
+/// Where libvirt has its lock (src/util/virpidfile.c:virPidFileAcquirePath, 11.3.0).
+flock firstByte(short type) {
     flock lock{};
     lock.l_type = type;
     lock.l_whence = SEEK_SET;
+    lock.l_len = 1;
     return lock;
 }
 
-/// The process that holds the lock; 0 for nobody. Throws when the holder cannot be named.
-pid_t holderOf(int fd, const std::string& path) {
-    flock lock = wholeFile(F_WRLCK);
-    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) fail("look who locks '" + path + "'");
-    if (lock.l_type == F_UNLCK) return 0;
-    if (lock.l_pid > 0) return lock.l_pid;
-    if (lock.l_pid < 0)  // Of an open file description: only we lock in that way.
-        throw LockedOutAlready("'" + path + "' is locked by another upgrade or recovery of libvirt domains: wait for its end");
-    throw std::runtime_error("'" + path + "' is locked by a libvirt daemon in another PID namespace: run this where that daemon runs");
+bool isThere(const UniqueFd& file, const std::string& path) {
+    struct stat ours {
+    }, there{};
+    return ::fstat(file.get(), &ours) == 0 && ::lstat(path.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
+           ours.st_dev == there.st_dev;
 }
 
-pid_t daemonNow(const LockOutSettings& settings) {
-    const UniqueFd fd(::open(lockFile(settings).c_str(), O_RDWR | O_CLOEXEC));
-    return fd ? holderOf(fd.get(), lockFile(settings)) : 0;
+/// Nobody but root and we can change what is at a path that is absolute and has no links.
+bool isOnlyRoots(const fs::path& path) {
+    fs::path part;
+    for (const fs::path& name : path) {
+        part /= name;
+        struct stat file {};
+        if (::lstat(part.c_str(), &file) != 0 || S_ISLNK(file.st_mode)) return false;
+        if (file.st_uid != 0 && file.st_uid != ::geteuid()) return false;
+        const bool sticky = S_ISDIR(file.st_mode) && (file.st_mode & S_ISVTX);
+        if (!sticky && ((file.st_mode & S_IWOTH) || ((file.st_mode & S_IWGRP) && file.st_gid != 0))) return false;
+    }
+    return true;
+}
+
+/// `0 0 0 0`: real, effective, saved and file system user.
+std::string usersOf(pid_t pid) {
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    for (std::string line; std::getline(status, line);) {
+        if (!line.starts_with("Uid:")) continue;
+        std::istringstream numbers(line.substr(4));
+        std::string all, one;
+        while (numbers >> one) all += (all.empty() ? "" : " ") + one;
+        return all;
+    }
+    return {};
+}
+
+/// The kernel says that this process has libvirt's lock. That it is libvirt, which is ended and may be started again as root, takes
+/// more: root's own, in our user namespace, and a program of that name which nobody else can exchange.
+bool isDaemon(const LockOutSettings& settings, pid_t pid, const std::string& program) {
+    const std::string own = std::to_string(::geteuid()), process = "/proc/" + std::to_string(pid);
+    std::error_code gone;
+    return usersOf(pid) == own + " " + own + " " + own + " " + own &&
+           fs::read_symlink(process + "/ns/user", gone) == fs::read_symlink("/proc/self/ns/user") &&
+           std::ranges::find(settings.daemons, fs::path(program).filename().string()) != settings.daemons.end() &&
+           isOnlyRoots(program);
+}
+
+struct Daemon {
+    pid_t pid = 0;
+    UniqueFd process;
+    std::string program;
+};
+
+/// libvirt's daemon, if it has the lock. Throws when somebody else has.
+std::optional<Daemon> daemonWith(const UniqueFd& file, const std::string& path, const LockOutSettings& settings) {
+    while (const std::optional<pid_t> pid = lockHolder(file.get())) {
+        if (*pid < 0)  // Of an open file description: only we lock in that way.
+            throw LockedOutAlready("'" + path + "' is locked by another upgrade or recovery of libvirt domains: wait for its end");
+        if (*pid == 0)
+            throw std::runtime_error("'" + path +
+                                     "' is locked by a libvirt daemon in another PID namespace: run this where that daemon runs");
+        Daemon daemon{.pid = *pid, .process = openProcess(*pid), .program = {}};
+        std::error_code gone;
+        // A package that was upgraded has replaced it: the new one is meant.
+        daemon.program = withoutDeletedMark(fs::read_symlink("/proc/" + std::to_string(*pid) + "/exe", gone));
+        const bool isOne = isDaemon(settings, *pid, daemon.program);
+        const std::string users = usersOf(*pid);
+        if (!daemon.process || lockHolder(file.get()) != pid) continue;  // It was about another one, which has ended.
+        if (isOne) return daemon;
+        throw std::runtime_error("'" + path + "' is locked by pid " + std::to_string(*pid) + " ('" + daemon.program + "', user " +
+                                 users.substr(0, users.find(' ')) +
+                                 "), which is not libvirt's daemon as root has installed it: nobody else has a reason to; find out "
+                                 "what it is, and end it");
+    }
+    return std::nullopt;
+}
+
+/// None when it is not there. What others have put in its place is not followed, and has no daemon's lock.
+UniqueFd openLockFile(const std::string& path) {
+    UniqueFd file(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+    if (!file && errno != ENOENT && errno != ELOOP && errno != EISDIR && errno != ENXIO) fail("open '" + path + "'");
+    return file;
+}
+
+std::optional<Daemon> daemonNow(const LockOutSettings& settings) {
+    const std::string path = lockFile(settings);
+    const UniqueFd file = openLockFile(path);
+    return file ? daemonWith(file, path, settings) : std::nullopt;
+}
+
+/// A new file under the lock's name, locked before it has that name. What had it before now has `draft`.
+UniqueFd replaceLockFile(const std::string& path, const std::string& draft) {
+    ::unlink(draft.c_str());
+    // 0600: who cannot open it can have no lock on it, not even one that waits for the end of ours.
+    UniqueFd file(::open(draft.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file) fail("create '" + draft + "'");
+    const flock lock = firstByte(F_WRLCK);
+    if (::fcntl(file.get(), F_OFD_SETLK, &lock) != 0) fail("lock '" + draft + "'");
+    const auto move = [&](unsigned how) {
+        return ::renameat2(AT_FDCWD, draft.c_str(), AT_FDCWD, path.c_str(), how) == 0;
+    };
+    while (!move(RENAME_EXCHANGE)) {
+        if (errno != ENOENT) fail("replace '" + path + "'");
+        if (move(RENAME_NOREPLACE)) break;
+        if (errno != EEXIST) fail("make '" + path + "'");
+    }
+    return file;
+}
+
+/// As libvirt does: nobody who waits for the old file's lock gets the next daemon's.
+void unlockFile(const std::string& path, UniqueFd lock) {
+    if (!lock) return;
+    if (isThere(lock, path)) ::unlink(path.c_str());
+    // By name, and not by closing: a child that has the descriptor would keep it.
+    const flock none = firstByte(F_UNLCK);
+    ::fcntl(lock.get(), F_OFD_SETLK, &none);
 }
 
 CommandResult systemctl(const LockOutSettings& settings, std::vector<std::string> words, milliseconds deadline) {
@@ -107,16 +212,14 @@ LockOutPlan planLockOut(const LockOutSettings& settings) {
             plan.maskedUnits.push_back(unit.id);
             if (unit.isUp) plan.startedUnits.push_back(unit.id);
         }
-    const pid_t pid = daemonNow(settings);
+    const std::optional<Daemon> now = daemonNow(settings);
     const bool isUnit = !plan.startedUnits.empty();
-    if (pid == 0 || isUnit) return plan;
-    const std::string process = "/proc/" + std::to_string(pid);
+    if (!now || isUnit) return plan;
     StoppedDaemon daemon;
-    // A package that was upgraded has replaced it: the new one is meant.
-    daemon.program = withoutDeletedMark(fs::read_symlink(process + "/exe"));
-    daemon.argv = commandLineOf(pid);
-    daemon.environment = environmentOf(pid);
-    daemon.directory = fs::read_symlink(process + "/cwd");
+    daemon.program = now->program;
+    daemon.argv = commandLineOf(now->pid);
+    daemon.environment = environmentOf(now->pid);
+    daemon.directory = fs::read_symlink("/proc/" + std::to_string(now->pid) + "/cwd");
     plan.daemon = std::move(daemon);
     return plan;
 }
@@ -124,8 +227,8 @@ LockOutPlan planLockOut(const LockOutSettings& settings) {
 LockOut::LockOut(LockOutSettings settings, LockOutPlan plan, UniqueFd inherited)
     : settings_(std::move(settings)), plan_(std::move(plan)), lock_(std::move(inherited)) {
     try {
-        UniqueFd daemon;
-        if (const pid_t pid = lock_ ? 0 : daemonNow(settings_)) daemon = openProcess(pid);
+        std::optional<Daemon> now = lock_ ? std::nullopt : daemonNow(settings_);
+        const UniqueFd daemon = now ? std::move(now->process) : UniqueFd();
         if (daemon && plan_.daemon)  // To be given to the next one: where it writes its messages.
             for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
                 streams_.emplace_back(static_cast<int>(::syscall(SYS_pidfd_getfd, daemon.get(), number, 0)));
@@ -165,26 +268,21 @@ void LockOut::stopUnits() {
 }
 
 void LockOut::takeLock() {
-    const std::string path = lockFile(settings_);
+    const std::string path = lockFile(settings_), draft = path + ".virt-handover";
+    const auto end = [&](const UniqueFd& file) {
+        if (const std::optional<Daemon> daemon = daemonWith(file, path, settings_))
+            endProcess(daemon->process.get(), settings_.stopDeadline);
+    };
     for (int attempt = 0; attempt < maxAttempts; ++attempt) {
-        // 0644 as libvirt makes it. A daemon that ends removes the file: what is locked must be what is there.
-        if (!lock_) lock_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-        if (!lock_) fail("open '" + path + "'");
-        flock lock = wholeFile(F_WRLCK);
-        if (::fcntl(lock_.get(), F_OFD_SETLK, &lock) == 0) {
-            struct stat ours {
-            }, there{};
-            const bool same = ::fstat(lock_.get(), &ours) == 0 && ::stat(path.c_str(), &there) == 0 &&
-                              ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
-            if (same) return;
-            lock_.reset();
-            continue;
-        }
-        if (errno != EAGAIN && errno != EACCES) fail("lock '" + path + "'");
-        const pid_t holder = holderOf(lock_.get(), path);
-        lock_.reset();
-        if (holder == 0) continue;
-        if (const UniqueFd process = openProcess(holder)) endProcess(process.get(), settings_.stopDeadline);
+        // A daemon that ends removes the file: what is locked must be what is there.
+        if (lock_ && isThere(lock_, path)) return;
+        for (const std::string& name : {path, draft})  // The latter from an upgrade that was killed right here.
+            if (const UniqueFd before = openLockFile(name)) end(before);
+        lock_ = replaceLockFile(path, draft);
+        // Whoever has locked the one before since then came up in time; whoever does so from now on finds that it is not there any
+        // more, and looks again.
+        if (const UniqueFd before = openLockFile(draft)) end(before);
+        ::unlink(draft.c_str());
     }
     throw std::runtime_error("a libvirt daemon came up again " + std::to_string(maxAttempts) +
                              " times: something starts it; stop that first");
@@ -192,13 +290,13 @@ void LockOut::takeLock() {
 
 std::string LockOut::release() {
     held_ = false;
-    if (lock_) {
-        // By name, and not by closing: a child that has the descriptor would keep it.
-        flock lock = wholeFile(F_UNLCK);
-        ::fcntl(lock_.get(), F_OFD_SETLK, &lock);
-        lock_.reset();
-    }
+    unlockFile(lockFile(settings_), std::move(lock_));
     return letLibvirtIn(settings_, plan_, streams_);
+}
+
+std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, UniqueFd lock) {
+    unlockFile(lockFile(settings), std::move(lock));
+    return letLibvirtIn(settings, plan, std::vector<UniqueFd>());
 }
 
 std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, const std::vector<UniqueFd>& streams) {
@@ -220,7 +318,7 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
     // Not waiting: as a unit that is ordered before libvirt's, recovery would wait for itself.
     step("'systemctl start' of libvirt's units", [&] { onUnits({"start", "--no-block"}, plan.startedUnits); });
     step("libvirt could not be started again", [&] {
-        if (!plan.daemon || daemonNow(settings) != 0) return;
+        if (!plan.daemon || daemonNow(settings)) return;
         DetachedCommand command{plan.daemon->program, plan.daemon->argv, plan.daemon->environment, plan.daemon->directory, {}};
         for (std::size_t number = 0; number < streams.size(); ++number)
             if (streams[number]) command.descriptors[static_cast<int>(number)] = streams[number].get();

@@ -2,10 +2,14 @@
 //
 // Theory of operation. libvirt's QEMU driver holds a POSIX lock on /run/libvirt/qemu/driver.pid as long as it lives, and does not
 // come up when somebody else holds it (src/qemu/qemu_driver.c:qemuStateInitialize, src/util/virpidfile.c, 11.3.0). So whoever
-// holds the lock is the daemon that must be stopped, whatever it is called and however it was started; and once we hold it, no
-// other one comes up, however it is started. Ours is an open file description lock (fcntl(2), F_OFD_SETLK), which conflicts with
-// libvirt's and lives on in a child that has the descriptor: so a killed tool does not let libvirt in before recovery is done
-// (recover.h).
+// holds the lock is the daemon that must be stopped, however it was started; and once we hold it, no other one comes up, however it
+// is started. Ours is an open file description lock (fcntl(2), F_OFD_SETLK), which conflicts with libvirt's and lives on in a child
+// that has the descriptor: so a killed tool does not let libvirt in before recovery is done (recover.h).
+//
+// Everybody can read libvirt's file, and so have a lock for reading on it. Such a lock is nobody's whom we believe, end or start
+// again: only one for writing is, of a process of root's whose program only root can exchange. Nor can it be in the way: we do not
+// lock the file that is there, but one of our own, which nobody else can open, put in its place. It is removed before it is unlocked,
+// as libvirt does: so no lock that waits for ours keeps the next daemon away.
 //
 // With systemd the units are masked and stopped besides, since else it would start the daemon again and again, at each client.
 #pragma once
@@ -24,6 +28,7 @@ namespace vh {
 
 struct LockOutSettings {
     std::string stateDirectory = "/run/libvirt/qemu";
+    std::vector<std::string> daemons{"libvirtd", "virtqemud"};  ///< What their programs are called.
     std::string systemctl = "systemctl";
     bool systemd = false;
     std::chrono::milliseconds stopDeadline{
@@ -56,6 +61,8 @@ LockOutPlan planLockOut(const LockOutSettings& settings);
 /// on the way, empty when nothing did: each step is tried whatever became of the one before. `streams` (borrowed): the daemon's
 /// standard streams.
 std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, const std::vector<UniqueFd>& streams = {});
+/// The same for whoever has only the lock's descriptor from an earlier process, or none.
+std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, UniqueFd lock);
 
 /// As this host has it.
 LockOutSettings lockOutSettings();

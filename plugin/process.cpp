@@ -1,5 +1,6 @@
 #include "plugin/process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -66,6 +67,20 @@ std::string withoutDeletedMark(std::string link) {
     static constexpr std::string_view mark = " (deleted)";
     if (link.ends_with(mark)) link.resize(link.size() - mark.size());
     return link;
+}
+
+std::optional<pid_t> lockHolder(int fd) {
+    // Asked as a reader, only a writer is in the way.
+    struct flock lock {};
+    lock.l_type = F_RDLCK;
+    lock.l_len = 1;
+    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) throw std::system_error(errno, std::generic_category(), "look who has a lock");
+    return lock.l_type == F_UNLCK ? std::nullopt : std::optional(lock.l_pid);
+}
+
+std::optional<pid_t> lockHolder(const std::string& file) {
+    const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+    return fd ? lockHolder(fd.get()) : std::nullopt;
 }
 
 UniqueFd openProcess(pid_t pid) {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,12 @@ bool isConfined(pid_t pid);
 
 /// What /proc has for the path of a file, without the mark of one that has been replaced or removed since.
 std::string withoutDeletedMark(std::string link);
+
+/// Who has the lock that libvirt has on a pid file (byte 0; src/util/virpidfile.c, 11.3.0), by the kernel's word. A lock for reading
+/// is none: everybody who can read the file may have one. 0 for a process of another PID namespace, -1 when it is no process's but
+/// an open file's.
+std::optional<pid_t> lockHolder(int fd);
+std::optional<pid_t> lockHolder(const std::string& file);
 
 /// A pidfd; none when there is no such process.
 UniqueFd openProcess(pid_t pid);

@@ -72,8 +72,7 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
         }
         problem = lockOut.release();
     } else {
-        surroundings.inheritedLock.reset();
-        problem = letLibvirtIn(surroundings.lockOut, journal->lockOut);
+        problem = letLibvirtIn(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
     }
     if (!problem.empty()) summary.warnings.push_back(problem);
     for (const JournalDomain& domain : journal->domains) {

@@ -44,6 +44,22 @@ with open(directory + '/started', 'a') as out: out.write(f"{os.getpid()} {os.env
 while True: time.sleep(60)
 )";
 
+/// A process that has, or waits for, a lock on driver.pid as everybody may have it who can read that file; as user 1234 when that is
+/// possible. Says its pid in the file `reads`.
+constexpr const char* readerScript = R"(
+import fcntl, os, sys, time
+directory, waits = sys.argv[1:3]
+fd = os.open(directory + '/driver.pid', os.O_RDONLY)
+out = open(directory + '/reads', 'a')
+if os.geteuid() == 0: os.setresuid(1234, 1234, 1234)
+out.write(f"{os.getpid()}\n")
+out.flush()
+fcntl.lockf(fd, fcntl.LOCK_SH | (0 if waits == 'waits' else fcntl.LOCK_NB))
+out.write('locked\n')
+out.flush()
+while True: time.sleep(60)
+)";
+
 constexpr const char* systemctlScript = R"(#!/bin/sh
 echo "$@" >>DIR/calls
 case "$1" in
@@ -60,17 +76,39 @@ class LockOutTest : public testing::Test {
  protected:
     LockOutTest() {
         std::ofstream(scratch_.path() + "/daemon.py") << daemonScript;
+        std::ofstream(scratch_.path() + "/reader.py") << readerScript;
+        std::filesystem::permissions(scratch_.path(), std::filesystem::perms(0755));
         settings_.stateDirectory = scratch_.path();
+        settings_.daemons = {std::filesystem::canonical("/usr/bin/python3").filename()};
         settings_.stopDeadline = milliseconds(500);
     }
     ~LockOutTest() override {
-        for (const std::string& line : lines("started"))
-            if (const UniqueFd process = openProcess(std::stoi(line))) signalProcess(process.get(), SIGKILL);
+        for (const char* file : {"started", "reads"})
+            for (const std::string& line : lines(file))
+                if (const int pid = std::atoi(line.c_str()); pid > 0)
+                    if (const UniqueFd process = openProcess(pid)) signalProcess(process.get(), SIGKILL);
     }
 
-    void startDaemon(const std::string& manners = "polite") {
-        const std::size_t before = lines("started").size();
+    /// Its pid.
+    pid_t startReader(const std::string& manners) {
         startDetached({.program = "/usr/bin/python3",
+                       .argv = {"python3", scratch_.path() + "/reader.py", scratch_.path(), manners},
+                       .environment = {},
+                       .directory = "/"});
+        awaitLines("reads", manners == "waits" ? 1 : 2);
+        return std::stoi(lines("reads").front());
+    }
+
+    void startDaemonThatFails() {
+        startDetached({.program = "/usr/bin/python3",
+                       .argv = {"python3", scratch_.path() + "/daemon.py", scratch_.path(), "polite"},
+                       .environment = {}});
+        awaitLines("failed", 1);
+    }
+
+    void startDaemon(const std::string& manners = "polite", const std::string& program = "/usr/bin/python3") {
+        const std::size_t before = lines("started").size();
+        startDetached({.program = program,
                        .argv = {"python3", scratch_.path() + "/daemon.py", scratch_.path(), manners},
                        .environment = {"MARK=kept", "PATH=/usr/bin"},
                        .directory = scratch_.path()});
@@ -147,6 +185,86 @@ TEST_F(LockOutTest, aDaemonThatCameUpAfterThePlanIsStoppedToo) {
     startDaemon();
     const LockOut lockOut(settings_, plan);
     EXPECT_EQ(identityOf(daemonPid()), ProcessIdentity());
+}
+
+TEST_F(LockOutTest, whoeverReadsTheFileIsNeitherEndedNorExecutedNorInTheWay) {
+    std::ofstream(scratch_.path() + "/driver.pid") << "1\n";
+    const pid_t reader = startReader("has");
+    const LockOutPlan plan = planLockOut(settings_);
+    EXPECT_FALSE(plan.daemon) << "'" << plan.daemon->program << "' would be executed";
+    LockOut lockOut(settings_, plan);
+    EXPECT_NE(identityOf(reader), ProcessIdentity()) << "it was ended";
+    startDaemonThatFails();
+    EXPECT_EQ(lockOut.release(), "");
+    EXPECT_TRUE(lines("started").empty());
+    startDaemon();
+}
+
+TEST_F(LockOutTest, whoeverWaitsForTheFileDoesNotKeepTheNextDaemonAway) {
+    startDaemon("stubborn");  // One that is killed, and leaves its file behind.
+    const pid_t reader = startReader("waits");
+    LockOut lockOut(settings_, planLockOut(settings_));
+    EXPECT_EQ(lockOut.release(), "");
+    awaitLines("started", 2);
+    EXPECT_NE(identityOf(reader), ProcessIdentity());
+}
+
+TEST_F(LockOutTest, nobodyElseCanWaitForOurs) {
+    startDaemon();
+    LockOut lockOut(settings_, planLockOut(settings_));
+    struct stat file {};
+    ASSERT_EQ(::stat((scratch_.path() + "/driver.pid").c_str(), &file), 0);
+    EXPECT_EQ(file.st_mode & 07777, 0600U);
+    lockOut.release();
+    awaitLines("started", 2);
+}
+
+TEST_F(LockOutTest, leavesNothingBehind) {
+    {
+        const LockOut lockOut(settings_, {});
+        EXPECT_TRUE(std::filesystem::exists(scratch_.path() + "/driver.pid"));
+    }
+    EXPECT_FALSE(std::filesystem::exists(scratch_.path() + "/driver.pid"));
+    EXPECT_FALSE(std::filesystem::exists(scratch_.path() + "/driver.pid.virt-handover"));
+}
+
+TEST_F(LockOutTest, aProcessThatIsNoDaemonIsNamedAndLeftAlone) {
+    startDaemon();
+    settings_.daemons = {"libvirtd"};
+    const auto refusal = [this](const LockOutPlan* plan) {
+        try {
+            if (plan)
+                const LockOut lockOut(settings_, *plan);
+            else
+                planLockOut(settings_);
+        } catch (const std::runtime_error& error) {
+            return std::string(error.what());
+        }
+        return std::string("none");
+    };
+    const LockOutPlan plan;
+    for (const LockOutPlan* given : {static_cast<const LockOutPlan*>(nullptr), &plan})
+        EXPECT_THAT(refusal(given), HasSubstr("is locked by pid " + std::to_string(daemonPid())));
+    EXPECT_NE(identityOf(daemonPid()), ProcessIdentity());
+}
+
+TEST_F(LockOutTest, aProgramThatOthersCanExchangeIsNoDaemon) {
+    const std::string place = scratch_.path() + "/everybodys";
+    std::filesystem::create_directory(place);
+    std::filesystem::copy_file(std::filesystem::canonical("/usr/bin/python3"), place + "/" + settings_.daemons.front());
+    std::filesystem::permissions(place, std::filesystem::perms(0777));
+    startDaemon("polite", place + "/" + settings_.daemons.front());
+    EXPECT_THROW(planLockOut(settings_), std::runtime_error);
+    std::filesystem::permissions(place, std::filesystem::perms(0755));
+    EXPECT_TRUE(planLockOut(settings_).daemon);
+}
+
+TEST_F(LockOutTest, aLinkIsNotFollowed) {
+    std::ofstream(scratch_.path() + "/elsewhere") << "kept";
+    std::filesystem::create_symlink(scratch_.path() + "/elsewhere", scratch_.path() + "/driver.pid");
+    const LockOut lockOut(settings_, planLockOut(settings_));
+    EXPECT_FALSE(std::filesystem::is_symlink(scratch_.path() + "/driver.pid"));
+    EXPECT_EQ(lines("elsewhere"), std::vector<std::string>{"kept"});
 }
 
 TEST_F(LockOutTest, isLetInByTheEndOfTheScope) {
