@@ -9,6 +9,7 @@ struct HostPaths {
     std::string stateDirectory = "/run/libvirt/qemu";
     std::string capabilitiesDirectory = "/var/cache/libvirt/qemu/capabilities";
     std::string logDirectory = "/var/log/libvirt/qemu";
+    std::string domainDirectories = "/var/lib/libvirt/qemu";
 
     // libvirt refuses a domain name with a slash, so that these are single path components (src/conf/domain_conf.c).
     std::string statusFile(const std::string& domain) const { return stateDirectory + "/" + domain + ".xml"; }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
@@ -15,6 +16,7 @@
 #include "config/parse.h"
 #include "plugin/domain_xml.h"
 #include "plugin/libvirt_connection.h"
+#include "plugin/orphans.h"
 #include "plugin/prepare.h"
 #include "plugin/readiness.h"
 #include "plugin/recover.h"
@@ -85,6 +87,19 @@ LockOutSettings lockOutOf(const Options& options) {
     return settings;
 }
 
+/// Those of the domains that were asked for, or all; none while an upgrade is at work, or is to be recovered by its journal.
+json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) {
+    json found = json::array();
+    if (::geteuid() != 0) return found;  // What is to be compared is for root only.
+    const JournalDirectory directory(options.runtimeDirectory);
+    const UniqueFd lock = directory.tryLock();
+    if (!lock || directory.read()) return found;
+    for (const Orphan& orphan : findOrphans(HostPaths(), ManagerCommand(options.runtimeDirectory)))
+        if (options.domains.empty() || std::ranges::any_of(asked, [&](const LibvirtDomain& domain) { return domain.uuid == orphan.domain.uuid; }))
+            found.push_back(toJson(orphan));
+    return found;
+}
+
 int check(const Options& options) {
     const LibvirtConnection libvirt(options.uri, libvirtTimeout);
     std::vector<LibvirtDomain> asked;
@@ -98,8 +113,13 @@ int check(const Options& options) {
         ready = ready && readiness.ready();
         domains.push_back(toJson(readiness));
     }
-    return answer(options, ready ? Exit::Done : Exit::Refused, {{"libvirt", libvirt.version()}, {"domains", domains}},
-                  asked.empty() ? "no domain is running here\n" : readinessText(domains));
+    std::string text = asked.empty() ? "no domain is running here\n" : readinessText(domains);
+    const json orphans = orphansOf(options, asked);
+    for (const json& orphan : orphans)
+        text += "domain '" + orphan["domain"].get<std::string>() + "': " + orphan["what"].get<std::string>() + "\n    " +
+                orphan["remedy"].get<std::string>() + "\n";
+    return answer(options, ready && orphans.empty() ? Exit::Done : Exit::Refused,
+                  {{"libvirt", libvirt.version()}, {"domains", domains}, {"orphans", orphans}}, text);
 }
 
 int prepare(const Options& options) {

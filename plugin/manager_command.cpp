@@ -82,6 +82,22 @@ Settled ManagerCommand::settle(const std::string& uuid) const {
     }
 }
 
+std::vector<ManagerRecord> ManagerCommand::records() const {
+    const CommandResult result =
+        run({.argv = {program_, "--embed", "--runtime-dir", runtimeDirectory_, "--json", "list"}, .deadline = settleDeadline});
+    if (!result.ok()) throw std::runtime_error("the manager cannot list its records: " + why(result));
+    std::vector<ManagerRecord> records;
+    for (const json& vm : answerOf(result).value("vms", json::array())) {
+        const std::string uuid = vm.value("uuid", "");
+        if (vm.value("vm", "") != recordName(uuid)) continue;
+        records.push_back({.uuid = uuid,
+                           .pid = vm.value("pid", 0),
+                           .binary = vm.value("binary", ""),
+                           .interrupted = vm.value("state", "").starts_with("handover")});
+    }
+    return records;
+}
+
 void ManagerCommand::forget(const std::string& uuid) const {
     const CommandResult result = run({.argv = command({"--forget", recordName(uuid)}), .deadline = settleDeadline});
     if (!result.ok()) throw std::runtime_error("the manager cannot drop its record of it: " + why(result));

@@ -26,6 +26,14 @@ struct Settled {
     ProcessIdentity process;       ///< Of Running: the one that has the guest.
 };
 
+/// What the manager has on record of a domain.
+struct ManagerRecord {
+    std::string uuid;
+    pid_t pid = 0;
+    std::string binary;
+    bool interrupted = false;  ///< Or a handover of it is under way.
+};
+
 class ManagerCommand {
  public:
     /// The program is VH_CLI in the environment, else beside this one, else where it is installed.
@@ -40,6 +48,9 @@ class ManagerCommand {
 
     /// Waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it cannot be found out.
     Settled settle(const std::string& uuid) const;
+
+    /// Of all domains. Throws std::runtime_error.
+    std::vector<ManagerRecord> records() const;
 
     /// Drops the record of a domain whose VMM is dead.
     void forget(const std::string& uuid) const;

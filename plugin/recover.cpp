@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "plugin/command.h"
+#include "plugin/orphans.h"
 #include "plugin/settle.h"
 #include "plugin/upgrade_journal.h"
 
@@ -48,13 +49,33 @@ UniqueFd lockOf(const JournalDirectory& directory, bool wait) {
     return lock;
 }
 
+/// What no journal tells of: what can be put right becomes part of the journal, as if an upgrade had left it so; of the rest a person
+/// is told.
+void addOrphans(const RecoverSurroundings& surroundings, const JournalDirectory& directory, std::optional<UpgradeJournal>& journal,
+                RecoverSummary& summary) {
+    for (const Orphan& orphan : findOrphans(surroundings.paths, ManagerCommand(surroundings.runtimeDirectory))) {
+        const auto isIt = [&](const JournalDomain& domain) { return domain.uuid == orphan.domain.uuid; };
+        if (journal && std::ranges::any_of(journal->domains, isIt)) continue;
+        if (!orphan.remedy.empty()) {
+            summary.domains.push_back(
+                {orphan.domain.title, orphan.domain.uuid, "lost", orphan.what + ": " + orphan.remedy, orphan.qemu});
+            continue;
+        }
+        reserveFiles(surroundings.paths, directory, {.domain = orphan.domain, .statusXml = orphan.statusXml});
+        if (!journal) journal.emplace();
+        journal->domains.push_back(orphan.domain);
+    }
+}
+
 RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
     const JournalDirectory directory(surroundings.runtimeDirectory);
     const UniqueFd lock = lockOf(directory, surroundings.wait);
     std::optional<UpgradeJournal> journal = directory.read();
     RecoverSummary summary;
+    // A guardian is for one upgrade, which leaves a journal when there is something to do.
+    if (!surroundings.inheritedLock) addOrphans(surroundings, directory, journal, summary);
     if (!journal) {
-        summary.nothing = true;
+        summary.nothing = summary.domains.empty();
         return summary;
     }
     for (JournalDomain& domain : journal->domains)
@@ -62,9 +83,11 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
     std::string problem;
     if (std::ranges::any_of(journal->domains, &JournalDomain::unfinished)) {
         const ManagerCommand manager(surroundings.runtimeDirectory);
-        const LockOutPlan plan =
-            surroundings.inheritedLock ? journal->lockOut : planNow(surroundings.lockOut, journal->lockOut);
-        LockOut lockOut(surroundings.lockOut, plan, std::move(surroundings.inheritedLock));
+        if (!surroundings.inheritedLock) {
+            journal->lockOut = planNow(surroundings.lockOut, journal->lockOut);
+            directory.write(*journal);
+        }
+        LockOut lockOut(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
         for (JournalDomain& domain : journal->domains) {
             if (!domain.unfinished()) continue;
             settle(surroundings.paths, directory, manager, domain);

@@ -22,6 +22,9 @@
 //   - Killed before HandingOver is written, the upgrade has started no manager. A recoverer that is killed has changed nothing
 //     that the next one does not do again. An upgrade that lives settles in the same way what its manager did not report, and what
 //     it refused: another manager may have been at work.
+//
+// A domain whose QEMU libvirt does not know for another reason, without a journal, is looked for as well (orphans.h), and settled in
+// the same way.
 #pragma once
 
 #include <functional>

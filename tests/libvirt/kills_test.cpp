@@ -1,15 +1,17 @@
 // The tool, its guardian and the manager that it starts are killed at any moment, on a busy machine and with managers that start
 // slowly: whatever was killed, each guest has one QEMU at the end, and libvirt knows it.
 //
-// VH_KILLS upgrades are killed (few by default), in an order that VH_SEED determines. One line of figures is printed:
-// `kills 20 seed 1: orphans 0, twice 0, lost 0, silent 0`.
+// VH_KILLS upgrades are killed (few by default), as VH_SEED determines, while VH_LOAD processes (one a processor by default) keep
+// the machine busy. One line of figures is printed: `kills 20 seed 1: orphans 0, twice 0, lost 0, silent 0`.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -28,6 +30,7 @@
 namespace vh::test {
 namespace {
 
+using nlohmann::json;
 using std::chrono::milliseconds, std::chrono::seconds, std::chrono::steady_clock;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -115,11 +118,95 @@ TEST(KilledUpgrade, doesNotBeginWithTheOrderOfTheNextOne) {
     domain.expectGuestIsWell();
 }
 
-/// Something to do for every processor, for as long as it lives.
+/// A domain of which only the new QEMU is left and libvirt's files speak of the old one, and nobody who would know why.
+pid_t orphanedQemu(const TestDomain& domain) {
+    domain.start();
+    domain.expectGuestIsWell();
+    RunningTool upgrading(upgradeOf(domain), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
+    EXPECT_TRUE(upgrading.stands()) << contents("/tmp/tool.out") << contents("/tmp/tool.err");
+    for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
+    upgrading.kill();
+    fs::remove(journalFile);
+    const std::set<pid_t> vmms = vmmsWithFileOpen(domain.disk());
+    EXPECT_EQ(vmms.size(), 1U);
+    EXPECT_FALSE(vmms.contains(domain.vmm())) << "it is no orphan";
+    return vmms.empty() ? 0 : *vmms.begin();
+}
+
+json orphanOf(const Ran& checked) {
+    const json orphans = json::parse(checked.output, nullptr, false).value("orphans", json::array());
+    EXPECT_EQ(orphans.size(), 1U) << checked.output << checked.error;
+    return orphans.empty() ? json::object() : orphans[0];
+}
+
+TEST(KilledUpgrade, whoseJournalIsGoneIsFoundAndPutRight) {
+    for (const bool libvirtCameBack : {false, true}) {
+        SCOPED_TRACE(libvirtCameBack ? "libvirt was started before" : "libvirt was not started before");
+        LibvirtHost host;
+        const TestDomain domain(host, {.name = "forgotten by all"}), other(host, {.name = "other"});
+        other.start();
+        const pid_t qemu = orphanedQemu(domain);
+        if (libvirtCameBack) {
+            host.start();
+            const Ran checked = tool({"--json", "check"});
+            EXPECT_EQ(checked.code, 2);
+            const json orphan = orphanOf(checked);
+            EXPECT_EQ(orphan["domain"], domain.name());
+            EXPECT_EQ(orphan["pid"], qemu);
+            EXPECT_EQ(orphan["libvirtsPid"], domain.vmm());
+            EXPECT_THAT(orphan["remedy"].get<std::string>(), HasSubstr("'virt-handover libvirt recover'"));
+        }
+        const Ran recovered = tool({"--json", "recover"});
+        EXPECT_EQ(recovered.code, 0) << recovered.output << recovered.error;
+        EXPECT_EQ(outcomeOf(recovered)["outcome"], "upgraded");
+        awaitLibvirt(host);
+        EXPECT_EQ(domain.state(), "running");
+        EXPECT_EQ(domain.vmm(), qemu);
+        domain.expectOneVmm();
+        other.expectOneVmm();
+        domain.expectGuestIsWell();
+        EXPECT_THAT(tool({"recover"}).output, HasSubstr("nothing to recover"));
+        EXPECT_EQ(json::parse(tool({"--json", "check"}).output)["orphans"], json::array());
+    }
+}
+
+TEST(KilledUpgrade, ofADomainThatLibvirtHasGivenUpIsSaidAndLeftToAPerson) {
+    LibvirtHost host;
+    const TestDomain domain(host, {.name = "given up"});
+    const pid_t qemu = orphanedQemu(domain);
+    const std::string status = contents(domain.statusFile());
+    fs::remove(domain.statusFile());  // As libvirt does with a domain whose process it does not find.
+    host.start();
+    EXPECT_EQ(domain.state(), "shut off");
+    const pid_t daemon = host.daemon();
+    EXPECT_THAT(orphanOf(tool({"--json", "check"}))["remedy"].get<std::string>(), HasSubstr("Do not start it"));
+    const Ran recovered = tool({"--json", "recover"});
+    EXPECT_EQ(recovered.code, 4);
+    EXPECT_EQ(outcomeOf(recovered)["pid"], qemu);
+    EXPECT_THAT(outcomeOf(recovered)["cause"].get<std::string>(), HasSubstr("QEMU pid " + std::to_string(qemu) + " runs it"));
+    EXPECT_EQ(host.daemon(), daemon) << "libvirt was stopped for nothing";
+    EXPECT_EQ(vmmsWithFileOpen(domain.disk()), std::set<pid_t>{qemu});
+    domain.expectGuestIsWell();
+
+    // A person who has the status XML gives it back.
+    host.stop();
+    std::ofstream(domain.statusFile()) << status;
+    EXPECT_EQ(tool({"recover"}).code, 0);
+    host.start();
+    EXPECT_EQ(domain.state(), "running");
+    domain.expectOneVmm();
+}
+
+unsigned long numberFrom(const char* variable, unsigned long otherwise) {
+    const char* text = std::getenv(variable);
+    return text && *text ? std::stoul(text) : otherwise;
+}
+
+/// Processes that keep processors busy, for as long as it lives.
 class Load {
  public:
-    Load() {
-        for (unsigned i = 0; i < std::max(1U, std::thread::hardware_concurrency()); ++i) {
+    explicit Load(unsigned long count) {
+        for (unsigned long i = 0; i < count; ++i) {
             pids_.push_back(::fork());
             if (pids_.back() != 0) continue;
             ::execl("/bin/sh", "sh", "-c", "while :; do :; done", nullptr);
@@ -138,11 +225,6 @@ class Load {
     std::vector<pid_t> pids_;
 };
 
-unsigned long numberFrom(const char* variable, unsigned long otherwise) {
-    const char* text = std::getenv(variable);
-    return text && *text ? std::stoul(text) : otherwise;
-}
-
 /// Three domains whose upgrades are killed, and what became of their guests.
 class Kills {
  public:
@@ -159,7 +241,8 @@ class Kills {
     void killOne() {
         const bool slow = chance(2);
         const milliseconds lateness = slow ? upTo(whole_) : milliseconds(0);
-        RunningTool upgrading(upgradeOf({"one", "two", "three"}), slow ? Environment{{"VH_CLI", slowManager(lateness)}} : Environment());
+        RunningTool upgrading(upgradeOf({"one", "two", "three"}),
+                              slow ? Environment{{"VH_CLI", slowManager(lateness)}} : Environment());
         std::this_thread::sleep_for(upTo(whole_ + whole_ / 4 + lateness));
         const bool managersToo = chance(4), guardianToo = chance(4);
         if (guardianToo && chance(2)) killAll(guardians());  // Before the tool, or after it.
@@ -235,7 +318,7 @@ class Kills {
 
 TEST(KilledUpgrade, leavesEachGuestOneQemuThatLibvirtKnows) {
     const unsigned long count = numberFrom("VH_KILLS", 15), seed = numberFrom("VH_SEED", 1);
-    const Load load;
+    const Load load(numberFrom("VH_LOAD", std::max(1U, std::thread::hardware_concurrency())));
     Kills kills(seed);
     unsigned long done = 0;
     while (done < count && !testing::Test::HasFatalFailure()) {
