@@ -11,11 +11,12 @@
 #include "manager/dbus_service.h"
 #include "manager/hook_inbox.h"
 #include "manager/host.h"
+#include "vmm-shim/terminal_text.h"
 
 namespace {
 
 void say(const std::string& line) {
-    std::cerr << "virt-handoverd: " << line << std::endl;
+    std::cerr << "virt-handoverd: " << vh::forTerminal(line) << std::endl;
 }
 
 /// What is left of a libvirt domain that was handed over and has now ended: nobody else would ever ask for it.

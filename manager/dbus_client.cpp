@@ -1,6 +1,7 @@
 #include "manager/dbus_client.h"
 
 #include <memory>
+#include <stdexcept>
 #include <utility>
 
 #include "manager/dbus_service.h"
@@ -10,6 +11,25 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
+
+/// D-Bus carries UTF-8 and nothing else; a path may be anything. Throws std::invalid_argument.
+GVariant* text(const std::string& value) {
+    if (!g_utf8_validate(value.data(), static_cast<gssize>(value.size()), nullptr))
+        throw std::invalid_argument("'" + value +
+                                    "' is not UTF-8, and the manager can be asked in that only; rename it, or work without "
+                                    "the manager: virt-handover --embed ...");
+    return g_variant_new_string(value.c_str());
+}
+
+/// An answer of the manager, which may be of another version, or damaged.
+VerbResult resultOf(int code, const char* answer) {
+    json value = json::parse(answer, nullptr, false);
+    const bool known = code >= static_cast<int>(ExitCode::Done) && code <= static_cast<int>(ExitCode::Unreachable);
+    if (known && value.is_object()) return {static_cast<ExitCode>(code), std::move(value)};
+    return {ExitCode::Unreachable,
+            {{"error", "the manager gave an answer that is not understood (code " + std::to_string(code) +
+                           "); is virt-handoverd of another version than this command?"}}};
+}
 
 }  // namespace
 
@@ -47,16 +67,16 @@ void DbusClient::call(const char* method, GVariant* arguments, Done done) {
                 return (*answer)({ExitCode::Unreachable, {{"error", "the manager went away before it answered: " + cause}}});
             }
             int code = 0;
-            const char* text = "";
-            g_variant_get(value, "(i&s)", &code, &text);
-            (*answer)({static_cast<ExitCode>(code), json::parse(text, nullptr, false)});
+            const char* object = "";
+            g_variant_get(value, "(i&s)", &code, &object);
+            (*answer)(resultOf(code, object));
             g_variant_unref(value);
         },
         new Done(std::move(done)));
 }
 
 void DbusClient::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
-    call("Start", g_variant_new("(su)", what.c_str(), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())),
+    call("Start", g_variant_new("(@su)", text(what), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())),
          std::move(done));
 }
 
@@ -83,36 +103,36 @@ void DbusClient::upgrade(const std::string& vm, const UpgradeOptions& options, H
     GVariantBuilder values;
     g_variant_builder_init(&values, G_VARIANT_TYPE_VARDICT);
     const auto add = [&values](const char* key, GVariant* value) { g_variant_builder_add(&values, "{sv}", key, value); };
-    if (!options.binary.empty()) add("binary", g_variant_new_string(options.binary.c_str()));
-    if (options.design) add("design", g_variant_new_string(std::string(name(*options.design)).c_str()));
+    if (!options.binary.empty()) add("binary", text(options.binary));
+    if (options.design) add("design", text(std::string(name(*options.design))));
     if (options.pauseBudget) add("pause_budget_ms", g_variant_new_uint32(static_cast<guint32>(options.pauseBudget->count())));
     if (options.dryRun) add("dry_run", g_variant_new_boolean(TRUE));
     if (options.standby) add("standby", g_variant_new_boolean(TRUE));
-    callObserved("Upgrade", g_variant_new("(sa{sv})", vm.c_str(), &values), std::move(observer), std::move(done));
+    callObserved("Upgrade", g_variant_new("(@sa{sv})", text(vm), &values), std::move(observer), std::move(done));
 }
 
 void DbusClient::commit(const std::string& vm, Handover::Observer observer, Done done) {
-    callObserved("Commit", g_variant_new("(s)", vm.c_str()), std::move(observer), std::move(done));
+    callObserved("Commit", g_variant_new("(@s)", text(vm)), std::move(observer), std::move(done));
 }
 void DbusClient::cancel(const std::string& vm, Done done) {
-    call("Cancel", g_variant_new("(s)", vm.c_str()), std::move(done));
+    call("Cancel", g_variant_new("(@s)", text(vm)), std::move(done));
 }
 
 void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done) {
-    call("Shutdown", g_variant_new("(su)", vm.c_str(), static_cast<guint32>(timeout.count())), std::move(done));
+    call("Shutdown", g_variant_new("(@su)", text(vm), static_cast<guint32>(timeout.count())), std::move(done));
 }
 
 void DbusClient::destroy(const std::string& vm, Done done) {
-    call("Destroy", g_variant_new("(s)", vm.c_str()), std::move(done));
+    call("Destroy", g_variant_new("(@s)", text(vm)), std::move(done));
 }
 void DbusClient::list(Done done) {
     call("List", nullptr, std::move(done));
 }
 void DbusClient::show(const std::string& vm, Done done) {
-    call("Show", g_variant_new("(s)", vm.c_str()), std::move(done));
+    call("Show", g_variant_new("(@s)", text(vm)), std::move(done));
 }
 void DbusClient::console(const std::string& vm, Done done) {
-    call("Console", g_variant_new("(s)", vm.c_str()), std::move(done));
+    call("Console", g_variant_new("(@s)", text(vm)), std::move(done));
 }
 
 }  // namespace vh

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "manager/vm_record.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -171,6 +172,9 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
                                       nullptr);
     };
     guint32 number = 0;
+    // A name becomes a path: what is none goes no further.
+    if (method != "Start" && method != "List" && !isVmName(subject))
+        return answer({ExitCode::Usage, {{"error", noVmName(subject)}}});
     if (method == "Start") {
         g_variant_get_child(arguments, 1, "u", &number);
         verbs_.start(subject, number == 0 ? std::nullopt : std::optional(milliseconds(number)), answer);

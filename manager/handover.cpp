@@ -944,8 +944,13 @@ void Handover::finish() {
             report_.warnings.push_back(error.what());
         }
     }
+    report_.old.alive = old_ && old_->alive();
+    report_.fresh.alive = new_ && new_->alive();
     // The old VMM died before the new one was told to run the guest: nothing is left that the new one could be for.
-    if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess()) new_->process().killAll();
+    if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess()) {
+        new_->process().killAll();
+        report_.fresh.alive = false;
+    }
     if (state_ == State::Upgraded && old_->alive() && !isOneProcess())
         report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +
                                    ", has not ended; the guest does not need it");

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "config/parse.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -99,6 +100,9 @@ Host::Operation* Host::beginOn(const std::string& vm, const Done& done) {
         }
         operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
         return operations_.back().get();
+    } catch (const std::invalid_argument& error) {  // No VM can have that name.
+        done(failure(ExitCode::Usage, error.what()));
+        return nullptr;
     } catch (const std::exception& error) {
         done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
         return nullptr;
@@ -360,6 +364,7 @@ void Host::runHandover(Operation* operation, const HandoverRequest& request, con
                                        handedOver(operation, request, observer, attemptsLeft, report);
                                    });
     operation->handover->onStandby([this, operation](const HandoverReport& report) {
+        operation->stoodBy = true;
         if (const Done done = std::exchange(operation->done, nullptr)) done({report.exitCode(), toJson(report)});
         beginWaiting();
     });
@@ -397,7 +402,7 @@ void Host::handedOver(Operation* operation, const HandoverRequest& request, cons
     if (request.record.adopted && request.record.vmm.generation == 1 &&
         (report.outcome == State::Refused || report.outcome == State::RolledBack))
         operation->directory.remove();
-    if (!operation->done) endedStandbys_[operation->vm] = report;
+    if (operation->stoodBy) endedStandbys_[operation->vm] = report;
     end(operation, {report.exitCode(), toJson(report)});
 }
 
@@ -412,7 +417,7 @@ Host::Operation* Host::standingBy(const std::string& vm, const Done& done) {
             return nullptr;
         }
         if (const auto ended = endedStandbys_.find(vm); ended != endedStandbys_.end())
-            why = "has no upgrade that stands by any more: " + ended->second.cause;
+            why = "has no upgrade that stands by any more: " + (ended->second.cause.empty() ? "it was committed" : ended->second.cause);
         if (record->standingBy && !directoryOf(vm).tryLock())
             why = "stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
                   " --standby'; use --embed";
@@ -440,7 +445,7 @@ void Host::cancel(const std::string& vm, Done done) {
     Operation* operation = standingBy(vm, done);
     if (!operation) return;
     operation->done = [vm, done](const VerbResult& result) {
-        if (result.value["outcome"] == outcomeName(State::RolledBack))
+        if (JsonReader(result.value).text("/outcome") == outcomeName(State::RolledBack))
             return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
         done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + result.value.value("cause", "")}}});
     };
@@ -559,10 +564,10 @@ VerbResult Host::shown(const std::string& vm) const {
 VerbResult Host::consoleOf(const std::string& vm) const {
     const VerbResult show = shown(vm);
     if (show.code != ExitCode::Done) return show;
-    if (show.value["definition"].value("console.enabled", "") != "true")
+    if (JsonReader(show.value).text("/definition/console.enabled") != "true")
         return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
-    if (show.value["state"] == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
-    return {ExitCode::Done, {{"vm", vm}, {"socket", show.value["directory"].get<std::string>() + "/console.sock"}}};
+    if (JsonReader(show.value).text("/state") == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
+    return {ExitCode::Done, {{"vm", vm}, {"socket", JsonReader(show.value).text("/directory") + "/console.sock"}}};
 }
 
 void Host::cancelHandovers(const std::string& why) {
@@ -573,7 +578,7 @@ void Host::cancelHandovers(const std::string& why) {
 void Host::recoverAll(const std::function<void(const std::string&)>& report) {
     for (const std::string& vm : recordedVms(runtimeDirectory_)) {
         Operation* operation = beginOn(vm, [report](const VerbResult& result) {
-            if (result.value.contains("error")) report(result.value["error"]);
+            if (result.value.contains("error")) report(JsonReader(result.value).shown("/error"));
         });
         if (operation)
             withRecord(

@@ -49,7 +49,7 @@ class Host : public Verbs {
     /// Removes what is kept of an adopted VM that has ended.
     void forgetAdopted(const std::string& vm, Done done);
 
-    /// How the last upgrade of this VM ended that stood by and then ended without anybody asking; none if there was no such.
+    /// How the last upgrade of this VM ended that stood by; none if there was no such.
     std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
     /// Told every line that a guest probe says while its VM is handed over. Port 0 is the old VMM's, 1 the new one's.
@@ -77,6 +77,7 @@ class Host : public Verbs {
         std::unique_ptr<Recovery> recovery;
         std::unique_ptr<Handover> handover;
         Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
+        bool stoodBy = false;
         std::unique_ptr<VmmProcess> vmm;
         EventSource timer;
     };
@@ -111,7 +112,7 @@ class Host : public Verbs {
     std::string definitionDirectory_;
     std::list<std::unique_ptr<Operation>> operations_;
     std::deque<Operation*> waiting_;                       ///< For their handover to begin.
-    std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by and ended without being asked to.
+    std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by.
     std::function<void()> idleCallback_;
     GuestListener guestListener_;
 };

@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -17,6 +19,8 @@
 #include "manager/dbus_service.h"
 #include "manager/host.h"
 #include "manager/terminal.h"
+#include "vmm-shim/json_text.h"
+#include "vmm-shim/terminal_text.h"
 
 namespace vh {
 namespace {
@@ -98,42 +102,54 @@ class Runner {
     Host* host_ = nullptr;  ///< The same object, when embedded.
 };
 
-/// Prints an answer: the object itself for scripts, `text` for people; errors of people go to standard error.
+/// Prints an answer: the object itself for scripts, `text` for people; errors of people go to standard error. The one place where
+/// text of others, such as what a VMM said, reaches a person.
 int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text) {
+    const JsonReader value(result.value);
     if (options.asJson)
-        std::cout << jsonText(result.value, 2) << "\n";
-    else if (result.value.contains("error"))
-        std::cerr << "virt-handover: " << result.value["error"].get<std::string>() << "\n";
+        std::cout << jsonText(result.value, 2) << std::endl;
+    else if (!value.at("/error").is_null())
+        std::cerr << "virt-handover: " << forTerminal(value.shown("/error")) << std::endl;
     else
-        std::cout << text(result.value);
+        std::cout << forTerminal(text(result.value)) << std::flush;
     return static_cast<int>(result.code);
 }
 
 std::string listText(const json& value) {
-    if (value["vms"].empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
+    const json& vms = JsonReader(value).list("/vms");
+    if (vms.empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
     Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"});
-    for (const json& vm : value["vms"])
-        table.add({vm.value("vm", ""), vm.value("state", ""), std::to_string(vm.value("pid", 0)),
-                   vm.value("vmm", "") + " " + vm.value("version", ""), vm.value("machine", ""), vm.value("accelerator", "")});
-    return table.text();
+    std::string errors;
+    for (const json& entry : vms) {
+        const JsonReader vm(entry);
+        table.add({vm.shown("/vm"), vm.shown("/state"), vm.shown("/pid"), vm.text("/vmm") + " " + vm.text("/version"),
+                   vm.text("/machine"), vm.text("/accelerator")});
+        if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
+    }
+    return table.text() + errors;
 }
 
 std::string showText(const json& value) {
+    const JsonReader vm(value);
     std::string text;
-    for (const char* key :
+    for (const std::string key :
          {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
-        text += std::string(key) + ": " + (value[key].is_string() ? value[key].get<std::string>() : value[key].dump()) + "\n";
-    for (const json& device : value["passthrough"])
-        text += "passed through: " + device["id"].get<std::string>() + ", " + device["address"].get<std::string>() + ", by its " +
-                device["interface"].get<std::string>() + " ('" + device["node"].get<std::string>() + "')\n";
+        text += key + ": " + vm.shown("/" + key) + "\n";
+    for (const json& entry : vm.list("/passthrough")) {
+        const JsonReader device(entry);
+        text += "passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
+                device.shown("/interface") + " ('" + device.shown("/node") + "')\n";
+    }
     text += "started with:\n";
-    for (const auto& [key, entry] : value["definition"].items()) text += "  " + key + ": " + entry.get<std::string>() + "\n";
+    if (const json& definition = vm.at("/definition"); definition.is_object())
+        for (const auto& [key, entry] : definition.items()) text += "  " + key + ": " + JsonReader(entry).shown("") + "\n";
     return text;
 }
 
 std::string stateText(const json& value) {
-    std::string text = value.value("vm", "") + ": " + value.value("state", "") + "\n";
-    for (const json& warning : value.value("warnings", json::array())) text += "  warning: " + warning.get<std::string>() + "\n";
+    const JsonReader vm(value);
+    std::string text = vm.shown("/vm") + ": " + vm.shown("/state") + "\n";
+    for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }
 
@@ -155,11 +171,26 @@ int start(const Options& options) {
     Runner runner(options);
     return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }),
                   [](const json& value) {
-                      return value.value("vm", "") + ": running on " + value.value("vmm", "") + " " + value.value("version", "") +
-                             ", pid " + value["pid"].dump() + ", " + value.value("machine", "") + ", " +
-                             value.value("accelerator", "") + "\n";
+                      const JsonReader vm(value);
+                      return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " +
+                             vm.shown("/pid") + ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n";
                   });
 }
+
+/// Progress of an upgrade, which ends with a report.
+class Progress {
+ public:
+    explicit Progress(const Options& options) : printer_(options.asJson ? std::cerr : std::cout) {}
+    Handover::Observer observer() {
+        return [this](const HandoverProgress& step) { printer_.show(step); };
+    }
+    void end(const VerbResult& result) {
+        if (const auto total = JsonReader(result.value).number("/totalMs")) printer_.end(*total);
+    }
+
+ private:
+    ProgressPrinter printer_;
+};
 
 int upgrade(const Options& options) {
     UpgradeOptions request;
@@ -169,17 +200,17 @@ int upgrade(const Options& options) {
     request.dryRun = options.dryRun;
     request.standby = options.standby;
     Runner runner(options);
-    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
-    const VerbResult result = runner.wait([&](Verbs::Done done) {
-        runner.verbs().upgrade(
-            options.vm, request, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
-    });
-    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
-    const int code = answer(options, result, reportText);
-    if (!runner.embedded() || result.value["outcome"] != outcomeName(State::StandingBy)) return code;
+    Progress progress(options);
+    const VerbResult result =
+        runner.wait([&](Verbs::Done done) { runner.verbs().upgrade(options.vm, request, progress.observer(), std::move(done)); });
+    progress.end(result);
+    if (!runner.embedded() || JsonReader(result.value).text("/outcome") != outcomeName(State::StandingBy))
+        return answer(options, result, reportText);
+    // A script gets one document, which says how it ended; until then it sees the state "standing by" in `list` and `show`.
+    if (!options.asJson) answer(options, result, reportText);
     runner.holdStandby(options.runtimeDirectory, options.vm);
     const std::optional<HandoverReport> ended = runner.embedded()->endedStandby(options.vm);
-    return ended ? answer(options, {ended->exitCode(), toJson(*ended)}, reportText) : code;
+    return answer(options, ended ? VerbResult{ended->exitCode(), toJson(*ended)} : result, reportText);
 }
 
 /// Where an upgrade stands by: in the daemon, or in the command that prepared it.
@@ -203,12 +234,10 @@ VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Ve
 }
 
 int commit(const Options& options) {
-    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
-    const VerbResult result = askHolder(options, [&](Verbs& verbs, Verbs::Done done) {
-        verbs.commit(
-            options.vm, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
-    });
-    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
+    Progress progress(options);
+    const VerbResult result = askHolder(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.commit(options.vm, progress.observer(), std::move(done)); });
+    progress.end(result);
     return answer(options, result, reportText);
 }
 
@@ -223,16 +252,15 @@ int adopt(const Options& options) {
     Runner runner(embedded);
     Host& host = *runner.embedded();
     if (!options.forget.empty())
-        return answer(options, runner.wait([&](Verbs::Done done) { host.forgetAdopted(options.forget, std::move(done)); }), stateText);
+        return answer(options, runner.wait([&](Verbs::Done done) { host.forgetAdopted(options.forget, std::move(done)); }),
+                      stateText);
     if (!options.recover.empty())
         return answer(options, runner.wait([&](Verbs::Done done) { host.recoverAdopted(options.recover, std::move(done)); }),
                       stateText);
-    ProgressPrinter progress(options.asJson ? std::cerr : std::cout);
-    const VerbResult result = runner.wait([&](Verbs::Done done) {
-        host.adopt(
-            options.vm, [&](const HandoverProgress& step) { progress.show(step); }, std::move(done));
-    });
-    if (result.value.contains("totalMs")) progress.end(result.value["totalMs"]);
+    Progress progress(options);
+    const VerbResult result =
+        runner.wait([&](Verbs::Done done) { host.adopt(options.vm, progress.observer(), std::move(done)); });
+    progress.end(result);
     return answer(options, result, reportText);
 }
 
@@ -268,7 +296,7 @@ int console(const Options& options) {
     if (first.code != ExitCode::Done || options.asJson) return answer(options, first, [](const json&) { return std::string(); });
     return runConsole(options.vm, [&]() -> std::string {
         const VerbResult place = whereNow();
-        return place.code == ExitCode::Done ? place.value["socket"].get<std::string>() : std::string();
+        return place.code == ExitCode::Done ? JsonReader(place.value).text("/socket") : std::string();
     });
 }
 
@@ -282,14 +310,44 @@ int compareDesigns(const Options& options) {
     return compare(options.compare, options.asJson);
 }
 
+/// Where the verb is among the command line's words; behind the last one when there is none. What stands before it is for all
+/// verbs.
+int verbPosition(int argc, char** argv) {
+    int position = 1;
+    for (; position < argc && argv[position][0] == '-'; ++position)
+        if (const std::string option = argv[position]; option == "--runtime-dir" || option == "--definitions") ++position;
+    return std::min(position, argc);
+}
+
 /// Becomes the program for libvirt's domains, which is apart because it needs libvirt's library.
-int runForLibvirt(char** arguments) {
+int runForLibvirt(const Options& options, int verb, int argc, char** argv) {
     namespace fs = std::filesystem;
+    std::vector<char*> arguments{argv[verb]};
+    for (int i = 1; i < argc; ++i)
+        if (i != verb) arguments.push_back(argv[i]);
+    arguments.push_back(nullptr);
     const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-    for (const fs::path& path : {here.parent_path() / "plugin" / "virt-handover-libvirt", fs::path(VH_LIBEXECDIR) / "virt-handover-libvirt"})
-        if (::access(path.c_str(), X_OK) == 0) ::execv(path.c_str(), arguments);
-    std::cerr << "virt-handover: cannot run '" << VH_LIBEXECDIR << "/virt-handover-libvirt': install virt-handover's libvirt plugin\n";
-    return static_cast<int>(ExitCode::Usage);
+    for (const fs::path& path :
+         {here.parent_path() / "plugin" / "virt-handover-libvirt", fs::path(VH_LIBEXECDIR) / "virt-handover-libvirt"})
+        if (::access(path.c_str(), X_OK) == 0) ::execv(path.c_str(), arguments.data());
+    return answer(options,
+                  {ExitCode::Usage,
+                   {{"error", std::string("cannot run '") + VH_LIBEXECDIR +
+                                  "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}},
+                  nullptr);
+}
+
+std::vector<std::string> verbsOf(const CLI::App& app) {
+    std::vector<std::string> names;
+    for (const CLI::App* verb : app.get_subcommands(nullptr)) names.push_back(verb->get_name());
+    return names;
+}
+
+/// What to say to a word that is no verb, or to none.
+std::string noSuchVerb(const std::string& word, const std::vector<std::string>& verbs) {
+    std::string names;
+    for (const std::string& verb : verbs) names += (names.empty() ? "" : ", ") + verb;
+    return (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + names;
 }
 
 int version(const Options& options) {
@@ -303,14 +361,15 @@ int version(const Options& options) {
 int main(int argc, char** argv) {
     using namespace vh;
     std::signal(SIGPIPE, SIG_IGN);
-    if (argc > 1 && std::string(argv[1]) == "libvirt") return runForLibvirt(argv + 1);
     Options options;
     CLI::App app("Replaces the VMM (QEMU) under running virtual machines.", "virt-handover");
-    app.require_subcommand(1);
+    app.require_subcommand(0, 1);  // That there is one is asked below, where the answer can name what is there.
+    app.set_version_flag("--version", std::string("virt-handover ") + VH_VERSION);
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.footer(
         "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a regression against\n"
+        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a "
+        "regression against\n"
         "--check; 130 interrupted, and what was measured is written.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
@@ -319,11 +378,13 @@ int main(int argc, char** argv) {
     app.add_option("--definitions", options.definitionDirectory, "where 'start NAME' looks for NAME.yaml (with --embed)")
         ->capture_default_str();
 
+    // A name becomes a path: what is none goes no further.
+    const CLI::Validator vmName([](const std::string& name) { return isVmName(name) ? std::string() : noVmName(name); }, "");
     int (*verb)(const Options&) = nullptr;
     const auto add = [&](const char* name, const char* what, int (*run)(const Options&), bool onVm = true) {
         CLI::App* command = app.add_subcommand(name, what);
         command->callback([&verb, run] { verb = run; });
-        if (onVm) command->add_option("VM", options.vm, "the VM's name")->required();
+        if (onVm) command->add_option("VM", options.vm, "the VM's name")->required()->check(vmName);
         return command;
     };
     CLI::App* starting = add("start", "start a VM from its definition", start, false);
@@ -338,11 +399,13 @@ int main(int argc, char** argv) {
     upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin");
     add("commit", "switch a VM whose upgrade stands by", commit);
     add("cancel", "undo an upgrade that stands by", cancel);
-    CLI::App* adopting = add("adopt", "replace the VMM under a VM of another manager; 'virt-handover libvirt' calls this", adopt, false);
+    CLI::App* adopting =
+        add("adopt", "replace the VMM under a VM of another manager; 'virt-handover libvirt' calls this", adopt, false);
     CLI::Option_group* which = adopting->add_option_group("which");
     which->add_option("FILE", options.vm, "what that manager knows of it, as JSON; see manager/adopted_vm.h");
-    which->add_option("--recover", options.recover, "finish or undo an interrupted one, and say which VMM this VM has");
-    which->add_option("--forget", options.forget, "remove what is kept of this VM, which has ended");
+    which->add_option("--recover", options.recover, "finish or undo an interrupted one, and say which VMM this VM has")
+        ->check(vmName);
+    which->add_option("--forget", options.forget, "remove what is kept of this VM, which has ended")->check(vmName);
     which->require_option(1);
     add("shutdown", "press the VM's power button and wait until it is off", shutdown)
         ->add_option("--timeout", options.timeout, "how long to wait")
@@ -357,18 +420,31 @@ int main(int argc, char** argv) {
     options.compare.commandLine.assign(argv, argv + argc);
     add("version", "print the version", version, false);
 
+    const auto failed = [&options](ExitCode code, const std::string& error) {
+        return answer(options, {code, {{"error", error}}}, nullptr);
+    };
+    // Also a mistake is answered in the form that was asked for, wherever in the line that was.
+    options.asJson = std::find(argv, argv + argc, std::string("--json")) != argv + argc;
+    const int position = verbPosition(argc, argv);
+    const std::string word = position < argc ? argv[position] : "";
     try {
+        if (word == "libvirt") return runForLibvirt(options, position, argc, argv);
+        const std::vector<std::string> verbs = verbsOf(app);
+        if (!word.empty() && std::ranges::find(verbs, word) == verbs.end()) throw std::invalid_argument(noSuchVerb(word, verbs));
         app.parse(argc, argv);
+        if (!verb) throw std::invalid_argument(noSuchVerb(word, verbs));
         return verb(options);
     } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::Usage);
+        if (error.get_exit_code() == 0) return app.exit(error);
+        return failed(ExitCode::Usage,
+                      std::string(error.what()) + "; see 'virt-handover " + (word.empty() ? "" : word + " ") + "--help'");
     } catch (const Unreachable& error) {
-        return answer(options, {ExitCode::Unreachable, {{"error", error.what()}}}, nullptr);
+        return failed(ExitCode::Unreachable, error.what());
     } catch (const ConfigErrors& error) {
-        return answer(options, {ExitCode::Usage, {{"error", error.what()}}}, nullptr);
+        return failed(ExitCode::Usage, error.what());
     } catch (const std::invalid_argument& error) {
-        return answer(options, {ExitCode::Usage, {{"error", error.what()}}}, nullptr);
+        return failed(ExitCode::Usage, error.what());
     } catch (const std::exception& error) {
-        return answer(options, {ExitCode::Refused, {{"error", error.what()}}}, nullptr);
+        return failed(ExitCode::Refused, error.what());
     }
 }

@@ -310,7 +310,7 @@ PassedDevice passedDeviceFromJson(const json& value) {
     value.at("node").get_to(device.node);
     value.at("bound").get_to(device.bound);
     if (value.contains("formerOwner")) {
-        const json& owner = value["formerOwner"];
+        const json& owner = value.at("formerOwner");
         device.formerOwner = PassedDevice::Owner{owner.at("uid").get<uid_t>(), owner.at("gid").get<gid_t>()};
     }
     return device;

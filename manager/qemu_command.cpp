@@ -205,7 +205,7 @@ std::vector<std::string> deviceModels(const VmDefinition& definition) {
         if (arguments[i] != "-device" && arguments[i] != "--device") continue;
         const json object = json::parse(arguments[i + 1], nullptr, false);
         if (object.is_object()) {
-            if (object.contains("driver") && object["driver"].is_string()) models.push_back(object["driver"]);
+            if (object.contains("driver") && object.at("driver").is_string()) models.push_back(object.at("driver"));
             continue;
         }
         std::string model = arguments[i + 1].substr(0, arguments[i + 1].find(','));

@@ -7,6 +7,7 @@
 #include <system_error>
 #include <utility>
 
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -22,13 +23,7 @@ constexpr int deepestNesting = 64;
 
 /// One line of the monitor, or something that is not an object.
 json parsed(const std::string& line) {
-    bool tooDeep = false;
-    const auto watchDepth = [&tooDeep](int depth, json::parse_event_t, json&) {
-        tooDeep = tooDeep || depth > deepestNesting;
-        return !tooDeep;
-    };
-    json message = json::parse(line, watchDepth, false);
-    return tooDeep ? json() : message;
+    return nestsDeeper(line, deepestNesting) ? json() : json::parse(line, nullptr, false);
 }
 
 std::string textOf(const json& object, const char* key) {
@@ -122,10 +117,10 @@ void QmpClient::takeLine(const std::string& line) {
         const auto handler = eventHandler_;  // A copy: it may replace itself, or destroy this.
         if (handler) handler(event);
     } else if (message.contains("return")) {
-        answer(static_cast<std::uint64_t>(numberOf(message, "id")), {message["return"], std::nullopt});
-    } else if (message.contains("error") && message["error"].is_object()) {
+        answer(static_cast<std::uint64_t>(numberOf(message, "id")), {message.at("return"), std::nullopt});
+    } else if (message.contains("error") && message.at("error").is_object()) {
         answer(static_cast<std::uint64_t>(numberOf(message, "id")),
-               {{}, QmpError{textOf(message["error"], "class"), textOf(message["error"], "desc")}});
+               {{}, QmpError{textOf(message.at("error"), "class"), textOf(message.at("error"), "desc")}});
     }
 }
 

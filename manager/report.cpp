@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdio>
 
+#include "vmm-shim/json_text.h"
+
 namespace vh {
 namespace {
 
@@ -16,7 +18,7 @@ std::string formatted(const char* format, double value) {
 }
 
 json toJson(const VmmIdentity& vmm) {
-    return {{"binary", vmm.binary}, {"kind", vmm.kind}, {"version", vmm.version}, {"pid", vmm.pid}};
+    return {{"binary", vmm.binary}, {"kind", vmm.kind}, {"version", vmm.version}, {"pid", vmm.pid}, {"alive", vmm.alive}};
 }
 
 json toJson(const HeartbeatSummary& guest) {
@@ -27,8 +29,8 @@ json toJson(const HeartbeatSummary& guest) {
     return value;
 }
 
-std::string versionOf(const json& vmm) {
-    const std::string kind = vmm.value("kind", ""), version = vmm.value("version", "");
+std::string versionOf(const JsonReader& report, const std::string& vmm) {
+    const std::string kind = report.text(vmm + "/kind"), version = report.text(vmm + "/version");
     return (kind.empty() ? "QEMU" : kind) + " " + (version.empty() ? "?" : version);
 }
 
@@ -40,39 +42,62 @@ std::string mebibytes(std::uint64_t bytes) {
 }
 
 /// The lines under the first: what the guest felt and what it cost.
-std::string figures(const json& report) {
+std::string figures(const JsonReader& report) {
     std::string line;
     const auto add = [&line](const std::string& text) { line += (line.empty() ? "  " : "   ") + text; };
-    const json guest = report.value("guest", json());
-    const bool switched = guest.is_object() && guest["pauseMs"].is_number();
-    if (switched) add("guest pause " + formatted("%.1f ms", guest["pauseMs"]) + " (heartbeats)");
-    if (!switched && guest.is_object()) add("longest gap " + formatted("%.1f ms", guest["longestGapMs"]) + " (heartbeats)");
-    const json stopToResume = report["vmm"]["stopToResumeMs"];
-    if (stopToResume.is_number()) add(formatted("%.1f ms", stopToResume) + " (STOP to RESUME)");
-    if (report["outcome"] == outcomeName(State::Upgraded) || report["outcome"] == silentOutcome) {
-        add(megabytes(report["bytesSent"]) + " sent");
-        add(mebibytes(report["ramCopiedBytes"]) + " of " + mebibytes(report["ramBytes"]) + " MiB RAM copied");
+    if (const auto pause = report.number("/guest/pauseMs"))
+        add("guest pause " + formatted("%.1f ms", *pause) + " (heartbeats)");
+    else if (const auto gap = report.number("/guest/longestGapMs"))
+        add("longest gap " + formatted("%.1f ms", *gap) + " (heartbeats)");
+    if (const auto stopped = report.number("/vmm/stopToResumeMs")) add(formatted("%.1f ms", *stopped) + " (STOP to RESUME)");
+    if (const std::string outcome = report.text("/outcome");
+        outcome == outcomeName(State::Upgraded) || outcome == silentOutcome) {
+        add(megabytes(report.count("/bytesSent")) + " sent");
+        add(mebibytes(report.count("/ramCopiedBytes")) + " of " + mebibytes(report.count("/ramBytes")) + " MiB RAM copied");
     }
-    add("total " + formatted("%.2f s", report["totalMs"].get<double>() / 1000));
+    add("total " + formatted("%.2f s", report.number("/totalMs").value_or(0) / 1000));
     return line + "\n";
 }
 
 /// What the comparison of RAM blocks found, but for a fatal difference, which is the cause already.
-std::string ramBlocks(const json& report) {
-    const json& blocks = report["ramBlocks"];
-    if (blocks["compared"] == 0) return {};
-    std::string text = "  RAM blocks: " + blocks["compared"].dump() + " compared";
-    const bool fatal =
-        std::ranges::any_of(blocks["differences"], [](const json& difference) { return difference["severity"] == "fatal"; });
-    text += blocks["differences"].empty() ? ", all alike\n" : fatal ? ", not fit for a handover\n" : ", fit for a handover\n";
+std::string ramBlocks(const JsonReader& report) {
+    if (report.count("/ramBlocks/compared") == 0) return {};
+    const json& differences = report.list("/ramBlocks/differences");
+    std::string text = "  RAM blocks: " + report.shown("/ramBlocks/compared") + " compared";
+    const bool fatal = std::ranges::any_of(
+        differences, [](const json& difference) { return JsonReader(difference).text("/severity") == "fatal"; });
+    text += differences.empty() ? ", all alike\n" : fatal ? ", not fit for a handover\n" : ", fit for a handover\n";
     constexpr std::size_t shown = 4;
-    for (std::size_t i = 0; i < std::min(shown, blocks["differences"].size()); ++i) {
-        const json& difference = blocks["differences"][i];
-        text += "    " + difference["severity"].get<std::string>() + ": " + difference["text"].get<std::string>() + "\n";
+    for (std::size_t i = 0; i < std::min(shown, differences.size()); ++i) {
+        const JsonReader difference(differences.at(i));
+        text += "    " + difference.shown("/severity") + ": " + difference.shown("/text") + "\n";
     }
-    if (blocks["differences"].size() > shown)
-        text += "    and " + std::to_string(blocks["differences"].size() - shown) + " more; --json has them all\n";
+    if (differences.size() > shown)
+        text += "    and " + std::to_string(differences.size() - shown) + " more; --json has them all\n";
     return text;
+}
+
+/// Of a handover that is lost: what a person has to do with the processes that are left, for the first line.
+std::string whatIsLeft(const JsonReader& report) {
+    const std::uint64_t old = report.count("/old/pid"), fresh = report.count("/new/pid");
+    const bool oldLives = report.isTrue("/old/alive"), newLives = report.isTrue("/new/alive");
+    if (old == 0 && fresh == 0) return "a person must look; see the cause";
+    if (!oldLives && !newLives)
+        return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.shown("/vm") + "' starts it anew";
+    if (oldLives && newLives && old != fresh)
+        return "a person must look: the old VMM is pid " + std::to_string(old) + ", the new one pid " + std::to_string(fresh);
+    return "a person must look at pid " + std::to_string(oldLives ? old : fresh) + ", the only VMM of it that is left";
+}
+
+/// And how, unless nothing is left to look at.
+std::string nextStep(const JsonReader& report) {
+    const bool isGone = report.count("/old/pid") != 0 && !report.isTrue("/old/alive") && !report.isTrue("/new/alive");
+    if (isGone) return {};
+    return "  what to do: 'virt-handover upgrade " + report.shown("/vm") +
+           " --dry-run' asks the VMMs again who has the guest, and settles it when they answer.\n"
+           "  Before you end a process, ask its own monitor (query-status): the guest may run there.\n"
+           "  'virt-handover destroy " +
+           report.shown("/vm") + "' gives the guest up and ends what is left of it\n";
 }
 
 }  // namespace
@@ -120,8 +145,10 @@ json toJson(const HandoverReport& report) {
                           {"text", describe(difference)}});
     const bool silent = report.silent && report.outcome == State::Upgraded;
     return {{"vm", report.vm},
-            {"design", name(report.design)},
-            {"outcome", report.dryRun ? "ready" : silent ? silentOutcome : outcomeName(report.outcome)},
+            {"design", report.design ? json(name(*report.design)) : json()},
+            {"outcome", report.dryRun ? "ready"
+                        : silent      ? silentOutcome
+                                      : outcomeName(report.outcome)},
             {"exitCode", static_cast<int>(report.exitCode())},
             {"cause", report.cause},
             {"old", toJson(report.old)},
@@ -142,42 +169,46 @@ std::string jsonText(const json& value, int indent) {
     return value.dump(indent, ' ', false, json::error_handler_t::replace);
 }
 
-std::string reportText(const json& report) {
-    const std::string outcome = report["outcome"], cause = report["cause"];
-    const std::string vm = report["vm"];
+std::string reportText(const json& value) {
+    const JsonReader report(value);
+    const std::string outcome = report.shown("/outcome"), cause = report.text("/cause");
+    const std::string vm = report.shown("/vm");
     std::string text = vm + ": " + outcome + "   ";
     if (outcome == outcomeName(State::Upgraded) || outcome == silentOutcome || outcome == outcomeName(State::StandingBy) ||
         outcome == "ready")
-        text += versionOf(report["old"]) + " -> " +
-                (report["old"]["kind"] == report["new"]["kind"] ? report["new"].value("version", "?") : versionOf(report["new"]));
+        text +=
+            versionOf(report, "/old") + " -> " +
+            (report.text("/old/kind") == report.text("/new/kind") ? report.text("/new/version", "?") : versionOf(report, "/new"));
     else if (outcome == outcomeName(State::Lost))
-        text += report["old"]["pid"] == report["new"]["pid"]
-                    ? "a person must look at pid " + report["old"]["pid"].dump()
-                    : "a person must look: the old VMM is pid " + report["old"]["pid"].dump() + ", the new one pid " +
-                          report["new"]["pid"].dump();
+        text += whatIsLeft(report);
     else if (outcome == outcomeName(State::RolledBack))
-        text += "the guest runs on " + versionOf(report["old"]) + " as before";
-    else
+        text += "the guest runs on " + versionOf(report, "/old") + " as before";
+    else if (outcome == outcomeName(State::Refused))
         text += "nothing was touched";
-    text += "   design " + report["design"].get<std::string>() + "\n";
+    if (const std::string design = report.text("/design"); !design.empty()) text += "   design " + design;
+    text += "\n";
     if (!cause.empty()) text += "  cause: " + cause + "\n";
+    if (outcome == outcomeName(State::Lost)) text += nextStep(report);
     if (outcome == silentOutcome)
-        text += "  a person must look whether the guest is alive: 'virt-handover console " + vm + "', and its network. If it is not, " +
-                "'virt-handover destroy " + vm + "' and 'start' begin it anew; the old VMM could not have it back\n";
+        text += "  a person must look whether the guest is alive: 'virt-handover console " + vm +
+                "', and its network. If it is not, " + "'virt-handover destroy " + vm +
+                "' and 'start' begin it anew; the old VMM could not have it back\n";
     if (outcome == "ready")
         text += "  dry run: preflight found nothing in the way\n";
     else if (outcome == outcomeName(State::StandingBy))
-        text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " +
-                vm + "' switches, 'cancel' undoes\n";
+        text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " + vm +
+                "' switches, 'cancel' undoes\n";
     else if (outcome != outcomeName(State::Refused))
         text += figures(report);
     text += ramBlocks(report);
-    for (const json& device : report.value("passthrough", json::array()))
-        text += "  passed through: " + device["id"].get<std::string>() + ", " + device["address"].get<std::string>() + ", by its " +
-                device["interface"].get<std::string>() + "\n";
-    for (const json& error : report["guest"].is_object() ? report["guest"]["errors"] : json::array())
-        text += "  the guest probe reports: " + error.get<std::string>() + "\n";
-    for (const json& warning : report["warnings"]) text += "  warning: " + warning.get<std::string>() + "\n";
+    for (const json& entry : report.list("/passthrough")) {
+        const JsonReader device(entry);
+        text += "  passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
+                device.shown("/interface") + "\n";
+    }
+    for (const json& error : report.list("/guest/errors"))
+        text += "  the guest probe reports: " + JsonReader(error).shown("") + "\n";
+    for (const json& warning : report.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }
 

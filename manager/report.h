@@ -25,6 +25,7 @@ struct VmmIdentity {
     std::string kind;     ///< `QEMU`, or `reference VMM`; empty until it is known.
     std::string version;  ///< Empty until it is known.
     int pid = 0;          ///< 0 while there is no process.
+    bool alive = false;   ///< When the handover was over, and not told to end by it.
 };
 
 struct StepTime {
@@ -35,7 +36,7 @@ struct StepTime {
 
 struct HandoverReport {
     std::string vm;
-    Design design = Design::ManagerOwned;
+    std::optional<Design> design;    ///< Absent when it did not come to a handover.
     State outcome = State::Refused;  ///< A final state, or StandingBy while it waits for a commit.
     /// The guest beat on the old VMM and was not heard on the new one, which says that it runs it. Shown as an outcome of its own
     /// in place of Upgraded: a person has to look.
@@ -67,7 +68,7 @@ nlohmann::json toJson(const HandoverReport& report);
 /// Any answer as text. What a VMM said need not be UTF-8, which JSON is; such bytes are replaced.
 std::string jsonText(const nlohmann::json& value, int indent = -1);
 
-/// The table that `upgrade` ends with, of one to four lines; takes the JSON form, as it may come from the daemon.
+/// The table that `upgrade` ends with; takes the JSON form, as it may come from the daemon, and whatever that has said.
 std::string reportText(const nlohmann::json& report);
 
 /// `refused`, `rolled back`, `upgraded`, `lost`.

@@ -55,13 +55,13 @@ VmmRecord vmmFromJson(const json& value) {
     vmm.kind = value.value("kind", vmm.kind);
     value.at("version").get_to(vmm.version);
     if (value.contains("ram")) {
-        vmm.ramDescriptor = value["ram"].at("descriptor").get<int>();
-        vmm.ram = fileFromJson(value["ram"].at("file"));
+        vmm.ramDescriptor = value.at("ram").at("descriptor").get<int>();
+        vmm.ram = fileFromJson(value.at("ram").at("file"));
     }
     const json devices = value.value("vfio", json::object());
     for (const auto& [name, kept] : devices.items())
         vmm.vfio[name] = {kept.at("descriptor").get<int>(), fileFromJson(kept.at("file"))};
-    if (value.contains("inbox")) vmm.inboxDescriptor = value["inbox"].get<int>();
+    if (value.contains("inbox")) vmm.inboxDescriptor = value.at("inbox").get<int>();
     for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
     return vmm;
 }
@@ -105,6 +105,21 @@ VmDefinition VmRecord::definition() const {
     return definition;
 }
 
+bool isVmName(std::string_view name) {
+    constexpr std::string_view characters = "abcdefghijklmnopqrstuvwxyz0123456789-";
+    return !name.empty() && name.size() <= 64 && !name.starts_with('-') &&
+           name.find_first_not_of(characters) == std::string_view::npos;
+}
+
+std::string noVmName(std::string_view name) {
+    return "'" + std::string(name.substr(0, 100)) + (name.size() > 100 ? "...'" : "'") +
+           " cannot be the name of a VM (1 to 64 of a-z, 0-9 and '-', the first no '-')";
+}
+
+VmDirectory::VmDirectory(const std::string& runtimeDirectory, const std::string& vm) : runtime_(runtimeDirectory), vm_(vm) {
+    if (!isVmName(vm)) throw std::invalid_argument(noVmName(vm));
+}
+
 std::optional<VmRecord> VmDirectory::read() const {
     const std::string file = path() + "/record.json";
     std::ifstream input(file);
@@ -120,10 +135,10 @@ std::optional<VmRecord> VmDirectory::read() const {
         value.at("machine").get_to(record.machine);
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
-        if (value.contains("fresh")) record.fresh = vmmFromJson(value["fresh"]);
+        if (value.contains("fresh")) record.fresh = vmmFromJson(value.at("fresh"));
         for (const json& device : value.value("passthrough", json::array()))
             record.passthrough.push_back(passedDeviceFromJson(device));
-        if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value["adopted"]);
+        if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value.at("adopted"));
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
         for (const json& kept : value.value("memoryBefore", json::array()))

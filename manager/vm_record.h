@@ -17,6 +17,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -77,10 +78,16 @@ struct VmRecord {
     VmDefinition definition() const;
 };
 
-/// The paths of one VM. Names are checked by the definition's parser, so that they are single path components.
+/// Whether a VM can have this name: those of definitions are shorter (config/README.md), those of other managers' VMs are made of
+/// what that manager calls them.
+bool isVmName(std::string_view name);
+/// What to say of one that is none.
+std::string noVmName(std::string_view name);
+
+/// The paths of one VM. Throws std::invalid_argument for what is no VM's name: it would lead out of the runtime directory.
 class VmDirectory {
  public:
-    VmDirectory(const std::string& runtimeDirectory, const std::string& vm) : runtime_(runtimeDirectory), vm_(vm) {}
+    VmDirectory(const std::string& runtimeDirectory, const std::string& vm);
 
     std::string path() const { return runtime_ + "/" + vm_; }
     std::string generation(unsigned number) const { return path() + "/" + std::to_string(number); }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -21,6 +22,7 @@
 #include "plugin/readiness.h"
 #include "plugin/recover.h"
 #include "plugin/upgrade.h"
+#include "vmm-shim/terminal_text.h"
 #include "vmm-shim/tool/monitor.h"
 
 namespace vh {
@@ -56,7 +58,7 @@ std::string jsonText(const json& value) {
 }
 
 int answer(const Options& options, Exit code, const json& value, const std::string& text) {
-    std::cout << (options.asJson ? jsonText(value) : text) << std::flush;
+    std::cout << (options.asJson ? jsonText(value) : forTerminal(text)) << std::flush;
     return static_cast<int>(code);
 }
 
@@ -64,7 +66,7 @@ int fail(const Options& options, Exit code, const std::string& error) {
     if (options.asJson)
         std::cout << jsonText({{"error", error}}) << std::flush;
     else
-        std::cerr << "virt-handover: " << error << std::endl;
+        std::cerr << "virt-handover: " << forTerminal(error) << std::endl;
     return static_cast<int>(code);
 }
 
@@ -155,14 +157,14 @@ int upgradeDomains(const Options& options) {
                                  .dryRun = options.dryRun,
                                  .force = options.force,
                                  .pauseBudget = duration("--pause-budget", options.pauseBudget)};
-    const UpgradeSummary summary =
-        upgrade(request, {.uri = options.uri,
-                          .runtimeDirectory = options.runtimeDirectory,
-                          .paths = {},
-                          .lockOut = lockOutOf(options),
-                          .interrupts = interrupts.descriptor(),
-                          .say = [](const std::string& line) { std::cerr << "virt-handover: " + line + "\n"
-                                                                         << std::flush; }});
+    const UpgradeSummary summary = upgrade(request, {.uri = options.uri,
+                                                     .runtimeDirectory = options.runtimeDirectory,
+                                                     .paths = {},
+                                                     .lockOut = lockOutOf(options),
+                                                     .interrupts = interrupts.descriptor(),
+                                                     .say = [](const std::string& line) {
+                                                         std::cerr << "virt-handover: " + forTerminal(line) + "\n" << std::flush;
+                                                     }});
     const json value = toJson(summary);
     return answer(options, summary.exitCode(), value, upgradeText(value));
 }
@@ -181,7 +183,8 @@ int recoverDomains(const Options& options) {
     const RecoverSummary summary = recover(std::move(surroundings));
     const json value = toJson(summary);
     if (options.guard < 0) return answer(options, summary.exitCode(), value, recoverText(value));
-    if (!summary.nothing) std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << recoverText(value) << std::flush;
+    if (!summary.nothing)
+        std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << forTerminal(recoverText(value)) << std::flush;
     return static_cast<int>(summary.exitCode());
 }
 
@@ -193,7 +196,7 @@ int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);
     Options options;
     CLI::App app("Upgrades the QEMU under running libvirt domains.", "virt-handover libvirt");
-    app.require_subcommand(1);
+    app.require_subcommand(0, 1);  // That there is one is asked below, where the answer can name what is there.
     app.fallthrough();
     app.footer(
         "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 "
@@ -239,11 +242,24 @@ int main(int argc, char** argv) {
         command->add_option("--stop-deadline", options.stopDeadline, "how long libvirt may take to stop; then it is killed")
             ->capture_default_str();
 
+    // Also a mistake is answered in the form that was asked for, wherever in the line that was.
+    options.asJson = std::find(argv, argv + argc, std::string("--json")) != argv + argc;
+    const auto noVerb = [&](const std::string& word) {
+        std::string verbs;
+        for (const CLI::App* command : app.get_subcommands(nullptr)) verbs += (verbs.empty() ? "" : ", ") + command->get_name();
+        return fail(
+            options, Exit::Usage,
+            (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + verbs);
+    };
     try {
         app.parse(argc, argv);
-        return verb(options);
+        return verb ? verb(options) : noVerb("");
     } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : static_cast<int>(Exit::Usage);
+        if (error.get_exit_code() == 0) return app.exit(error);
+        const std::vector<std::string> rest = app.remaining();
+        const auto word = std::ranges::find_if(rest, [](const std::string& one) { return !one.starts_with("-"); });
+        if (app.get_subcommands().empty() && word != rest.end()) return noVerb(*word);
+        return fail(options, Exit::Usage, std::string(error.what()) + "; see 'virt-handover libvirt --help'");
     } catch (const LibvirtUnreachable& error) {
         return fail(options, Exit::Unreachable, error.what());
     } catch (const std::invalid_argument& error) {

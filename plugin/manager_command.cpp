@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "plugin/command.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -36,7 +37,7 @@ json answerOf(const CommandResult& result) {
 
 std::string why(const CommandResult& result) {
     const json answer = answerOf(result);
-    return answer.contains("error") && answer["error"].is_string() ? answer["error"].get<std::string>() : result.describe();
+    return JsonReader(answer).text("/error", result.describe());
 }
 
 }  // namespace
@@ -60,7 +61,7 @@ std::optional<json> ManagerCommand::adopt(const std::string& specFile, milliseco
     if (report.contains("outcome")) return report;
     // What it says before it begins is an error and nothing else.
     if (report.contains("error") && (result.status == refused || result.status == 1))
-        return json{{"outcome", "refused"}, {"cause", report["error"]}};
+        return json{{"outcome", "refused"}, {"cause", JsonReader(report).shown("/error")}};
     return std::nullopt;
 }
 

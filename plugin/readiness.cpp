@@ -10,6 +10,7 @@
 #include "plugin/process.h"
 #include "plugin/tested_versions.h"
 #include "plugin/xml_tree.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -126,10 +127,12 @@ std::string readinessText(const json& domains) {
     using Row = std::array<std::string, 4>;
     const auto known = [](const std::string& version) { return version.empty() ? std::string("?") : version; };
     std::vector<Row> rows{{"DOMAIN", "READY", "RUNS", "INSTALLED"}};
-    for (const json& domain : domains)
-        rows.push_back({domain["domain"].get<std::string>(), domain["ready"].get<bool>() ? "yes" : "no",
-                        known(domain["running"]["version"]) + (domain["runsInstalled"].get<bool>() ? "" : " (old)"),
-                        known(domain["installed"]["version"]) + " " + domain["installed"]["path"].get<std::string>()});
+    for (const json& entry : domains) {
+        const JsonReader domain(entry);
+        rows.push_back({domain.shown("/domain"), domain.isTrue("/ready") ? "yes" : "no",
+                        known(domain.text("/running/version")) + (domain.isTrue("/runsInstalled") ? "" : " (old)"),
+                        known(domain.text("/installed/version")) + " " + domain.text("/installed/path")});
+    }
     Row::value_type text;
     std::array<std::size_t, 4> widths{};
     for (const Row& row : rows)
@@ -139,11 +142,13 @@ std::string readinessText(const json& domains) {
             text += rows[i][column] + std::string(widths[column] - rows[i][column].size() + 2, ' ');
         text += rows[i][3] + "\n";
         if (i == 0) continue;
-        for (const json& reason : domains[i - 1]["reasons"]) {
-            text += "    not ready: " + reason["what"].get<std::string>() + "\n";
-            if (!reason["remedy"].get<std::string>().empty()) text += "        " + reason["remedy"].get<std::string>() + "\n";
+        const JsonReader domain(domains.at(i - 1));
+        for (const json& entry : domain.list("/reasons")) {
+            const JsonReader reason(entry);
+            text += "    not ready: " + reason.shown("/what") + "\n";
+            if (const std::string remedy = reason.text("/remedy"); !remedy.empty()) text += "        " + remedy + "\n";
         }
-        for (const json& note : domains[i - 1]["notes"]) text += "    note: " + note.get<std::string>() + "\n";
+        for (const json& note : domain.list("/notes")) text += "    note: " + JsonReader(note).shown("") + "\n";
     }
     return text;
 }

@@ -12,6 +12,7 @@
 #include "plugin/orphans.h"
 #include "plugin/settle.h"
 #include "plugin/upgrade_journal.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -170,14 +171,15 @@ json toJson(const RecoverSummary& summary) {
 }
 
 std::string recoverText(const json& summary) {
-    if (summary["nothing"].get<bool>()) return "nothing to recover\n";
+    const JsonReader all(summary);
+    if (all.isTrue("/nothing")) return "nothing to recover\n";
     std::string text;
-    for (const json& one : summary["domains"]) {
-        text +=
-            one["domain"].get<std::string>() + ": " + one["outcome"].get<std::string>() + "   pid " + one["pid"].dump() + "\n";
-        if (const std::string cause = one["cause"]; !cause.empty()) text += "  cause: " + cause + "\n";
+    for (const json& entry : all.list("/domains")) {
+        const JsonReader one(entry);
+        text += one.shown("/domain") + ": " + one.shown("/outcome") + "   pid " + one.shown("/pid") + "\n";
+        if (const std::string cause = one.text("/cause"); !cause.empty()) text += "  cause: " + cause + "\n";
     }
-    for (const json& warning : summary["warnings"]) text += "warning: " + warning.get<std::string>() + "\n";
+    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }
 

@@ -19,6 +19,7 @@
 #include "plugin/recover.h"
 #include "plugin/settle.h"
 #include "plugin/upgrade_journal.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -418,26 +419,27 @@ json toJson(const UpgradeSummary& summary) {
 
 std::string upgradeText(const json& summary) {
     std::string text;
-    for (const json& one : summary["domains"]) {
-        const auto field = [&one](const char* key) { return one[key].get<std::string>(); };
-        const std::string outcome = field("outcome");
-        text += field("domain") + ": " + outcome;
+    const JsonReader all(summary);
+    for (const json& entry : all.list("/domains")) {
+        const JsonReader one(entry);
+        const auto field = [&one](const std::string& key) { return one.text("/" + key); };
+        const std::string outcome = one.shown("/outcome");
+        text += one.shown("/domain") + ": " + outcome;
         if (outcome == "upgraded" || outcome == "ready") text += "   QEMU " + field("oldVersion") + " -> " + field("newVersion");
-        if (outcome == "upgraded") text += "   pid " + one["pid"].dump();
-        if (one["stopToResumeMs"].is_number())
-            text += "   paused " + formatted("%.1f ms", one["stopToResumeMs"]) + " (STOP to RESUME)";
+        if (outcome == "upgraded") text += "   pid " + one.shown("/pid");
+        if (const auto paused = one.number("/stopToResumeMs"))
+            text += "   paused " + formatted("%.1f ms", *paused) + " (STOP to RESUME)";
         if (outcome == "rolled back") text += "   the guest runs on its old QEMU as before";
         if (outcome == "refused") text += "   nothing was touched";
         if (outcome == "ended") text += "   nothing to recover";
         text += "\n";
         if (!field("cause").empty()) text += "  cause: " + field("cause") + "\n";
         if (!field("remedy").empty()) text += "  remedy: " + field("remedy") + "\n";
-        for (const json& note : one["notes"]) text += "  note: " + note.get<std::string>() + "\n";
+        for (const json& note : one.list("/notes")) text += "  note: " + JsonReader(note).shown("") + "\n";
     }
-    if (summary["domains"].empty()) text += "no domain is running here\n";
-    if (summary["libvirtAwayMs"].is_number())
-        text += "libvirt was away for " + formatted("%.1f s", summary["libvirtAwayMs"].get<double>() / 1000) + "\n";
-    for (const json& warning : summary["warnings"]) text += "warning: " + warning.get<std::string>() + "\n";
+    if (all.list("/domains").empty()) text += "no domain is running here\n";
+    if (const auto away = all.number("/libvirtAwayMs")) text += "libvirt was away for " + formatted("%.1f s", *away / 1000) + "\n";
+    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }
 

@@ -46,7 +46,7 @@ LockOutPlan planFrom(const json& value) {
     value.at("maskedUnits").get_to(plan.maskedUnits);
     value.at("startedUnits").get_to(plan.startedUnits);
     if (!value.contains("daemon")) return plan;
-    const json& daemon = value["daemon"];
+    const json& daemon = value.at("daemon");
     plan.daemon = StoppedDaemon{daemon.at("program"), daemon.at("argv").get<std::vector<std::string>>(),
                                 daemon.at("environment").get<std::vector<std::string>>(), daemon.at("directory")};
     if (plan.daemon->argv.empty()) throw std::runtime_error("the stopped daemon has no command line");

@@ -18,6 +18,7 @@
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "manager/report.h"
+#include "vmm-shim/terminal_text.h"
 
 namespace vh {
 namespace {
@@ -176,12 +177,14 @@ Begun fresh(const CompareOptions& options, const std::string& directory) {
     return begun;
 }
 
-int printCheck(const json& baseline, const json& now, double tolerance, bool asJson) {
-    const CheckResult result = check(baseline, now, tolerance);
-    std::cout << (asJson ? jsonText(toJson(result), 2) + "\n" : checkText(result));
-    if (!result.regressions.empty()) return static_cast<int>(ExitCode::RolledBack);
+int exitCode(const CheckResult& check) {
+    if (!check.regressions.empty()) return static_cast<int>(ExitCode::RolledBack);
     // A check that could compare nothing has passed nothing.
-    return static_cast<int>(result.comparisons > 0 ? ExitCode::Done : ExitCode::Refused);
+    return static_cast<int>(check.comparisons > 0 ? ExitCode::Done : ExitCode::Refused);
+}
+
+void print(const json& value) {
+    std::cout << jsonText(value, 2) << std::endl;
 }
 
 }  // namespace
@@ -220,7 +223,12 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
 int compare(const CompareOptions& options, bool asJson) {
     if (!options.with.empty()) {
         if (options.baseline.empty()) throw std::invalid_argument("--with goes with --check BASELINE.json");
-        return printCheck(namedResults(options.baseline), namedResults(options.with), options.tolerance, asJson);
+        const CheckResult result = check(namedResults(options.baseline), namedResults(options.with), options.tolerance);
+        if (asJson)
+            print(toJson(result));
+        else
+            std::cout << forTerminal(checkText(result));
+        return exitCode(result);
     }
     const std::string directory = !options.resume.empty()   ? absolute(options.resume)
                                   : !options.output.empty() ? absolute(options.output)
@@ -254,18 +262,20 @@ int compare(const CompareOptions& options, bool asJson) {
     replaceFile(directory + "/results.csv", comparisonCsv(results));
     replaceFile(directory + "/report.html", reportPage(results));
     const std::string report = directory + "/report.html";
-    if (asJson)
-        std::cout << jsonText(
-                         {{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}},
-                         2)
-                  << "\n";
-    else
-        std::cout << comparisonText(results) << "\n"
+    std::optional<CheckResult> checked;
+    if (complete && !options.baseline.empty()) checked = check(namedResults(options.baseline), results, options.tolerance);
+    if (asJson) {
+        json value{{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}};
+        if (checked) value["check"] = toJson(*checked);
+        print(value);
+    } else {
+        std::cout << forTerminal(comparisonText(results)) << "\n"
                   << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")
-                  << "report: " << report << "\n";
+                  << "report: " << report << "\n"
+                  << (checked ? forTerminal(checkText(*checked)) : "");
+    }
     if (!complete) return interruptedCode;
-    if (!options.baseline.empty()) return printCheck(namedResults(options.baseline), results, options.tolerance, asJson);
-    return 0;
+    return checked ? exitCode(*checked) : 0;
 }
 
 }  // namespace vh

@@ -14,6 +14,7 @@
 #include "manager/compare/summary.h"
 #include "manager/report.h"
 #include "manager/terminal.h"
+#include "vmm-shim/terminal_text.h"
 
 namespace vh {
 namespace {
@@ -259,15 +260,9 @@ std::string sizeText(double bytes) {
 }
 
 std::string printable(const std::string& text) {
-    std::string result;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        // The second byte of U+0080 to U+009F, which some terminals obey too.
-        const bool control = byte < 0x20 || byte == 0x7f || (byte == 0xc2 && i + 1 < text.size() && (text[i + 1] & 0xe0) == 0x80);
-        if (control && byte == 0xc2) ++i;
-        result += control ? ' ' : text[i];
-    }
-    return result;
+    std::string line = text;
+    std::ranges::replace_if(line, [](char character) { return character == '\n' || character == '\t'; }, ' ');
+    return forTerminal(line);
 }
 
 std::string titleOf(const std::string& metric) {

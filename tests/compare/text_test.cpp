@@ -112,10 +112,11 @@ TEST(ComparisonText, staysWithin120ColumnsWhateverIsMeasured) {
 }
 
 TEST(ComparisonText, givesATerminalNothingToObey) {
-    EXPECT_EQ(printable("a\033[2Jb\nc\x7f"), "a [2Jb c ");
+    EXPECT_EQ(printable("a\033[2Jb\nc\x7f"), "a\\x1b[2Jb c\\x7f");
     EXPECT_EQ(printable("a\xc2\x9b"
                         "2J"),
-              "a 2J");
+              "a\\xc2\\x9b"
+              "2J");
     EXPECT_EQ(printable("f\xc3\xbcr \xe2\x82\xac"), "f\xc3\xbcr \xe2\x82\xac");
     const std::string text = comparisonText(wholeResults());
     EXPECT_EQ(text.find('\033'), std::string::npos);

@@ -1,6 +1,7 @@
 #include "manager/report.h"
 
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,9 +11,12 @@
 namespace vh {
 namespace {
 
+using nlohmann::json;
+
 HandoverReport upgraded() {
     HandoverReport report;
     report.vm = "web1";
+    report.design = Design::ManagerOwned;
     report.outcome = State::Upgraded;
     report.old = {"/usr/bin/qemu-10.0", "QEMU", "10.0.13", 4711};
     report.fresh = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
@@ -87,6 +91,7 @@ HandoverReport lost() {
     HandoverReport report = upgraded();
     report.outcome = State::Lost;
     report.cause = "confirming took longer than 10000 ms";
+    report.old.alive = report.fresh.alive = true;
     report.stopToResumeMs.reset();
     report.guest.reset();
     return report;
@@ -100,6 +105,29 @@ HandoverReport silent() {
     return report;
 }
 
+HandoverReport lostWithItsVmms() {
+    HandoverReport report = lost();
+    report.cause = "the old VMM was killed by signal 9; the new VMM was ended, since nobody has the guest's memory any more";
+    report.old.alive = report.fresh.alive = false;
+    return report;
+}
+
+/// As of a VM whose record cannot be read.
+HandoverReport lostBeforeItBegan() {
+    HandoverReport report;
+    report.vm = "web1";
+    report.outcome = State::Lost;
+    report.cause = "an interrupted handover: nobody answers";
+    return report;
+}
+
+HandoverReport refusedBeforeItBegan() {
+    HandoverReport report = lostBeforeItBegan();
+    report.outcome = State::Refused;
+    report.cause = "another command is at work on vm 'web1'";
+    return report;
+}
+
 HandoverReport ready() {
     HandoverReport report = refused();
     report.dryRun = true;
@@ -107,6 +135,11 @@ HandoverReport ready() {
     report.old.version = "10.0.13";
     report.warnings = {"no heartbeat from the guest"};
     return report;
+}
+
+std::vector<HandoverReport> all() {
+    return {upgraded(),          rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), lostWithItsVmms(),
+            lostBeforeItBegan(), ready(),      refusedBeforeItBegan(),   silent()};
 }
 
 std::string shown(const HandoverReport& report) {
@@ -133,6 +166,15 @@ TEST(Report, ofALostVm) {
 }
 TEST(Report, ofAnUpgradeAfterWhichTheGuestIsSilent) {
     expectGolden("report-silent.txt", shown(silent()));
+}
+TEST(Report, ofAVmThatIsGone) {
+    expectGolden("report-gone.txt", shown(lostWithItsVmms()));
+}
+TEST(Report, ofAVmThatIsLostBeforeAHandoverBegan) {
+    expectGolden("report-lost-before.txt", shown(lostBeforeItBegan()));
+}
+TEST(Report, ofARefusalBeforeAHandoverBegan) {
+    expectGolden("report-refused-before.txt", shown(refusedBeforeItBegan()));
 }
 TEST(Report, ofADryRun) {
     expectGolden("report-ready.txt", shown(ready()));
@@ -169,10 +211,56 @@ TEST(Report, namesItsOutcomes) {
 }
 
 TEST(Report, readsTheSameWhenItCameOverTheWire) {
-    for (const HandoverReport& report :
-         {upgraded(), rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), silent(), ready()}) {
-        const nlohmann::json here = toJson(report);
-        EXPECT_EQ(reportText(nlohmann::json::parse(here.dump())), reportText(here));
+    for (const HandoverReport& report : all()) {
+        const json here = toJson(report);
+        EXPECT_EQ(reportText(json::parse(here.dump())), reportText(here));
+    }
+}
+
+/// Every value of a JSON document, and every part of it.
+std::vector<json::json_pointer> places(const json& value, const json::json_pointer& here = json::json_pointer()) {
+    std::vector<json::json_pointer> found{here};
+    const auto add = [&found](const std::vector<json::json_pointer>& more) {
+        found.insert(found.end(), more.begin(), more.end());
+    };
+    if (value.is_object())
+        for (const auto& [key, member] : value.items()) add(places(member, here / key));
+    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) add(places(value[i], here / i));
+    return found;
+}
+
+/// A daemon of another version answers, or one that has been damaged.
+TEST(Report, isPrintedWhateverIsInIt) {
+    const std::vector<json> others{nullptr,
+                                   true,
+                                   -1,
+                                   18446744073709551615U,
+                                   1e308,
+                                   "text",
+                                   "",
+                                   "\xff",
+                                   json::array(),
+                                   json::array({nullptr, 5, "x"}),
+                                   json::object(),
+                                   json{{"a", 1}}};
+    for (const HandoverReport& report : all()) {
+        const json whole = toJson(report);
+        for (const json::json_pointer& place : places(whole)) {
+            for (const json& other : others) {
+                json changed = whole;
+                changed[place] = other;
+                EXPECT_FALSE(reportText(changed).empty())
+                    << place << " is " << other.dump(-1, ' ', false, json::error_handler_t::replace);
+            }
+            if (place.empty()) continue;
+            json without = whole;
+            json& parent = without[place.parent_pointer()];
+            if (parent.is_array())
+                parent.erase(std::stoul(place.back()));
+            else
+                parent.erase(place.back());
+            EXPECT_FALSE(reportText(without).empty()) << "without " << place;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <optional>
 
@@ -75,6 +76,16 @@ TEST_F(CliTest, tellsItsVersion) {
 TEST_F(CliTest, exitsWithOneOnWrongUse) {
     EXPECT_EQ(run({}).code, 1);
     EXPECT_EQ(run({"fly"}).code, 1);
+    EXPECT_THAT(run({"fly"}).error, StartsWith("virt-handover: there is no verb 'fly'; there are: start, upgrade, "));
+    EXPECT_THAT(run({"--embed"}).error, StartsWith("virt-handover: no verb is given; there are: "));
+    EXPECT_THAT(run({"upgrade"}).error, HasSubstr("VM is required; see 'virt-handover upgrade --help'"));
+    EXPECT_THAT(run({"libvirt", "fly"}).error, StartsWith("virt-handover: there is no verb 'fly'; there are: check, "));
+    for (const std::vector<std::string>& wrong :
+         {std::vector<std::string>{"--json"}, {"fly", "--json"}, {"--json", "upgrade"}, {"list", "--bogus", "--json"}, {"libvirt", "fly", "--json"}}) {
+        const Ran ran = run(wrong);
+        EXPECT_EQ(ran.code, 1);
+        EXPECT_TRUE(json::parse(ran.output).contains("error"));
+    }
     EXPECT_EQ(run({"--embed", "upgrade"}).code, 1);
     EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "magic"}).code, 1);
     const Ran budget = run({"--embed", "upgrade", "vm", "--pause-budget", "5"});
@@ -83,6 +94,13 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     const Ran nobody = run({"--embed", "show", "nobody"});
     EXPECT_EQ(nobody.code, 1);
     EXPECT_EQ(nobody.error, "virt-handover: vm 'nobody' is not running here; 'virt-handover list' shows those that are\n");
+    const Ran upgrade = run({"--embed", "upgrade", "nobody"});
+    EXPECT_EQ(upgrade.code, 1);
+    EXPECT_EQ(upgrade.error, nobody.error);
+    const Ran elsewhere = run({"--embed", "destroy", "../vm"});
+    EXPECT_EQ(elsewhere.code, 1);
+    EXPECT_THAT(elsewhere.error, HasSubstr("'../vm' cannot be the name of a VM"));
+    EXPECT_FALSE(std::filesystem::exists(workspace.path() + "/vm.lock"));
 }
 
 TEST_F(CliTest, exitsWithOneAndSaysAllThatIsWrongWithADefinition) {
@@ -264,9 +282,9 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
     EXPECT_THAT(run({"--embed", "commit", "vm"}).error, HasSubstr("no command holds an upgrade of vm 'vm' that stands by"));
     std::string name;
-    const auto prepare = [&](const std::string& holderName) {
+    const auto prepare = [&](const std::string& holderName, const std::string& flag = "--embed") {
         name = holderName;
-        const pid_t holder = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby"}, -1, name);
+        const pid_t holder = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby", flag}, -1, name);
         EXPECT_TRUE(
             turnUntil([&] { return contents(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
                       milliseconds(30'000)));
@@ -276,11 +294,21 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     const Ran committed = run({"--embed", "commit", "vm"});
     EXPECT_EQ(committed.code, 0) << committed.output << committed.error;
     EXPECT_THAT(committed.output, HasSubstr("vm: upgraded"));
-    EXPECT_EQ(collect(holder, name).code, 0);
+    const Ran held = collect(holder, name);
+    EXPECT_EQ(held.code, 0);
+    EXPECT_THAT(held.output, HasSubstr("vm: upgraded"));
 
     holder = prepare("cancelled");
     EXPECT_EQ(run({"--embed", "cancel", "vm"}).code, 0);
-    EXPECT_EQ(collect(holder, name).code, 0);
+    EXPECT_EQ(collect(holder, name).code, 3) << "what it was asked for was not done";
+
+    // A script gets one document, which says how it ended; it sees in the VM's state when it can commit.
+    holder = prepare("json", "--json");
+    EXPECT_EQ(json::parse(run({"--embed", "show", "vm", "--json"}).output)["state"], "standing by");
+    EXPECT_EQ(json::parse(run({"--embed", "commit", "vm", "--json"}).output)["outcome"], "upgraded");
+    const Ran document = collect(holder, name);
+    EXPECT_EQ(document.code, 0);
+    EXPECT_EQ(json::parse(document.output)["outcome"], "upgraded");
 
     holder = prepare("interrupted");
     ::kill(holder, SIGINT);

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Fails where JSON is read by `value["key"]`.
+
+nlohmann::json takes it for granted that a constant object has the key: without it the process ends, or what happens is undefined. So
+that form is for writing only. What must be as it should be is read by `at()`, whose exception refuses it; what is shown to people
+or to scripts is read by JsonReader (vmm-shim/json_text.h). Documents of a comparison are checked as a whole before they are read
+(manager/compare/results_file.h), and the plugin's OptionValue is no JSON.
+
+    check_json_reading.py SOURCE_ROOT      checks a tree
+    check_json_reading.py --self-test      checks this checker, on made-up lines
+"""
+
+import pathlib
+import re
+import sys
+import tempfile
+
+CHECKED = ("manager/*.cpp", "plugin/main.cpp", "plugin/upgrade.cpp", "plugin/recover.cpp", "plugin/readiness.cpp",
+           "plugin/manager_command.cpp", "plugin/upgrade_journal.cpp", "vmm-shim/tool/monitor.cpp", "vmm-shim/tool/capture.cpp")
+
+# A key in brackets, and what follows the last of a row of them.
+INDEXED = re.compile(r'[\w.]*\w(?:\[(?:"[^"]*"|\w+)\])*\["[^"]*"\](?:\[(?:"[^"]*"|\w+)\])*')
+WRITES = re.compile(r"\s*(?:=(?!=)|\.push_back\(|\.back\(\)\[)")
+
+
+def problems_of_tree(root):
+    for pattern in CHECKED:
+        for path in sorted(root.glob(pattern)):
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                if line.lstrip().startswith("//"):
+                    continue
+                for match in INDEXED.finditer(line):
+                    if not WRITES.match(line, match.end()):
+                        yield f"{path.relative_to(root)}:{number}: '{match.group()}' is read unchecked: use at(), or JsonReader"
+
+
+def check(root):
+    problems = list(problems_of_tree(root))
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} unchecked readings" if problems else "ok")
+    return 1 if problems else 0
+
+
+def self_test():
+    wrong = ['text += value["vm"].get<std::string>();', 'if (report["outcome"] == "lost") return;', 'f(value["a"]["b"]);',
+             'const json& x = value["a"];', 'for (const json& one : summary["domains"])', 'x = y["a"][key];']
+    right = ['value["state"] = "running";', 'value["a"]["b"] = 5;', 'value["a"].push_back(1);', 'value["a"][name] = {{"b", 1}};',
+             '// as in value["a"]', 'value.at("a").get<int>();', 'reader.text("/a");', 'char names[] = {"a"};']
+    failures = 0
+    for line, wanted in [*((one, 1) for one in wrong), *((one, 0) for one in right)]:
+        with tempfile.TemporaryDirectory() as directory:
+            (pathlib.Path(directory) / "manager").mkdir()
+            (pathlib.Path(directory) / "manager" / "x.cpp").write_text(line + "\n")
+            found = list(problems_of_tree(pathlib.Path(directory)))
+            if len(found) != wanted:
+                failures += 1
+                print(f"self-test: {line!r}: expected {wanted}, found {found}")
+    print(f"{failures} failures" if failures else f"ok: {len(wrong)} unchecked readings seen")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.exit(self_test() if sys.argv[1] == "--self-test" else check(pathlib.Path(sys.argv[1])))
