@@ -22,6 +22,7 @@
 #include "plugin/readiness.h"
 #include "plugin/recover.h"
 #include "plugin/upgrade.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
 #include "vmm-shim/tool/monitor.h"
 
@@ -117,9 +118,10 @@ int check(const Options& options) {
     }
     std::string text = asked.empty() ? "no domain is running here\n" : readinessText(domains);
     const json orphans = orphansOf(options, asked);
-    for (const json& orphan : orphans)
-        text += "domain '" + orphan["domain"].get<std::string>() + "': " + orphan["what"].get<std::string>() + "\n    " +
-                orphan["remedy"].get<std::string>() + "\n";
+    for (const json& one : orphans) {
+        const JsonReader orphan(one);
+        text += "domain '" + orphan.text("/domain") + "': " + orphan.text("/what") + "\n    " + orphan.text("/remedy") + "\n";
+    }
     return answer(options, ready && orphans.empty() ? Exit::Done : Exit::Refused,
                   {{"libvirt", libvirt.version()}, {"domains", domains}, {"orphans", orphans}}, text);
 }

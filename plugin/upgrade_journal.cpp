@@ -81,7 +81,7 @@ JournalDomain domainFrom(const json& value) {
     value.at("emulator").get_to(domain.emulator);
     value.at("capabilityFlags").get_to(domain.capabilityFlags);
     value.at("cause").get_to(domain.cause);
-    if (value.contains("upgrade")) domain.upgrade = processFrom(value["upgrade"]);
+    if (value.contains("upgrade")) domain.upgrade = processFrom(value.at("upgrade"));
     // It becomes part of file names.
     if (domain.uuid.size() != 36 || domain.uuid.find_first_not_of("0123456789abcdef-") != std::string::npos)
         throw std::runtime_error("'" + domain.uuid + "' is no UUID");

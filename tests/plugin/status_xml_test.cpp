@@ -148,7 +148,7 @@ TEST_F(CapabilityCache, isNotBelievedAboutAnOlderFile) {
 TEST_F(CapabilityCache, saysHowToBeFilled) {
     EXPECT_EQ(refusal([&] { capabilityFlags(cache_, emulator_); }),
               "libvirt has no capabilities of '" + emulator_ +
-                  "' yet; ask libvirt for it: virsh domcapabilities --emulatorbin '" + emulator_ + "'");
+                  "' yet; ask libvirt for it: virsh domcapabilities --emulatorbin " + emulator_);
     EXPECT_THAT(refusal([&] { capabilityFlags(cache_ + "x", emulator_); }), HasSubstr("No such file"));
     EXPECT_THAT(refusal([&] { capabilityFlags(cache_, emulator_ + "x"); }), HasSubstr("No such file"));
 }
