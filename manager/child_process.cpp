@@ -144,7 +144,8 @@ struct ChildProcess::Handle {
 
 std::uint64_t startTimeOf(pid_t pid) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    std::string text((std::istreambuf_iterator<char>(file)), {});
+    std::string text;
+    std::getline(file, text, '\0');  // Unlike a stream's iterators it throws nothing when the process ends meanwhile.
     const std::size_t name = text.rfind(')');  // The name may itself hold spaces and parentheses.
     if (name == std::string::npos) return 0;
     std::istringstream fields(text.substr(name + 1));

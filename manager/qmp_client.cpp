@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "vmm-shim/json_text.h"
+#include "vmm-shim/json_nesting.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -18,12 +18,9 @@ using nlohmann::json;
 /// The longest answer seen is query-qmp-schema's, 0.3 MB on 11.1; a peer that sends this much without a newline is not a monitor.
 constexpr std::size_t longestLine = 16 * 1024 * 1024;
 
-/// QEMU's answers stay below 20; a copy of a value walks it by recursion, and a million brackets in one line would end our stack.
-constexpr int deepestNesting = 64;
-
 /// One line of the monitor, or something that is not an object.
 json parsed(const std::string& line) {
-    return nestsDeeper(line, deepestNesting) ? json() : json::parse(line, nullptr, false);
+    return jsonNesting(line) > deepestNesting ? json() : json::parse(line, nullptr, false);
 }
 
 std::string textOf(const json& object, const char* key) {

@@ -36,6 +36,18 @@ std::string idOf(const QemuOption& option) {
     return OptionValue(option.name, option.value)["id"];
 }
 
+/// QEMU itself takes no two: what has them is not what it was started with. Options are found by these names from here on.
+void refuseDoubledIds(const std::vector<QemuOption>& options, const char* whose) {
+    static const std::set<std::string> named{"-device", "-object", "-netdev", "-chardev", "-blockdev"};
+    std::set<std::pair<std::string, std::string>> seen;
+    for (const QemuOption& option : options) {
+        if (!named.contains(option.name)) continue;
+        const std::string id = option.name == "-blockdev" ? OptionValue(option.name, option.value)["node-name"] : idOf(option);
+        if (!id.empty() && !seen.insert({option.name, id}).second)
+            refuse(std::string(whose) + " has '" + option.name + "' with the name '" + id + "' twice");
+    }
+}
+
 class MachineBuilder {
  public:
     explicit MachineBuilder(const MachineSources& sources)
@@ -47,6 +59,8 @@ class MachineBuilder {
           nativeNodes_(native_) {}
 
     MachineArguments build() {
+        refuseDoubledIds(options_, "the command line of its QEMU");
+        refuseDoubledIds(native_, "libvirt's rendering of it");
         dropWhatBelongedToTheStart();
         dropDevicesThatHaveGone();
         updateImages();
@@ -67,6 +81,12 @@ class MachineBuilder {
         const auto found = std::find_if(options.begin(), options.end(),
                                         [&](const QemuOption& option) { return option.name == name && idOf(option) == id; });
         return found == options.end() ? nullptr : &*found;
+    }
+
+    QemuOption& need(const std::string& name, const std::string& id) {
+        QemuOption* option = find(options_, name, id);
+        if (!option) refuse("the command line of its QEMU has no '" + name + "' with the name '" + id + "' any more");
+        return *option;
     }
 
     /// How the old QEMU got its state is not how the new one does; it is always started stopped.
@@ -160,7 +180,7 @@ class MachineBuilder {
         for (const std::string& id : kept_) {
             const LiveDevice* live = live_.find(id);
             if (id.empty() || !live) continue;
-            OptionValue device("-device", find(options_, "-device", id)->value);
+            OptionValue device("-device", need("-device", id).value);
             if (device.has("netdev")) {
                 requireTheSameNetwork(device, *live);
                 continue;
@@ -183,9 +203,9 @@ class MachineBuilder {
         else
             device.set("drive", live.chain.front().top());
         const auto nodes = nativeNodes_.renamed(OptionValue(native->name, native->value)["drive"], live.chain, name);
-        QemuOption* option = find(options_, "-device", live.alias);
-        option->value = device.text();
-        options_.insert(options_.begin() + (option - options_.data()), nodes.begin(), nodes.end());
+        QemuOption& option = need("-device", live.alias);
+        option.value = device.text();
+        options_.insert(options_.begin() + (&option - options_.data()), nodes.begin(), nodes.end());
     }
 
     // ---------------------------------------------------------------------------------------------------------------- new

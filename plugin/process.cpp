@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
@@ -36,7 +35,9 @@ std::vector<std::string> wordsOf(const std::string& path) {
 
 ProcessIdentity identityOf(pid_t pid) {
     std::ifstream input("/proc/" + std::to_string(pid) + "/stat");
-    const std::string text((std::istreambuf_iterator<char>(input)), {});
+    // Not by a stream's iterators: those throw when the process ends between opening and reading.
+    std::string text;
+    std::getline(input, text, '\0');
     // Field 2 is the name in parentheses, which may hold anything; 3 is the state, 22 the start time.
     const std::size_t end = text.rfind(')');
     if (end == std::string::npos) return {};

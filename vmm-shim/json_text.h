@@ -15,29 +15,6 @@
 
 namespace vh {
 
-/// Whether brackets are nested deeper than this, in one pass. Of a text that is no JSON it is right up to the place where a
-/// parser would give up, so that a parser never gets deeper.
-inline bool nestsDeeper(std::string_view json, int levels) {
-    bool inString = false;
-    int depth = 0;
-    for (std::size_t at = 0; at < json.size(); ++at) {
-        const char character = json[at];
-        if (inString) {
-            if (character == '\\')
-                ++at;
-            else if (character == '"')
-                inString = false;
-        } else if (character == '"') {
-            inString = true;
-        } else if (character == '[' || character == '{') {
-            if (++depth > levels) return true;
-        } else if (character == ']' || character == '}') {
-            --depth;
-        }
-    }
-    return false;
-}
-
 /// Looks into a value that it borrows, by paths such as `/old/pid`.
 class JsonReader {
  public:

@@ -323,7 +323,9 @@ TEST(KilledUpgrade, leavesEachGuestOneQemuThatLibvirtKnows) {
     unsigned long done = 0;
     while (done < count && !testing::Test::HasFatalFailure()) {
         kills.killOne();
-        if (++done % 10 == 0) kills.lookAtGuests();
+        if (++done % 10 != 0) continue;
+        kills.lookAtGuests();
+        std::cout << "after " << done << " kills: " << kills.figures() << std::endl;
     }
     kills.lookAtGuests();
     kills.upgradeAtTheEnd();

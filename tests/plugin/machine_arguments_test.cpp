@@ -344,6 +344,20 @@ TEST(RebuildArguments, opensAnewWhatServesANetworkInTheKernel) {
     EXPECT_THAT(plugged("<model type='e1000'/>"), ElementsAre(PassedDescriptor{3, 35, true}));
 }
 
+TEST(RebuildArguments, refusesWhatHasANameTwice) {
+    Domain domain;
+    domain.extraRunning += " -device pcie-root-port,id=pci.1,bus=pcie.0,addr=0x9";  // Once where libvirt has it, and once elsewhere.
+    EXPECT_EQ(domain.refusal(), "the command line of its QEMU has '-device' with the name 'pci.1' twice");
+    for (const char* option : {"-object rng-builtin,id=x", "-netdev user,id=x", "-chardev null,id=x", "-blockdev null-co,node-name=x"}) {
+        domain = Domain();
+        domain.extraRunning += std::string(" ") + option + " " + option;
+        EXPECT_THAT(domain.refusal(), HasSubstr("with the name 'x' twice"));
+        domain = Domain();
+        domain.native = std::string(option) + " " + option;
+        EXPECT_THAT(domain.refusal(), HasSubstr("libvirt's rendering of it has"));
+    }
+}
+
 TEST(RebuildArguments, refusesAReplacedDisk) {
     MachineSources sources = sourcesOf("as-started");
     for (std::string& word : sources.native)
@@ -405,6 +419,55 @@ TEST(RebuildArguments, survivesDamagedSources) {
                 default:
                     bad.fdsets = json::parse(damage(bad.fdsets.dump(), random), nullptr, false);
             }
+            mayThrow([&] { rebuildArguments(bad); });
+        }
+    }
+}
+
+/// Positions of options, as opposed to their values.
+std::vector<std::size_t> optionsIn(const std::vector<std::string>& words) {
+    std::vector<std::size_t> found;
+    for (std::size_t at = 0; at < words.size(); ++at)
+        if (words[at].starts_with("-")) found.push_back(at);
+    found.push_back(words.size());
+    return found;
+}
+
+/// What nobody's arguments look like by accident, but a hostile QEMU's may: whole options doubled, as they are or almost, dropped,
+/// exchanged; values exchanged between options.
+void damageOptions(std::vector<std::string>& words, std::mt19937& random) {
+    const std::vector<std::size_t> starts = optionsIn(words);
+    const std::size_t one = random() % (starts.size() - 1), other = random() % (starts.size() - 1);
+    const auto option = [&](std::size_t index) {
+        return std::vector<std::string>(words.begin() + static_cast<long>(starts[index]),
+                                        words.begin() + static_cast<long>(starts[index + 1]));
+    };
+    std::vector<std::string> copy = option(one);
+    switch (random() % 4) {
+        case 0:
+            if (const std::size_t digit = copy.back().find_last_of("0123456789"); random() % 2 && digit != std::string::npos)
+                copy.back()[digit] = static_cast<char>('0' + random() % 10);
+            words.insert(words.begin() + static_cast<long>(starts[other]), copy.begin(), copy.end());
+            break;
+        case 1:
+            words.erase(words.begin() + static_cast<long>(starts[one]), words.begin() + static_cast<long>(starts[one + 1]));
+            break;
+        case 2:
+            std::swap(words[starts[one]], words[starts[other]]);
+            break;
+        default:
+            std::swap(words[starts[one + 1] - 1], words[starts[other + 1] - 1]);
+    }
+}
+
+TEST(RebuildArguments, survivesOptionsThatAreDoubledDroppedOrExchanged) {
+    std::mt19937 random(1963);
+    for (const char* name : goldens) {
+        const MachineSources good = sourcesOf(name);
+        for (int round = 0; round < 300; ++round) {
+            MachineSources bad = good;
+            for (std::size_t times = 1 + random() % 3; times > 0; --times)
+                damageOptions(random() % 4 ? bad.running : bad.native, random);
             mayThrow([&] { rebuildArguments(bad); });
         }
     }

@@ -27,7 +27,10 @@ namespace fs = std::filesystem;
 
 std::string contents(const fs::path& file) {
     std::ifstream input(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(input), {}};
+    // Not by the stream's iterators: those throw when what is read is a process's in /proc, which ends meanwhile.
+    std::ostringstream text;
+    text << input.rdbuf();
+    return text.str();
 }
 
 namespace {

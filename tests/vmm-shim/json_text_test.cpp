@@ -7,18 +7,6 @@ namespace {
 
 using nlohmann::json;
 
-TEST(NestsDeeper, countsBracketsThatAreNoText) {
-    EXPECT_FALSE(nestsDeeper(R"({"a": [{"b": 1}]})", 3));
-    EXPECT_TRUE(nestsDeeper(R"({"a": [{"b": 1}]})", 2));
-    EXPECT_FALSE(nestsDeeper(R"(["[[[[", "\"[[[[", "\\"])", 1));
-    EXPECT_TRUE(nestsDeeper(R"(["\\", [1]])", 1)) << "an escaped backslash ends no string's end";
-    EXPECT_FALSE(nestsDeeper(std::string(1000, '['), 1000));
-    EXPECT_TRUE(nestsDeeper(std::string(1001, '['), 1000));
-    EXPECT_FALSE(nestsDeeper("[] [] []", 1));
-    EXPECT_FALSE(nestsDeeper("\"", 0));
-    EXPECT_FALSE(nestsDeeper("\"\\", 0)) << "ends within an escape";
-}
-
 const json something =
     json::parse(R"({"a": {"b": 5, "list": [1, "x", null], "yes": true}, "text": "hello", "big": 1e300, "minus": -3})");
 

@@ -12,9 +12,12 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
+#include "vmm-shim/json_nesting.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -101,7 +104,7 @@ Monitor::Monitor(const std::string& path, milliseconds timeout) : path_(path), t
     }
     std::optional<json> greeting;
     while (!(greeting = nextMessage())) {
-        if (awaitReadable({socket_.get()}, deadline) < 0) lost(busy);
+        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0) lost(busy);
         readMore();
     }
     if (!greeting->contains("QMP")) lost("it is not a monitor that answers");
@@ -116,7 +119,8 @@ json Monitor::execute(const std::string& command, const json& arguments) {
     send(command, arguments);
     for (;;) {
         if (std::optional<json> result = answer()) return *result;
-        if (awaitReadable({socket_.get()}, deadline) < 0)
+        // What never stops saying something else is no answer either.
+        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0)
             lost("no answer to '" + command + "' within " + std::to_string(timeout_.count()) + " ms");
     }
 }
@@ -175,10 +179,16 @@ void Monitor::readMore() {
 }
 
 std::optional<json> Monitor::nextMessage() {
-    const std::size_t end = input_.find('\n');
-    if (end == std::string::npos) return std::nullopt;
-    json message = json::parse(input_.substr(0, end), nullptr, false);
-    input_.erase(0, end + 1);
+    const std::size_t end = input_.find('\n', taken_);
+    if (end == std::string::npos) {
+        // Once, and not at each line: of short ones there may be many.
+        input_.erase(0, std::exchange(taken_, 0));
+        return std::nullopt;
+    }
+    const std::string_view line(input_.data() + taken_, end - taken_);
+    taken_ = end + 1;
+    if (jsonNesting(line) > deepestNesting) lost("what it says is nested deeper than any answer");
+    json message = json::parse(line, nullptr, false);
     if (!message.is_object()) lost("it is not a monitor that answers");
     return message;
 }

@@ -85,6 +85,7 @@ class Monitor {
     std::chrono::milliseconds timeout_;
     UniqueFd socket_;
     std::string input_;
+    std::size_t taken_ = 0;  ///< How much of the input has been looked at.
     std::string command_;  ///< The one that is to be answered.
     std::uint64_t id_ = 0;
 };

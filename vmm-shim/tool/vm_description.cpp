@@ -8,13 +8,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "vmm-shim/json_nesting.h"
+
 namespace vh {
 namespace {
 
 using Json = nlohmann::json;
 
-/// Those of 10.0 and 11.1 go down to 16.
-constexpr int maxDepth = 64;
 /// Of one field, and of one device.
 constexpr std::uint64_t maxBytes = std::uint64_t{1} << 32;
 constexpr std::size_t maxNameLength = 255;
@@ -80,11 +80,10 @@ std::uint64_t lengthOf(const Json& state, const std::string& where) {
 }
 
 Json parse(std::string_view description) {
+    if (jsonNesting(description) > deepestNesting)
+        throw std::runtime_error("description: is deeper than " + std::to_string(deepestNesting) + " levels");
     try {
-        return Json::parse(description, [](int depth, Json::parse_event_t, const Json&) {
-            if (depth > maxDepth) throw std::runtime_error("description: is deeper than " + std::to_string(maxDepth) + " levels");
-            return true;
-        });
+        return Json::parse(description);
     } catch (const Json::exception& error) {
         throw std::runtime_error(std::string("description: ") + error.what());
     }
