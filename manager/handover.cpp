@@ -358,7 +358,7 @@ void Handover::checkGuest(std::function<void()> then) {
 void Handover::awaitFirstHeartbeat() {
     if (!request_.definition.heartbeat || !wasRunning_) return passPreflight();
     heartbeat_.listen(connectUnix(old_->directory() + "/heartbeat.sock"));
-    awaitBeat(*old_, beatPatienceBefore, connectionsBefore, [this](bool heard) {
+    awaitBeats(*old_, beatPatienceBefore, connectionsBefore, [this](bool heard) {
         if (!heard) report_.warnings.push_back("no heartbeat from the guest; its pause is known by STOP to RESUME only");
         passPreflight();
     });
@@ -796,7 +796,7 @@ void Handover::retire() {
     relay_.reset();
     // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
     if (!request_.record.adopted) recordOnlyNewVmm();
-    afterFirstBeatOnNew([this] {
+    afterFirstBeatsOnNew([this] {
         if (isOneProcess()) return retireInPlace();
         if (!old_->alive()) return oldGone();
         send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
@@ -916,7 +916,7 @@ void Handover::removeNewGeneration() {
 void Handover::resumed() {
     if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
     undoGrowth();
-    const auto last = [this] { afterNextBeatOnOld([this] { done(); }); };
+    const auto last = [this] { afterNextBeatsOnOld([this] { done(); }); };
     if (!configuredOld_) return last();
     // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter; but awaited, since QEMU
     // drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
@@ -1014,40 +1014,38 @@ void Handover::failUnlessNewDies(const std::string& cause) {
     pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
 }
 
-void Handover::awaitBeat(const VmmProcess& vmm, milliseconds patience, unsigned connections, std::function<void(bool)> then) {
+void Handover::awaitBeats(const VmmProcess& vmm, milliseconds patience, unsigned connections, std::function<void(bool)> then) {
     const std::size_t port = &vmm == old_.get() ? 0 : heartbeat_.ports() - 1;
-    const auto heard = [this, port, before = heartbeat_.beatsFrom(port)] { return heartbeat_.beatsFrom(port) > before; };
-    const auto settle = [this, then](bool wasHeard) {
+    const auto settle = [this, port, then] {
         pollTimer_.reset();
         heartbeat_.onLine(nullptr);
-        then(wasHeard);
+        then(heartbeat_.goesOn(port));
     };
-    // Any other line is no beat: one of the old VMM's may be read late, and a status line may have waited in the port's queue.
-    heartbeat_.onLine(within([heard, settle] {
-        if (heard()) settle(true);
+    heartbeat_.onLine(within([this, port, settle] {
+        if (heartbeat_.goesOn(port)) settle();
     }));
-    pollTimer_ = EventSource::after(patience, within([this, &vmm, port, heard, settle, patience, connections, then] {
+    pollTimer_ = EventSource::after(patience, within([this, &vmm, port, settle, patience, connections, then] {
                                         heartbeat_.onLine(nullptr);
                                         heartbeat_.catchUp(port);
-                                        if (heard() || connections <= 1) return settle(heard());
+                                        if (heartbeat_.goesOn(port) || connections <= 1) return settle();
                                         try {
                                             heartbeat_.listenAgain(port, connectUnix(vmm.directory() + "/heartbeat.sock"));
                                         } catch (const std::system_error&) {
                                             // Nobody listens there just now: what is connected may still speak.
                                         }
-                                        awaitBeat(vmm, patience * 2, connections - 1, then);
+                                        awaitBeats(vmm, patience * 2, connections - 1, then);
                                     }));
 }
 
-void Handover::afterFirstBeatOnNew(std::function<void()> then) {
+void Handover::afterFirstBeatsOnNew(std::function<void()> then) {
     if (!wasRunning_ || heartbeat_.summary().beats == 0) return then();
     if (!beatBefore_) {
         report_.warnings.push_back("no heartbeat from the guest just before the switch: nothing tells how it is on the new VMM");
         return then();
     }
-    if (heartbeat_.beatsFrom(heartbeat_.ports() - 1) > 0) return then();
-    awaitBeat(*new_, beatPatienceAfter, connectionsAfter,
-              [this, then = std::move(then)](bool heard) { heard ? then() : reportSilence(then); });
+    if (heartbeat_.goesOn(heartbeat_.ports() - 1)) return then();
+    awaitBeats(*new_, beatPatienceAfter, connectionsAfter,
+               [this, then = std::move(then)](bool heard) { heard ? then() : reportSilence(then); });
 }
 
 /// No reason to end anything: the guest may only be slow, or its port broken. But nothing says that it lives.
@@ -1062,9 +1060,10 @@ void Handover::reportSilence(std::function<void()> then) {
                             }));
 }
 
-void Handover::afterNextBeatOnOld(std::function<void()> then) {
+void Handover::afterNextBeatsOnOld(std::function<void()> then) {
     if (heartbeat_.summary().beats == 0 || !wasRunning_) return then();
-    awaitBeat(*old_, beatPatienceBefore, connectionsBefore, [this, then = std::move(then)](bool heard) {
+    heartbeat_.watchAfresh(0);
+    awaitBeats(*old_, beatPatienceBefore, connectionsBefore, [this, then = std::move(then)](bool heard) {
         if (!heard)
             report_.warnings.push_back(
                 "the old VMM says that it runs the guest, and no heartbeat has come from there yet; look at it");

@@ -198,13 +198,13 @@ class Handover {
     void explainOldFailure();
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
     void failUnlessNewDies(const std::string& cause);
-    /// Waits for the guest's next beat on a VMM, and connects to its port anew when none comes.
-    void awaitBeat(const VmmProcess& vmm, std::chrono::milliseconds patience, unsigned connections,
-                   std::function<void(bool heard)> then);
+    /// Waits until the guest is known to go on beating on a VMM, and connects to its port anew when it is not heard.
+    void awaitBeats(const VmmProcess& vmm, std::chrono::milliseconds patience, unsigned connections,
+                    std::function<void(bool heard)> then);
     /// Goes on when the guest has been heard on the VMM that it was given to, or too long has not.
-    void afterFirstBeatOnNew(std::function<void()> then);
+    void afterFirstBeatsOnNew(std::function<void()> then);
     void reportSilence(std::function<void()> then);
-    void afterNextBeatOnOld(std::function<void()> then);
+    void afterNextBeatsOnOld(std::function<void()> then);
     std::string describe(const VmmProcess& vmm) const;
     /// The design for VMMs that have no CPR, in the words of a refusal.
     std::string withoutCpr() const;

@@ -48,7 +48,11 @@ class HeartbeatMonitor {
 
     const HeartbeatSummary& summary() const { return summary_; }
     std::size_t ports() const { return ports_.size(); }
-    std::uint64_t beatsFrom(std::size_t port) const { return port < ports_.size() ? ports_[port].beats : 0; }
+    /// The guest goes on beating there: beats have come at moments that lie apart. What it had put into the port's queue before it
+    /// was stopped, a VMM sends all at once, whether it runs the guest or not.
+    bool goesOn(std::size_t port) const { return ports_[port].goesOn; }
+    /// Forgets that it did, and waits for it anew.
+    void watchAfresh(std::size_t port);
     /// A beat has come not longer ago than that.
     bool hasBeatWithin(std::chrono::milliseconds age) const {
         return lastNumber_ && std::chrono::steady_clock::now() - lastBeat_ <= age;
@@ -61,7 +65,8 @@ class HeartbeatMonitor {
     struct Port {
         UniqueFd socket;
         EventSource readable;
-        std::uint64_t beats = 0;
+        std::optional<std::chrono::steady_clock::time_point> firstBeat;  ///< Since it is watched.
+        bool goesOn = false;
     };
     void read(std::size_t port, UniqueFd socket);
     void readMore(std::size_t port);

@@ -86,6 +86,13 @@ TEST_P(HeartbeatTest, thatStopsWithTheSwitchIsAnOutcomeOfItsOwn) {
     EXPECT_EQ(vmmPid(host, "vm"), result.value["new"]["pid"]);
 }
 
+TEST_P(HeartbeatTest, isNotTakenFromWhatTheGuestHadLeftInItsPortsQueue) {
+    start("");
+    const VerbResult result = upgradeTo("--fault cont=lie --queued-beats 60");
+    EXPECT_EQ(result.value["outcome"], "silent") << result.value.dump(2);
+    EXPECT_GE(result.value["guest"]["beats"], 60);
+}
+
 TEST_P(HeartbeatTest, isNotMissedInAGuestThatWasPaused) {
     start("");
     order("stop");

@@ -222,6 +222,8 @@ class Parser {
         } else if (name == "-beats-per-second") {
             options_.beatsPerSecond = static_cast<unsigned>(number("--beats-per-second", value, 1000));
             if (options_.beatsPerSecond == 0) refuse("--beats-per-second", value, "should be 1 or more");
+        } else if (name == "-queued-beats") {
+            options_.queuedBeats = static_cast<unsigned>(number("--queued-beats", value, 1000));
         } else if (name == "-silent-connections") {
             options_.silentConnections = static_cast<unsigned>(number("--silent-connections", value, 1000));
         } else if (name == "-fault") {

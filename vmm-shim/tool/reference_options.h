@@ -79,6 +79,7 @@ struct ReferenceOptions {
     std::uint64_t vramBytes = 4 << 20;
     unsigned beatsPerSecond = 100;
     std::int64_t clockAheadSeconds = 0;  ///< Of the wall clock by which its events tell their time.
+    unsigned queuedBeats = 0;        ///< Sent at `cont` whether the guest runs or not.
     unsigned silentConnections = 0;  ///< The first ones to the heartbeat port: no line of the guest gets through to them.
     std::vector<Fault> faults;
 };

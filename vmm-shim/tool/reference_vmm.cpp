@@ -298,6 +298,7 @@ json ReferenceVmm::execute(const std::string& command, const json& arguments, co
 
     if (command == "cont") {
         frozen_ = fault.action == Action::Lie;
+        for (unsigned beat = 0; beat < options_.queuedBeats; ++beat) guest_->tick(heartbeat_.client.get());
         if (incoming_)
             startWhenLoaded_ = true;
         else if (runState_ == "finish-migrate")

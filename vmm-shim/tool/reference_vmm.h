@@ -7,9 +7,10 @@
 // memory that was lost, swapped, left behind, or written by a second VMM is noticed, and told in `E` lines and as `mismatches=`.
 //
 //     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--silent-connections N]
-//         [--clock-ahead SECONDS | --clock-behind SECONDS] [--fault STEP[@N]=ACTION]...
+//         [--queued-beats N] [--clock-ahead SECONDS | --clock-behind SECONDS] [--fault STEP[@N]=ACTION]...
 //
-// With `--silent-connections N` the first N clients of the heartbeat port hear nothing, as it may happen to QEMU's. With a clock
+// With `--silent-connections N` the first N clients of the heartbeat port hear nothing, as it may happen to QEMU's. With
+// `--queued-beats N` so many beats come with `cont`, whether the guest runs or not: as if they had lain in its port's queue. With a clock
 // ahead or behind, its events tell their time by a wall clock that is set otherwise, as if it had been set while the guest was
 // handed over to it.
 //
