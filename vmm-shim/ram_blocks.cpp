@@ -53,24 +53,24 @@ std::optional<std::uint64_t> pageSize(std::string_view count, std::string_view u
 
 struct TableRow {
     RamBlock block;
-    std::uint64_t hva = 0;
+    std::uint64_t hva = 0;  ///< 0 when it is not told.
     std::string line;
 };
 
 /// The columns are counted from the right, since a name may be empty or hold spaces.
-TableRow parseRow(const std::string& line) {
+TableRow parseRow(const std::string& line, bool hasPlace) {
     const auto refuse = [&] { throw std::invalid_argument("RAM block table: cannot read the line '" + line + "'"); };
     std::vector<std::string> columns;
     std::istringstream words(line);
     for (std::string word; words >> word;) columns.push_back(word);
-    constexpr std::size_t behindName = 7;
+    const std::size_t behindName = hasPlace ? 7 : 5;
     if (columns.size() < behindName) refuse();
     const std::string* column = &columns[columns.size() - behindName];
     const auto page = pageSize(column[0], column[1]);
     const auto offset = hexadecimal(column[2]), used = hexadecimal(column[3]), total = hexadecimal(column[4]),
-               hva = hexadecimal(column[5]);
+               hva = hasPlace ? hexadecimal(column[5]) : 0;
     // RO is that of the MemoryRegion: what the guest may write. The rights of the mapping are another matter.
-    const bool known = column[6] == "ro" || column[6] == "rw";
+    const bool known = !hasPlace || column[6] == "ro" || column[6] == "rw";
     if (!page || !offset || !used || !total || !hva || !known || *used > *total) refuse();
 
     TableRow row;
@@ -91,10 +91,12 @@ std::vector<TableRow> parseTable(const std::string& text) {
     std::string line;
     std::getline(lines, line);
     if (line.find("Block Name") == std::string::npos) throw std::invalid_argument("not a RAM block table: '" + line + "'");
+    // QEMU 7.2 does not tell where its blocks lie, 10.0 does.
+    const bool hasPlace = line.find(" HVA ") != std::string::npos;
     while (std::getline(lines, line)) {
         while (!line.empty() && line.back() == '\r') line.pop_back();
         if (line.find_first_not_of(' ') == std::string::npos) continue;
-        TableRow row = parseRow(line);
+        TableRow row = parseRow(line, hasPlace);
         // Memory that is registered with no vmstate, such as a vfio device's BAR, has no idstr and is on no wire
         // (migration/savevm.c:vmstate_register_ram).
         if (!row.block.idstr.empty()) rows.push_back(std::move(row));
@@ -467,7 +469,7 @@ std::vector<RamBlock> gatherRamBlocks(const RamBlockSources& sources) {
         const std::string backend = backendType(sources, block.idstr);
         block.named_file = backend == "memory-backend-file";
         block.guest_memfd = open.guestMemfd && !backend.empty();  // Which of them it is, cannot be seen.
-        if (sources.pid != 0) {
+        if (sources.pid != 0 && row.hva != 0) {
             const auto mapping = std::ranges::find_if(
                 mappings, [&](const Mapping& candidate) { return candidate.start <= row.hva && row.hva < candidate.end; });
             if (mapping == mappings.end())

@@ -89,6 +89,22 @@ TEST(RamBlockTable, readsThatOfARealQemu10) {
                             block("/rom@etc/acpi/rsdp", 4 * kib, 4 * kib)));
 }
 
+TEST(RamBlockTable, readsThatOfQemu7WhichDoesNotTellWhereTheBlocksLie) {
+    const std::string table =
+        "              Block Name    PSize              Offset               Used              Total\n"
+        "                    ram0    4 KiB  0x0000000000000000 0x000000000c000000 0x000000000c000000\n"
+        "    /rom@etc/acpi/tables    4 KiB  0x000000000c000000 0x0000000000020000 0x0000000000200000\n";
+    const auto blocks = gatherRamBlocks({.table = table, .pid = ::getpid()});
+    EXPECT_THAT(blocks, ElementsAre(block("ram0", 192 * mib, 192 * mib), block("/rom@etc/acpi/tables", 128 * kib, 2 * mib)));
+    EXPECT_TRUE(std::ranges::none_of(blocks, [](const RamBlock& one) { return one.shared || one.file; }));
+    // Enough to copy it, and not to share it.
+    std::vector<RamBlock> fresh = blocks;
+    for (RamBlock& one : fresh) one.shared = one.named_file = true;
+    const auto isFatal = [](const RamBlockDifference& difference) { return difference.severity == Severity::Fatal; };
+    EXPECT_TRUE(std::ranges::none_of(differences(blocks, fresh, RamTransfer::Copied), isFatal));
+    EXPECT_TRUE(std::ranges::any_of(differences(blocks, fresh, RamTransfer::NamedFilesShared), isFatal));
+}
+
 TEST(RamBlockTable, ofQemu11MatchesThatOfQemu10) {
     const auto old = parse(golden("ram-blocks-10.0.txt")), fresh = parse(golden("ram-blocks-11.1.txt"));
     EXPECT_EQ(fresh.size(), 9U);
