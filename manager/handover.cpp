@@ -1,6 +1,7 @@
 #include "manager/handover.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "manager/held_by_process.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -50,10 +52,23 @@ bool sendsVfioSubsection(const std::string& version) {
     return !version.starts_with("10.0.");
 }
 
+FileStamp stampOf(const std::string& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) return {};
+    return {static_cast<std::int64_t>(status.st_dev), static_cast<std::int64_t>(status.st_ino), status.st_size, status.st_mtim.tv_sec,
+            status.st_mtim.tv_nsec};
+}
+
 bool isAtLeast(const std::string& version, int major, int minor) {
     int itsMajor = 0, itsMinor = 0;
     return std::sscanf(version.c_str(), "%d.%d", &itsMajor, &itsMinor) == 2 &&
            (itsMajor > major || (itsMajor == major && itsMinor >= minor));
+}
+
+/// Blocks a migration in mode `normal` and no other: the image's format (block/qcow.c, block/vvfat.c and others call
+/// migrate_add_blocker_normal, 10.0 and 11.1).
+bool blocksNormalModeOnly(const std::string& reason) {
+    return reason.ends_with("does not support live migration");
 }
 
 json channel(const char* type, const std::string& path) {
@@ -214,6 +229,7 @@ void Handover::preflight() {
         const std::string words = old_->lastWords();
         post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
     });
+    binaryStamp_ = stampOf(request_.binary);
     probe_ = std::make_unique<BinaryProbe>(BinaryProbe::Question{request_.binary, identity(),
                                                                  request_.record.adopted ? request_.record.adopted->models
                                                                                          : deviceModels(request_.definition),
@@ -348,10 +364,60 @@ void Handover::checkGuest(std::function<void()> then) {
         const std::string runState = status.value.value("status", "");
         wasRunning_ = runState == "running";
         if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
-        send(*old_, "query-block-jobs", nullptr, [then](const QmpReply& jobs) {
+        send(*old_, "query-block-jobs", nullptr, [this, then](const QmpReply& jobs) {
             if (jobs.ok() && !jobs.value.empty()) throw std::runtime_error("a block job is running; wait for it or cancel it");
-            then();
+            checkWhatItHolds();
+            checkBlockers([this, then] { checkRam(then); });
         });
+    });
+}
+
+/// What a second VMM cannot have beside the old one: its start would take it away, or fail. All of it that a definition describes is
+/// inherited, and so is what an adopted VM has.
+void Handover::checkWhatItHolds() const {
+    if (request_.record.adopted) return;
+    const pid_t pid = request_.record.vmm.pid;
+    const std::string remedy = "; remove that from the VM (by its monitor, or from vmm.arguments with a power-cycle)";
+    for (const std::string& place : listenersOf(pid))
+        if (!place.starts_with(old_->directory() + "/"))
+            throw std::runtime_error("the old VMM listens on '" + place +
+                                     "', where two VMMs cannot listen at a time, and which the old one's end would close" + remedy);
+    for (const std::string& file : deletedFilesOf(pid))
+        if (file != request_.definition.console.log)
+            throw std::runtime_error("the old VMM writes to '" + file +
+                                     "', which has no name any more, as a disk with snapshot=on does: the new VMM could not open it, "
+                                     "and the guest would find its disk as it was before" +
+                                     remedy);
+    for (const char* option : {"-pidfile", "--pidfile"})
+        if (std::ranges::count(request_.definition.vmm.arguments, option) > 0)
+            throw std::runtime_error("the old VMM has locked the file of its option '-pidfile', which the new one could not do" + remedy);
+}
+
+/// A dry run touches nothing, so this is asked in whichever mode the old VMM is in, which is normal but during a handover. What
+/// blocks one with CPR blocks that as well, but for RAM that is not shared, which checkRam() sees.
+void Handover::checkBlockers(std::function<void()> then) {
+    send(*old_, "query-migrate", nullptr, [this, then = std::move(then)](const QmpReply& reply) {
+        if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
+        for (const json& blocked : reply.value.value("blocked-reasons", json::array())) {
+            const std::string reason = blocked.is_string() ? blocked.get<std::string>() : blocked.dump();
+            if ((usesCpr() || executes()) && blocksNormalModeOnly(reason)) continue;
+            throw std::runtime_error("the old VMM cannot hand its guest over: " + reason +
+                                     "; remove that from the VM, by hotplug or with a power-cycle");
+        }
+        then();
+    });
+}
+
+void Handover::checkRam(std::function<void()> then) {
+    if (executes()) return then();  // checkExec() has.
+    gatherRam(*old_, [this, then = std::move(then)](const std::vector<RamBlock>& blocks) {
+        const std::string lost = usesCpr() ? blockLostByExec(blocks) : std::string();
+        if (!lost.empty())
+            throw std::runtime_error("RAM block '" + lost +
+                                     "' of the old VMM is private memory of its own, which design '" + std::string(name(design_)) +
+                                     "' cannot hand over; use design '" + withoutCpr() +
+                                     "', or power-cycle the VM (a memory backend in vmm.arguments needs share=on)");
+        then();
     });
 }
 
@@ -596,12 +662,36 @@ void Handover::gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBloc
                         }));
 }
 
+/// The operator asked for what is installed there, and it was proved when it was probed. Committing another, or one that is gone,
+/// would leave the guest on what nobody has looked at, or nobody can start again.
+void Handover::checkStillInstalled() const {
+    const std::string again = "; prepare the upgrade again, so that what is there now is looked at";
+    if (FileStamp stamp = stampOf(request_.binary); stamp != binaryStamp_)
+        throw std::runtime_error("'" + request_.binary + "' was " + (stamp == FileStamp{} ? "deleted" : "replaced") +
+                                 " after it was probed and the new VMM was started from it" + again);
+    if (const std::string file = new_ ? replacedCodeOf(new_->record().pid) : std::string(); !file.empty())
+        throw std::runtime_error("'" + file + "', which the new VMM runs, was deleted or replaced after its start" + again);
+}
+
+/// A device model that cannot be migrated (NVMe before 11.1) cannot be loaded either (migration/savevm.c:qemu_loadvm_state, 10.0), and
+/// would say so when the guest has been stopped.
+void Handover::checkNewCanLoad(std::function<void()> then) {
+    send(*new_, "query-migrate", nullptr, [then = std::move(then)](const QmpReply& reply) {
+        const json reasons = reply.ok() ? reply.value.value("blocked-reasons", json::array()) : json::array();
+        for (const json& reason : reasons)
+            if (reason.is_string() && reason.get<std::string>().starts_with("non-migratable device"))
+                throw std::runtime_error("the new VMM cannot take the guest's devices over: " + reason.get<std::string>());
+        then();
+    });
+}
+
 void Handover::verify() {
+    checkStillInstalled();
     if (executes()) return verifyRehearsal();
     gatherRam(*old_, [this](const std::vector<RamBlock>& old) {
         gatherRam(*new_, [this, old](const std::vector<RamBlock>& fresh) {
             compareRam(old, fresh);
-            request_.record.adopted ? placeThreads([this] { done(); }) : done();
+            checkNewCanLoad([this] { request_.record.adopted ? placeThreads([this] { done(); }) : done(); });
         });
     });
 }

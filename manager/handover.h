@@ -21,7 +21,9 @@
 // Limits: a definition's machine cannot have changed by hotplug (there is no verb for it).
 #pragma once
 
+#include <array>
 #include <chrono>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -44,6 +46,9 @@
 #include "manager/vmm_process.h"
 
 namespace vh {
+
+/// Tells one file at a path from another: device, inode, size and time of its last change. All zero when there is none.
+using FileStamp = std::array<std::int64_t, 5>;
 
 struct HandoverRequest {
     VmRecord record;
@@ -128,6 +133,9 @@ class Handover {
     void checkNewBinary() const;
     void askOldVmm();
     void checkGuest(std::function<void()> then);
+    void checkWhatItHolds() const;
+    void checkBlockers(std::function<void()> then);
+    void checkRam(std::function<void()> then);
     void awaitFirstHeartbeat();
     void passPreflight();
     void launch();
@@ -142,6 +150,8 @@ class Handover {
     void takeCprState(CprCapture capture, const std::function<void()>& then);
     void letOldVmmGo(std::function<void()> then);
     void readyNewVmm();
+    void checkStillInstalled() const;
+    void checkNewCanLoad(std::function<void()> then);
     void verify();
     void gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
     void compareRam(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh);
@@ -239,6 +249,7 @@ class Handover {
 
     std::unique_ptr<BinaryProbe> probe_;
     VmmBinary newBinary_;
+    FileStamp binaryStamp_{};  ///< Of the file when it was probed.
     std::unique_ptr<VmmProcess> old_;
     std::unique_ptr<VmmProcess> new_;
     HeartbeatMonitor heartbeat_;

@@ -268,6 +268,51 @@ TEST_F(RelayedTest, standsByInTheOtherDesignThatSharesThisMemory) {
     expectNothingLost(committed.value);
 }
 
+/// A QEMU whose file is the test's own, so that it can be replaced under a VMM that runs it.
+std::string ownCopy(const Workspace& workspace) {
+    const fs::path wrapper = newQemu(), root = wrapper.parent_path().parent_path() / "roots" / wrapper.filename();
+    fs::copy_file(root / "usr/bin/qemu-system-x86_64", workspace.path() + "/qemu", fs::copy_options::overwrite_existing);
+    std::string text = contents(wrapper);
+    const auto replace = [&text](const std::string& what, const std::string& by) {
+        for (std::size_t at; (at = text.find(what)) != std::string::npos;) text.replace(at, what.size(), by);
+    };
+    replace("${self%/*}/../roots/" + wrapper.filename().string(), root);
+    replace("\"$root/usr/bin/qemu-system-x86_64\"", workspace.path() + "/qemu");
+    return workspace.script("qemu-copy", text);
+}
+
+TEST_F(RelayedTest, commitsNothingThatIsNotInstalledAnyMore) {
+    const std::string program = ownCopy(vm->workspace), image = vm->workspace.path() + "/qemu";
+    const std::vector<std::pair<std::string, std::function<void()>>> changes = {
+        {"'" + image + "', which the new VMM runs, was deleted or replaced", [&] { fs::remove(image); }},
+        {"'" + image + "', which the new VMM runs, was deleted or replaced",
+         [&] {
+             fs::copy_file(image, image + "-new");
+             fs::rename(image + "-new", image);
+         }},
+        {"'" + program + "' was replaced", [&] { std::ofstream(program, std::ios::app) << "# newer\n"; }},
+        {"'" + program + "' was deleted", [&] { fs::remove(program); }},
+    };
+    for (const auto& [cause, change] : changes) {
+        SCOPED_TRACE(cause);
+        ownCopy(vm->workspace);
+        const json prepared = standBy(program);
+        ASSERT_EQ(prepared["outcome"], "standing by") << prepared.dump(2);
+        change();
+        const VerbResult result = commit();
+        EXPECT_EQ(result.code, ExitCode::RolledBack) << result.value.dump(2);
+        EXPECT_THAT(result.value.value("cause", ""), HasSubstr(cause));
+        EXPECT_TRUE(result.value["vmm"]["stopToResumeMs"].is_null()) << "the guest was stopped for it";
+        EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
+        expectNothingLost(result.value);
+    }
+    ownCopy(vm->workspace);
+    ASSERT_EQ(standBy(program)["outcome"], "standing by");
+    const VerbResult committed = commit();
+    EXPECT_EQ(committed.code, ExitCode::Done) << committed.value.dump(2);
+    EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
+}
+
 // The last one: it leaves the machine with a device that no definition names.
 TEST_F(RelayedTest, startsOverWhenADeviceWasPluggedMeanwhile) {
     ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");

@@ -1,0 +1,100 @@
+#include "manager/held_by_process.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string_view>
+
+namespace vh {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view deleted = " (deleted)";
+
+std::string procDirectory(pid_t pid) {
+    return "/proc/" + std::to_string(pid);
+}
+
+/// Inodes of its sockets.
+std::set<std::string> socketsOf(pid_t pid) {
+    std::set<std::string> inodes;
+    std::error_code gone;
+    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fd", gone)) {
+        const std::string target = fs::read_symlink(entry.path(), gone).string();
+        if (target.starts_with("socket:[")) inodes.insert(target.substr(8, target.size() - 9));
+    }
+    return inodes;
+}
+
+bool isOpenForWriting(pid_t pid, const std::string& descriptor) {
+    std::ifstream info(procDirectory(pid) + "/fdinfo/" + descriptor);
+    std::string word;
+    int flags = 0;
+    while (info >> word)
+        if (word == "flags:" && info >> std::oct >> flags) return (flags & O_ACCMODE) != O_RDONLY;
+    return false;
+}
+
+}  // namespace
+
+std::set<std::string> listenersOf(pid_t pid) {
+    const std::set<std::string> sockets = socketsOf(pid);
+    std::set<std::string> found;
+    std::string line;
+    // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
+    std::ifstream local(procDirectory(pid) + "/net/unix");
+    while (std::getline(local, line)) {
+        std::istringstream columns(line);
+        std::string number, references, protocol, type, state, inode, path;
+        unsigned long flags = 0;
+        columns >> number >> references >> protocol >> std::hex >> flags >> type >> state >> inode >> std::ws;
+        std::getline(columns, path);
+        if ((flags & 0x10000) && sockets.contains(inode)) found.insert(path);
+    }
+    // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode; 0A is TCP_LISTEN
+    // (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
+    for (const char* table : {"/net/tcp", "/net/tcp6"}) {
+        std::ifstream internet(procDirectory(pid) + table);
+        while (std::getline(internet, line)) {
+            std::istringstream columns(line);
+            std::string slot, address, peer, state, queues, timer, retransmits, user, timeout, inode;
+            columns >> slot >> address >> peer >> state >> queues >> timer >> retransmits >> user >> timeout >> inode;
+            if (state != "0A" || !sockets.contains(inode)) continue;
+            found.insert("TCP port " + std::to_string(std::stoul(address.substr(address.find(':') + 1), nullptr, 16)));
+        }
+    }
+    return found;
+}
+
+std::set<std::string> deletedFilesOf(pid_t pid) {
+    std::set<std::string> found;
+    std::error_code gone;
+    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fd", gone)) {
+        const std::string target = fs::read_symlink(entry.path(), gone).string();
+        struct stat status {};
+        if (!target.ends_with(deleted) || target.starts_with("/memfd:") || ::stat(entry.path().c_str(), &status) != 0) continue;
+        if (S_ISREG(status.st_mode) && isOpenForWriting(pid, entry.path().filename()))
+            found.insert(target.substr(0, target.size() - deleted.size()));
+    }
+    return found;
+}
+
+std::string replacedCodeOf(pid_t pid) {
+    // address perms offset dev inode pathname (proc_pid_maps(5)). Code that a VMM makes itself is in a memfd or has no file.
+    std::ifstream maps(procDirectory(pid) + "/maps");
+    for (std::string line; std::getline(maps, line);) {
+        std::istringstream columns(line);
+        std::string range, permissions, offset, device, inode, path;
+        columns >> range >> permissions >> offset >> device >> inode >> std::ws;
+        std::getline(columns, path);
+        if (permissions.find('x') != std::string::npos && path.ends_with(deleted) && !path.starts_with("/memfd:"))
+            return path.substr(0, path.size() - deleted.size());
+    }
+    return {};
+}
+
+}  // namespace vh
