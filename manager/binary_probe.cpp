@@ -50,13 +50,15 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
          .descriptors = {theirs.get()},
          .output = log_.get(),
          .identity = question_.identity,
+         .expendable = true,
          .endsWithManager = true});
     monitor_ = std::make_unique<QmpClient>(std::move(ours));
     deadline_ = EventSource::after(question_.deadline, [this] {
-        finish("'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) + " ms");
+        finish("'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) +
+               " ms: is it one?");
     });
     process_.onExit([this] {
-        const std::string said = output();
+        const std::string said = lastWordsOf(log_.get());
         finish("'" + question_.path + "' is not a working QEMU: it " + process_.howItEnded() + (said.empty() ? "" : ": " + said));
     });
     ask();
@@ -105,13 +107,6 @@ void BinaryProbe::finish(std::string cause) {
     deadline_.reset();
     const Answer answer = std::exchange(answer_, nullptr);
     if (answer) answer(std::move(binary_), std::move(cause));
-}
-
-std::string BinaryProbe::output() const {
-    char text[400];
-    const ssize_t count = ::pread(log_.get(), text, sizeof(text), 0);
-    std::string said(text, count > 0 ? static_cast<std::size_t>(count) : 0);
-    return said.substr(0, said.find('\n'));
 }
 
 }  // namespace vh

@@ -43,8 +43,6 @@ class BinaryProbe {
     void ask();
     void askModels(std::size_t index);
     void finish(std::string cause);
-    std::string output() const;
-
     Question question_;
     Answer answer_;
     VmmBinary binary_;

@@ -30,11 +30,28 @@ int openPidfd(pid_t pid) {
 
 // Only async-signal-safe calls from here on: the manager may have threads (GLib's), and the child has a copy of their locks.
 
-[[noreturn]] void giveUp(const char* what, const char* thing) {
+/// Where a child says why it cannot be what it was to be: the program's own output may go to another process's log.
+int complaints = -1;
+
+[[noreturn]] void giveUp(const char* what, const char* thing, const char* hint = "") {
     const char* why = strerrordesc_np(errno);
-    for (const char* part : {"virt-handover: ", what, " '", thing, "': ", why ? why : "unknown error", "\n"})
-        (void)!::write(STDERR_FILENO, part, std::strlen(part));
+    for (const char* part : {what, " '", thing, "': ", why ? why : "unknown error", hint})
+        (void)!::write(complaints, part, std::strlen(part));
     ::_exit(127);
+}
+
+/// execve(2) has one error for many causes, and means another file than the one that it was given for some.
+const char* hintOfExec(int error) {
+    switch (error) {
+        case ENOENT:
+            return " (the file, or the interpreter or loader that it names)";
+        case ENOEXEC:
+            return " (no program, or one for another kind of machine)";
+        case EACCES:
+            return " (by its mode, a directory above it, a file system that is mounted noexec, or a security module)";
+        default:
+            return "";
+    }
 }
 
 /// What the child needs, made before the fork: it must not allocate.
@@ -45,6 +62,7 @@ struct ChildPlan {
     std::vector<int> scratch;  ///< Their places in between.
     std::vector<char*> argv;
     UniqueFd devNull;
+    UniqueFd complaints;
 };
 
 /// The lock lasts until the process ends or closes any descriptor of the file (fcntl(2)), so this one is inherited and left open.
@@ -67,6 +85,13 @@ void holdPidFile(const char* path) {
     const LaunchSpec& spec = plan.spec;
     char* const* argv = plan.argv.data();
     ::setsid();
+    complaints = plan.complaints.get();
+    // Raising it is never refused (fs/proc/base.c:__set_oom_adj, Linux 6.18), and where there is no such file, nothing can be done.
+    if (spec.expendable) {
+        const int score = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+        (void)!::write(score, "1000", 4);
+        ::close(score);
+    }
     if (spec.traits)
         if (const char* what = spec.traits->enter()) giveUp(what, argv[0]);
     // First above all final numbers, then down: a source may sit where another one must go, also on 0 to 2 when the manager was
@@ -79,6 +104,10 @@ void holdPidFile(const char* path) {
         plan.scratch[i] = ::fcntl(spec.descriptors[i], F_DUPFD, end);
         if (plan.scratch[i] < 0) giveUp("duplicate a descriptor for", argv[0]);
     }
+    if (const int kept = ::fcntl(complaints, F_DUPFD_CLOEXEC, end); kept >= 0)
+        complaints = kept;
+    else
+        giveUp("duplicate a descriptor for", argv[0]);
     ::close_range(ChildProcess::firstDescriptor, static_cast<unsigned>(end - 1), 0);
     ::dup2(input, STDIN_FILENO);
     if (output >= 0) {
@@ -87,7 +116,8 @@ void holdPidFile(const char* path) {
     }
     for (std::size_t i = 0; i < plan.numbers.size(); ++i)
         if (::dup2(plan.scratch[i], plan.numbers[i]) < 0) giveUp("place a descriptor for", argv[0]);
-    ::close_range(static_cast<unsigned>(end), ~0U, 0);
+    if (complaints > end) ::close_range(static_cast<unsigned>(end), static_cast<unsigned>(complaints) - 1, 0);
+    ::close_range(static_cast<unsigned>(complaints) + 1, ~0U, 0);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -108,7 +138,7 @@ void holdPidFile(const char* path) {
         if (::getppid() != plan.manager) ::_exit(127);  // It was gone before it could be asked for.
     }
     ::execve(argv[0], argv, spec.traits ? spec.traits->environment() : environ);
-    giveUp("execute", argv[0]);
+    giveUp("execute", argv[0], hintOfExec(errno));
 }
 
 }  // namespace
@@ -117,6 +147,7 @@ struct ChildProcess::Handle {
     UniqueFd pidfd;
     bool child = false;  ///< Ours to reap.
     std::string ended;   ///< How, once reaped.
+    UniqueFd complaints;
 
     bool alive() const {
         // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the
@@ -133,7 +164,11 @@ struct ChildProcess::Handle {
         if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
             return;
         child = false;
-        if (info.si_code == CLD_EXITED) {
+        char text[4096 + 256];  // A path and more.
+        const ssize_t length = ::read(complaints.get(), text, sizeof(text));
+        if (length > 0) {
+            ended = "could not be started: " + std::string(text, static_cast<std::size_t>(length));
+        } else if (info.si_code == CLD_EXITED) {
             ended = "exited with status " + std::to_string(info.si_status);
         } else {
             const char* name = ::sigdescr_np(info.si_status);
@@ -141,6 +176,28 @@ struct ChildProcess::Handle {
         }
     }
 };
+
+int doAs(const Identity& identity, const std::function<int()>& action) {
+    if (!identity.change) return action();
+    const pid_t pid = ::fork();
+    if (pid < 0) return errno;
+    if (pid == 0) {
+        const bool isOther =
+            ::setgroups(0, nullptr) == 0 && ::setresgid(identity.gid, identity.gid, identity.gid) == 0 &&
+            ::setresuid(identity.uid, identity.uid, identity.uid) == 0;
+        ::_exit(isOther ? action() : errno);
+    }
+    // A path may lead to a file system that never answers.
+    const UniqueFd child(openPidfd(pid));
+    pollfd ended{child.get(), POLLIN, 0};
+    int ready = 0;
+    do ready = ::poll(&ended, 1, 2'000);
+    while (ready < 0 && errno == EINTR);
+    if (ready <= 0) ::kill(pid, SIGKILL);
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : ETIMEDOUT;
+}
 
 std::uint64_t startTimeOf(pid_t pid) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
@@ -179,6 +236,11 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     ::unsetenv("QEMU_CPR_EXEC_STATE");
     plan.devNull = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
 
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw std::system_error(errno, std::generic_category(), "create a pipe");
+    UniqueFd told(ends[0]);
+    plan.complaints = UniqueFd(ends[1]);
+
     const pid_t pid = ::fork();
     if (pid < 0) throw std::system_error(errno, std::generic_category(), "start '" + spec.argv.at(0) + "'");
     if (pid == 0) becomeChild(plan);
@@ -189,6 +251,7 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     child.handle_ = std::make_shared<Handle>();
     child.handle_->pidfd = UniqueFd(openPidfd(pid));  // Cannot name another process: ours is not reaped yet.
     child.handle_->child = true;
+    child.handle_->complaints = std::move(told);
     auto reaper = std::make_shared<EventSource>();
     *reaper = EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] {
         handle->reap();

@@ -28,6 +28,12 @@ struct Identity {
     static Identity ofProcess(pid_t pid);
 };
 
+/// Does a few system calls as somebody else, in a child that has nothing of our rights, and waits for it: for what has to be done in
+/// a directory of another user's, who may put anything in the place of anything there while we look. What the calls do to
+/// descriptors is done to ours, which are shared. `action` must be async-signal-safe and returns 0 or an errno, as this does; without
+/// a change of user it is called in place.
+int doAs(const Identity& identity, const std::function<int()>& action);
+
 /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good. 0 when there is no such process.
 std::uint64_t startTimeOf(pid_t pid);
 
@@ -44,6 +50,9 @@ struct LaunchSpec {
     /// A file that the child makes, writes its pid to and holds a lock on (fcntl F_SETLK) as long as it lives; none if empty. What
     /// is there is replaced.
     std::string pidFile;
+    /// The kernel ends it before any other process when memory runs out (oom_score_adj 1000), and what it starts itself; else it is
+    /// as the manager is. For all that is started beside a VMM which has a guest: see OomScore.
+    bool expendable = false;
     bool endsWithManager =
         false;  ///< For a helper that is of no use to the next manager: killed when the manager's main thread ends.
 };
@@ -56,7 +65,7 @@ class ChildProcess {
     ChildProcess() = default;
 
     /// Starts a program. Throws std::system_error when it cannot fork; a program that cannot be executed is a child that ends
-    /// with status 127 after writing why to its output.
+    /// and of which howItEnded() says why.
     static ChildProcess launch(const LaunchSpec& spec);
 
     /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now
@@ -75,7 +84,8 @@ class ChildProcess {
     void onExit(std::function<void()> callback);
     void ignoreExit() { exitWatch_.reset(); }
 
-    /// How it ended, in words: `exited with status 1`, `was killed by signal 9 (Killed)`; `ended` when it was not our child.
+    /// How it ended, in words: `exited with status 1`, `was killed by signal 9 (Killed)`, `could not be started: execute '/bin/x':
+    /// Permission denied`; `ended` when it was not our child.
     std::string howItEnded() const;
 
  private:

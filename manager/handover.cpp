@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "manager/held_by_process.h"
+#include "manager/memory_room.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -32,6 +33,7 @@ constexpr unsigned connectionsBefore = 3, connectionsAfter = 4;
 constexpr milliseconds silence = beatPatienceAfter * ((1 << connectionsAfter) - 1);
 constexpr milliseconds recently{2'000};  ///< A guest that beats does so a thousand times a second; this is for a busy host.
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
+constexpr std::uint64_t freshVmmBytes = 16 << 20;       ///< Anonymous, of a QEMU 10.0 or 11.1 that has built its machine: 15 MiB.
 constexpr milliseconds defaultDowntime{300};            ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
 constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
 constexpr int runtimeFdset = 1000;  ///< Above the sets of the command line.
@@ -108,6 +110,7 @@ void Handover::enter(State state) {
     deadline_.reset();
     pollTimer_.reset();
     if (!isBeforePointOfNoReturn(state, passesThrough())) pauseBudget_.reset();
+    if (!confirming_ && (state == State::Confirming || (state == State::Proving && passesThrough()))) spareNewVmm();
     confirming_ = confirming_ || state == State::Confirming || (state == State::Proving && passesThrough());
     if (!isFinal(state)) report_.steps.push_back({state, now});
     if (observer_)
@@ -115,7 +118,11 @@ void Handover::enter(State state) {
                    new_ ? &new_->resources() : nullptr});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
-    const milliseconds deadline = deadlineOf(state) + (state == State::Retiring ? silence : milliseconds(0));
+    // In preflight the new binary has a deadline of its own, and says itself that it was not met.
+    const milliseconds more = state == State::Retiring    ? silence
+                              : state == State::Preflight ? deadlineOf(State::Launching)
+                                                          : milliseconds(0);
+    const milliseconds deadline = deadlineOf(state) + more;
     deadline_ =
         EventSource::after(deadline, within([this, state, deadline] {
                                post(Event::TimedOut, std::string(name(state)) + " took longer than " + milliseconds_(deadline));
@@ -274,12 +281,30 @@ void Handover::checkHost() const {
     if ((design_ == Design::SaveRestore || design_ == Design::Copy) && availableMemoryBytes() < ramBytes)
         throw std::runtime_error("design '" + std::string(name(design_)) + "' needs " + formatSize(ramBytes) +
                                  " of memory for a second copy of guest RAM, and the host has not that much available");
+    checkMemoryRoom();
     // Writing and reading at a gigabyte a second is more than most disks do, so below this the refusal is certain to be right.
     const milliseconds least{2 * ramBytes / (1024 * 1024)};
     if (design_ == Design::SaveRestore && settings.pauseBudget < least)
         throw std::runtime_error("design 'save-restore' would pause the guest for " + milliseconds_(least) +
                                  " or longer, and its pause budget is " + milliseconds_(settings.pauseBudget) +
                                  "; raise it (--pause-budget), or use another design");
+}
+
+/// What the two VMMs share is there already. Of its own a new VMM has at least as much as one that was just started, or as the old
+/// one, when that is less; in the designs that move guest RAM, as much of that as the guest has touched.
+void Handover::checkMemoryRoom() const {
+    const pid_t old = request_.record.vmm.pid;
+    const std::optional<MemoryRoom> least = leastMemoryRoom(request_.record.adopted ? old : ::getpid());
+    if (!least) return;
+    const ResidentMemory resident = residentMemoryOf(old);
+    const std::uint64_t own = std::min(resident.ofItsOwn, freshVmmBytes);
+    const std::uint64_t ram = sharesRam() ? 0 : std::min(request_.definition.memory.sizeBytes, resident.ofItsOwn + resident.shared);
+    if (least->room >= own + ram) return;
+    const auto mebibytes = [](std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
+    throw std::runtime_error("the memory cgroup '" + least->cgroup + "' has room for " + mebibytes(least->room) + " (its limit is " +
+                             mebibytes(least->limit) + ", in use are " + mebibytes(least->used) +
+                             "), and the new VMM needs at least " + mebibytes(own + ram) +
+                             " beside the old one; raise the limit, or free memory in it");
 }
 
 void Handover::checkPassthrough() const {
@@ -443,6 +468,7 @@ void Handover::launch() {
     request_.record.fresh = VmmRecord{.generation = request_.record.vmm.generation + 1, .binary = request_.binary};
     request_.record.guestWasRunning = wasRunning_;
     request_.record.memoryBefore = memoryFilesOf(request_.record.vmm.pid);
+    request_.record.oomScore = oomScoreOf(request_.record.vmm.pid);
     AdoptedVm* adopted = request_.record.adopted ? &*request_.record.adopted : nullptr;
     if (adopted) readTapSettings(*adopted, request_.record.vmm.pid);
     directory_.write(request_.record);
@@ -888,7 +914,15 @@ void Handover::confirm() {
     });
 }
 
+void Handover::spareNewVmm() {
+    if (isOneProcess() || !request_.record.oomScore) return;
+    if (const std::string problem = setOomScore(new_->record().pid, *request_.record.oomScore); !problem.empty())
+        report_.warnings.push_back(problem + "; when memory runs out, the kernel ends the new VMM first");
+}
+
 void Handover::retire() {
+    // By now it is the old VMM that is to go.
+    if (!isOneProcess()) setOomScore(old_->record().pid, firstToBeEnded);
     relay_.reset();
     // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
     if (!request_.record.adopted) recordOnlyNewVmm();
@@ -907,6 +941,7 @@ void Handover::retire() {
 void Handover::recordOnlyNewVmm() {
     request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
     request_.record.memoryBefore.clear();
+    request_.record.oomScore.reset();
     try {
         directory_.write(request_.record);
     } catch (const std::exception& error) {
@@ -1033,6 +1068,7 @@ void Handover::finish() {
     if (state_ == State::RolledBack) {
         request_.record.fresh.reset();
         request_.record.memoryBefore.clear();
+        request_.record.oomScore.reset();
         request_.record.standingBy = false;
         try {
             directory_.write(request_.record);

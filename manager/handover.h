@@ -129,6 +129,7 @@ class Handover {
 
     void preflight();
     void checkHost() const;
+    void checkMemoryRoom() const;
     void checkPassthrough() const;
     void checkNewBinary() const;
     void askOldVmm();
@@ -183,6 +184,8 @@ class Handover {
     void checkSwitched();
     void prove();
     void confirm();
+    /// The new VMM is no longer the one that the kernel ends first when memory runs out.
+    void spareNewVmm();
     void retire();
     void recordOnlyNewVmm();
     void endOldVmm();

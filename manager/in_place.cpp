@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "manager/vmm_process.h"
 #include "vmm-shim/exec_inbox.h"
 
 namespace vh {
@@ -158,22 +159,17 @@ ShimTrial::ShimTrial(int program, const std::string& name, const Identity& ident
                               .descriptors = {program},
                               .output = log_.get(),
                               .identity = identity,
+                              .expendable = true,
                               .endsWithManager = true});
     process_.onExit([this, name, done = std::move(done)] {
         deadline_.reset();
         const std::string ended = process_.howItEnded();
         if (ended == "exited with status 0") return done({});
-        done("'" + name + "', which the VMM has to execute, " + ended + " when the VMM's user executed it (" + output() +
-             "); make it readable and executable for everyone, on a file system that allows it");
+        const std::string said = lastWordsOf(log_.get());
+        done("'" + name + "', which the VMM has to execute, " + ended + (said.empty() ? "" : " (" + said + ")") +
+             " when the VMM's user executed it; make it readable and executable for everyone, on a file system that allows it");
     });
     deadline_ = EventSource::after(std::chrono::milliseconds(5'000), [this] { process_.killAll(); });
-}
-
-std::string ShimTrial::output() const {
-    char text[400];
-    const ssize_t count = ::pread(log_.get(), text, sizeof(text), 0);
-    const std::string said(text, count > 0 ? static_cast<std::size_t>(count) : 0);
-    return said.substr(0, said.find('\n'));
 }
 
 ShimTrial::~ShimTrial() {

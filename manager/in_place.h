@@ -51,7 +51,6 @@ class ShimTrial {
     ~ShimTrial();
 
  private:
-    std::string output() const;
 
     UniqueFd log_;
     ChildProcess process_;

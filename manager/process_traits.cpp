@@ -21,6 +21,8 @@
 #include <system_error>
 #include <utility>
 
+#include "manager/cgroups.h"
+
 namespace vh {
 namespace {
 
@@ -79,47 +81,6 @@ std::map<int, rlimit> limitsOf(pid_t pid) {
         limits[resource->second] = {number(soft), number(hard)};
     }
     return limits;
-}
-
-/// `4:memory:/machine` of /proc/PID/cgroup (cgroups(7)); the controllers of cgroup v2 are empty.
-struct CgroupPlace {
-    std::string controllers, path;
-    bool operator==(const CgroupPlace&) const = default;
-};
-
-std::vector<CgroupPlace> cgroupsOf(pid_t pid) {
-    std::vector<CgroupPlace> places;
-    std::istringstream lines(readAll(procPath(pid, "cgroup")));
-    for (std::string line; std::getline(lines, line);) {
-        const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-        if (second == std::string::npos) continue;
-        places.push_back({line.substr(first + 1, second - first - 1), line.substr(second + 1)});
-    }
-    return places;
-}
-
-bool hasOption(const std::string& options, const std::string& option) {
-    return ("," + options + ",").find("," + option + ",") != std::string::npos;
-}
-
-/// Where a place of a hierarchy is in this process's file system, by /proc/self/mountinfo (proc(5)); empty when it is not mounted.
-std::string directoryOf(const CgroupPlace& place) {
-    std::istringstream lines(readAll("/proc/self/mountinfo"));
-    for (std::string line; std::getline(lines, line);) {
-        const std::size_t dash = line.find(" - ");
-        if (dash == std::string::npos) continue;
-        std::istringstream left(line.substr(0, dash)), right(line.substr(dash + 3));
-        std::string ignored, root, mountPoint, type, device, options;
-        left >> ignored >> ignored >> ignored >> root >> mountPoint;
-        right >> type >> device >> options;
-        const bool isIts = place.controllers.empty()
-                               ? type == "cgroup2"
-                               : type == "cgroup" && hasOption(options, place.controllers.substr(0, place.controllers.find(',')));
-        if (!isIts) continue;
-        if (root == "/") return mountPoint + place.path;
-        if (place.path == root || place.path.starts_with(root + "/")) return mountPoint + place.path.substr(root.size());
-    }
-    return {};
 }
 
 /// The files to write to for getting to a place, in order.
@@ -187,7 +148,6 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
     traits.capabilities_ = {hexadecimal(field("CapInh")), hexadecimal(field("CapPrm")), hexadecimal(field("CapEff")),
                             hexadecimal(field("CapBnd")), hexadecimal(field("CapAmb"))};
 
-    traits.oomScoreAdjustment_ = readAll(procPath(pid, "oom_score_adj"));
     if (::sched_getaffinity(pid, sizeof(traits.affinity_), &traits.affinity_) != 0) fail("read the CPU affinity of its VMM");
     for (const auto& [resource, value] : limitsOf(pid)) {
         rlimit own{};
@@ -219,9 +179,6 @@ const char* ProcessTraits::enter() const noexcept {
 
 const char* ProcessTraits::become() const noexcept {
     ::umask(umask_);
-    if (const UniqueFd file(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
-        ::write(file.get(), oomScoreAdjustment_.data(), oomScoreAdjustment_.size()) < 0)
-        return "set the OOM score of";
     if (::sched_setaffinity(0, sizeof(affinity_), &affinity_) != 0) return "set the CPU affinity of";
     for (const Limit& limit : limits_)
         if (::setrlimit(static_cast<__rlimit_resource>(limit.resource), &limit.value) != 0) return "set a limit of";

@@ -44,7 +44,6 @@ class ProcessTraits {
     std::vector<char*> environmentPointers_;
 
     mode_t umask_ = 022;
-    std::string oomScoreAdjustment_;
     cpu_set_t affinity_{};
     struct Limit {
         int resource;

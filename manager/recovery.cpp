@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "manager/in_place.h"
+#include "manager/memory_room.h"
 #include "vmm-shim/exec_inbox.h"
 
 namespace vh {
@@ -234,6 +235,8 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.vmm = kept;
     record_.fresh.reset();
     record_.memoryBefore.clear();
+    if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
+        setOomScore(kept.pid, *score);
     record_.standingBy = false;
     try {
         directory_.write(record_);

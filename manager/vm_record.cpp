@@ -81,6 +81,7 @@ void writeAll(int fd, const std::string& text, const std::string& path) {
 }
 
 void removeIncomingSockets(const std::string& directory) {
+/// In a directory of the VMM's user, and by him: the link to it is his, so that one can see who that is.
     std::error_code ignored;
     for (const std::string& path : {mainChannelPath(directory), cprChannelPath(directory), relayPath(directory)})
         fs::remove(path, ignored);
@@ -144,6 +145,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         for (const json& kept : value.value("memoryBefore", json::array()))
             record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
         return record;
+        if (value.contains("oomScore")) record.oomScore = value["oomScore"].get<int>();
     } catch (const std::exception& error) {
         throw std::runtime_error("vm '" + vm_ + "': cannot understand '" + file + "': " + error.what());
     }
@@ -165,6 +167,7 @@ void VmDirectory::write(const VmRecord& record) const {
     for (const MemoryFile& kept : record.memoryBefore) {
         value["memoryBefore"].push_back(toJson(kept.identity));
         value["memoryBefore"].back()["size"] = kept.size;
+    if (record.oomScore) value["oomScore"] = *record.oomScore;
     }
     const std::string file = path() + "/record.json", draft = file + ".new";
     {

@@ -71,6 +71,7 @@ struct VmRecord {
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.
     std::optional<AdoptedVm> adopted;  ///< A VM that another manager started; then there is no definition.
     bool guestWasRunning = true;  ///< When that handover began; a guest that somebody paused stays paused.
+    std::optional<int> oomScore;           ///< The old VMM's oom_score_adj, for the one that is kept (memory_room.h).
     std::vector<MemoryFile> memoryBefore;  ///< The old VMM's, before that handover started a new one.
 
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a

@@ -1,6 +1,7 @@
 #include "manager/vmm_process.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
-#include <fstream>
+#include <sstream>
 #include <system_error>
 
 #include "vmm-shim/unix_socket.h"
@@ -80,7 +81,8 @@ std::unique_ptr<VmmProcess> VmmProcess::launch(VmmLaunch launch) {
                                           .descriptors = vmm->resources_.descriptors(),
                                           .output = vmm->log_.get(),
                                           .identity = Identity::of(launch.definition.vmm.user),
-                                          .locksMemory = !launch.definition.vfio.empty()});
+                                          .locksMemory = !launch.definition.vfio.empty(),
+                                          .expendable = launch.incoming != Incoming::None});
     vmm->connect(launch.connectHeartbeat);
     vmm->release();
     return vmm;
@@ -122,7 +124,8 @@ std::unique_ptr<VmmProcess> VmmProcess::launchAdopted(const VmmLaunch& launch) {
                                           .numbers = numbers,
                                           .output = vmm->log_.get(),
                                           .traits = &traits,
-                                          .pidFile = vm.pidFile});
+                                          .pidFile = vm.pidFile,
+                                          .expendable = true});
     vmm->connect(false);
     vmm->release();
     return vmm;
@@ -157,13 +160,25 @@ QmpClient& VmmProcess::monitor() {
 }
 
 std::string VmmProcess::lastWords() const {
-    constexpr std::size_t linesShown = 3;
-    std::ifstream log(directory_ + "/vmm.log");
-    log.seekg(static_cast<std::streamoff>(logStart_));
-    std::string line;
+    const UniqueFd log(::open((directory_ + "/vmm.log").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    return lastWordsOf(log.get(), logStart_);
+}
+
+std::string lastWordsOf(int log, std::uintmax_t from) {
+    constexpr std::uintmax_t bytesRead = 64 * 1024;
+    constexpr std::size_t linesShown = 3, lineLength = 400;
+    struct stat status {};
+    if (::fstat(log, &status) != 0) return {};
+    const auto size = static_cast<std::uintmax_t>(status.st_size);
+    const std::uintmax_t begin = std::max(from, size > bytesRead ? size - bytesRead : 0);
+    std::string text(size > begin ? size - begin : 0, '\0');
+    text.resize(static_cast<std::size_t>(std::max<ssize_t>(::pread(log, text.data(), text.size(), static_cast<off_t>(begin)), 0)));
+    std::istringstream lines(text);
     std::deque<std::string> last;
-    while (std::getline(log, line)) {
+    for (std::string line; std::getline(lines, line);) {
         if (line.empty() || line.find("warning:") != std::string::npos) continue;
+        if (line.size() > lineLength) line = line.substr(0, lineLength) + "...";
+        std::ranges::replace_if(line, [](unsigned char character) { return character < ' ' || character == 0x7f; }, ' ');
         last.push_back(line);
         if (last.size() > linesShown) last.pop_front();
     }

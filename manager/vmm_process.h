@@ -66,8 +66,7 @@ class VmmProcess {
     /// Lets others in: a VMM serves one monitor client at a time. The next monitor() connects again.
     void closeMonitor() { monitor_.reset(); }
 
-    /// The last lines that the VMM wrote to its standard error, three at most and no warnings, as one; empty when there are none.
-    /// QEMU tells a cause first and what came of it after that.
+    /// See lastWordsOf(); what is in the log from before this VMM does not count.
     std::string lastWords() const;
 
     /// The VMM's RAM blocks, by its monitor and /proc. `then` is called once, from the main loop; `problem` is empty when all is
@@ -95,6 +94,11 @@ class VmmProcess {
     std::unique_ptr<QmpClient> monitor_;
     UniqueFd heartbeat_;
 };
+
+/// The last lines of what a program wrote to its standard error, three at most and no warnings, as one; empty when there are none.
+/// QEMU tells a cause first and what came of it after that. However much there is, only the end of it is read, and only the
+/// beginning of a line is told.
+std::string lastWordsOf(int log, std::uintmax_t from = 0);
 
 /// A VMM of a VM that is on no record, known by its standard output, which is its generation's log.
 struct StrayVmm {

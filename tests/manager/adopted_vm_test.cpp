@@ -133,7 +133,7 @@ std::string traitsText(pid_t pid) {
     for (std::string line; std::getline(status, line);)
         for (const char* field : {"Umask:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Cpus_allowed:"})
             if (line.starts_with(field)) text += line + "\n";
-    for (const char* file : {"/limits", "/oom_score_adj", "/environ", "/cgroup"}) {
+    for (const char* file : {"/limits", "/environ", "/cgroup"}) {
         std::ifstream input(directory + file);
         text.append(std::istreambuf_iterator<char>(input), {});
     }
@@ -150,7 +150,7 @@ TEST_F(LikenessTest, aProcessIsMadeLikeAnotherOneInAllThatTheKernelTells) {
     ChildProcess model = ChildProcess::launch(
         {.argv = {"/usr/bin/unshare", "--mount", "/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--groups=65534,7",
                   "--bounding-set=-sys_admin,-net_admin", "--no-new-privs", "/bin/sh", "-c",
-                  "umask 027; ulimit -Sn 100; ulimit -c 0; cd /usr; echo 500 >/proc/self/oom_score_adj; export ODD='a b'; "
+                  "umask 027; ulimit -Sn 100; ulimit -c 0; cd /usr; export ODD='a b'; "
                   "exec taskset 1 sleep 60"}});
     ASSERT_TRUE(comesTrue([&] {
         std::string name;

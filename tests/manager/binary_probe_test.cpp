@@ -64,7 +64,7 @@ TEST_F(BinaryProbeTest, refusesAnExecutableThatIsNoProgram) {
                                               std::string("\x7f"
                                                           "ELF and no more"),
                                               0755);
-    EXPECT_THAT(causeFor(path), AllOf(HasSubstr("'" + path + "' is not a working QEMU: it exited with status 127"),
+    EXPECT_THAT(causeFor(path), AllOf(HasSubstr("'" + path + "' is not a working QEMU: it could not be started: execute"),
                                       HasSubstr("Exec format error")));
 }
 
@@ -72,9 +72,14 @@ TEST_F(BinaryProbeTest, refusesAProgramThatIsNoQemu) {
     EXPECT_EQ(causeFor("/bin/true"), "'/bin/true' is not a working QEMU: it exited with status 0");
 }
 
-TEST_F(BinaryProbeTest, repeatsTheFirstLineOfWhatAFailingProgramSaid) {
+TEST_F(BinaryProbeTest, repeatsTheLastOfWhatAFailingProgramSaid) {
     EXPECT_THAT(causeFor(script("echo 'cannot load libfoo.so' >&2; echo more; exit 3")),
-                testing::EndsWith("is not a working QEMU: it exited with status 3: cannot load libfoo.so"));
+                testing::EndsWith("is not a working QEMU: it exited with status 3: cannot load libfoo.so; more"));
+}
+
+TEST_F(BinaryProbeTest, doesNotTakeAWarningForTheReason) {
+    EXPECT_THAT(causeFor(script("echo 'qemu: warning: this machine is deprecated'; echo 'qemu: cannot open /dev/x'; exit 1")),
+                testing::EndsWith("it exited with status 1: qemu: cannot open /dev/x"));
 }
 
 TEST_F(BinaryProbeTest, tellsTheSignalThatEndedAProgram) {
@@ -92,7 +97,7 @@ TEST_F(BinaryProbeTest, refusesAProgramThatDrownsUsInOutput) {
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAProgramThatHangs) {
     const std::string path = script("exec sleep 1000");
-    EXPECT_EQ(causeFor(path, milliseconds(50)), "'" + path + "' did not answer as a QEMU within 50 ms");
+    EXPECT_EQ(causeFor(path, milliseconds(50)), "'" + path + "' did not answer as a QEMU within 50 ms: is it one?");
 }
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAMonitorThatAnswersNonsense) {

@@ -18,7 +18,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "manager/memory_room.h"
 #include "tests/manager/main_loop.h"
+#include "tests/manager/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -91,10 +93,55 @@ TEST_F(ChildProcessTest, canBeKilled) {
     process.kill(SIGKILL);  // Nobody else can be hit.
 }
 
-TEST_F(ChildProcessTest, isAChildThatEndsWithStatus127WhenItCannotBeExecuted) {
-    ChildProcess process = ChildProcess::launch({.argv = {"/does/not/exist"}, .output = output_.get()});
-    EXPECT_EQ(endOf(process), "exited with status 127");
-    EXPECT_EQ(output(), "virt-handover: execute '/does/not/exist': No such file or directory\n");
+TEST_F(ChildProcessTest, saysWhyItCannotBeExecuted) {
+    const TemporaryDirectory directory;
+    const auto why = [&](const std::string& path, Identity identity = {}) {
+        ChildProcess process = ChildProcess::launch({.argv = {path}, .output = output_.get(), .identity = identity});
+        return endOf(process);
+    };
+    EXPECT_EQ(why("/does/not/exist"),
+              "could not be started: execute '/does/not/exist': No such file or directory (the file, or the interpreter or loader "
+              "that it names)");
+    const std::string script = directory.write("script", "#!/no/such/interpreter\n", 0755);
+    EXPECT_THAT(why(script), HasSubstr("(the file, or the interpreter or loader that it names)"));
+    // An ELF file for another machine: EM_S390 where ours has EM_X86_64.
+    std::string elf("\x7f" "ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\x16\0\1\0\0\0", 24);
+    elf.resize(256);
+    EXPECT_THAT(why(directory.write("foreign", elf, 0755)),
+                HasSubstr("Exec format error (no program, or one for another kind of machine)"));
+    EXPECT_THAT(why(directory.write("text", "x", 0644)), HasSubstr("Permission denied (by its mode, a directory above it, a file"));
+    EXPECT_EQ(output(), "") << "which may be the log of another process";
+}
+
+TEST_F(ChildProcessTest, saysWhyItCannotBeWhatItWasToBe) {
+    ChildProcess process =
+        ChildProcess::launch({.argv = {"/bin/true"}, .output = output_.get(), .pidFile = "/does/not/exist/pid"});
+    EXPECT_EQ(endOf(process), "could not be started: create '/does/not/exist/pid': No such file or directory");
+}
+
+TEST_F(ChildProcessTest, isTheFirstToBeEndedWhenMemoryRunsOutIfItIsExpendable) {
+    for (const bool expendable : {false, true}) {
+        ChildProcess process = ChildProcess::launch({.argv = {"/bin/cat", "/proc/self/oom_score_adj"},
+                                                     .output = output_.get(),
+                                                     .identity = ::geteuid() == 0 ? Identity::of("nobody") : Identity{},
+                                                     .expendable = expendable});
+        EXPECT_EQ(endOf(process), "exited with status 0");
+    }
+    EXPECT_EQ(output(), std::to_string(oomScoreOf(::getpid()).value()) + "\n1000\n");
+}
+
+TEST_F(ChildProcessTest, letsAnotherUserDoWhatOnlyHeMay) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: only root may act as another user";
+    const Identity nobody = Identity::of("nobody");
+    const TemporaryDirectory directory;  // Of root's.
+    const std::string path = directory.path() + "/made";
+    const auto make = [&path] { return ::mkdir(path.c_str(), 0700) == 0 ? 0 : errno; };
+    EXPECT_EQ(doAs(nobody, make), EACCES);
+    EXPECT_EQ(doAs({}, make), 0);
+    const UniqueFd shared(::memfd_create("shared", MFD_CLOEXEC));
+    EXPECT_EQ(doAs(nobody, [&] { return ::ftruncate(shared.get(), 7); }), 0);
+    EXPECT_EQ(::lseek(shared.get(), 0, SEEK_END), 7);
+    EXPECT_EQ(::geteuid(), 0U);
 }
 
 TEST_F(ChildProcessTest, getsExactlyTheListedDescriptorsInTheirOrder) {

@@ -91,6 +91,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     record.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0", .bound = true}};
     for (const bool underHandover : {false, true}) {
         if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
+        if (underHandover) record.oomScore = -500;
         if (underHandover)
             record.fresh = VmmRecord{.generation = 4,
                                      .pid = 4712,
@@ -113,6 +114,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_EQ(back->passthrough, record.passthrough);
         EXPECT_EQ(back->guestWasRunning, record.guestWasRunning);
         EXPECT_EQ(back->memoryBefore, record.memoryBefore);
+        EXPECT_EQ(back->oomScore, record.oomScore);
     }
 }
 

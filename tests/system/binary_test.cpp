@@ -1,0 +1,70 @@
+// A program that is no VMM, or none that can be executed, where a VMM is to be: every verb that meets it says what is wrong with it.
+
+#include <fstream>
+
+#include <gmock/gmock.h>
+
+#include "tests/system/vm_fixture.h"
+
+namespace vh::test {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+class BinaryTest : public testing::Test {
+ protected:
+    void TearDown() override {
+        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        workspace.expectNothingLeft();
+    }
+
+    VerbResult start(const std::string& binary) {
+        // A launch deadline above that of preflight's questions, as the default one is.
+        const std::string definition = workspace.file(
+            "vm.yaml", "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
+                       "heartbeat: true\nvmm: {binary: " + binary + "}\nhandover: {deadlines: {launch: 10500ms}}\n");
+        return wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); });
+    }
+    std::string causeOfUpgrade(const std::string& binary, bool dryRun) {
+        const json report =
+            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = binary, .dryRun = dryRun}, nullptr, std::move(done)); })
+                .value;
+        EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+        return report.value("cause", "");
+    }
+
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+    const std::string good = workspace.script("good", "exec " + required("VH_SHIM") + " \"$@\"");
+};
+
+TEST_F(BinaryTest, isNamedWithTheReasonWhyItCannotBeExecuted) {
+    const std::string bad = workspace.script("bad", "");
+    std::ofstream(bad) << "#!/no/such/interpreter\n";
+    const auto isExplained = HasSubstr("'" + bad + "' is not a working QEMU: it could not be started: execute '" + bad +
+                                             "': No such file or directory (the file, or the interpreter or loader that it names)");
+    const VerbResult started = start(bad);
+    EXPECT_NE(started.code, ExitCode::Done);
+    EXPECT_THAT(started.value.dump(), isExplained);
+    ASSERT_EQ(start(good).code, ExitCode::Done);
+    EXPECT_THAT(causeOfUpgrade(bad, true), isExplained);
+    EXPECT_THAT(causeOfUpgrade(bad, false), isExplained);
+}
+
+TEST_F(BinaryTest, isNamedWhenItSaysNothing) {
+    ASSERT_EQ(start(good).code, ExitCode::Done);
+    const std::string silent = workspace.script("silent", "exec sleep 1000");
+    EXPECT_EQ(causeOfUpgrade(silent, false), "the new VMM: '" + silent + "' did not answer as a QEMU within 10500 ms: is it one?");
+}
+
+TEST_F(BinaryTest, isNamedWithItsReasonAndNotWithItsWarnings) {
+    ASSERT_EQ(start(good).code, ExitCode::Done);
+    const std::string bad =
+        workspace.script("bad", "echo 'qemu: warning: CPU model qemu64 is deprecated' >&2\necho 'qemu: no firmware' >&2\nexit 1");
+    EXPECT_EQ(causeOfUpgrade(bad, false),
+              "the new VMM: '" + bad + "' is not a working QEMU: it exited with status 1: qemu: no firmware");
+}
+
+}  // namespace
+}  // namespace vh::test
