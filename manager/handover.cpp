@@ -601,7 +601,7 @@ void Handover::sendCprState(std::function<void()> then) {
         if (design_ == Design::VmmOwned) return migrate(cprChannelPath(new_->directory()));
         gatherRam(*old_, [this, migrate, then](const std::vector<RamBlock>& blocks) {
             const std::string path = relayPath(new_->directory());
-            relay_ = std::make_unique<Relay>(path, identity(),
+            relay_ = std::make_unique<Relay>(path, Relay::Peer{identity(), request_.record.vmm.pid},
                                              within([this, blocks, then](CprCapture capture) {
                                                  if (const std::string wrong = whatIsWrong(capture, blocks, expectedDevices());
                                                      !wrong.empty())
@@ -644,7 +644,7 @@ void Handover::takeCprState(CprCapture capture, const std::function<void()>& the
     capture_ = std::move(capture);
     if (!sendsVfioSubsection(newBinary_.version)) capture_.state.vfioDevices.reset();
     try {
-        relay_->feed(capture_, cprChannelPath(new_->directory()), within([this, then] {
+        relay_->feed(capture_, cprChannelPath(new_->directory()), new_->record().pid, within([this, then] {
                          if (request_.standby) return letOldVmmGo(then);
                          then();
                      }));

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -15,20 +16,56 @@
 
 namespace vh {
 
-Relay::Relay(std::string path, const Identity& user, Received received, Failed failed)
+namespace {
+
+/// Bound by the VMM's user itself: the directory is his, and what has a name there may be anything by the time that we use the name
+/// again. The socket has its rights before it has a name.
+UniqueFd listenAs(const Identity& user, const std::string& path) {
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const sockaddr_un address = unixAddress(path);
+    const auto bind = [&] {
+        return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+    };
+    int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, bind) : errno;
+    if (error == 0 && ::listen(fd.get(), 8) != 0) error = errno;
+    if (error != 0) throw std::system_error(error, std::generic_category(), "listen on '" + path + "'");
+    return fd;
+}
+
+/// Connected to by the VMM's user: what he may not connect to, he does not get at through us either.
+UniqueFd connectAs(const Identity& user, const std::string& path) {
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const sockaddr_un address = unixAddress(path);
+    const auto connect = [&] {
+        return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+    };
+    if (const int error = fd ? doAs(user, connect) : errno)
+        throw std::system_error(error, std::generic_category(), "connect to '" + path + "'");
+    return fd;
+}
+
+/// Whether the process at the other end (the one that connected, or that called listen()) is a VMM or in its session, which nobody
+/// can enter. A binary may be a script that starts the VMM.
+bool isProcess(int socket, pid_t vmm) {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
+    return peer.pid == ::getpid() || peer.pid == vmm || (peer.pid > 0 && ::getsid(peer.pid) == vmm);
+}
+
+}  // namespace
+
+Relay::Relay(std::string path, const Peer& old, Received received, Failed failed)
     : path_(std::move(path)),
-      user_(user),
+      peer_(old),
       received_(std::move(received)),
       failed_(std::move(failed)),
-      listener_(listenUnix(path_)) {
-    if (::fcntl(listener_.get(), F_SETFL, O_NONBLOCK) != 0 || ::chmod(path_.c_str(), 0600) != 0 ||
-        (user_.change && ::chown(path_.c_str(), user_.uid, user_.gid) != 0))
-        throw std::system_error(errno, std::generic_category(), "prepare socket '" + path_ + "'");
+      listener_(listenAs(peer_.user, path_)) {
     oldWatch_ = EventSource::readable(listener_.get(), [this] { accept(); });
 }
 
 Relay::~Relay() {
-    ::unlink(path_.c_str());
+    doAs(peer_.user, [this] { return ::unlink(path_.c_str()); });
 }
 
 void Relay::accept() {
@@ -37,10 +74,7 @@ void Relay::accept() {
         if (errno != EAGAIN && errno != EINTR) fail(std::string("accept the old VMM's connection: ") + std::strerror(errno));
         return;
     }
-    ucred peer{};
-    socklen_t length = sizeof(peer);
-    if (::getsockopt(old_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
-        (peer.uid != ::geteuid() && peer.uid != user_.uid)) {
+    if (!isProcess(old_.get(), peer_.pid)) {
         old_.reset();  // Somebody else's; the old VMM is still to come.
         return;
     }
@@ -59,10 +93,12 @@ void Relay::receive() {
     }
 }
 
-void Relay::feed(const CprCapture& capture, const std::string& newVmmPath, std::function<void()> fed) {
+void Relay::feed(const CprCapture& capture, const std::string& newVmmPath, pid_t newVmm, std::function<void()> fed) {
     sender_ = std::make_unique<CprSender>(capture);
     fed_ = std::move(fed);
-    new_ = connectUnix(newVmmPath);
+    new_ = connectAs(peer_.user, newVmmPath);
+    if (!isProcess(new_.get(), newVmm))
+        throw std::runtime_error("another process than the new VMM listens on '" + newVmmPath + "'");
     newWatch_ = EventSource::writable(new_.get(), [this] { send(); });
 }
 

@@ -24,14 +24,22 @@ class Relay {
     using Received = std::function<void(CprCapture)>;
     using Failed = std::function<void(const std::string& cause)>;
 
-    /// Listens on `path` for the old VMM, which runs as `user`; accepts that user and our own, and one connection only. Either
-    /// callback comes from the main loop, `received` at most once. Throws std::system_error.
-    Relay(std::string path, const Identity& user, Received received, Failed failed);
+    /// A process of another user, in whose directory sockets are made and connected to.
+    struct Peer {
+        Identity user;
+        pid_t pid = 0;
+    };
+
+    /// Listens on `path`, in a directory of the old VMM's user, for the old VMM; accepts it (or a program that it was started by or
+    /// started, or us), and one connection only. Either callback comes from the main loop, `received` at most once. Throws
+    /// std::system_error.
+    Relay(std::string path, const Peer& old, Received received, Failed failed);
     Relay(const Relay&) = delete;
     ~Relay();
 
-    /// Sends a state to the CPR socket of the new VMM; `fed` when all of it has gone out. Borrows the capture until then.
-    void feed(const CprCapture& capture, const std::string& newVmmPath, std::function<void()> fed);
+    /// Sends a state to the CPR socket of the new VMM, a process of the same user; `fed` when all of it has gone out. Borrows the
+    /// capture until then. Throws std::system_error, or std::runtime_error when somebody else listens there.
+    void feed(const CprCapture& capture, const std::string& newVmmPath, pid_t newVmm, std::function<void()> fed);
 
     /// Lets go of the old VMM.
     void hangUp();
@@ -43,7 +51,7 @@ class Relay {
     void fail(const std::string& cause);
 
     std::string path_;
-    Identity user_;
+    Peer peer_;
     Received received_;
     Failed failed_;
     std::function<void()> fed_;

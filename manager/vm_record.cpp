@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "config/parse.h"
+#include "manager/child_process.h"
 
 namespace vh {
 namespace {
@@ -80,11 +81,13 @@ void writeAll(int fd, const std::string& text, const std::string& path) {
     }
 }
 
-void removeIncomingSockets(const std::string& directory) {
 /// In a directory of the VMM's user, and by him: the link to it is his, so that one can see who that is.
-    std::error_code ignored;
+void removeIncomingSockets(const std::string& directory) {
+    struct stat link {};
+    if (::lstat((directory + "/incoming").c_str(), &link) != 0) return;
+    const Identity user{link.st_uid, link.st_gid, ::geteuid() == 0 && link.st_uid != 0};
     for (const std::string& path : {mainChannelPath(directory), cprChannelPath(directory), relayPath(directory)})
-        fs::remove(path, ignored);
+        doAs(user, [&path] { return ::unlink(path.c_str()); });
 }
 
 }  // namespace
@@ -142,10 +145,10 @@ std::optional<VmRecord> VmDirectory::read() const {
         if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value.at("adopted"));
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
+        if (value.contains("oomScore")) record.oomScore = value["oomScore"].get<int>();
         for (const json& kept : value.value("memoryBefore", json::array()))
             record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
         return record;
-        if (value.contains("oomScore")) record.oomScore = value["oomScore"].get<int>();
     } catch (const std::exception& error) {
         throw std::runtime_error("vm '" + vm_ + "': cannot understand '" + file + "': " + error.what());
     }
@@ -164,10 +167,10 @@ void VmDirectory::write(const VmRecord& record) const {
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));
     if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
+    if (record.oomScore) value["oomScore"] = *record.oomScore;
     for (const MemoryFile& kept : record.memoryBefore) {
         value["memoryBefore"].push_back(toJson(kept.identity));
         value["memoryBefore"].back()["size"] = kept.size;
-    if (record.oomScore) value["oomScore"] = *record.oomScore;
     }
     const std::string file = path() + "/record.json", draft = file + ".new";
     {
@@ -190,7 +193,9 @@ std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) c
 
 void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirectory) const {
     const std::string incoming = generation(number) + "/incoming";
-    if (::rmdir(incoming.c_str()) != 0 || ::symlink(socketDirectory.c_str(), incoming.c_str()) != 0)
+    struct stat made {};
+    if (::stat(incoming.c_str(), &made) != 0 || ::rmdir(incoming.c_str()) != 0 ||
+        ::symlink(socketDirectory.c_str(), incoming.c_str()) != 0 || ::lchown(incoming.c_str(), made.st_uid, made.st_gid) != 0)
         fail("let '" + incoming + "' be '" + socketDirectory + "'");
     removeIncomingSockets(generation(number));
 }

@@ -1,6 +1,7 @@
 #include "vmm-shim/unix_socket.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -38,6 +39,8 @@ sockaddr_un unixAddress(const std::string& path) {
 UniqueFd listenUnix(const std::string& path) {
     UniqueFd fd = streamSocket(0);
     const sockaddr_un address = unixAddress(path);
+    // Before it has a name, and whatever the umask: nobody else may connect.
+    if (::fchmod(fd.get(), 0600) != 0) fail(errno, "set the mode of socket '" + path + "'");
     if (::bind(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "bind socket '" + path + "'");
     if (::listen(fd.get(), 8) != 0) fail(errno, "listen on '" + path + "'");
     return fd;

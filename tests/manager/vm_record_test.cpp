@@ -277,6 +277,19 @@ TEST_F(VmDirectoryTest, letsSocketsBeInTheDirectoryOfAnotherManager) {
     EXPECT_TRUE(fs::exists(theirs + "/monitor.sock")) << "not ours";
 }
 
+TEST_F(VmDirectoryTest, removesNothingThatTheVmmsUserMayNotRemove) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: whose rights are misused else?";
+    // The VMM's user has put a link to a directory of root's in the place of his own.
+    const std::string made = directory_.makeGeneration(1, 65534, 65533), roots = runtime_.path() + "/root's";
+    fs::create_directory(roots);
+    std::ofstream(roots + "/main.sock") << "of another service";
+    directory_.moveIncoming(1, roots);
+    EXPECT_TRUE(fs::exists(roots + "/main.sock"));
+    directory_.removeGeneration(1);
+    EXPECT_TRUE(fs::exists(roots + "/main.sock"));
+    EXPECT_FALSE(fs::exists(made));
+}
+
 TEST_F(VmDirectoryTest, removesOneGenerationAndLeavesTheOther) {
     directory_.makeGeneration(1, ::geteuid(), ::getegid());
     directory_.makeGeneration(2, ::geteuid(), ::getegid());
