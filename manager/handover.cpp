@@ -808,6 +808,8 @@ void Handover::recheck() {
 
 void Handover::switchOver() {
     beatBefore_ = heartbeat_.hasBeatWithin(recently);
+    network_.emplace(request_.definition, request_.record.vmm.pid, new_->resources());
+    if (design_ != Design::Copy) holdNetwork();
     if (design_ == Design::SaveRestore) return run({{old_.get(), "stop", nullptr}}, [this] { saveToFile(); });
     if (executes()) return executeNew();
     const json main{{"channels", json::array({channel("main", mainChannelPath(new_->directory()))})}};
@@ -819,6 +821,13 @@ void Handover::switchOver() {
         });
     migrateSent_ = true;
     run({{old_.get(), "migrate", main}}, [] {});
+}
+
+/// The guest is about to be stopped, or has just been by a VMM that had to copy its RAM before.
+void Handover::holdNetwork() {
+    network_->hold();
+    for (const std::string& problem : network_->problems())
+        report_.warnings.push_back(problem + "; what comes for the guest while it is stopped is lost");
 }
 
 /// The guest has stopped and its state is not yet sent: what it has done to its devices' interrupts by now is all there is. QEMU
@@ -899,7 +908,7 @@ void Handover::prove() {
 }
 
 void Handover::confirm() {
-    joinBridges(request_.definition, new_->resources());
+    network_->toNew();
     if (!wasRunning_) return done();
     send(*new_, "cont", nullptr, [this](const QmpReply& reply) {
         if (reply.ok()) return done();
@@ -924,6 +933,7 @@ void Handover::retire() {
     // By now it is the old VMM that is to go.
     if (!isOneProcess()) setOomScore(old_->record().pid, firstToBeEnded);
     relay_.reset();
+    network_.reset();
     // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
     if (!request_.record.adopted) recordOnlyNewVmm();
     afterFirstBeatsOnNew([this] {
@@ -1045,6 +1055,8 @@ void Handover::removeNewGeneration() {
 }
 
 void Handover::resumed() {
+    if (network_) network_->toOld();
+    network_.reset();
     if (executes()) removeNewGeneration();  // Not before it is certain that no VMM will look for its sockets there.
     undoGrowth();
     const auto last = [this] { afterNextBeatsOnOld([this] { done(); }); };
@@ -1119,6 +1131,7 @@ void Handover::newEvent(const QmpEvent& event) {
 
 void Handover::guestStopped(Clock::time_point at) {
     stoppedAt_ = at;
+    if (design_ == Design::Copy && state_ == State::Switching) holdNetwork();
     const milliseconds budget = request_.definition.handover.pauseBudget;
     if (isBeforePointOfNoReturn(state_, passesThrough()))
         pauseBudget_ = EventSource::after(budget, [this, budget] {

@@ -40,6 +40,7 @@
 #include "manager/handover_table.h"
 #include "manager/heartbeat.h"
 #include "manager/in_place.h"
+#include "manager/network_switch.h"
 #include "manager/relay.h"
 #include "manager/report.h"
 #include "manager/vm_record.h"
@@ -178,6 +179,7 @@ class Handover {
     void standBy();
     void recheck();
     void switchOver();
+    void holdNetwork();
     void checkInterrupts();
     void saveToFile();
     void restoreFromFile();
@@ -246,6 +248,8 @@ class Handover {
     EventSource pollTimer_;
     EventSource tapTimer_;
     TapGuard taps_;  ///< Of an adopted VM, whose taps both VMMs have.
+
+    std::optional<NetworkSwitch> network_;  ///< From the switch on, until one of the VMMs runs the guest.
 
     std::vector<NamedDescriptor> devices_;  ///< Passed through: the manager's own.
     std::set<std::string> eventfdsBefore_;  ///< With devices: the old VMM's, just before it wrote its CPR state.

@@ -63,6 +63,11 @@ void Recovery::askWhoHasDevices() {
 
 void Recovery::letNewRun(const std::string& why) {
     if (!record_.guestWasRunning) return keepNew();
+    try {
+        if (!record_.adopted) joinBridges(record_.definition(), new_.record().pid);
+    } catch (const std::exception& error) {
+        return finish(std::string("the new VMM's network: ") + error.what());
+    }
     ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
         if (answer.ok()) return keepNew();
         finish(why + " and the new one does not start the guest: " + answer.error->description);

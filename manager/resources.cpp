@@ -1,40 +1,25 @@
 #include "manager/resources.h"
 
 #include <fcntl.h>
-#include <linux/if_tun.h>
 #include <linux/memfd.h>
-#include <net/if.h>
-#include <net/if_arp.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-// After <net/if.h>, which it would otherwise clash with.
-#include <linux/sockios.h>
-
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
 #include <fstream>
-#include <set>
 #include <stdexcept>
 #include <system_error>
 
+#include "manager/bridge_port.h"
 #include "manager/qemu_command.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
-
-struct Tap {
-    std::string name;
-    UniqueFd fd;
-};
 
 [[noreturn]] void fail(const std::string& what) {
     throw std::system_error(errno, std::generic_category(), what);
@@ -60,80 +45,12 @@ void checkHugePages(std::uint64_t sizeBytes, std::uint64_t pageSizeBytes) {
                                  "; raise '" + directory + "/nr_hugepages'");
 }
 
-ifreq requestFor(const std::string& device) {
-    ifreq request{};
-    std::strncpy(request.ifr_name, device.c_str(), IFNAMSIZ - 1);
-    return request;
-}
-
-void configure(unsigned long what, ifreq& request, const std::string& problem) {
-    const UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (::ioctl(control.get(), what, &request) != 0) fail(problem + " '" + request.ifr_name + "'");
-}
-
 /// A Linux bridge without an address of its own has the lowest one of its ports, so a tap must have a high one: the guest's, but for
 /// its first byte, as libvirt does it (src/util/virnetdevtap.c:virNetDevTapCreateInBridgePort). It must not be the guest's own: a
 /// bridge takes what comes from that for an echo.
-void setTapAddress(const std::string& tap, const std::string& guestAddress) {
-    ifreq request = requestFor(tap);
-    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
-    for (std::size_t i = 0; i < 6; ++i)
-        request.ifr_hwaddr.sa_data[i] = static_cast<char>(std::stoi(guestAddress.substr(i * 3, 2), nullptr, 16));
-    request.ifr_hwaddr.sa_data[0] = static_cast<char>(guestAddress.starts_with("fe") ? 0xfa : 0xfe);
-    configure(SIOCSIFHWADDR, request, "set the address of tap");
-}
-
-UniqueFd openTap(const std::string& id, const std::string& guestAddress) {
-    UniqueFd fd = openFile("/dev/net/tun", O_RDWR);
-    ifreq request = requestFor("vh%d");  // The kernel fills in the number.
-    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) fail("create a tap for network '" + id + "'");
-    setTapAddress(request.ifr_name, guestAddress);
-    return fd;
-}
-
-void joinBridge(const std::string& tap, const std::string& bridge) {
-    ifreq up = requestFor(tap);
-    up.ifr_flags = IFF_UP;
-    configure(SIOCSIFFLAGS, up, "bring up tap");
-    ifreq join = requestFor(bridge);
-    join.ifr_ifindex = static_cast<int>(::if_nametoindex(tap.c_str()));
-    configure(SIOCBRADDIF, join, "join tap '" + tap + "' to bridge");
-}
-
-std::string nameOfTap(int fd) {
-    ifreq tap{};
-    if (::ioctl(fd, TUNGETIFF, &tap) != 0) fail("find the device of a tap");
-    return tap.ifr_name;
-}
-
-/// Whether a tap's device is in our own network namespace, where its name is that of the same device.
-bool isOurs(int tap) {
-    const UniqueFd its(::ioctl(tap, TUNGETDEVNETNS));
-    struct stat theirs {}, ours {};
-    return its && ::fstat(its.get(), &theirs) == 0 && ::stat("/proc/thread-self/ns/net", &ours) == 0 &&
-           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
-}
-
-/// The taps that a process has open, in the order of its descriptors, which is that of the definition's networks. By the descriptors
-/// themselves: a process can have devices of any name in a network namespace of its own.
-std::vector<Tap> tapsOf(pid_t pid) {
-    std::set<int> numbers;
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fdinfo", ignored)) {
-        std::ifstream info(entry.path());
-        std::string key, value;
-        while (info >> key && std::getline(info >> std::ws, value))
-            if (key == "iff:") numbers.insert(std::atoi(entry.path().filename().c_str()));  // drivers/net/tun.c, Linux 6.1
-    }
-    std::vector<Tap> taps;
-    for (const int number : numbers) {
-        UniqueFd fd = takeDescriptor(pid, number);
-        if (!isOurs(fd.get())) continue;
-        const std::string name = nameOfTap(fd.get());
-        if (std::ranges::find(taps, name, &Tap::name) == taps.end()) taps.push_back({name, std::move(fd)});
-    }
-    return taps;
+MacAddress tapAddress(MacAddress guest) {
+    guest[0] = guest[0] == 0xfe ? 0xfa : 0xfe;
+    return guest;
 }
 
 }  // namespace
@@ -248,7 +165,11 @@ Resources acquireResources(const VmDefinition& definition, const std::string& di
         if (!disk.readOnly) resources.add("disk/" + disk.id + "/rw", openFile(disk.file, O_RDWR | direct));
     }
     for (const Network& network : definition.networks)
-        if (network.type == NetworkType::Tap) resources.add("tap/" + network.id, openTap(network.id, macAddress(definition, network)));
+        if (network.type == NetworkType::Tap) {
+            Tap tap = makeTap("vh%d");
+            setAddress(tap.name, tapAddress(parseMac(macAddress(definition, network))));
+            resources.add("tap/" + network.id, std::move(tap.fd));
+        }
     if (definition.memory.owner == MemoryOwner::Vmm) resources.add("inbox", makeInbox(directory + "/exec.sock"));
     return resources;
 }
@@ -256,18 +177,22 @@ Resources acquireResources(const VmDefinition& definition, const std::string& di
 void joinBridges(const VmDefinition& definition, const Resources& resources) {
     for (const Network& network : definition.networks) {
         if (network.type != NetworkType::Tap) continue;
-        joinBridge(nameOfTap(resources.fd("tap/" + network.id)), network.bridge);
+        const std::string tap = nameOfTap(resources.fd("tap/" + network.id));
+        joinBridge(tap, network.bridge);
+        bringUp(tap);
     }
 }
 
 void joinBridges(const VmDefinition& definition, pid_t vmm) {
-    const std::vector<Tap> taps = tapsOf(vmm);
+    const bool hasTap = std::ranges::find(definition.networks, NetworkType::Tap, &Network::type) != definition.networks.end();
+    const std::vector<Tap> taps = hasTap ? tapsOf(vmm) : std::vector<Tap>();
     auto tap = taps.begin();
     for (const Network& network : definition.networks) {
         if (network.type != NetworkType::Tap) continue;
         if (tap == taps.end())
             throw std::runtime_error("pid " + std::to_string(vmm) + " has no tap for network '" + network.id + "'");
-        joinBridge((tap++)->name, network.bridge);
+        joinBridge(tap->name, network.bridge);
+        bringUp((tap++)->name);
     }
 }
 

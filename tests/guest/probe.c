@@ -578,6 +578,7 @@ static uint64_t nvmeInterrupts(void) {
 static void* countInterrupts(void* argument) {
     (void)argument;
     for (;; sleepMs(StatusMs / 2)) atomic_store(&counters.irqs, nvmeInterrupts());
+    return NULL;
 }
 
 // -------------------------------------------------------------------------------------------------- console, power button
@@ -605,6 +606,8 @@ static struct {
 static void prepareUdp(void) {
     struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(UdpPort)};
     udp.socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int bytes = 16 * 1024 * 1024;  // What comes at once after a pause must not be lost here.
+    setsockopt(udp.socket, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes);
     if (bind(udp.socket, (struct sockaddr*)&own, sizeof own) != 0) fatal("bind to UDP port %d: %s", UdpPort, strerror(errno));
     char* state;
     for (char* word = strtok_r(options.send, ",", &state); word != NULL; word = strtok_r(NULL, ",", &state)) {
@@ -638,6 +641,7 @@ static void* sendUdp(void* argument) {
         atomic_store(&counters.udpSent, number);
         pace(&deadline, UINT64_C(1000000000) / options.sendPerSecond);
     }
+    return NULL;
 }
 
 static void* receiveUdp(void* argument) {
@@ -650,6 +654,7 @@ static void* receiveUdp(void* argument) {
         atomic_fetch_add(seen[number / 64] & bit ? &counters.udpRepeated : &counters.udpReceived, 1);
         seen[number / 64] |= bit;
     }
+    return NULL;
 }
 
 static void writeText(const char* path, const char* text) {

@@ -343,6 +343,8 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
                                     host.upgrade("vm", {.binary = nextBinary(upgrade)}, observe, std::move(done));
                                 }).value;
             ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+            for (const json& warning : report["warnings"])
+                EXPECT_EQ(warning.get<std::string>().find("network"), std::string::npos) << warning;
             EXPECT_EQ(text(macOf(lan)), text(macBefore_));
             EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << upgrade + 1;
         }
@@ -366,6 +368,7 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
             static_cast<long long>(sent - arrived), static_cast<unsigned long long>(repeated));
         EXPECT_EQ(receiver_->received().missing(), 0U) << "from the guest to the host";
         EXPECT_EQ(wire_->received().missing(), 0U) << "from the guest through the NIC";
+        EXPECT_EQ(arrived, sent) << "to the guest";
         EXPECT_EQ(receiver_->received().repeated() + wire_->received().repeated() + repeated, 0U);
         wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
         EXPECT_EQ(text(macOf(lan)), text(macBefore_));
