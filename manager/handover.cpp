@@ -558,6 +558,13 @@ json Handover::capabilities(bool on) const {
                                           capability("pause-before-switchover", on && passesThrough())})}};
 }
 
+/// It does not announce the guest's addresses by itself, as it would once it has the guest's state, whether or not it is to run it
+/// (migration/migration.c:process_incoming_migration_bh, hw/net/virtio-net.c:virtio_net_post_load_device, 11.1).
+std::vector<Handover::Command> Handover::settingsOfNewVmm() const {
+    return {{new_.get(), "migrate-set-capabilities", capabilities(true)},
+            {new_.get(), "migrate-set-parameters", {{"announce-rounds", 0}}}};
+}
+
 void Handover::exchange() {
     // How long `copy` may stop the guest for what is left: QEMU's own default, and never the whole pause budget.
     const milliseconds downtime = std::min(defaultDowntime, request_.definition.handover.pauseBudget / 2);
@@ -567,13 +574,12 @@ void Handover::exchange() {
         [this] {
             if (usesCpr()) return sendCprState([this] { readyNewVmm(); });
             if (executes()) return setCprMode("cpr-exec", [this] { done(); });
-            std::vector<Command> commands;
+            std::vector<Command> commands = settingsOfNewVmm();
             // After an ordinary migration from QEMU 7.2 under TCG a guest stands still for about as long as it had run (5 to 46 s; seen
             // with 10.0 and 11.1 as the new VMM), unless it has been stopped once before. Whoever stopped it gives it back: Resuming,
             // or a recovery.
             if (design_ == Design::Copy && wasRunning_ && !isAtLeast(report_.old.version, 10, 0))
-                commands = {{old_.get(), "stop", nullptr}, {old_.get(), "cont", nullptr}};
-            commands.push_back({new_.get(), "migrate-set-capabilities", capabilities(true)});
+                commands.insert(commands.begin(), {{old_.get(), "stop", nullptr}, {old_.get(), "cont", nullptr}});
             if (design_ != Design::SaveRestore)
                 commands.push_back({new_.get(),
                                     "migrate-incoming",
@@ -673,7 +679,7 @@ void Handover::letOldVmmGo(std::function<void()> then) {
 
 /// A new VMM that has its CPR state builds its machine, and answers on its monitor when that is done.
 void Handover::readyNewVmm() {
-    run({{new_.get(), "migrate-set-capabilities", capabilities(true)}}, [this] { done(); });
+    run(settingsOfNewVmm(), [this] { done(); });
 }
 
 // Verifying, standing by.
@@ -934,6 +940,8 @@ void Handover::retire() {
     if (!isOneProcess()) setOomScore(old_->record().pid, firstToBeEnded);
     relay_.reset();
     network_.reset();
+    // As often as QEMU does by itself. The bridge has been told already; this is for whoever else has to know.
+    new_->monitor().execute("announce-self", announcements(), patience, nullptr);
     // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
     if (!request_.record.adopted) recordOnlyNewVmm();
     afterFirstBeatsOnNew([this] {

@@ -145,6 +145,7 @@ class Handover {
     void recordNewVmm();
     void newExited();
     void awaitCprListener();
+    std::vector<Command> settingsOfNewVmm() const;
     void exchange();
     void setCprMode(const char* mode, std::function<void()> then);
     void sendCprState(std::function<void()> then);

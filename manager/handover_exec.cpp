@@ -171,9 +171,9 @@ void Handover::newExecuted() {
     if (stopAsked_) report_.warnings.push_back("too late to stop, since the new VMM was being executed: " + stopAsked_->second);
     if (!new_->alive()) return;  // newExited() is next.
     within([this] {
-        run({{new_.get(), "migrate-set-capabilities", capabilities(true)},
-             {new_.get(), "migrate-incoming", fdsetChannel(execStateFdset)}},
-            [] {});
+        std::vector<Command> commands = settingsOfNewVmm();
+        commands.push_back({new_.get(), "migrate-incoming", fdsetChannel(execStateFdset)});
+        run(commands, [] {});
     })();
 }
 

@@ -69,9 +69,14 @@ void Recovery::letNewRun(const std::string& why) {
         return finish(std::string("the new VMM's network: ") + error.what());
     }
     ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
-        if (answer.ok()) return keepNew();
+        if (answer.ok()) return announce([this] { keepNew(); });
         finish(why + " and the new one does not start the guest: " + answer.error->description);
     });
+}
+
+/// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself.
+void Recovery::announce(std::function<void()> then) {
+    ask(new_, "announce-self", announcements(), [then = std::move(then)](const QmpReply&) { then(); });
 }
 
 void Recovery::againSoon(void (Recovery::*step)(), const std::string& problem) {
@@ -122,8 +127,10 @@ void Recovery::askExecuted() {
 
 void Recovery::takeStateIn() {
     ask(new_, "query-migrate", nullptr, [this](const QmpReply& reply) {
-        if (reply.ok() && reply.value.value("status", "none") == "none" && !std::exchange(incoming_, true))
+        if (reply.ok() && reply.value.value("status", "none") == "none" && !std::exchange(incoming_, true)) {
+            new_.monitor().execute("migrate-set-parameters", {{"announce-rounds", 0}}, patience, nullptr);  // See announce().
             new_.monitor().execute("migrate-incoming", fdsetChannel(execStateFdset), patience, nullptr);
+        }
         againSoon(&Recovery::askExecuted, "the executed VMM does not take the devices' state in");
     });
 }
@@ -136,7 +143,7 @@ void Recovery::runExecuted() {
         return finish(std::string("the executed VMM's network: ") + error.what());
     }
     ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
-        if (answer.ok()) return keepExecuted();
+        if (answer.ok()) return announce([this] { keepExecuted(); });
         finish("the executed VMM does not start the guest: " + answer.error->description);
     });
 }

@@ -51,6 +51,7 @@ class Recovery {
     void keepExecuted();
     void emptyInbox();
     bool isOneProcess() const { return old_.record().pid == new_.record().pid; }
+    void announce(std::function<void()> then);
     void againSoon(void (Recovery::*step)(), const std::string& problem);
 
     void keepNew();

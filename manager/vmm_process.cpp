@@ -235,6 +235,10 @@ json fdsetChannel(int fdset) {
                        {"addr", {{"transport", "file"}, {"filename", "/dev/fdset/" + std::to_string(fdset)}, {"offset", 0}}}}})}};
 }
 
+json announcements() {
+    return {{"initial", 50}, {"max", 550}, {"rounds", 5}, {"step", 100}};
+}
+
 std::string qemuVersion(const json& version) {
     try {
         const json& numbers = version.at("qemu");

@@ -116,6 +116,9 @@ void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
 /// The main migration channel as `migrate` and `migrate-incoming` take it: the file in a set of the VMM's.
 nlohmann::json fdsetChannel(int fdset);
 
+/// What `announce-self` takes: as QEMU does it by itself after a migration (migration/options.c, 11.1).
+nlohmann::json announcements();
+
 /// `10.0.13` from the answer to query-version.
 std::string qemuVersion(const nlohmann::json& version);
 /// What answered query-version: `QEMU`, or `reference VMM`.

@@ -376,6 +376,48 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
     workspace.expectNothingLeft();
 }
 
+TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
+    // What QEMU announces after a migration is one set: five packets within a second, and those that its guest sends along.
+    constexpr unsigned oneSet = 5;
+    const auto pass = [](milliseconds time) { turnUntil([] { return false; }, time); };
+    Workspace workspace;
+    {
+        Host host(workspace.runtime(), "/nonexistent");
+        startGuest(host, workspace);
+        const unsigned arpsOfItsBoot = wire_->gratuitousArps();
+        if (GetParam() != Design::VmmExec) {  // Which has no way back.
+            const json report = wait([&](Verbs::Done done) {
+                                    host.upgrade(
+                                        "vm", {.binary = newQemu()},
+                                        [](const HandoverProgress& progress) {
+                                            if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
+                                        },
+                                        std::move(done));
+                                }).value;
+            EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+            pass(milliseconds(1'500));
+            EXPECT_EQ(wire_->rarps(), 0U) << "after a rollback";
+            EXPECT_EQ(wire_->gratuitousArps(), arpsOfItsBoot) << "after a rollback";
+        }
+        const auto observe = [&](const HandoverProgress& progress) {
+            if (progress.state == State::Retiring || isFinal(progress.state)) return;
+            EXPECT_EQ(wire_->rarps(), 0U) << "at " << name(progress.state);
+            EXPECT_EQ(wire_->gratuitousArps(), arpsOfItsBoot) << "at " << name(progress.state);
+        };
+        const json report =
+            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, observe, std::move(done)); }).value;
+        ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; },
+                              milliseconds(10'000)))
+            << wire_->rarps() << " announcements";
+        pass(milliseconds(1'500));
+        EXPECT_EQ(wire_->rarps(), oneSet);
+        EXPECT_LE(wire_->gratuitousArps(), arpsOfItsBoot + oneSet);
+        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+    }
+    workspace.expectNothingLeft();
+}
+
 INSTANTIATE_TEST_SUITE_P(Designs, LanTest,
                          testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned, Design::VmmExec),
                          [](const auto& instance) { return testName(instance.param); });
