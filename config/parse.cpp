@@ -98,11 +98,33 @@ void readDeadlines(Section& section, Deadlines& deadlines) {
     section.optional("retire", deadlines.retire, parseDuration);
 }
 
+/// QEMU wants the memory of each NUMA node that has some to be named, and the VM's is `ram0`: what is in any other would be lost in a
+/// handover.
+void checkNodes(Section& section, const std::vector<std::string>& arguments) {
+    constexpr std::string_view key = "memdev=";
+    bool hasNodes = false, hasMemory = false;
+    for (std::size_t i = 1; i < arguments.size(); ++i) {
+        if ((arguments[i - 1] != "-numa" && arguments[i - 1] != "--numa") || !arguments[i].starts_with("node")) continue;
+        hasNodes = true;
+        const std::size_t at = arguments[i].find(key);
+        if (at == std::string::npos) continue;
+        const std::size_t name = at + key.size();
+        const std::string memory = arguments[i].substr(name, arguments[i].find(',', name) - name);
+        hasMemory = hasMemory || memory == "ram0";
+        if (memory != "ram0")
+            section.error("arguments", "found '-numa " + arguments[i] +
+                                           "', expected 'memdev=ram0' (the VM's memory, which is one piece: other nodes can have CPUs)");
+    }
+    if (hasNodes && !hasMemory)
+        section.error("arguments", "found '-numa' without the VM's memory, expected 'memdev=ram0' at one of the nodes");
+}
+
 void readVmm(Section& section, Vmm& vmm) {
     section.optional("binary", vmm.binary, readPath);
     section.optional("user", vmm.user, readUser);
     section.optional("sandbox", vmm.sandbox, readBool);
     section.scalars("arguments", vmm.arguments, readVmmArgument);
+    checkNodes(section, vmm.arguments);
 }
 
 void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {

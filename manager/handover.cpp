@@ -1106,6 +1106,8 @@ void Handover::finish() {
     if (state_ == State::Upgraded && old_->alive() && !isOneProcess())
         report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +
                                    ", has not ended; the guest does not need it");
+    report_.cause = withFileNames(report_.cause, request_.definition);
+    for (std::string& warning : report_.warnings) warning = withFileNames(warning, request_.definition);
     report_.outcome = state_;
     report_.totalMs = sinceBeginMs();
     if (heartbeat_.summary().beats > 0) report_.guest = heartbeat_.summary();

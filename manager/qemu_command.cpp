@@ -1,8 +1,10 @@
 #include "manager/qemu_command.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
+#include <string_view>
 
 #include <nlohmann/json.hpp>
 
@@ -16,6 +18,24 @@ using nlohmann::json;
 std::string cprIncoming(const std::string& directory) {
     return json{{"channel-type", "cpr"}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(directory)}}}}
         .dump();
+}
+
+/// The files that a VMM has as sets of descriptors, in the order of their numbers, which begin with 1.
+std::vector<std::string> filesOfFdsets(const VmDefinition& definition) {
+    std::vector<std::string> files;
+    if (definition.accelerator == Accelerator::Kvm) files.emplace_back("/dev/kvm");
+    if (definition.console.enabled && !definition.console.log.empty()) files.push_back(definition.console.log);
+    for (const Disk& disk : definition.disks) files.push_back(disk.file);
+    return files;
+}
+
+/// Guest RAM is the machine's memory backend, or that of a NUMA node: QEMU takes it as one of them.
+bool isMemoryOfANode(const VmDefinition& definition) {
+    const std::vector<std::string>& arguments = definition.vmm.arguments;
+    for (std::size_t i = 1; i < arguments.size(); ++i)
+        if ((arguments[i - 1] == "-numa" || arguments[i - 1] == "--numa") && arguments[i].find("memdev") != std::string::npos)
+            return true;
+    return false;
 }
 
 class Command {
@@ -57,7 +77,8 @@ class Command {
         argv_.insert(argv_.end(), {"-nodefaults", "-no-user-config", "-display", "none", "-S"});
         option("-name", "guest=" + definition_.name + ",debug-threads=on");
         option("-uuid", definition_.uuid);
-        option("-machine", definition_.machine + ",memory-backend=ram0" + (launch_.shareImplicitRam ? ",aux-ram-share=on" : ""));
+        option("-machine", definition_.machine + (isMemoryOfANode(definition_) ? "" : ",memory-backend=ram0") +
+                               (launch_.shareImplicitRam ? ",aux-ram-share=on" : ""));
         if (definition_.accelerator == Accelerator::Kvm)
             option("-accel", "kvm,device=" + fdset({"kvm"}));
         else
@@ -121,8 +142,12 @@ class Command {
                         {"filename", fdset({resource + "/ro", resource + "/rw"})},
                         {"read-only", disk.readOnly},
                         {"cache", {{"direct", disk.cache == DiskCache::None}}}};
-        const json format{
+        json format{
             {"driver", name(disk.format)}, {"node-name", disk.id}, {"file", disk.id + "-file"}, {"read-only", disk.readOnly}};
+        if (const auto backing = launch_.backing.find(disk.id); backing != launch_.backing.end())
+            format["backing"] = {{"driver", backing->second.format},
+                                 {"read-only", true},
+                                 {"file", {{"driver", "file"}, {"filename", backing->second.file}, {"read-only", true}}}};
         option("-blockdev", file.dump());
         option("-blockdev", format.dump());
         option("-device", "virtio-blk-pci,id=" + disk.id + "-device,drive=" + disk.id +
@@ -182,6 +207,23 @@ std::string macAddress(const VmDefinition& definition, const Network& network) {
 
 std::vector<std::string> qemuCommand(const QemuLaunch& launch) {
     return Command(launch).build();
+}
+
+std::string withFileNames(const std::string& text, const VmDefinition& definition) {
+    constexpr std::string_view set = "/dev/fdset/";
+    const std::vector<std::string> files = filesOfFdsets(definition);
+    std::string found;
+    std::size_t at = 0;
+    for (std::size_t next; (next = text.find(set, at)) != std::string::npos;) {
+        const char* digits = text.data() + next + set.size();
+        std::size_t number = 0;
+        const char* end = std::from_chars(digits, text.data() + text.size(), number).ptr;
+        const std::size_t length = static_cast<std::size_t>(end - text.data()) - next;
+        found += text.substr(at, next - at) +
+                 (number >= 1 && number <= files.size() ? files[number - 1] : text.substr(next, length));
+        at = next + length;
+    }
+    return found + text.substr(at);
 }
 
 std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory, int monitor) {

@@ -1,11 +1,13 @@
 // From a definition and the descriptors it inherits to QEMU's argument list: a pure function.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "config/vm_definition.h"
 #include "manager/adopted_vm.h"
+#include "manager/image_header.h"
 #include "manager/resources.h"
 
 namespace vh {
@@ -24,6 +26,8 @@ struct QemuLaunch {
     Incoming incoming = Incoming::None;
     /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
     bool shareImplicitRam = false;
+    /// By disk: those that QEMU would not find by itself.
+    std::map<std::string, BackingFile> backing = {};
     /// Only to see what becomes of it, next to the VMM that runs the guest: guest RAM need not be there twice.
     bool rehearsal = false;
 };
@@ -34,7 +38,10 @@ std::string macAddress(const VmDefinition& definition, const Network& network);
 /// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
 std::vector<std::string> qemuCommand(const QemuLaunch& launch);
 
-/// The same for a VM that another manager started, to take over by CPR: its own arguments, and a second monitor on the listening
+/// What a VMM of this definition says, with the files in the place of the descriptors that it knows them by (`/dev/fdset/1`).
+std::string withFileNames(const std::string& text, const VmDefinition& definition);
+
+/// As qemuCommand() for a VM that another manager started, to take over by CPR: its own arguments, and a second monitor on the listening
 /// socket `monitor`, chardev `virt-handover`, which is left to whoever hands it over next.
 std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory, int monitor);
 

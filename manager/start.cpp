@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "manager/kvm_probe.h"
+#include "manager/qemu_command.h"
 
 namespace vh {
 
@@ -130,7 +131,7 @@ void Start::awaitHeartbeat() {
 
 void Start::fail(const std::string& problem) {
     const auto undo = [this, problem] {
-        std::string text = problem;
+        std::string text = withFileNames(problem, record_.definition());
         for (const std::string& more : releaseDevices(record_.passthrough)) text += "; " + more;
         directory_.remove();
         finish(text, false);

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <fstream>
+#include <map>
 #include <sstream>
 #include <system_error>
 
@@ -55,12 +57,19 @@ std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDesc
     const std::string logFile = vmm->directory_ + "/vmm.log";
     vmm->log_ = UniqueFd(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!vmm->log_) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
+    std::map<std::string, BackingFile> backing;
+    for (const Disk& disk : launch.definition.disks) {
+        if (disk.format != DiskFormat::Qcow2) continue;
+        if (auto found = relativeBackingFile(vmm->resources_.fd("disk/" + disk.id + "/ro"), disk.file))
+            backing[disk.id] = *std::move(found);
+    }
     vmm->command_ = qemuCommand({.definition = launch.definition,
                                  .resources = vmm->resources_,
                                  .binary = launch.binary,
                                  .directory = vmm->directory_,
                                  .incoming = launch.incoming,
                                  .shareImplicitRam = launch.shareImplicitRam,
+                                 .backing = std::move(backing),
                                  .rehearsal = launch.rehearsal});
     return vmm;
 }

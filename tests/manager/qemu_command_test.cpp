@@ -1,6 +1,7 @@
 #include "manager/qemu_command.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -263,6 +264,49 @@ TEST(DeviceModels, areQemusToJudgeWhenTheTextIsGarbage) {
     EXPECT_THAT(modelsIn({"-device", "[1]"}), ElementsAre("[1]"));
     EXPECT_THAT(modelsIn({"-device", ""}), ElementsAre(""));
     EXPECT_EQ(modelsIn({"-device", std::string(1'000'000, '[')}).size(), 1U);
+}
+
+TEST_F(QemuCommand, isUnderstoodWhenItSpeaksOfItsDescriptors) {
+    const VmDefinition vm = fullDefinition();
+    const Resources resources = fullResources();
+    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
+    // Whatever set the command gives a file, a message is about that file.
+    unsigned sets = 0;
+    const std::map<std::string, std::string> files{
+        {"kvm", "/dev/kvm"}, {"console/log", "/var/log/web1.log"}, {"disk/root/ro", "/vm/root.qcow2"},
+        {"disk/root/rw", "/vm/root.qcow2"}, {"disk/data/ro", "/vm/data.img"}};
+    for (std::size_t i = 1; i < argv.size(); ++i) {
+        if (argv[i - 1] != "-add-fd") continue;
+        const std::size_t set = argv[i].find("set=") + 4, opaque = argv[i].find("opaque=") + 7;
+        const std::string name = "/dev/fdset/" + argv[i].substr(set, argv[i].find(',', set) - set);
+        EXPECT_EQ(withFileNames("using the image [" + name + "]?", vm), "using the image [" + files.at(argv[i].substr(opaque)) + "]?");
+        ++sets;
+    }
+    EXPECT_EQ(sets, files.size());
+    EXPECT_EQ(withFileNames("/dev/fdset/77, /dev/fdset/ and /dev/fdset/99999999999999999999999", vm),
+              "/dev/fdset/77, /dev/fdset/ and /dev/fdset/99999999999999999999999");
+    EXPECT_EQ(withFileNames("/dev/fdset/3: no; /dev/fdset/4: no", vm), "/vm/root.qcow2: no; /vm/data.img: no");
+}
+
+TEST_F(QemuCommand, namesABackingFileThatQemuWouldNotFind) {
+    const VmDefinition vm = fullDefinition();
+    const Resources resources = fullResources();
+    const std::vector<std::string> argv = qemuCommand({.definition = vm,
+                                                       .resources = resources,
+                                                       .binary = "q",
+                                                       .directory = "/run/1",
+                                                       .backing = {{"root", {"/vm/base.img", "raw"}}}});
+    EXPECT_THAT(argv, Contains(AllOf(HasSubstr("\"node-name\":\"root\""), HasSubstr("\"filename\":\"/vm/base.img\""),
+                                     HasSubstr("\"driver\":\"raw\""))));
+}
+
+TEST_F(QemuCommand, givesGuestRamToTheNodeThatAsksForIt) {
+    VmDefinition vm = fullDefinition();
+    vm.vmm.arguments = {"-numa", "node,nodeid=0,memdev=ram0"};
+    const Resources resources = fullResources();
+    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
+    EXPECT_THAT(argv, Contains("pc-q35-10.0"));
+    EXPECT_THAT(argv, Contains(HasSubstr("id=ram0")));
 }
 
 }  // namespace
