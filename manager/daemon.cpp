@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
     try {
         ::mkdir(runtimeDirectory.c_str(), 0755);
         Host host(runtimeDirectory, definitionDirectory);
+        host.onNotice(say);
         host.recoverAll(say);
         const DbusService service(host, runtimeDirectory);
         const HookInbox inbox(

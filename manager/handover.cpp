@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <map>
 #include <stdexcept>
@@ -14,6 +15,7 @@
 
 #include "manager/held_by_process.h"
 #include "manager/memory_room.h"
+#include "manager/strays.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -158,6 +160,8 @@ void Handover::act(State state) {
             return discard();
         case State::Resuming:
             return resume();
+        case State::Ending:
+            return endOldVmm();
         case State::Refused:
         case State::RolledBack:
         case State::Upgraded:
@@ -203,7 +207,7 @@ milliseconds Handover::deadlineOf(State state) const {
     if (state == State::Verifying) return deadlines.verify;
     if (state == State::StandingBy) return committed_ ? deadlines.exchange : deadlines.standby;
     if (state == State::Switching) return deadlines.switchOver;
-    if (state == State::Retiring) return deadlines.retire;
+    if (state == State::Retiring || state == State::Ending) return deadlines.retire;
     return patience;
 }
 
@@ -231,7 +235,8 @@ void Handover::preflight() {
     if (!old_->alive()) throw std::runtime_error("the VM is not running; start it with the new VMM instead");
     checkHost();
     old_->process().onExit([this] {
-        if (state_ == State::Retiring) return oldGone();
+        if (state_ == State::Retiring) return done();
+        if (state_ == State::Ending) return within([this] { oldGone(); })();
         if (hasExecuted()) return newExecuted();
         const std::string words = old_->lastWords();
         post(Event::OldDied, "the old VMM " + old_->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
@@ -505,7 +510,10 @@ void Handover::launch() {
     if (listensToGuest) heartbeat_.listen(new_->takeHeartbeat());
 
     if (usesCpr()) return awaitCprListener();
-    run({{new_.get(), "query-version", nullptr}}, [this] { done(); });
+    run({{new_.get(), "query-version", nullptr}}, [this] {
+        new_->expectOwnAnswer();
+        done();
+    });
 }
 
 /// Looks once a millisecond: a new VMM that builds its machine gives no sign of when it has come to the taps.
@@ -679,7 +687,10 @@ void Handover::letOldVmmGo(std::function<void()> then) {
 
 /// A new VMM that has its CPR state builds its machine, and answers on its monitor when that is done.
 void Handover::readyNewVmm() {
-    run(settingsOfNewVmm(), [this] { done(); });
+    run(settingsOfNewVmm(), [this] {
+        new_->expectOwnAnswer();
+        done();
+    });
 }
 
 // Verifying, standing by.
@@ -915,6 +926,7 @@ void Handover::prove() {
 
 void Handover::confirm() {
     network_->toNew();
+    recordToldToRun(true);
     if (!wasRunning_) return done();
     send(*new_, "cont", nullptr, [this](const QmpReply& reply) {
         if (reply.ok()) return done();
@@ -927,6 +939,22 @@ void Handover::confirm() {
             post(Event::Failed, refusal);
         });
     });
+}
+
+void Handover::recordToldToRun(bool told) {
+    if (request_.record.toldToRun == told) return;
+    request_.record.toldToRun = told;
+    keepRecord();
+}
+
+/// Where a failure must not stop what is being done: only a manager that comes after this one's death goes by the record, and one
+/// that is out of date makes it ask more.
+void Handover::keepRecord() {
+    try {
+        directory_.write(request_.record);
+    } catch (const std::exception& error) {
+        report_.warnings.push_back(error.what());
+    }
 }
 
 void Handover::spareNewVmm() {
@@ -942,48 +970,56 @@ void Handover::retire() {
     network_.reset();
     // As often as QEMU does by itself. The bridge has been told already; this is for whoever else has to know.
     new_->monitor().execute("announce-self", announcements(), patience, nullptr);
-    // The old VMM of an adopted VM stays on record to its end: nothing else tells a later manager that there is one.
-    if (!request_.record.adopted) recordOnlyNewVmm();
+    recordOnlyNewVmm();
     afterFirstBeatsOnNew([this] {
         if (isOneProcess()) return retireInPlace();
-        if (!old_->alive()) return oldGone();
-        send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
-            const json ram = reply.ok() ? reply.value.value("ram", json::object()) : json::object();
-            report_.bytesSent = ram.value("transferred", std::uint64_t{0});
-            if (!sharesRam()) report_.ramCopiedBytes = ram.value("normal-bytes", std::uint64_t{0});
-            endOldVmm();
-        });
+        if (!old_->alive()) return done();
+        old_->monitor().execute("query-migrate", nullptr, tidyPatience, within([this](const QmpReply& reply) {
+                                    if (!reply.ok()) return done();
+                                    const json ram = reply.value.value("ram", json::object());
+                                    report_.bytesSent = ram.value("transferred", std::uint64_t{0});
+                                    if (!sharesRam()) report_.ramCopiedBytes = ram.value("normal-bytes", std::uint64_t{0});
+                                    askOldToEnd();
+                                }));
     });
 }
 
+/// From here on the record says that the guest has gone over, and whoever finds the old VMM alive may end it.
 void Handover::recordOnlyNewVmm() {
+    if (!isOneProcess()) request_.record.retiring = request_.record.vmm;
     request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
     request_.record.memoryBefore.clear();
     request_.record.oomScore.reset();
-    try {
-        directory_.write(request_.record);
-    } catch (const std::exception& error) {
-        // The record on disk still names both VMMs; the next manager finds the old one dead and the new one running, and goes on.
-        report_.warnings.push_back(error.what());
-    }
+    request_.record.toldToRun = false;
+    keepRecord();
 }
 
-void Handover::endOldVmm() {
+void Handover::askOldToEnd() {
     // At its exit QEMU removes the sockets that it listens on, which are the new VMM's as well.
-    if (request_.record.adopted) return old_->process().killAll();
+    if (request_.record.adopted) return done();
+    companions_ = companionsOf(old_->record().pid);
     old_->monitor().execute("quit", nullptr, deadlineOf(State::Retiring), nullptr);
-    pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { old_->process().killAll(); }));
+    pollTimer_ = EventSource::after(deadlineOf(State::Retiring) / 2, within([this] { done(); }));
+}
+
+/// The guest has been confirmed on the new VMM: whatever the old one says, or does not say, it has the guest no more, and would be the
+/// second VMM for one guest's memory, disks and network.
+void Handover::endOldVmm() {
+    if (isOneProcess() || !old_->alive()) return oldGone();
+    old_->process().killAll();  // Its exit is met by oldGone().
 }
 
 void Handover::oldGone() {
+    for (const ChildProcess& companion : companions_) companion.kill(SIGKILL);
     directory_.removeGeneration(old_->record().generation);
-    request_.record.adopted ? doAfterwards(0) : done();
+    doAfterwards(0);
 }
 
 void Handover::doAfterwards(std::size_t next) {
-    const std::vector<AdoptedVm::Command>& commands = request_.record.adopted->afterwards;
+    const std::vector<AdoptedVm::Command> commands =
+        request_.record.adopted ? request_.record.adopted->afterwards : std::vector<AdoptedVm::Command>{};
     if (next == commands.size()) {
-        recordOnlyNewVmm();
+        if (std::exchange(request_.record.retiring, std::nullopt)) keepRecord();
         return done();
     }
     send(*new_, commands[next].name, commands[next].arguments, [this, next, name = commands[next].name](const QmpReply& reply) {
@@ -997,6 +1033,7 @@ void Handover::doAfterwards(std::size_t next) {
 void Handover::discard() {
     pauseBudget_.reset();
     tapTimer_.reset();
+    recordToldToRun(false);  // It answered that it does not run the guest.
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
     if (executed_) return done();
@@ -1090,11 +1127,8 @@ void Handover::finish() {
         request_.record.memoryBefore.clear();
         request_.record.oomScore.reset();
         request_.record.standingBy = false;
-        try {
-            directory_.write(request_.record);
-        } catch (const std::exception& error) {
-            report_.warnings.push_back(error.what());
-        }
+        request_.record.toldToRun = false;
+        keepRecord();
     }
     report_.old.alive = old_ && old_->alive();
     report_.fresh.alive = new_ && new_->alive();
@@ -1103,9 +1137,18 @@ void Handover::finish() {
         new_->process().killAll();
         report_.fresh.alive = false;
     }
-    if (state_ == State::Upgraded && old_->alive() && !isOneProcess())
+    // And the other way about: the new VMM, which had been confirmed, has died, and the guest with it.
+    if (state_ == State::Lost && request_.record.retiring && !report_.fresh.alive) {
+        old_->process().killAll();
+        report_.old.alive = false;
+    }
+    if (state_ == State::Upgraded && report_.old.alive && !isOneProcess()) {
+        report_.oldVmmLeft = true;
         report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +
-                                   ", has not ended; the guest does not need it");
+                                   ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not "
+                                   "answer?). The guest runs on the new VMM and the old one can never run it again, but it still has "
+                                   "the guest's memory and files open; every further command on this VM tries to end it first");
+    }
     report_.cause = withFileNames(report_.cause, request_.definition);
     for (std::string& warning : report_.warnings) warning = withFileNames(warning, request_.definition);
     report_.outcome = state_;

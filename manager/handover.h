@@ -190,7 +190,10 @@ class Handover {
     /// The new VMM is no longer the one that the kernel ends first when memory runs out.
     void spareNewVmm();
     void retire();
+    void recordToldToRun(bool told);
+    void keepRecord();
     void recordOnlyNewVmm();
+    void askOldToEnd();
     void endOldVmm();
     void oldGone();
     /// Of an adopted VM: what the new VMM can do only now.
@@ -274,6 +277,7 @@ class Handover {
     std::string oldMigration_;  ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration_;
     bool newDiedByItself_ = false;
+    std::vector<ChildProcess> companions_;  ///< What the old VMM's wrapper script had started beside it.
     std::optional<Clock::time_point> stoppedAt_;  ///< When STOP was said; none while the guest runs.
     UniqueFd savedState_;                         ///< save-restore, vmm-exec: the file, which has no name.
 

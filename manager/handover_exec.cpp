@@ -221,7 +221,7 @@ void Handover::removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::funct
 void Handover::retireInPlace() {
     struct stat status {};
     if (savedState_ && ::fstat(savedState_.get(), &status) == 0) report_.bytesSent = static_cast<std::uint64_t>(status.st_size);
-    removeFdsets(*new_, {execStateFdset}, [this] { oldGone(); });
+    removeFdsets(*new_, {execStateFdset}, [this] { done(); });
 }
 
 }  // namespace vh

@@ -1,7 +1,7 @@
 // The handover as a table: in which state, what may happen, and what follows. Every design goes through the same table; a design
 // only changes what a state does (handover.cpp).
 //
-//   Preflight -> Launching -> Exchanging -> Verifying -> StandingBy -> Switching -> Proving -> Confirming -> Retiring -> Upgraded
+//   Preflight -> Launching -> Exchanging -> Verifying -> StandingBy -> Switching -> Proving -> Confirming -> Retiring -> Ending -> Upgraded
 //       |            |            |             |             |            |           |           |
 //    Refused         +------------+-------------+--------- Discarding -----+-----------+-----------+ (the new VMM said no)
 //                                                             |
@@ -26,15 +26,16 @@ enum class State {
     Switching,   ///< The old VMM stops the guest and sends device state.
     Proving,     ///< The new VMM answers and says that it holds a stopped guest.
     Confirming,  ///< `cont` on the new VMM: the point of no return.
-    Retiring,    ///< Ends the old VMM.
+    Retiring,    ///< Has the old VMM end by itself.
     Discarding,  ///< Ends the new VMM for certain.
     Resuming,    ///< The old VMM runs the guest again.
+    Ending,      ///< Ends the old VMM for certain, whatever it said or did not say in Retiring.
     Refused,
     RolledBack,
     Upgraded,
     Lost,
 };
-constexpr std::size_t stateCount = 15;
+constexpr std::size_t stateCount = 16;
 
 enum class Event {
     Done,      ///< The state's work is complete.
@@ -127,9 +128,9 @@ constexpr std::array handoverTable = {
     Transition{State::Confirming, Event::Cancelled, State::Confirming},
 
     // The guest runs on the new VMM; whatever the old one does now is housekeeping.
-    Transition{State::Retiring, Event::Done, State::Upgraded},
-    Transition{State::Retiring, Event::Failed, State::Upgraded},
-    Transition{State::Retiring, Event::TimedOut, State::Upgraded},
+    Transition{State::Retiring, Event::Done, State::Ending},
+    Transition{State::Retiring, Event::Failed, State::Ending},
+    Transition{State::Retiring, Event::TimedOut, State::Ending},
     Transition{State::Retiring, Event::NewDied, State::Lost},
     Transition{State::Retiring, Event::OldDied, State::Retiring},
     Transition{State::Retiring, Event::Cancelled, State::Retiring},
@@ -142,6 +143,14 @@ constexpr std::array handoverTable = {
     Transition{State::Discarding, Event::NewDied, State::Discarding},
     Transition{State::Discarding, Event::OldDied, State::Lost},
     Transition{State::Discarding, Event::Cancelled, State::Discarding},
+
+    Transition{State::Ending, Event::Done, State::Upgraded},
+    Transition{State::Ending, Event::Failed, State::Upgraded},
+    // A process that SIGKILL does not end never executes user code again, so there are not two VMMs; but a person has to know.
+    Transition{State::Ending, Event::TimedOut, State::Upgraded},
+    Transition{State::Ending, Event::NewDied, State::Lost},
+    Transition{State::Ending, Event::OldDied, State::Ending},
+    Transition{State::Ending, Event::Cancelled, State::Ending},
 
     Transition{State::Resuming, Event::Done, State::RolledBack},
     Transition{State::Resuming, Event::Failed, State::Lost},
@@ -225,8 +234,10 @@ constexpr bool neverTwoVmms() {
         return false;
     for (const Transition& row : handoverTable) {
         if (row.next == State::Retiring && row.state != State::Confirming && row.state != State::Retiring) return false;
-        if (row.next == State::Upgraded && row.state != State::Retiring) return false;
-        if (row.state == State::Retiring && leadsToOldVmm(row.next)) return false;
+        // No answer of the old VMM, and no silence, leads past its certain end.
+        if (row.next == State::Upgraded && row.state != State::Ending) return false;
+        if (row.next == State::Ending && row.state != State::Retiring && row.state != State::Ending) return false;
+        if ((row.state == State::Retiring || row.state == State::Ending) && leadsToOldVmm(row.next)) return false;
         if (row.next == State::Resuming && row.state != State::Discarding && row.state != State::Resuming) return false;
     }
     return true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -18,6 +19,9 @@ using std::chrono::milliseconds;
 /// How often an old VMM may change under a handover that was prepared; then it is left alone.
 constexpr unsigned mostTimesStartedOver = 3;
 
+constexpr milliseconds recoveryPatience{60'000};  ///< Longer than any recovery takes.
+constexpr milliseconds lookPatience{300};         ///< For who holds a lock just to see whether somebody does.
+
 VerbResult failure(ExitCode code, const std::string& error) {
     return {code, {{"error", error}}};
 }
@@ -32,18 +36,25 @@ bool fixedWhileRunning(const std::string& key) {
     return key != "vmm.binary" && key != "vmm.sandbox" && !key.starts_with("handover.");
 }
 
-std::string vmState(const VmRecord& record, const VmDirectory& directory) {
-    if (!ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive()) return record.fresh ? "handover interrupted" : "dead";
-    if (!record.fresh) return "running";
-    if (directory.tryLock()) return "handover interrupted";
-    return record.standingBy ? "standing by" : "handover";
+/// What can be said of a VM without asking its VMM; nothing when it has to be asked.
+std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) {
+    const bool isAlive = ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive();
+    const bool isBusy = !directory.tryLock();
+    if (record.starting) return isBusy ? "starting" : "start interrupted";
+    if (record.fresh && (!isAlive || !isBusy)) return "handover interrupted";
+    if (record.fresh) return record.standingBy ? "standing by" : "handover";
+    if (!isAlive) return "dead";
+    // A VMM serves one monitor client at a time, and whoever is at work on this VM may be it.
+    if (isBusy) return "busy";
+    // At first an adopted VM has no monitor but its own manager's.
+    return record.adopted && record.vmm.generation == 1 ? "running" : "";
 }
 
 json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
     json devices = json::array();
     for (const PassedDevice& device : record.passthrough) devices.push_back(toJson(device));
     return {{"vm", vm},
-            {"state", vmState(record, directory)},
+            {"state", stateOnRecord(record, directory)},
             {"pid", record.vmm.pid},
             {"vmm", record.vmm.kind},
             {"version", record.vmm.version},
@@ -85,27 +96,54 @@ Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
 
 Host::~Host() = default;
 
-Host::Operation* Host::beginOn(const std::string& vm, const Done& done) {
+void Host::beginOn(const std::string& vm, const Done& done, const Begun& then) {
+    if (isRecovering(vm) && notice_)
+        notice_("vm '" + vm + "': waits until what an earlier manager left half done on it is settled");
+    tryToBegin(vm, done, then, std::chrono::steady_clock::now());
+}
+
+bool Host::isRecovering(const std::string& vm) const {
+    return std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm && operation->isRecovery; });
+}
+
+void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since) {
+    Operation* operation = nullptr;
     try {
         VmDirectory directory = directoryOf(vm);
-        UniqueFd lock = directory.tryLock();
-        if (!lock) {
+        if (UniqueFd lock = directory.tryLock()) {
+            operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
+            operation = operations_.back().get();
+        } else if (std::chrono::steady_clock::now() - since < (isRecovering(vm) ? recoveryPatience : lookPatience)) {
+            const unsigned attempt = ++lastAttempt_;
+            attempts_[attempt] = EventSource::after(milliseconds(20), [this, attempt, vm, done, then, since] {
+                attempts_.erase(attempt);
+                tryToBegin(vm, done, then, since);
+            });
+            return;
+        } else {
             const std::optional<VmRecord> record = directory.read();
-            done(failure(ExitCode::Refused, record && record->standingBy
-                                                ? "vm '" + vm + "' has an upgrade that stands by; 'virt-handover commit " + vm +
-                                                      "' switches, 'virt-handover cancel " + vm +
-                                                      "' undoes it; nothing was touched"
-                                                : "another command is at work on vm '" + vm + "'; nothing was touched"));
-            return nullptr;
+            return done(failure(
+                ExitCode::Refused,
+                record && record->standingBy
+                    ? "vm '" + vm + "' has an upgrade that stands by; 'virt-handover commit " + vm +
+                          "' switches, 'virt-handover cancel " + vm + "' undoes it; nothing was touched"
+                : isRecovering(vm) ? "what an earlier manager left half done on vm '" + vm +
+                                         "' is still being settled; nothing was touched; try again in a minute"
+                                   : "another command is at work on vm '" + vm + "'; nothing was touched"));
         }
-        operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
-        return operations_.back().get();
     } catch (const std::invalid_argument& error) {  // No VM can have that name.
-        done(failure(ExitCode::Usage, error.what()));
-        return nullptr;
+        return done(failure(ExitCode::Usage, error.what()));
     } catch (const std::exception& error) {
-        done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
-        return nullptr;
+        return done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
+    }
+    guarded(operation, [operation, then] { then(operation); });
+}
+
+void Host::guarded(Operation* operation, const std::function<void()>& step) {
+    try {
+        step();
+    } catch (const std::exception& error) {
+        end(operation, failure(ExitCode::Refused, error.what()));
     }
 }
 
@@ -132,30 +170,46 @@ void Host::whenIdle(std::function<void()> callback) {
 }
 
 void Host::withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted) {
-    std::optional<VmRecord> record;
-    try {
-        record = operation->directory.read();
-    } catch (const std::exception& error) {
-        return end(operation, failure(ExitCode::Refused, error.what()));
-    }
+    const std::optional<VmRecord> record = operation->directory.read();
     if (!record) return end(operation, noSuchVm(vm));
     if (record->adopted && !adopted)
         return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
                                                              "' of another manager, which has to be asked (for libvirt: "
                                                              "'virt-handover libvirt'); nothing was touched"));
-    if (record->adopted && record->fresh && record->fresh->pid == 0) {
-        // Started, and not written down any more.
-        if (const pid_t stray = holderOf(record->adopted->pidFile); stray > 0 && stray != record->vmm.pid)
-            ChildProcess::adopt(stray, startTimeOf(stray)).killAll();
-    }
-    endStrayVmms(operation->directory, {record->vmm.pid, record->fresh ? record->fresh->pid : 0});
-    if (!record->fresh) return then(*record);
+    settleStrays(operation, record, [this, operation, vm, record, then = std::move(then)] {
+        recover(operation, *record, [this, operation, vm, then](const std::optional<VmRecord>& settled) {
+            if (settled) return then(*settled);
+            removeEnded(*operation);
+            end(operation, failure(ExitCode::Usage, "vm '" + vm + "' is not running: its start had been interrupted, and was undone; " +
+                                                        "start it again"));
+        });
+    });
+}
+
+void Host::settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then) {
+    operation->strays = std::make_unique<StrayCheck>(
+        operation->directory, record,
+        [this, operation, isRecorded = record.has_value(), then = std::move(then)](const std::string& problem) {
+            operation->strays.reset();
+            if (problem.empty()) return guarded(operation, then);
+            end(operation,
+                failure(ExitCode::Refused, "vm '" + operation->vm + "': " + problem + "; put the record " +
+                                               (isRecorded ? "that names it " : "") + "back, or end it, and its guest, with " +
+                                               "'virt-handover destroy " + operation->vm + "'"));
+        });
+}
+
+void Host::recover(Operation* operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then) {
+    const auto goOn = [operation, then = std::move(then)](const std::optional<VmRecord>& settled) {
+        if (settled) operation->directory.removeOtherGenerations(*settled);
+        then(settled);
+    };
+    if (!Recovery::isDue(record)) return goOn(record);
     operation->recovery = std::make_unique<Recovery>(
-        *record, operation->directory,
-        [this, operation, vm, then = std::move(then)](VmRecord settled, const std::string& problem) {
+        record, operation->directory, [this, operation, goOn](const std::optional<VmRecord>& settled, const std::string& problem) {
             operation->recovery.reset();  // It is connected to the monitors, which serve one client at a time.
-            if (problem.empty()) return then(std::move(settled));
-            end(operation, failure(ExitCode::Lost, "vm '" + vm + "': an interrupted handover: " + problem));
+            if (problem.empty()) return guarded(operation, [goOn, settled] { goOn(settled); });
+            end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': an earlier manager left it half done: " + problem));
         });
 }
 
@@ -171,80 +225,47 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
         return done(failure(ExitCode::Usage, error.what()));
     }
     const std::string vm = request.definition.name;
-    Operation* operation = beginOn(vm, done);
-    if (!operation) return;
-    try {
+    beginOn(vm, done, [this, vm, request](Operation* operation) {
         const std::optional<VmRecord> record = operation->directory.read();
-        const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
-        if (record && (alive(record->vmm) || (record->fresh && alive(*record->fresh))))
-            return end(operation,
-                       failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(record->vmm.pid)));
-    } catch (const std::exception& error) {
-        return end(operation, failure(ExitCode::Refused, error.what()));
-    }
-    settleStrays(operation, vm, 30, [this, operation, vm, request] {
-        removeEnded(*operation);
-        operation->start =
-            std::make_unique<Start>(request, operation->directory, [this, operation, vm](const Start::Result& result) {
-                json value = summary(vm, result.record, operation->directory);
-                value["state"] = result.guestRuns ? "running" : "not started";
-                if (!result.warnings.empty()) value["warnings"] = result.warnings;
-                if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
-                value["error"] = "vm '" + vm + "': " + result.problem;
-                end(operation, {ExitCode::Refused, value});
+        const auto runs = [](const VmRecord& known) {
+            const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
+            return alive(known.vmm) || (known.fresh && alive(*known.fresh));
+        };
+        const auto refuse = [this, operation, vm](const VmRecord& known) {
+            end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(known.vmm.pid)));
+        };
+        if (record && runs(*record) && !record->starting) return refuse(*record);
+        settleStrays(operation, record, [this, operation, record, request, runs, refuse] {
+            if (!record || !(record->starting || record->retiring)) return startAnew(operation, request);
+            recover(operation, *record, [this, operation, request, runs, refuse](const std::optional<VmRecord>& settled) {
+                settled && runs(*settled) ? refuse(*settled) : startAnew(operation, request);
             });
+        });
     });
 }
 
-void Host::settleStrays(Operation* operation, const std::string& vm, int attemptsLeft, std::function<void()> then) {
-    const std::vector<StrayVmm> strays = strayVmms(operation->directory, {});
-    if (strays.empty()) return then();
-    const StrayVmm& stray = strays.front();
-    operation->vmm =
-        std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = startTimeOf(stray.pid)}, stray.directory);
-    const auto again = [this, operation, vm, attemptsLeft, then](bool patient) {
-        operation->timer =
-            EventSource::after(milliseconds(patient ? 100 : 0), [this, operation, vm, attemptsLeft, patient, then] {
-                operation->vmm.reset();
-                settleStrays(operation, vm, attemptsLeft - (patient ? 1 : 0), then);
-            });
-    };
-    const auto refuse = [this, operation, vm, pid = stray.pid](const std::string& why) {
-        end(operation, failure(ExitCode::Refused, "vm '" + vm + "': pid " + std::to_string(pid) + " " + why +
-                                                      "; put the record back, or end that process yourself"));
-    };
-    if (stray.directory.empty() || !std::filesystem::exists(stray.directory + "/qmp.sock")) {
-        // A VMM that was told to end a moment ago looks like that, too.
-        if (attemptsLeft > 0) return again(true);
-        return refuse("is a VMM of it whose files in '" + operation->directory.path() + "' were removed; it may run the guest");
-    }
-    try {
-        operation->vmm->monitor().execute(
-            "query-status", nullptr, milliseconds(3'000), [operation, again, refuse](const QmpReply& reply) {
-                if (!operation->vmm->alive()) return again(false);
-                const std::string runState = reply.ok() ? reply.value.value("status", "") : "";
-                if (runState != "prelaunch" && runState != "inmigrate")
-                    return refuse("is a VMM of it that no record names, and it " +
-                                  (reply.ok() ? "holds a guest ('" + runState + "')" : std::string("does not answer")));
-                // It never ran the guest: an earlier start that was cut short left it.
-                operation->vmm->process().onExit([again] { again(false); });
-                operation->vmm->process().killAll();
-            });
-    } catch (const std::exception&) {  // Its monitor is closed: it is ending, or another client will be gone soon.
-        if (attemptsLeft > 0) return again(true);
-        refuse("is a VMM of it that no record names, and its monitor cannot be reached");
-    }
+void Host::startAnew(Operation* operation, const StartRequest& request) {
+    removeEnded(*operation);
+    operation->start = std::make_unique<Start>(request, operation->directory, [this, operation](const Start::Result& result) {
+        json value = summary(operation->vm, result.record, operation->directory);
+        value["state"] = result.guestRuns ? "running" : "not started";
+        if (!result.warnings.empty()) value["warnings"] = result.warnings;
+        if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
+        value["error"] = "vm '" + operation->vm + "': " + result.problem;
+        end(operation, {ExitCode::Refused, value});
+    });
 }
 
-Host::Operation* Host::beginUpgrade(const std::string& vm, const Done& done) {
-    return beginOn(vm, [vm, done](const VerbResult& result) {
+void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& then) {
+    const auto reported = [vm, done](const VerbResult& result) {
         if (result.value.contains("outcome") || result.code == ExitCode::Usage) return done(result);
         HandoverReport report;
         report.vm = vm;
         report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
         report.cause = result.value.value("error", "");
         done({report.exitCode(), toJson(report)});
-    });
+    };
+    beginOn(vm, reported, then);
 }
 
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
@@ -254,14 +275,12 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
     } catch (const std::exception& error) {
         return done(failure(ExitCode::Usage, error.what()));
     }
-    Operation* operation = beginUpgrade(vm, done);
-    if (!operation) return;
-    try {
+    beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](Operation* operation) {
         // Only now is it believed, see adopt() in the header.
         const Adoption adoption = readAdoption(file);
         if (adoption.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + adoption.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
-        if (known && known->fresh)
+        if (known && Recovery::isDue(*known))
             throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +
                                      "' comes first");
         const auto is = [&](const VmmRecord& vmm) { return vmm.pid == adoption.pid && vmm.startTime == adoption.startTime; };
@@ -288,54 +307,43 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
                                 .dryRun = adoption.dryRun};
         request.definition.handover.pauseBudget = milliseconds(adoption.pauseBudgetMs);
         runHandover(operation, request, observer, 0);
-    } catch (const std::exception& error) {
-        end(operation, failure(ExitCode::Refused, error.what()));
-    }
+    });
 }
 
 void Host::recoverAdopted(const std::string& vm, Done done) {
-    Operation* operation = beginOn(vm, done);
-    if (!operation) return;
-    try {
-        if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
-    } catch (const std::exception& error) {
-        return end(operation, failure(ExitCode::Lost, error.what()));
-    }
-    withRecord(
-        operation, vm,
-        [this, operation, vm](const VmRecord& record) {
-            json value{{"vm", vm}, {"state", "dead"}};
-            if (ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive())
-                value = {{"vm", vm},
-                         {"state", "running"},
-                         {"pid", record.vmm.pid},
-                         {"startTime", record.vmm.startTime},
-                         {"binary", record.vmm.binary}};
-            end(operation, {ExitCode::Done, value});
-        },
-        true);
+    const auto found = [this, vm](Operation* operation, const VmRecord& record) {
+        json value{{"vm", vm}, {"state", "dead"}};
+        if (ChildProcess::adopt(record.vmm.pid, record.vmm.startTime).alive())
+            value = {{"vm", vm},
+                     {"state", "running"},
+                     {"pid", record.vmm.pid},
+                     {"startTime", record.vmm.startTime},
+                     {"binary", record.vmm.binary}};
+        end(operation, {ExitCode::Done, value});
+    };
+    beginOn(vm, done, [this, vm, found](Operation* operation) {
+        try {
+            if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
+        } catch (const std::exception& error) {
+            return end(operation, failure(ExitCode::Lost, error.what()));
+        }
+        withRecord(operation, vm, [operation, found](const VmRecord& record) { found(operation, record); }, true);
+    });
 }
 
 void Host::forgetAdopted(const std::string& vm, Done done) {
-    Operation* operation = beginOn(vm, done);
-    if (!operation) return;
-    try {
+    beginOn(vm, done, [this, vm](Operation* operation) {
         const std::optional<VmRecord> record = operation->directory.read();
-        const auto alive = [](const VmmRecord& vmm) { return ChildProcess::adopt(vmm.pid, vmm.startTime).alive(); };
-        if (record && (!record->adopted || alive(record->vmm) || (record->fresh && alive(*record->fresh))))
+        if (record && (!record->adopted || !livePids(*record).empty()))
             return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs; what is known of it is kept"));
         operation->directory.remove();
         end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "forgotten"}}});
-    } catch (const std::exception& error) {
-        end(operation, failure(ExitCode::Refused, error.what()));
-    }
+    });
 }
 
 void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
     endedStandbys_.erase(vm);
-    Operation* operation = beginUpgrade(vm, done);
-    if (!operation) return;
-    withRecord(operation, vm, [this, operation, options, observer = std::move(observer)](const VmRecord& record) {
+    const auto handOver = [this, options, observer = std::move(observer)](Operation* operation, const VmRecord& record) {
         HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
         try {
             request.definition = definitionForUpgrade(record);
@@ -353,6 +361,9 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
             if (guestListener_) guestListener_(vm, line, at, port);
         };
         runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
+    };
+    beginUpgrade(vm, done, [this, vm, handOver](Operation* operation) {
+        withRecord(operation, vm, [operation, handOver](const VmRecord& record) { handOver(operation, record); });
     });
 }
 
@@ -456,24 +467,23 @@ std::vector<std::string> Host::removeEnded(Operation& operation) {
     std::vector<std::string> problems;
     try {
         if (const std::optional<VmRecord> record = operation.directory.read()) problems = releaseDevices(record->passthrough);
-    } catch (const std::exception& error) {
-        problems.push_back(error.what());
+    } catch (const std::exception&) {
+        problems.push_back("its record could not be used: if it had passed-through devices, they are as the VM left them");
     }
     operation.directory.remove();
     return problems;
 }
 
-void Host::endWith(Operation* operation, const std::string& state) {
+void Host::endWith(Operation* operation, const std::string& state, json value) {
     operation->timer.reset();
-    json value{{"vm", operation->vm}, {"state", state}};
+    value["vm"] = operation->vm;
+    value["state"] = state;
     if (const std::vector<std::string> problems = removeEnded(*operation); !problems.empty()) value["warnings"] = problems;
     end(operation, {ExitCode::Done, value});
 }
 
 void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
-    Operation* operation = beginOn(vm, done);
-    if (!operation) return;
-    withRecord(operation, vm, [this, operation, vm, timeout](const VmRecord& record) {
+    const auto press = [this, vm, timeout](Operation* operation, const VmRecord& record) {
         operation->vmm = std::make_unique<VmmProcess>(record.vmm, operation->directory.generation(record.vmm.generation));
         VmmProcess& vmm = *operation->vmm;
         if (!vmm.alive()) return endWith(operation, "ended before");
@@ -495,46 +505,69 @@ void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
         } catch (const std::exception& error) {
             giveUp(error.what());
         }
+    };
+    beginOn(vm, done, [this, vm, press](Operation* operation) {
+        withRecord(operation, vm, [operation, press](const VmRecord& record) { press(operation, record); });
     });
 }
 
 void Host::destroy(const std::string& vm, Done done) {
-    Operation* operation = beginOn(vm, done);
-    if (!operation) return;
-    try {
-        const std::optional<VmRecord> record = operation->directory.read();
-        if (!record) return end(operation, noSuchVm(vm));
-        if (record->adopted)
-            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
-                                                                 "' of another manager, which has to be asked to end it"));
+    beginOn(vm, done, [this, vm](Operation* operation) {
+        std::set<pid_t> pids, onRecord;
+        bool hasRecord = false, isUsable = true;
+        try {
+            const std::optional<VmRecord> record = operation->directory.read();
+            if (record && record->adopted)
+                return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
+                                                                     "' of another manager, which has to be asked to end it"));
+            hasRecord = record.has_value();
+            if (record) onRecord = livePids(*record);
+        } catch (const std::exception&) {
+            isUsable = false;
+        }
         // Without recovery first: whichever VMM holds the guest, it is to end.
-        endStrayVmms(operation->directory, {record->vmm.pid});
-        operation->vmm = std::make_unique<VmmProcess>(record->vmm, operation->directory.generation(record->vmm.generation));
-    } catch (const std::exception& error) {
-        return end(operation, failure(ExitCode::Refused, error.what()));
-    }
-    const auto ended = [this, operation] { endWith(operation, "destroyed"); };
-    if (!operation->vmm->alive()) return ended();
-    operation->vmm->process().onExit(ended);
-    operation->timer = EventSource::after(milliseconds(10'000), [this, operation, vm] {
-        operation->vmm->process().ignoreExit();
-        end(operation,
-            failure(ExitCode::Lost, "vm '" + vm + "': pid " + std::to_string(operation->vmm->record().pid) + " does not end"));
+        pids = onRecord;
+        for (const StrayVmm& stray : strayVmms(operation->directory, onRecord)) pids.insert(stray.pid);
+        if (pids.empty() && !isUsable)
+            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' has a record that cannot be used ('virt-handover show " +
+                                                                 vm + "' says why), and no VMM of it was found; when you are sure that " +
+                                                                 "there is none, remove '" + operation->directory.path() + "'"));
+        if (pids.empty() && !hasRecord) return end(operation, noSuchVm(vm));
+        json ending = json::array();
+        for (const pid_t pid : pids) {
+            const bool isOnRecord = onRecord.contains(pid);
+            ending.push_back({{"pid", pid}, {"process", processText(pid)}, {"onRecord", isOnRecord}});
+            if (notice_)
+                notice_("vm '" + vm + "': ends " + processText(pid) + (isOnRecord ? "" : ", which is on no record of it"));
+        }
+        endAll(operation, pids, ending);
     });
-    operation->vmm->process().killAll();
+}
+
+void Host::endAll(Operation* operation, const std::set<pid_t>& pids, const json& names) {
+    for (const pid_t pid : pids) operation->ending.push_back(ChildProcess::adopt(pid, startTimeOf(pid)));
+    std::erase_if(operation->ending, [](const ChildProcess& process) { return !process.alive(); });
+    if (operation->ending.empty()) return endWith(operation, "destroyed", {{"ended", names}});
+    const auto ended = [this, operation, names] {
+        if (operation->ending.empty()) return;  // Two have ended at once.
+        std::erase_if(operation->ending, [](const ChildProcess& process) { return !process.alive(); });
+        if (operation->ending.empty()) endWith(operation, "destroyed", {{"ended", names}});
+    };
+    operation->timer = EventSource::after(milliseconds(10'000), [this, operation] {
+        std::string text;
+        for (ChildProcess& process : operation->ending) {
+            process.ignoreExit();
+            if (process.alive()) text += (text.empty() ? "" : ", ") + processText(process.pid());
+        }
+        end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text));
+    });
+    for (ChildProcess& process : operation->ending) {
+        process.onExit([ended] { callSoon(ended); });
+        process.killAll();
+    }
 }
 
 void Host::list(Done done) {
-    done(listed());
-}
-void Host::show(const std::string& vm, Done done) {
-    done(shown(vm));
-}
-void Host::console(const std::string& vm, Done done) {
-    done(consoleOf(vm));
-}
-
-VerbResult Host::listed() const {
     json vms = json::array();
     for (const std::string& vm : recordedVms(runtimeDirectory_)) {
         try {
@@ -543,10 +576,45 @@ VerbResult Host::listed() const {
             vms.push_back({{"vm", vm}, {"state", "unreadable"}, {"error", error.what()}});
         }
     }
-    return {ExitCode::Done, {{"vms", vms}}};
+    fillStates(vms, [done](const json& filled) { done({ExitCode::Done, {{"vms", filled}}}); });
 }
 
-VerbResult Host::shown(const std::string& vm) const {
+void Host::show(const std::string& vm, Done done) {
+    const VerbResult known = recorded(vm);
+    if (known.code != ExitCode::Done) return done(known);
+    fillStates(json::array({known.value}), [done](const json& filled) { done({ExitCode::Done, filled.front()}); });
+}
+
+void Host::console(const std::string& vm, Done done) {
+    done(consoleOf(vm));
+}
+
+void Host::fillStates(json summaries, std::function<void(json)> then) {
+    std::vector<GuestStates::Question> questions;
+    std::vector<std::size_t> unknown;
+    for (std::size_t i = 0; i < summaries.size(); ++i) {
+        if (summaries[i]["state"] != "") continue;
+        try {
+            const VmDirectory directory = directoryOf(summaries[i]["vm"]);
+            const std::optional<VmRecord> record = directory.read();
+            if (!record) continue;
+            questions.push_back({record->vmm, directory.generation(record->vmm.generation)});
+            unknown.push_back(i);
+        } catch (const std::exception&) {  // It has come to be so since its summary was made.
+        }
+    }
+    std::erase_if(questions_, [](const auto& question) { return question->isAnswered(); });
+    const auto fill = [summaries = std::move(summaries), unknown, then = std::move(then)](const std::vector<std::string>& states) {
+        json filled = summaries;
+        for (std::size_t i = 0; i < unknown.size(); ++i) filled[unknown[i]]["state"] = states[i];
+        for (json& summary : filled)
+            if (summary["state"] == "") summary["state"] = "no answer";
+        then(filled);
+    };
+    questions_.push_back(std::make_unique<GuestStates>(std::move(questions), fill));
+}
+
+VerbResult Host::recorded(const std::string& vm) const {
     try {
         const auto record = directoryOf(vm).read();
         if (!record) return noSuchVm(vm);
@@ -562,7 +630,7 @@ VerbResult Host::shown(const std::string& vm) const {
 }
 
 VerbResult Host::consoleOf(const std::string& vm) const {
-    const VerbResult show = shown(vm);
+    const VerbResult show = recorded(vm);
     if (show.code != ExitCode::Done) return show;
     if (JsonReader(show.value).text("/definition/console.enabled") != "true")
         return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
@@ -576,14 +644,15 @@ void Host::cancelHandovers(const std::string& why) {
 }
 
 void Host::recoverAll(const std::function<void(const std::string&)>& report) {
-    for (const std::string& vm : recordedVms(runtimeDirectory_)) {
-        Operation* operation = beginOn(vm, [report](const VerbResult& result) {
-            if (result.value.contains("error")) report(JsonReader(result.value).shown("/error"));
-        });
-        if (operation)
+    const Done told = [report](const VerbResult& result) {
+        if (result.value.contains("error")) report(JsonReader(result.value).shown("/error"));
+    };
+    for (const std::string& vm : recordedVms(runtimeDirectory_))
+        beginOn(vm, told, [this, vm](Operation* operation) {
+            operation->isRecovery = true;
             withRecord(
                 operation, vm, [this, operation](const VmRecord&) { end(operation, {ExitCode::Done, json::object()}); }, true);
-    }
+        });
 }
 
 }  // namespace vh

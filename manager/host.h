@@ -12,11 +12,14 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
+#include "manager/guest_states.h"
 #include "manager/handover.h"
 #include "manager/recovery.h"
 #include "manager/start.h"
+#include "manager/strays.h"
 #include "manager/verbs.h"
 #include "manager/vm_record.h"
 
@@ -57,6 +60,10 @@ class Host : public Verbs {
                                              std::chrono::steady_clock::time_point at, std::size_t port)>;
     void onGuestHeard(GuestListener listener) { guestListener_ = std::move(listener); }
 
+    /// Told of what is about to happen to a VM that nobody but a person at work on it needs to know, a line each: which processes
+    /// `destroy` ends, and what a verb waits for.
+    void onNotice(std::function<void(const std::string&)> notice) { notice_ = std::move(notice); }
+
     /// Rolls back the handovers that still can be; for a manager that is told to end.
     void cancelHandovers(const std::string& why);
     bool handoverUnderWay() const;
@@ -73,32 +80,47 @@ class Host : public Verbs {
         UniqueFd lock;
         VmDirectory directory;
         Done done;
+        bool isRecovery = false;  ///< Asked for by nobody: other verbs wait for its end.
         std::unique_ptr<Start> start;
+        std::unique_ptr<StrayCheck> strays;
         std::unique_ptr<Recovery> recovery;
         std::unique_ptr<Handover> handover;
         Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
         bool stoodBy = false;
         std::unique_ptr<VmmProcess> vmm;
+        std::list<ChildProcess> ending;  ///< What `destroy` ends.
         EventSource timer;
     };
+    using Begun = std::function<void(Operation*)>;
 
-    VerbResult listed() const;
-    VerbResult shown(const std::string& vm) const;
+    /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
+    void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
+    VerbResult recorded(const std::string& vm) const;
     VerbResult consoleOf(const std::string& vm) const;
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
     /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
-    Operation* beginUpgrade(const std::string& vm, const Done& done);
-    /// Begins an operation with its lock, or answers why not.
-    Operation* beginOn(const std::string& vm, const Done& done);
+    void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);
+    /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by this manager, and for who only looks.
+    void beginOn(const std::string& vm, const Done& done, const Begun& then);
+    void tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since);
+    bool isRecovering(const std::string& vm) const;
     void end(Operation* operation, VerbResult result);
+    /// Runs a step of it; what it throws is its answer.
+    void guarded(Operation* operation, const std::function<void()>& step);
     /// Gives back what a VM that has ended was given, and removes all that is known of it. Returns what could not be done.
     std::vector<std::string> removeEnded(Operation& operation);
     /// Ends the operation of a verb that has ended the VM.
-    void endWith(Operation* operation, const std::string& state);
+    void endWith(Operation* operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
+    /// SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
+    void endAll(Operation* operation, const std::set<pid_t>& pids, const nlohmann::json& names);
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
     void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted = false);
-    /// Goes on with `then` when no process is left of this VM that may hold its guest; ends the operation itself if there is one.
-    void settleStrays(Operation* operation, const std::string& vm, int attemptsLeft, std::function<void()> then);
+    /// Goes on with `then` when no process is left of this VM that may hold its guest, but for those on record; ends the operation
+    /// itself if there is one.
+    void settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then);
+    /// Goes on when no start and no handover of it is half done; without a record when it was a start that was undone.
+    void recover(Operation* operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then);
+    void startAnew(Operation* operation, const StartRequest& request);
     void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);
     void handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
                     const HandoverReport& report);
@@ -113,7 +135,11 @@ class Host : public Verbs {
     std::list<std::unique_ptr<Operation>> operations_;
     std::deque<Operation*> waiting_;                       ///< For their handover to begin.
     std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by.
+    std::map<unsigned, EventSource> attempts_;  ///< To begin on a VM that somebody else has.
+    unsigned lastAttempt_ = 0;
+    std::list<std::unique_ptr<GuestStates>> questions_;
     std::function<void()> idleCallback_;
+    std::function<void(const std::string&)> notice_;
     GuestListener guestListener_;
 };
 

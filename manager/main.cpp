@@ -54,6 +54,7 @@ class Runner {
         if (options.embed) {
             auto host = std::make_unique<Host>(options.runtimeDirectory, options.definitionDirectory);
             host_ = host.get();
+            host_->onNotice([](const std::string& line) { std::cerr << "virt-handover: " << line << std::endl; });
             verbs_ = std::move(host);
         } else {
             verbs_ = std::make_unique<DbusClient>(options.runtimeDirectory);

@@ -44,6 +44,14 @@ std::int64_t timeOf(const json& timestamp) {
 
 }  // namespace
 
+std::string QmpReply::text(const char* key) const {
+    return ok() && value.is_object() ? textOf(value, key) : std::string();
+}
+
+bool QmpReply::flag(const char* key) const {
+    return ok() && value.is_object() && value.contains(key) && value[key] == true;
+}
+
 QmpClient::QmpClient(UniqueFd socket) : socket_(std::move(socket)) {
     readable_ = EventSource::readable(socket_.get(), [this] { readMore(); });
 }

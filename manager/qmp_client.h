@@ -31,6 +31,11 @@ struct QmpReply {
     std::optional<QmpError> error;
 
     bool ok() const { return !error; }
+
+    // Members of the answer. A peer may answer with anything: what is not there, or of another type, is as if there were no answer.
+    /// Empty if so.
+    std::string text(const char* key) const;
+    bool flag(const char* key) const;
 };
 
 struct QmpEvent {

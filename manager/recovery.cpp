@@ -10,8 +10,23 @@
 namespace vh {
 namespace {
 
-constexpr std::chrono::milliseconds patience{3'000};
-constexpr std::chrono::milliseconds executedPatience{20'000};  ///< For a VMM that is just being executed.
+using std::chrono::milliseconds;
+
+constexpr milliseconds patience{3'000};
+constexpr milliseconds executedPatience{20'000};  ///< For a VMM that is just being executed.
+
+const VmmRecord& oldOf(const VmRecord& record) {
+    return record.retiring ? *record.retiring : record.vmm;
+}
+
+VmmRecord newOf(const VmRecord& record) {
+    if (record.retiring) return record.vmm;
+    return record.fresh.value_or(VmmRecord{});
+}
+
+std::string pidOf(const VmmProcess& vmm) {
+    return "pid " + std::to_string(vmm.record().pid);
+}
 
 }  // namespace
 
@@ -19,58 +34,116 @@ Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
     : record_(std::move(record)),
       directory_(std::move(directory)),
       done_(std::move(done)),
-      old_(record_.vmm, directory_.generation(record_.vmm.generation)),
-      new_(*record_.fresh, directory_.generation(record_.fresh->generation)) {
+      old_(oldOf(record_), directory_.generation(oldOf(record_).generation)),
+      new_(newOf(record_), directory_.generation(newOf(record_).generation)) {
     // From the next turn, so that no answer comes before the constructor is through.
-    timer_ = EventSource::after(std::chrono::milliseconds(0), [this] {
-        if (!new_.alive()) return keepOld();
-        askUntil_ = std::chrono::steady_clock::now() + executedPatience;
-        isOneProcess() ? askWhich() : askNew();
-    });
+    timer_ = EventSource::after(milliseconds(0), [this] { guarded([this] { begin(); }); });
+}
+
+void Recovery::guarded(const std::function<void()>& step) {
+    try {
+        step();
+    } catch (const std::exception& error) {
+        finish(error.what());
+    }
+}
+
+void Recovery::begin() {
+    if (record_.starting) return finishStart();
+    if (record_.retiring) return keepNew();
+    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess())
+        return finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " +
+                      pidOf(old_) + ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
+                      "' ends that one, and 'start' starts the VM anew");
+    if (!new_.alive()) return keepOld();
+    askUntil_ = std::chrono::steady_clock::now() + executedPatience;
+    isOneProcess() ? askWhich() : askNew();
 }
 
 void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done) {
+    const auto answered = [this, &vmm, command, arguments, done](const QmpReply& reply) {
+        guarded([&] {
+            if (command != "query-status" || !reply.ok() || vmm.hasOwnAnswer()) return done(reply);
+            // Both VMMs of an adopted VM listen on one monitor socket, and the other one took the call.
+            vmm.closeMonitor();
+            if (--callsLeft_ <= 0) return done({{}, QmpError{"Closed", "another process answers on its monitor"}});
+            timer_ = EventSource::after(milliseconds(20), [this, &vmm, command, arguments, done] { ask(vmm, command, arguments, done); });
+        });
+    };
     try {
-        vmm.monitor().execute(command, std::move(arguments), patience, done);
+        vmm.monitor().execute(command, arguments, patience, answered);
     } catch (const std::exception& error) {
-        timer_ = EventSource::after(std::chrono::milliseconds(0),
-                                    [done, reply = QmpReply{{}, QmpError{"Closed", error.what()}}] { done(reply); });
+        timer_ = EventSource::after(milliseconds(0),
+                                    [answered, reply = QmpReply{{}, QmpError{"Closed", error.what()}}] { answered(reply); });
     }
+}
+
+void Recovery::finishStart() {
+    if (!old_.alive()) return undoStart();
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (runState.empty())
+            return finish("its start was interrupted, and the VMM, " + pidOf(old_) + ", does not answer; 'virt-handover destroy " +
+                          directory_.vm() + "' ends it");
+        if (runState == "prelaunch") return end(old_, [this] { undoStart(); });
+        record_.starting = false;
+        directory_.write(record_);
+        finish({});
+    });
+}
+
+void Recovery::undoStart() {
+    undone_ = true;
+    finish({});
 }
 
 void Recovery::askNew() {
     ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
-        if (!reply.ok()) return askOld();
-        const std::string runState = reply.value.value("status", "");
+        const std::string runState = reply.text("status");
+        if (runState.empty()) return askOld();
         // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
         const bool neverRan = runState == "paused" || runState == "inmigrate" || runState == "prelaunch";
-        if (!neverRan) return keepNew();
+        if (!neverRan) return endOldUnlessItRuns();
+        // What it holds is the guest as it is by now, whether or not it came to run it.
+        if (record_.toldToRun && runState == "paused") return letNewRun("it had been told to");
         if (old_.alive()) return record_.passthrough.empty() || runState != "paused" ? endNew() : askWhoHasDevices();
         if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
         letNewRun("the old VMM is gone");
     });
 }
 
+/// The new VMM says that it has run the guest. An old one that still runs it says that this is not so.
+void Recovery::endOldUnlessItRuns() {
+    if (!old_.alive()) return keepNew();
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (runState == "postmigrate" || runState == "paused") return keepNew();
+        finish("the new VMM, " + pidOf(new_) + ", says that it has the guest, and the old one, " + pidOf(old_) + ", " +
+               (runState.empty() ? "does not answer" : "is in the state '" + runState + "'") +
+               "; a person must look, and end the one that does not have it");
+    });
+}
+
 /// An old VMM that has handed its devices over cannot run the guest any more (handover_table.h), and nobody but the new one can.
 void Recovery::askWhoHasDevices() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        if (!reply.ok())
-            return finish("the new VMM holds the guest, stopped, and the old one, pid " + std::to_string(old_.record().pid) +
+        if (reply.text("status").empty())
+            return finish("the new VMM holds the guest, stopped, and the old one, " + pidOf(old_) +
                           ", does not say whether it has given the guest's devices away; a person must look");
-        reply.value.value("status", "") == "postmigrate" ? letNewRun("the old VMM has handed over") : endNew();
+        reply.text("status") == "postmigrate" ? letNewRun("the old VMM has handed over") : endNew();
     });
 }
 
 void Recovery::letNewRun(const std::string& why) {
-    if (!record_.guestWasRunning) return keepNew();
+    if (!record_.guestWasRunning) return endOldUnlessItRuns();
     try {
         if (!record_.adopted) joinBridges(record_.definition(), new_.record().pid);
     } catch (const std::exception& error) {
         return finish(std::string("the new VMM's network: ") + error.what());
     }
     ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
-        if (answer.ok()) return announce([this] { keepNew(); });
-        finish(why + " and the new one does not start the guest: " + answer.error->description);
+        if (answer.ok()) return announce([this] { endOldUnlessItRuns(); });
+        finish(why + ", and the new one, " + pidOf(new_) + ", does not start the guest: " + answer.error->description);
     });
 }
 
@@ -83,8 +156,8 @@ void Recovery::againSoon(void (Recovery::*step)(), const std::string& problem) {
     // The process's end settles it: then there is no VMM left.
     if (!new_.alive()) return settle(new_.record(), old_.record().generation);
     if (std::chrono::steady_clock::now() > askUntil_)
-        return finish(problem + "; a person must look at pid " + std::to_string(new_.record().pid));
-    timer_ = EventSource::after(std::chrono::milliseconds(20), [this, step] { (this->*step)(); });
+        return finish(problem + "; a person must look at " + pidOf(new_));
+    timer_ = EventSource::after(milliseconds(20), [this, step] { guarded([this, step] { (this->*step)(); }); });
 }
 
 void Recovery::askWhich() {
@@ -101,7 +174,8 @@ void Recovery::askWhich() {
         ask(old_, "query-status", nullptr, [this, unless, migration](const QmpReply& reply) {
             if (unless(reply)) return;
             // `completed` may be that of the migration that this VMM came from; its own stops the guest first, and then executes.
-            const std::string status = migration.value.value("status", "none"), runState = reply.value.value("status", "");
+            const std::string migrating = migration.text("status"), status = migrating.empty() ? "none" : migrating,
+                              runState = reply.text("status");
             const bool isStopped = runState == "postmigrate" || runState == "finish-migrate";
             if (status == "none" || status == "cancelled" || status == "failed" || (status == "completed" && !isStopped))
                 return keepOld();
@@ -118,7 +192,8 @@ void Recovery::askExecuted() {
             // Not long ago the process may have been neither: between its two monitors it executes one program after another.
             return againSoon(&Recovery::askWhich, "neither the old VMM nor the one that it was to execute answers");
         }
-        const std::string runState = reply.value.value("status", "");
+        const std::string runState = reply.text("status");
+        if (runState.empty()) return againSoon(&Recovery::askExecuted, "the executed VMM does not say how it is");
         if (runState == "inmigrate") return takeStateIn();
         if (runState == "paused") return runExecuted();
         keepExecuted();
@@ -127,7 +202,8 @@ void Recovery::askExecuted() {
 
 void Recovery::takeStateIn() {
     ask(new_, "query-migrate", nullptr, [this](const QmpReply& reply) {
-        if (reply.ok() && reply.value.value("status", "none") == "none" && !std::exchange(incoming_, true)) {
+        const std::string status = reply.text("status");
+        if (reply.ok() && (status.empty() || status == "none") && !std::exchange(incoming_, true)) {
             new_.monitor().execute("migrate-set-parameters", {{"announce-rounds", 0}}, patience, nullptr);  // See announce().
             new_.monitor().execute("migrate-incoming", fdsetChannel(execStateFdset), patience, nullptr);
         }
@@ -166,14 +242,12 @@ void Recovery::emptyInbox() {
 
 void Recovery::askOld() {
     if (!old_.alive())
-        return finish("the old VMM is gone and the new one does not answer; a person must look at pid " +
-                      std::to_string(new_.record().pid));
+        return finish("the old VMM is gone and the new one does not answer; a person must look at " + pidOf(new_));
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
         // A new VMM without a monitor, as while it waits for CPR state, is known to be harmless by the old one running the guest.
-        if (reply.ok() && reply.value.value("running", false)) return endNew();
-        finish("neither VMM can be shown to hold the guest: the new one, pid " + std::to_string(new_.record().pid) +
-               ", does not answer, and the old one, pid " + std::to_string(old_.record().pid) +
-               ", does not run it; a person must look");
+        if (reply.text("status") == "running") return endNew();
+        finish("neither VMM can be shown to hold the guest: the new one, " + pidOf(new_) +
+               ", does not answer, and the old one, " + pidOf(old_) + ", does not run it; a person must look");
     });
 }
 
@@ -211,9 +285,11 @@ void Recovery::keepOld() {
 
 void Recovery::letOldRun() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
-        if (!record_.passthrough.empty() && reply.value.value("status", "") == "postmigrate")
-            return finish("the new VMM is gone, and the old one, pid " + std::to_string(old_.record().pid) +
+        if (runState.empty()) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
+        if (!record_.passthrough.empty() && runState == "postmigrate")
+            return finish("the new VMM is gone, and the old one, " + pidOf(old_) +
                           ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
                           "start it again");
         const auto settled = [this] {
@@ -224,12 +300,12 @@ void Recovery::letOldRun() {
                 settle(old_.record(), new_.record().generation);
             });
         };
-        if (reply.value.value("running", false) || !record_.guestWasRunning) return settled();
+        if (runState == "running" || !record_.guestWasRunning) return settled();
         ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
             if (answer.ok()) return settled();
             // A migration that was cancelled just now takes a moment to let go of the guest.
             if (--attemptsLeft_ == 0) return finish("the old VMM does not start the guest: " + answer.error->description);
-            timer_ = EventSource::after(std::chrono::milliseconds(20), [this] { letOldRun(); });
+            timer_ = EventSource::after(milliseconds(20), [this] { guarded([this] { letOldRun(); }); });
         });
     });
 }
@@ -237,9 +313,9 @@ void Recovery::letOldRun() {
 void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
     vmm.process().onExit([this, then = std::move(then)] {
         timer_.reset();
-        then();
+        guarded(then);
     });
-    timer_ = EventSource::after(patience, [this, &vmm] { finish("pid " + std::to_string(vmm.record().pid) + " does not end"); });
+    timer_ = EventSource::after(patience, [this, &vmm] { finish(pidOf(vmm) + " does not end, not even by SIGKILL"); });
     vmm.process().killAll();
 }
 
@@ -249,6 +325,8 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.memoryBefore.clear();
     if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
         setOomScore(kept.pid, *score);
+    record_.retiring.reset();
+    record_.toldToRun = false;
     record_.standingBy = false;
     try {
         directory_.write(record_);
@@ -261,7 +339,9 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
 
 void Recovery::finish(std::string problem) {
     timer_.reset();
-    callSoon([done = std::exchange(done_, nullptr), record = record_, problem = std::move(problem)] {
+    for (VmmProcess* vmm : {&old_, &new_}) vmm->process().ignoreExit();
+    callSoon([done = std::exchange(done_, nullptr), record = undone_ ? std::nullopt : std::optional(record_),
+              problem = std::move(problem)] {
         if (done) done(record, problem);
     });
 }

@@ -1,13 +1,23 @@
-// After a manager that died in the middle of a handover: find out which VMM holds the guest, and end with exactly one.
+// After a manager that died in the middle of a start or a handover: find out which VMM holds the guest, and end with exactly one.
 //
-//   new VMM runs the guest                 the handover had been confirmed: end the old one, keep the new one
-//   new VMM is gone                        keep the old one, and let it run the guest again if it does not
-//   old VMM is gone, new one holds a       nobody else has it: let the new one run it
-//     complete, stopped guest
-//   both live, new one does not run        end the new one for certain, then let the old one run the guest
+//   a start, and the VMM says `prelaunch`  it never ran: undo the start
+//   a start, and it runs the guest         the start was as good as finished: keep it
+//   the guest has gone over (on record)    end the old one
+//   new VMM runs the guest, and the old    the handover had been confirmed: end the old one, keep the new one
+//     one says that it does not
+//   new VMM is gone, and was never told    keep the old one, and let it run the guest again if it does not
+//     to run the guest (on record)
+//   new VMM holds a complete, stopped      nobody else has it: let the new one run it
+//     guest; the old one is gone, or the
+//     new one had been told to run it
+//   both live, new one was never told to   end the new one for certain, then let the old one run the guest
+//     and does not run it
 //   the same, with passed-through devices, let the new one run it, the old one cannot any more
 //     and the old one has handed over
-//   old VMM stopped for good, new silent   nobody can know: both are left, and the answer says so
+//   anything else                          nobody can know: both are left, and the answer says so
+//
+// No VMM is ended for its silence. What lets one be ended is the record, or that it says itself that it does not have the guest; see
+// "Who is ever signalled" in README.md.
 //
 // Old and new may be one process (design vmm-exec), in which whichever VMM answers is the one that is there:
 //
@@ -21,6 +31,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "manager/vm_record.h"
@@ -30,17 +41,27 @@ namespace vh {
 
 class Recovery {
  public:
-    /// `problem` is empty when exactly one VMM is left (or none, when both were dead); the record is as it is on disk.
-    using Done = std::function<void(VmRecord, std::string problem)>;
+    /// `problem` is empty when exactly one VMM is left (or none, when both were dead); the record is as it is on disk, and none when
+    /// a start was undone.
+    using Done = std::function<void(std::optional<VmRecord>, std::string problem)>;
 
-    /// `record.fresh` is there and `directory` is locked. Calls `done` from the main loop, once.
+    /// Whether a manager has left this half done.
+    static bool isDue(const VmRecord& record) { return record.starting || record.fresh || record.retiring; }
+
+    /// It is due, and `directory` is locked. Calls `done` from the main loop, once.
     Recovery(VmRecord record, VmDirectory directory, Done done);
 
  private:
     /// A monitor that cannot be connected to answers with an error, as one that does not answer in time.
     void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done);
+    /// Runs a step; what it throws is the recovery's failure.
+    void guarded(const std::function<void()>& step);
+    void begin();
+    void finishStart();
+    void undoStart();
     void askNew();
     void askOld();
+    void endOldUnlessItRuns();
     void askWhoHasDevices();
     void letNewRun(const std::string& why);
     /// One process: asks the monitors of both generations, until one has answered or askUntil_ has come.
@@ -70,9 +91,11 @@ class Recovery {
     VmmProcess new_;
     EventSource timer_;
     int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
+    int callsLeft_ = 50;                              ///< Until the right one of two VMMs takes a call, 20 ms apart.
     std::chrono::steady_clock::time_point askUntil_;  ///< Of the one process.
     bool cancelled_ = false;
     bool incoming_ = false;
+    bool undone_ = false;
 };
 
 }  // namespace vh

@@ -105,7 +105,7 @@ std::string nextStep(const JsonReader& report) {
 std::string_view name(State state) {
     static constexpr std::array<std::string_view, stateCount> names = {
         "preflight", "launching",  "exchanging", "verifying", "standing by", "switching", "proving", "confirming",
-        "retiring",  "discarding", "resuming",   "refused",   "rolled back", "upgraded",  "lost"};
+        "retiring",  "discarding", "resuming",   "ending",    "refused",     "rolled back", "upgraded", "lost"};
     return names.at(static_cast<std::size_t>(state));
 }
 
@@ -121,7 +121,7 @@ std::string_view outcomeName(State finalState) {
 
 ExitCode HandoverReport::exitCode() const {
     if (dryRun) return ExitCode::Done;
-    if (silent && outcome == State::Upgraded) return ExitCode::Lost;
+    if (outcome == State::Upgraded && (silent || oldVmmLeft)) return ExitCode::Lost;
     if (outcome == State::Upgraded || outcome == State::StandingBy) return ExitCode::Done;
     if (outcome == State::Refused) return ExitCode::Refused;
     return outcome == State::RolledBack ? ExitCode::RolledBack : ExitCode::Lost;
@@ -160,6 +160,7 @@ json toJson(const HandoverReport& report) {
             {"ramCopiedBytes", report.ramCopiedBytes},
             {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
             {"passthrough", devices},
+            {"oldVmmLeft", report.oldVmmLeft},
             {"totalMs", report.totalMs},
             {"steps", steps},
             {"warnings", report.warnings}};

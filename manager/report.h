@@ -58,6 +58,7 @@ struct HandoverReport {
     std::vector<std::string> warnings;
     /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.
     bool shouldStartOver = false;
+    bool oldVmmLeft = false;  ///< Upgraded, but the old VMM has not ended, not even by SIGKILL.
     bool cancelled = false;  ///< A person, or the manager's own end, asked to stop.
 
     ExitCode exitCode() const;

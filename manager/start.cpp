@@ -76,6 +76,13 @@ void Start::launch() {
     definition = record_.definition();
     UniqueFd ram;
     if (definition.memory.owner == MemoryOwner::Manager) ram = createGuestRam(definition, Identity::of(definition.vmm.user));
+    // On disk before it exists: a manager that is killed from here on leaves a trail to the process, and to the devices.
+    const Identity identity = Identity::of(definition.vmm.user);
+    directory_.makeGeneration(1, identity.uid, identity.gid);
+    record_.vmm.generation = 1;
+    record_.vmm.binary = definition.vmm.binary;
+    record_.starting = true;
+    directory_.write(record_);
     vmm_ = VmmProcess::launch({.definition = definition,
                                .directory = directory_,
                                .generation = 1,
@@ -97,6 +104,7 @@ void Start::launch() {
 }
 
 void Start::letRun() {
+    vmm_->expectOwnAnswer();
     const VmDefinition definition = record_.definition();
     const VmmRecord probed = std::exchange(record_.vmm, vmm_->record());
     record_.vmm.kind = probed.kind;
@@ -108,6 +116,12 @@ void Start::letRun() {
         if (!reply.ok()) return fail("the VMM does not run the guest: " + reply.error->description);
         vmm_->process().ignoreExit();
         timer_.reset();
+        record_.starting = false;
+        try {
+            directory_.write(record_);
+        } catch (const std::exception& error) {
+            warnings_.push_back(error.what());  // The next command finds that the guest runs.
+        }
         guarded([this] { awaitHeartbeat(); });
     });
 }

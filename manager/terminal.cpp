@@ -42,6 +42,8 @@ std::string_view explanation(State state) {
             return "something is wrong: ending the new VMM";
         case State::Resuming:
             return "making sure that the guest runs on the old VMM";
+        case State::Ending:
+            return "making sure that it has ended";
         case State::Refused:
         case State::RolledBack:
         case State::Upgraded:
@@ -148,7 +150,7 @@ void ProgressPrinter::show(const HandoverProgress& step) {
     open_ = true;
     startedMs_ = step.atMs;
     // Switching begins with a running guest, and Retiring too.
-    if (step.state <= State::Switching || step.state == State::Retiring) flush();
+    if (step.state <= State::Switching || step.state == State::Retiring || step.state == State::Ending) flush();
 }
 
 void ProgressPrinter::end(double atMs) {

@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <set>
 #include <stdexcept>
 #include <system_error>
 
@@ -139,7 +142,10 @@ std::optional<VmRecord> VmDirectory::read() const {
         value.at("machine").get_to(record.machine);
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
+        record.starting = value.value("starting", false);
         if (value.contains("fresh")) record.fresh = vmmFromJson(value.at("fresh"));
+        record.toldToRun = value.value("toldToRun", false);
+        if (value.contains("retiring")) record.retiring = vmmFromJson(value["retiring"]);
         for (const json& device : value.value("passthrough", json::array()))
             record.passthrough.push_back(passedDeviceFromJson(device));
         if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value.at("adopted"));
@@ -148,14 +154,29 @@ std::optional<VmRecord> VmDirectory::read() const {
         if (value.contains("oomScore")) record.oomScore = value["oomScore"].get<int>();
         for (const json& kept : value.value("memoryBefore", json::array()))
             record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
+        const std::string vm = value.contains("vm") ? value["vm"].get<std::string>()  // Not there in those of earlier releases.
+                               : record.adopted     ? vm_
+                                                    : record.definition().name;
+        if (vm != vm_) throw std::runtime_error("it is the record of vm '" + vm + "'");
         return record;
+    } catch (const json::parse_error& error) {
+        throw std::runtime_error(unreadable("it is damaged, or cut off, at byte " + std::to_string(error.byte)));
     } catch (const std::exception& error) {
-        throw std::runtime_error("vm '" + vm_ + "': cannot understand '" + file + "': " + error.what());
+        throw std::runtime_error(unreadable(error.what()));
     }
+}
+
+/// `why` is cut short, for a parser's words may have what it could not parse, which may be the whole definition.
+std::string VmDirectory::unreadable(const std::string& why) const {
+    constexpr std::size_t mostShown = 200;
+    return "vm '" + vm_ + "': its record '" + path() + "/record.json' cannot be used: " + why.substr(0, mostShown) +
+           (why.size() > mostShown ? "..." : "") + "; its VMM goes on if it lives, and nobody but you can tell: put the right record " +
+           "back, or end the VM, guest and all, with 'virt-handover destroy " + vm_ + "'";
 }
 
 void VmDirectory::write(const VmRecord& record) const {
     json value{{"format", recordFormat},
+               {"vm", vm_},
                {"definitionFile", record.definitionFile},
                {"definitionText", record.definitionText},
                {"uuid", record.uuid},
@@ -163,7 +184,10 @@ void VmDirectory::write(const VmRecord& record) const {
                {"accelerator", name(record.accelerator)},
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
+    if (record.starting) value["starting"] = true;
     if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    if (record.toldToRun) value["toldToRun"] = true;
+    if (record.retiring) value["retiring"] = toJson(*record.retiring);
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));
     if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
@@ -205,6 +229,18 @@ void VmDirectory::removeGeneration(unsigned number) const {
     const std::string directory = generation(number);
     if (fs::is_symlink(directory + "/incoming", ignored)) removeIncomingSockets(directory);
     fs::remove_all(directory, ignored);
+}
+
+void VmDirectory::removeOtherGenerations(const VmRecord& record) const {
+    std::set<std::string> used;
+    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
+        if (vmm) used.insert(std::to_string(vmm->generation));
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path(), ignored)) {
+        const std::string number = entry.path().filename();
+        if (number.find_first_not_of("0123456789") == std::string::npos && !used.contains(number))
+            removeGeneration(static_cast<unsigned>(std::strtoul(number.c_str(), nullptr, 10)));
+    }
 }
 
 void VmDirectory::remove() const {

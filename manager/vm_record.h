@@ -65,8 +65,14 @@ struct VmRecord {
     std::string machine;                         ///< The versioned machine type, also when the definition names an alias.
     Accelerator accelerator = Accelerator::Tcg;  ///< Never Auto.
     VmmRecord vmm;
+    /// The VMM is being started and was not told to run the guest, or nobody wrote down that it was.
+    bool starting = false;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
     std::optional<VmmRecord> fresh;
+    /// That one was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
+    bool toldToRun = false;
+    /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest.
+    std::optional<VmmRecord> retiring;
     std::vector<PassedDevice> passthrough;  ///< The definition's vfio devices, as found at the first start.
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.
     std::optional<AdoptedVm> adopted;  ///< A VM that another manager started; then there is no definition.
@@ -96,7 +102,8 @@ class VmDirectory {
     const std::string& runtime() const { return runtime_; }
     const std::string& vm() const { return vm_; }
 
-    /// The record, if the VM has one. Throws std::runtime_error when the file cannot be understood.
+    /// The record, if the VM has one. Throws std::runtime_error that says what is wrong and what to do when the file cannot be
+    /// understood, or is another VM's.
     std::optional<VmRecord> read() const;
 
     /// Replaces the record: the old one or the new one is on disk at every moment. Throws std::system_error.
@@ -112,12 +119,16 @@ class VmDirectory {
     void moveIncoming(unsigned number, const std::string& socketDirectory) const;
 
     void removeGeneration(unsigned number) const;
+    /// Removes what managers that were killed have left: all generations but those of the record's processes.
+    void removeOtherGenerations(const VmRecord& record) const;
     void remove() const;
 
     /// An exclusive lock on the VM, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;
 
  private:
+    std::string unreadable(const std::string& why) const;
+
     std::string runtime_;
     std::string vm_;
 };

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <stdexcept>
 #include <system_error>
 
 #include "vmm-shim/unix_socket.h"
@@ -168,6 +169,20 @@ QmpClient& VmmProcess::monitor() {
     return *monitor_;
 }
 
+bool VmmProcess::hasOwnAnswer() const {
+    // That of a VM which another manager started is a symbolic link, and its socket has the name that this manager gave it.
+    std::error_code isNoLink;
+    const std::string path = directory_ + "/qmp.sock", target = std::filesystem::read_symlink(path, isNoLink);
+    return holdsSocket(record_.pid, socketsAt(isNoLink ? path : target, SocketKind::Accepted));
+}
+
+void VmmProcess::expectOwnAnswer() const {
+    if (!hasOwnAnswer())
+        throw std::runtime_error("it is not the started process, pid " + std::to_string(record_.pid) +
+                                 ", that answers on the monitor; if '" + record_.binary +
+                                 "' is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\"");
+}
+
 std::string VmmProcess::lastWords() const {
     const UniqueFd log(::open((directory_ + "/vmm.log").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     return lastWordsOf(log.get(), logStart_);
@@ -204,7 +219,7 @@ void VmmProcess::gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHa
         if (!table.ok()) return then({}, refused("x-query-ramblock", table));
         monitor().execute("qom-list", {{"path", "/objects"}}, deadline, [this, table, then, refused](const QmpReply& objects) {
             if (!objects.ok()) return then({}, refused("qom-list", objects));
-            RamBlockSources sources{.table = table.value.value("human-readable-text", ""), .pid = record_.pid};
+            RamBlockSources sources{.table = table.text("human-readable-text"), .pid = record_.pid};
             std::vector<RamBlock> blocks;
             try {
                 for (const json& object : objects.value) sources.objectTypes[object.at("name")] = object.at("type");
@@ -215,26 +230,6 @@ void VmmProcess::gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHa
             then(std::move(blocks), {});
         });
     });
-}
-
-std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
-    namespace fs = std::filesystem;
-    constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
-    std::vector<StrayVmm> strays;
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
-        const pid_t pid = std::atoi(entry.path().filename().c_str());
-        if (pid <= 0 || keep.contains(pid)) continue;
-        const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
-        if (!output.starts_with(directory.path() + "/")) continue;
-        if (output.ends_with(log)) strays.push_back({pid, output.substr(0, output.size() - log.size())});
-        if (output.ends_with(deletedLog)) strays.push_back({pid, {}});
-    }
-    return strays;
-}
-
-void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
-    for (const StrayVmm& stray : strayVmms(directory, keep)) ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).killAll();
 }
 
 json fdsetChannel(int fdset) {

@@ -66,6 +66,12 @@ class VmmProcess {
     /// Lets others in: a VMM serves one monitor client at a time. The next monitor() connects again.
     void closeMonitor() { monitor_.reset(); }
 
+    /// Whether it is this process that has answered on the monitor, and no other that listens there, too.
+    bool hasOwnAnswer() const;
+    /// Throws std::runtime_error when it is not: a wrapper script that starts the VMM instead of executing it. Every signal, and every
+    /// look at its descriptors, would meet the wrong process then.
+    void expectOwnAnswer() const;
+
     /// See lastWordsOf(); what is in the log from before this VMM does not count.
     std::string lastWords() const;
 
@@ -99,19 +105,6 @@ class VmmProcess {
 /// QEMU tells a cause first and what came of it after that. However much there is, only the end of it is read, and only the
 /// beginning of a line is told.
 std::string lastWordsOf(int log, std::uintmax_t from = 0);
-
-/// A VMM of a VM that is on no record, known by its standard output, which is its generation's log.
-struct StrayVmm {
-    pid_t pid = 0;
-    std::string directory;  ///< Of its generation; empty when that was removed under it.
-};
-
-/// `keep` are the pids on record.
-std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
-
-/// Ends the strays of a VM that has a record: a manager died between starting a VMM and writing it down, or between handing over
-/// and ending the old one. None of them runs the guest, for the record names those that can.
-void endStrayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
 
 /// The main migration channel as `migrate` and `migrate-incoming` take it: the file in a set of the VMM's.
 nlohmann::json fdsetChannel(int fdset);

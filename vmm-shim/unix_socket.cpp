@@ -2,9 +2,12 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <system_error>
@@ -59,19 +62,37 @@ std::pair<UniqueFd, UniqueFd> unixPair() {
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-bool isListening(const std::string& path) {
+std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind) {
+    std::set<std::uint64_t> inodes;
     // The table of all sockets is long on a host with many VMs: first whether there is one at all.
-    if (::access(path.c_str(), F_OK) != 0) return false;
+    if (::access(path.c_str(), F_OK) != 0) return inodes;
     // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
     std::ifstream table("/proc/net/unix");
     std::string line;
     while (std::getline(table, line)) {
         if (!line.ends_with(" " + path)) continue;
         std::istringstream columns(line);
-        std::string number, references, protocol;
+        std::string number, references, protocol, type, state;
         unsigned long flags = 0;
-        columns >> number >> references >> protocol >> std::hex >> flags;
-        if (flags & 0x10000) return true;
+        std::uint64_t inode = 0;
+        columns >> number >> references >> protocol >> std::hex >> flags >> type >> state >> std::dec >> inode;
+        if (((flags & 0x10000) != 0) == (kind == SocketKind::Listening)) inodes.insert(inode);
+    }
+    return inodes;
+}
+
+bool isListening(const std::string& path) {
+    return !socketsAt(path, SocketKind::Listening).empty();
+}
+
+bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes) {
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored)) {
+        const std::string target = fs::read_symlink(entry.path(), ignored);
+        if (!target.starts_with("socket:[")) continue;
+        const std::uint64_t inode = std::strtoull(target.c_str() + 8, nullptr, 10);
+        if (inode != 0 && inodes.contains(inode)) return true;
     }
     return false;
 }

@@ -3,10 +3,13 @@
 // Every function throws std::system_error that names the path; every descriptor is close-on-exec.
 #pragma once
 
+#include <sys/types.h>
 #include <sys/un.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +30,17 @@ UniqueFd connectUnix(const std::string& path);
 
 /// Two connected, non-blocking ends.
 std::pair<UniqueFd, UniqueFd> unixPair();
+
+/// Those that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
+/// unix_stream_connect).
+enum class SocketKind { Listening, Accepted };
+/// The inodes of the sockets of this path; 0 is the end of a connection that nobody has accepted yet.
+std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind);
+
+/// Whether the process has one of these sockets open. Who holds an accepted socket is the one who answers on it: credentials
+/// (SO_PEERCRED) are those of whoever called listen(), and a listening socket may be inherited by many. False for a process that
+/// we may not look at.
+bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes);
 
 /// True while some process listens on `path`. Reads /proc/net/unix instead of connecting: a VMM's CPR channel takes one client
 /// only, and a probe would be it.

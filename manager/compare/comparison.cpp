@@ -65,7 +65,8 @@ json phasesOf(const json& report, Design design) {
     // What a reader calls the steps, by the states of handover_table.h.
     static const std::map<std::string, const char*> phases{
         {"preflight", "prepare"}, {"launching", "launch"}, {"exchanging", "exchange"}, {"verifying", "verify"},
-        {"switching", "pause"},   {"proving", "pause"},    {"confirming", "confirm"},  {"retiring", "retire"}};
+        {"switching", "pause"},   {"proving", "pause"},    {"confirming", "confirm"},  {"retiring", "retire"},
+        {"ending", "retire"}};
     json times;
     for (const char* phase : {"prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"}) times[phase] = nullptr;
     for (const json& step : report.value("steps", json::array())) {
@@ -212,7 +213,8 @@ void Comparison::clearAway(const std::string& directory) {
         if (!entry.is_directory(ignored)) continue;
         const VmDirectory vm(runtime, entry.path().filename());
         for (int attempt = 0; attempt < 200 && !strayVmms(vm, {}).empty(); ++attempt) {
-            endStrayVmms(vm, {});
+            // Of VMs that this comparison has made for itself.
+            for (const StrayVmm& stray : strayVmms(vm, {})) ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).killAll();
             while (g_main_context_iteration(nullptr, FALSE)) continue;  // Reaps them.
             ::usleep(50'000);
         }

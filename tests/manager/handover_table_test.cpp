@@ -83,14 +83,15 @@ TEST(HandoverTable, isLostWhenTheOldVmmDiesBeforeItHandedEverythingOver) {
 TEST(HandoverTable, goesOnWithTheNewVmmWhenTheOldOneDiesAfterThat) {
     EXPECT_EQ(endOf(next(State::Proving, Event::OldDied)), State::Upgraded);
     EXPECT_EQ(endOf(next(State::Confirming, Event::OldDied)), State::Upgraded);
-    EXPECT_EQ(endOf(next(State::Retiring, Event::OldDied)), State::Upgraded);
+    for (const State state : {State::Retiring, State::Ending})
+        EXPECT_EQ(endOf(next(state, Event::OldDied)), State::Upgraded) << name(state);
 }
 
 TEST(HandoverTable, neverGivesTheGuestBackWhenTheNewVmmMayHaveRunIt) {
     for (const Event event : {Event::TimedOut, Event::NewDied})
         EXPECT_EQ(next(State::Confirming, event), State::Lost) << name(event);
     for (const Event event : misfortunes)
-        EXPECT_THAT(reachableFrom(next(State::Retiring, event)), Each(AnyOf(State::Retiring, State::Upgraded, State::Lost)))
+        EXPECT_THAT(reachableFrom(next(State::Retiring, event)), Each(AnyOf(State::Retiring, State::Ending, State::Upgraded, State::Lost)))
             << name(event);
 }
 
@@ -99,7 +100,7 @@ TEST(HandoverTable, givesTheGuestBackWhenTheNewVmmSaysThatItDidNotRunIt) {
 }
 
 TEST(HandoverTable, isNotStoppedByAPersonPastThePointOfNoReturn) {
-    for (const State state : {State::Confirming, State::Retiring, State::Discarding, State::Resuming})
+    for (const State state : {State::Confirming, State::Retiring, State::Discarding, State::Resuming, State::Ending})
         EXPECT_EQ(next(state, Event::Cancelled), state) << name(state);
 }
 
@@ -120,7 +121,8 @@ TEST(HandoverTable, upgradesWhenNothingGoesWrong) {
     std::vector<State> path{State::Preflight};
     while (!isFinal(path.back())) path.push_back(next(path.back(), Event::Done));
     EXPECT_EQ(path, (std::vector{State::Preflight, State::Launching, State::Exchanging, State::Verifying, State::StandingBy,
-                                 State::Switching, State::Proving, State::Confirming, State::Retiring, State::Upgraded}));
+                                 State::Switching, State::Proving, State::Confirming, State::Retiring, State::Ending,
+                                 State::Upgraded}));
 }
 
 TEST(HandoverTable, reachesEveryStateAndEveryEnd) {

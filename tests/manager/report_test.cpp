@@ -203,6 +203,29 @@ TEST(Report, callsALostGuestLostThoughItWasSilentBefore) {
     EXPECT_EQ(toJson(report)["outcome"], "lost");
 }
 
+TEST(Report, needsAPersonWhenTheOldVmmDoesNotEnd) {
+    HandoverReport report = upgraded();
+    report.oldVmmLeft = true;
+    EXPECT_EQ(static_cast<int>(report.exitCode()), 4);
+    EXPECT_EQ(toJson(report)["outcome"], "upgraded") << "for the guest runs on the new VMM";
+}
+
+TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
+    HandoverReport report = lost();
+    const auto firstLine = [&] {
+        const std::string text = reportText(toJson(report));
+        return text.substr(0, text.find('\n'));
+    };
+    const std::string old = std::to_string(report.old.pid), fresh = std::to_string(report.fresh.pid);
+    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr(old), testing::HasSubstr(fresh)));
+    report.fresh.alive = false;
+    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
+    report.old.alive = false;
+    EXPECT_THAT(firstLine(), testing::HasSubstr("the guest is gone; 'virt-handover start web1' starts it anew"));
+    report.old.pid = report.fresh.pid = 0;
+    EXPECT_THAT(firstLine(), testing::Not(testing::HasSubstr("pid")));
+}
+
 TEST(Report, namesItsOutcomes) {
     EXPECT_EQ(outcomeName(State::Refused), "refused");
     EXPECT_EQ(outcomeName(State::RolledBack), "rolled back");

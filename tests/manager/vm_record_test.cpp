@@ -92,6 +92,9 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     for (const bool underHandover : {false, true}) {
         if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
         if (underHandover) record.oomScore = -500;
+        record.starting = !underHandover;
+        record.toldToRun = underHandover;
+        if (underHandover) record.retiring = VmmRecord{.generation = 2, .pid = 4710, .startTime = 11, .binary = "/usr/bin/qemu"};
         if (underHandover)
             record.fresh = VmmRecord{.generation = 4,
                                      .pid = 4712,
@@ -111,6 +114,9 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_EQ(back->accelerator, record.accelerator);
         EXPECT_TRUE(back->vmm == record.vmm);
         EXPECT_TRUE(back->fresh == record.fresh);
+        EXPECT_TRUE(back->retiring == record.retiring);
+        EXPECT_EQ(back->starting, record.starting);
+        EXPECT_EQ(back->toldToRun, record.toldToRun);
         EXPECT_EQ(back->passthrough, record.passthrough);
         EXPECT_EQ(back->guestWasRunning, record.guestWasRunning);
         EXPECT_EQ(back->memoryBefore, record.memoryBefore);
@@ -163,6 +169,40 @@ TEST_F(VmRecordTest, ofOddShapesNamesItsFile) {
          {"[]", "null", "5", "\"x\"", "{}", R"({"format": 1})", R"({"format": "1"})", R"({"format": 1, "vmm": []})"}) {
         writeRaw(text);
         EXPECT_THAT(readError(), HasSubstr("'" + recordFile() + "'")) << text;
+    }
+}
+
+TEST_F(VmRecordTest, isOfTheVmInWhoseDirectoryItIs) {
+    const VmDirectory other(runtime_.path(), "web2");
+    fs::create_directories(other.path());
+    directory_.write(exampleRecord());
+    const std::string ours = fileText(recordFile());
+    // Records of earlier releases have no name but the definition's.
+    const std::string nameless = std::string(ours).erase(ours.find("  \"vm\": \"web1\",\n"), 16);
+    for (const std::string& text : {ours, nameless}) {
+        ASSERT_EQ(text.find("\"vm\": \"") == std::string::npos, text == nameless);
+        writeRaw(text);
+        EXPECT_EQ(readError(), "(read)");
+        std::ofstream(other.path() + "/record.json") << text;
+        EXPECT_THROW(
+            try { other.read(); } catch (const std::runtime_error& error) {
+                EXPECT_THAT(error.what(), AllOf(HasSubstr("it is the record of vm 'web1'"), HasSubstr("destroy web2")));
+                throw;
+            },
+            std::runtime_error);
+    }
+}
+
+TEST_F(VmRecordTest, thatIsDamagedIsNotToldWhole) {
+    VmRecord record = exampleRecord();
+    record.definitionText += std::string(5000, '#');
+    directory_.write(record);
+    const std::string text = fileText(recordFile());
+    for (const std::string& damaged :
+         {text.substr(0, text.find("#####") + 3000), std::string(text).replace(text.find("\"definitionText\": "), 18, "\"definitionText\": 1")}) {
+        writeRaw(damaged);
+        EXPECT_THAT(readError(), AllOf(HasSubstr("put the right record back"), testing::Not(HasSubstr("####"))));
+        EXPECT_LT(readError().size(), 800U);
     }
 }
 

@@ -403,6 +403,16 @@ TEST_P(HandoverTest, goesOnWhenTheOldVmmHangsForAMomentWhileItSwitches) {
     expectGuestIsWell(host(), "vm");
 }
 
+TEST_P(HandoverTest, endsAnOldVmmThatIsSilentOnceItHasHandedOver) {
+    const json report = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
+        if (progress.state == State::Confirming) ::kill(oldPid_, SIGSTOP);
+    });
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(report["oldVmmLeft"], false);
+    EXPECT_TRUE(turnUntil([&] { return ::kill(oldPid_, 0) != 0; }, milliseconds(5'000))) << "two VMMs of one guest";
+    expectGuestIsWell(host(), "vm");
+}
+
 TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
     const int oldPid = oldPid_;
     int newPid = 0;

@@ -4,6 +4,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
@@ -130,6 +132,32 @@ TEST_F(UnixSocketTest, doesNotTakeAServedConnectionForAListener) {
     const UniqueFd served(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     listener.reset();
     EXPECT_FALSE(isListening(path("a.sock"))) << "an accepted connection has the listener's name in /proc/net/unix";
+}
+
+TEST_F(UnixSocketTest, tellsWhoHasAcceptedAConnectionAndNotWhoInheritedTheListener) {
+    UniqueFd listener = listenUnix(path("a.sock"));
+    const UniqueFd client = connectUnix(path("a.sock"));
+    const pid_t self = ::getpid();
+    EXPECT_FALSE(holdsSocket(self, socketsAt(path("a.sock"), SocketKind::Accepted))) << "it waits in the backlog";
+    EXPECT_TRUE(holdsSocket(self, socketsAt(path("a.sock"), SocketKind::Listening)));
+    UniqueFd served(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const auto accepted = socketsAt(path("a.sock"), SocketKind::Accepted);
+    EXPECT_EQ(accepted.size(), 1U);
+    EXPECT_TRUE(holdsSocket(self, accepted));
+    const pid_t child = ::fork();
+    if (child == 0) {
+        served.reset();
+        ::pause();
+        ::_exit(0);
+    }
+    bool holds = true;
+    for (int tries = 0; holds && tries < 5000; ++tries, ::usleep(1000)) holds = holdsSocket(child, accepted);
+    EXPECT_FALSE(holds);
+    EXPECT_TRUE(holdsSocket(child, socketsAt(path("a.sock"), SocketKind::Listening)));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    served.reset();
+    EXPECT_EQ(socketsAt(path("a.sock"), SocketKind::Accepted), std::set<std::uint64_t>{});
 }
 
 TEST_F(UnixSocketTest, passesOneDescriptorWithTheFirstByte) {

@@ -153,6 +153,7 @@ class Parser {
         options_.machine = known->first;
         if (options_.machine == "none") {
             options_.faults.clear();
+            options_.answers.clear();
             return std::move(options_);
         }
         const auto backend = backends_.find(memoryBackend_);
@@ -226,6 +227,11 @@ class Parser {
             options_.queuedBeats = static_cast<unsigned>(number("--queued-beats", value, 1000));
         } else if (name == "-silent-connections") {
             options_.silentConnections = static_cast<unsigned>(number("--silent-connections", value, 1000));
+        } else if (name == "-answer") {
+            const std::size_t equals = value.find('=');
+            if (equals == std::string::npos || !json::accept(value.substr(equals + 1)))
+                refuse("--answer", value, "should be COMMAND=JSON");
+            options_.answers[value.substr(0, equals)] = value.substr(equals + 1);
         } else if (name == "-fault") {
             options_.faults.push_back(parseFault(value));
         }

@@ -82,6 +82,7 @@ struct ReferenceOptions {
     unsigned queuedBeats = 0;        ///< Sent at `cont` whether the guest runs or not.
     unsigned silentConnections = 0;  ///< The first ones to the heartbeat port: no line of the guest gets through to them.
     std::vector<Fault> faults;
+    std::map<std::string, std::string> answers;  ///< To commands, whatever comes of them; JSON.
 };
 
 /// Throws std::invalid_argument that names the option. What QEMU knows and the reference VMM has no use for is passed over.

@@ -8,11 +8,12 @@
 //
 //     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--silent-connections N]
 //         [--queued-beats N] [--clock-ahead SECONDS | --clock-behind SECONDS] [--fault STEP[@N]=ACTION]...
+//         [--answer COMMAND=JSON]...
 //
 // With `--silent-connections N` the first N clients of the heartbeat port hear nothing, as it may happen to QEMU's. With
 // `--queued-beats N` so many beats come with `cont`, whether the guest runs or not: as if they had lain in its port's queue. With a clock
 // ahead or behind, its events tell their time by a wall clock that is set otherwise, as if it had been set while the guest was
-// handed over to it.
+// handed over to it. What `--answer` gives is the monitor's answer to that command, whatever comes of the command.
 //
 // The probing of a binary (`-machine none`) is served without faults. With `@N` a fault happens the N-th time that the step is
 // reached, otherwise each time.

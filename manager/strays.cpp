@@ -1,0 +1,154 @@
+#include "manager/strays.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+constexpr milliseconds patience{3'000};
+constexpr milliseconds answerPatience{1'000};
+
+}  // namespace
+
+std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
+    constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
+    std::vector<StrayVmm> strays;
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
+        const pid_t pid = std::atoi(entry.path().filename().c_str());
+        if (pid <= 0 || keep.contains(pid)) continue;
+        const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
+        if (!output.starts_with(directory.path() + "/")) continue;
+        if (output.ends_with(log)) strays.push_back({pid, output.substr(0, output.size() - log.size())});
+        if (output.ends_with(deletedLog)) strays.push_back({pid, {}});
+    }
+    return strays;
+}
+
+std::set<pid_t> livePids(const VmRecord& record) {
+    std::set<pid_t> pids;
+    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
+        if (vmm && ChildProcess::adopt(vmm->pid, vmm->startTime).alive()) pids.insert(vmm->pid);
+    return pids;
+}
+
+std::vector<ChildProcess> companionsOf(pid_t leader) {
+    std::vector<ChildProcess> companions;
+    if (leader <= 0 || ::getsid(leader) != leader) return companions;
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
+        const pid_t pid = std::atoi(entry.path().filename().c_str());
+        if (pid <= 0 || pid == leader || ::getsid(pid) != leader) continue;
+        ChildProcess companion = ChildProcess::adopt(pid, startTimeOf(pid));
+        // Looked at again: by now the pid cannot be another process's unless the one that is held has ended.
+        if (::getsid(pid) == leader) companions.push_back(std::move(companion));
+    }
+    return companions;
+}
+
+std::string processText(pid_t pid) {
+    std::string name;
+    std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/comm"), name);
+    return "pid " + std::to_string(pid) + (name.empty() ? "" : " ('" + name + "')");
+}
+
+StrayCheck::StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Done done)
+    : directory_(std::move(directory)),
+      record_(std::move(record)),
+      done_(std::move(done)),
+      until_(std::chrono::steady_clock::now() + patience) {
+    if (record_) keep_ = livePids(*record_);
+    timer_ = EventSource::after(milliseconds(0), [this] { look(); });
+}
+
+std::vector<StrayVmm> StrayCheck::found() const {
+    std::vector<StrayVmm> strays = strayVmms(directory_, keep_);
+    // The log of an adopted VM is its own manager's; its new VMM has locked the pid file before it runs any program.
+    if (record_ && record_->adopted && record_->fresh && record_->fresh->pid == 0)
+        if (const pid_t pid = holderOf(record_->adopted->pidFile); pid > 0 && !keep_.contains(pid))
+            strays.push_back({pid, directory_.generation(record_->fresh->generation)});
+    return strays;
+}
+
+void StrayCheck::look() {
+    vmm_.reset();
+    try {
+        const std::vector<StrayVmm> strays = found();
+        // Once it has the state it does not listen any more (migration/cpr-transfer.c:cpr_transfer_input, 10.0 and 11.1).
+        for (const StrayVmm& stray : strays)
+            if (!stray.directory.empty() &&
+                holdsSocket(stray.pid, socketsAt(cprChannelPath(stray.directory), SocketKind::Listening)))
+                return end(stray.pid);
+        const auto next = std::ranges::find_if(strays, [&](const StrayVmm& stray) { return !helpers_.contains(stray.pid); });
+        next == strays.end() ? finish({}) : take(*next);
+    } catch (const std::exception& error) {
+        finish(error.what());
+    }
+}
+
+void StrayCheck::take(const StrayVmm& stray) {
+    if (stray.directory.empty() || !fs::exists(stray.directory + "/qmp.sock"))
+        return laterOr(stray, "is a VMM of it whose files in '" + directory_.path() + "' were removed; it may run the guest");
+    vmm_ = std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = startTimeOf(stray.pid)}, stray.directory);
+    try {
+        vmm_->monitor().execute("query-status", nullptr, answerPatience,
+                                [this, stray](const QmpReply& reply) { judge(stray, reply); });
+    } catch (const std::exception&) {  // Its monitor is closed: it is ending, or another client will be gone soon.
+        laterOr(stray, "is a VMM of it that no record names, and its monitor cannot be reached; it may hold the guest");
+    }
+}
+
+void StrayCheck::judge(const StrayVmm& stray, const QmpReply& reply) {
+    const std::string runState = reply.text("status");
+    if (runState.empty())
+        return laterOr(stray, "is a VMM of it that no record names, and it does not answer; it may hold the guest");
+    const std::set<std::uint64_t> answering = socketsAt(stray.directory + "/qmp.sock", SocketKind::Accepted);
+    if (std::ranges::any_of(keep_, [&](pid_t pid) { return holdsSocket(pid, answering); })) {
+        helpers_.insert(stray.pid);
+        return look();
+    }
+    const bool isItself = holdsSocket(stray.pid, answering);
+    if (isItself && (runState == "prelaunch" || runState == "inmigrate")) return end(stray.pid);
+    // A script that has started the VMM: what becomes of that settles it.
+    for (const StrayVmm& other : found())
+        if (!isItself && holdsSocket(other.pid, answering)) return judge(other, reply);
+    finish(processText(stray.pid) + " is a VMM of it that no record names, and it holds a guest ('" + runState + "')");
+}
+
+void StrayCheck::end(pid_t pid) {
+    vmm_.reset();
+    ending_ = ChildProcess::adopt(pid, startTimeOf(pid));
+    if (!ending_.alive()) return look();
+    timer_ = EventSource::after(patience, [this, pid] {
+        ending_.ignoreExit();
+        finish(processText(pid) + " is a VMM of it that never had the guest, and it does not end");
+    });
+    ending_.onExit([this] { look(); });
+    ending_.killAll();
+}
+
+void StrayCheck::laterOr(const StrayVmm& stray, const std::string& problem) {
+    if (std::chrono::steady_clock::now() > until_ && ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).alive())
+        return finish(processText(stray.pid) + " " + problem);
+    timer_ = EventSource::after(milliseconds(50), [this] { look(); });
+}
+
+void StrayCheck::finish(std::string problem) {
+    timer_.reset();
+    callSoon([done = std::exchange(done_, nullptr), problem = std::move(problem)] {
+        if (done) done(problem);
+    });
+}
+
+}  // namespace vh

@@ -1,0 +1,368 @@
+// What verbs make of the processes and the records that they find: none of them ends a process that may hold a guest, and each says
+// what is in its way. The VMMs are reference VMMs; real QEMUs have their turn in host_test.cpp.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+
+#include "manager/report.h"
+#include "manager/strays.h"
+#include "tests/system/vm_fixture.h"
+
+namespace vh::test {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::AllOf;
+using testing::HasSubstr;
+
+class SettleTest : public testing::Test {
+ protected:
+    void TearDown() override {
+        host.onNotice(nullptr);
+        for (const std::string vm : {"a", "b"}) wait([&](Verbs::Done done) { host.destroy(vm, std::move(done)); });
+        workspace.expectNothingLeft();
+    }
+
+    /// A VMM that is a script; the guest's program is its last argument.
+    std::string executing(const std::string& more = {}) {
+        return workspace.script(more.empty() ? "executing" : "executing-odd", "exec " + shim + " \"$@\" " + more);
+    }
+    std::string starting() { return workspace.script("starting", shim + " \"$@\""); }
+
+    std::string definition(const std::string& vm, const std::string& binary) {
+        return workspace.file(
+            vm + ".yaml", "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 16MiB}\nboot: {kernel: /dev/null}\n" +
+                              "heartbeat: true\nvmm: {binary: " + binary + "}\n" +
+                              "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: 6s}}\n");
+    }
+    VerbResult start(const std::string& vm, const std::string& binary) {
+        const std::string file = definition(vm, binary);
+        return wait([&](Verbs::Done done) { host.start(file, std::nullopt, std::move(done)); });
+    }
+    json upgrade(const std::string& vm, const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
+        return wait([&](Verbs::Done done) { host.upgrade(vm, options, observer, std::move(done)); }).value;
+    }
+    json show(const std::string& vm) {
+        return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
+    }
+    VerbResult destroy(const std::string& vm) {
+        return wait([&](Verbs::Done done) { host.destroy(vm, std::move(done)); });
+    }
+    VmDirectory directory(const std::string& vm) const { return {workspace.runtime(), vm}; }
+    std::string recordOf(const std::string& vm) const { return directory(vm).path() + "/record.json"; }
+
+    /// What every verb but `destroy` answers.
+    std::vector<std::string> refusals(const std::string& vm) {
+        std::vector<std::string> said;
+        const auto take = [&](const VerbResult& result) {
+            EXPECT_EQ(result.code, ExitCode::Refused) << result.value;
+            said.push_back(result.value.value("error", result.value.value("cause", "")));
+        };
+        take(wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing(), .dryRun = true}, nullptr, std::move(done)); }));
+        take(wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing()}, nullptr, std::move(done)); }));
+        take(wait([&](Verbs::Done done) { host.shutdown(vm, milliseconds(2'000), std::move(done)); }));
+        std::vector<std::string> found;
+        host.recoverAll([&](const std::string& line) {
+            if (line.starts_with("vm '" + vm + "'")) found.push_back(line);
+        });
+        EXPECT_TRUE(turnUntil([&] { return !found.empty(); }, milliseconds(20'000)));
+        said.insert(said.end(), found.begin(), found.end());
+        return said;
+    }
+    static bool lives(int pid) { return pid > 0 && ::kill(pid, 0) == 0; }
+    /// It is reaped a moment after it has ended.
+    static bool isGone(int pid) {
+        return turnUntil([pid] { return !lives(pid); }, milliseconds(5'000));
+    }
+
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+    const std::string shim = required("VH_SHIM") + " serve";
+};
+
+TEST_F(SettleTest, refusesToStartAVmmThatIsNotTheStartedProcess) {
+    const VerbResult started = start("a", starting());
+    EXPECT_EQ(started.code, ExitCode::Refused) << started.value;
+    EXPECT_THAT(started.value.value("error", ""), AllOf(HasSubstr("it is not the started process"), HasSubstr("exec qemu")));
+    workspace.expectNothingLeft();
+}
+
+TEST_F(SettleTest, handsOverToNoVmmThatIsNotTheStartedProcess) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int pid = show("a")["pid"];
+    const json report = upgrade("a", {.binary = starting()});
+    EXPECT_THAT(report.value("outcome", ""), testing::AnyOf("rolled back", "refused")) << report.dump(2);
+    EXPECT_THAT(report.value("cause", ""), HasSubstr("exec"));
+    EXPECT_TRUE(lives(pid));
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+}
+
+/// An older record in place of the right one, as somebody may put it back.
+TEST_F(SettleTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const std::string before = contents(recordOf("a"));
+    ASSERT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    const int pid = show("a")["pid"];
+    const std::string right = contents(recordOf("a"));
+    std::ofstream(recordOf("a")) << before;
+    for (const std::string& said : refusals("a"))
+        EXPECT_THAT(said, AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("holds a guest ('running')"),
+                                HasSubstr("virt-handover destroy a")));
+    EXPECT_EQ(start("a", executing()).code, ExitCode::Refused);
+    ASSERT_TRUE(lives(pid));
+    std::ofstream(recordOf("a")) << right;
+    const json report = upgrade("a", {.binary = executing()});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_EQ(report["guest"]["errors"], json::array());
+}
+
+TEST_F(SettleTest, takesNoVmForAnotherOne) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_EQ(start("b", executing()).code, ExitCode::Done);
+    const int a = show("a")["pid"], b = show("b")["pid"];
+    fs::rename(recordOf("a"), workspace.path() + "/kept");
+    fs::rename(recordOf("b"), recordOf("a"));
+    fs::rename(workspace.path() + "/kept", recordOf("b"));
+    for (const std::string& said : refusals("a")) EXPECT_THAT(said, HasSubstr("it is the record of vm 'b'"));
+    for (const std::string& said : refusals("b")) EXPECT_THAT(said, HasSubstr("it is the record of vm 'a'"));
+    EXPECT_EQ(start("a", executing()).code, ExitCode::Refused);
+    ASSERT_TRUE(lives(a));
+    ASSERT_TRUE(lives(b));
+    // The way out that every refusal names: it ends this VM, and not the one that its record is of.
+    const VerbResult destroyed = destroy("a");
+    EXPECT_EQ(destroyed.code, ExitCode::Done) << destroyed.value;
+    EXPECT_TRUE(isGone(a));
+    EXPECT_TRUE(lives(b));
+}
+
+TEST_F(SettleTest, namesWhatItEndsBeforeItDestroysIt) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const std::string before = contents(recordOf("a"));
+    ASSERT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    const int pid = show("a")["pid"];
+    std::ofstream(recordOf("a")) << before;
+    std::vector<std::string> said;
+    host.onNotice([&](const std::string& line) {
+        EXPECT_TRUE(lives(pid)) << line;
+        said.push_back(line);
+    });
+    const VerbResult destroyed = destroy("a");
+    EXPECT_EQ(destroyed.code, ExitCode::Done) << destroyed.value;
+    EXPECT_TRUE(isGone(pid));
+    ASSERT_EQ(said.size(), 1U);
+    EXPECT_THAT(said.front(), AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("on no record")));
+    ASSERT_EQ(destroyed.value["ended"].size(), 1U) << destroyed.value;
+    EXPECT_EQ(destroyed.value["ended"][0]["pid"], pid);
+    EXPECT_EQ(destroyed.value["ended"][0]["onRecord"], false);
+    EXPECT_EQ(show("a").contains("state"), false);
+}
+
+TEST_F(SettleTest, leavesAloneWhatAVmmHasStartedForItself) {
+    ASSERT_EQ(start("a", workspace.script("helped", "sleep 600 &\nexec " + shim + " \"$@\"")).code, ExitCode::Done);
+    const int pid = show("a")["pid"];
+    const auto strays = strayVmms(directory("a"), {pid});
+    ASSERT_EQ(strays.size(), 1U);
+    const json report = upgrade("a", {.binary = executing(), .dryRun = true});
+    EXPECT_EQ(report["outcome"], "ready") << report.dump(2);
+    EXPECT_TRUE(lives(strays.front().pid));
+    // Until the VMM itself is ended.
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    const int helper = strays.front().pid;
+    EXPECT_TRUE(isGone(helper));
+}
+
+TEST_F(SettleTest, saysWhatIsWrongWithARecordAndNothingOfTheDefinition) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int pid = show("a")["pid"];
+    const std::string right = contents(recordOf("a"));
+    const std::string notText = [&] {
+        json value = json::parse(right);
+        value["definitionText"] = json::array({value["definitionText"]});
+        return value.dump();
+    }();
+    for (const std::string& damaged : {right.substr(0, right.find("heartbeat")), right.substr(0, 20), std::string("x"), notText}) {
+        std::ofstream(recordOf("a")) << damaged;
+        for (const std::string& said : refusals("a"))
+            EXPECT_THAT(said, AllOf(HasSubstr("'" + recordOf("a") + "'"), HasSubstr("put the right record back"),
+                                    testing::Not(HasSubstr("kernel"))));
+    }
+    EXPECT_TRUE(lives(pid));
+    EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    EXPECT_TRUE(isGone(pid));
+}
+
+/// A manager that is killed when the VM's record says what `isSo` looks for.
+class KilledStart {
+ public:
+    KilledStart(const Workspace& workspace, const std::string& definition, const std::function<bool()>& isSo)
+        : child_(spawnProgram(workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "start", definition},
+                              "start")) {
+        EXPECT_TRUE(turnUntil(isSo, milliseconds(20'000)));
+        ::kill(child_, SIGKILL);
+        collectProgram(workspace, child_, "start");
+    }
+
+ private:
+    pid_t child_;
+};
+
+TEST_F(SettleTest, undoesAStartThatWasCutShort) {
+    for (const bool byVerb : {false, true}) {
+        SCOPED_TRACE(byVerb);
+        definition("a", executing("--fault cont=slow:1000"));
+        const KilledStart killed(workspace, workspace.path() + "/a.yaml", [&] {
+            const auto record = directory("a").read();
+            return record && record->starting && record->vmm.pid > 0;
+        });
+        const int pid = show("a")["pid"];
+        ASSERT_TRUE(lives(pid));
+        EXPECT_EQ(show("a")["state"], "start interrupted");
+        if (byVerb) {
+            EXPECT_EQ(start("a", executing()).code, ExitCode::Done) << "and begins anew";
+        } else {
+            std::string said;
+            host.recoverAll([&](const std::string& line) { said = line; });
+            ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(20'000)));
+            EXPECT_THAT(said, HasSubstr("its start had been interrupted, and was undone"));
+            EXPECT_FALSE(fs::exists(directory("a").path()));
+        }
+        EXPECT_TRUE(isGone(pid));
+    }
+}
+
+TEST_F(SettleTest, keepsAGuestThatRunsThoughNobodyWroteItDown) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int pid = show("a")["pid"];
+    VmRecord record = *directory("a").read();
+    record.starting = true;
+    directory("a").write(record);
+    EXPECT_EQ(start("a", executing()).code, ExitCode::Refused) << "it runs already";
+    EXPECT_EQ(show("a")["state"], "running");
+    record.starting = true;
+    directory("a").write(record);
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    EXPECT_TRUE(isGone(pid));
+}
+
+TEST_F(SettleTest, tellsHowTheGuestIsAndNotOnlyThatAProcessLives) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_EQ(start("b", executing()).code, ExitCode::Done);
+    const int a = show("a")["pid"];
+    const auto states = [&] {
+        const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
+        return vms[0]["state"].get<std::string>() + ", " + vms[1]["state"].get<std::string>();
+    };
+    EXPECT_EQ(states(), "running, running");
+    {
+        VmmProcess vmm(directory("a").read()->vmm, directory("a").generation(1));
+        bool stopped = false;
+        vmm.monitor().execute("stop", nullptr, milliseconds(5'000), [&](const QmpReply& reply) { stopped = reply.ok(); });
+        ASSERT_TRUE(turnUntil([&] { return stopped; }, milliseconds(5'000)));
+    }
+    EXPECT_EQ(states(), "paused, running");
+    ::kill(a, SIGSTOP);
+    EXPECT_EQ(states(), "no answer, running");
+    ::kill(a, SIGCONT);
+    const UniqueFd lock = directory("b").tryLock();
+    EXPECT_EQ(states(), "paused, busy") << "whoever is at work on it has the only connection to its monitor";
+}
+
+TEST_F(SettleTest, endsWhatAManagerLeftThatDiedWhileItEndedTheOldVmm) {
+    for (const std::string state : {"retiring", "ending"}) {
+        SCOPED_TRACE(state);
+        ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+        const int old = show("a")["pid"];
+        ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), state, "0"));
+        host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
+        ASSERT_TRUE(turnUntil([&] { return show("a")["state"] == "running"; }, milliseconds(20'000))) << show("a").dump(2);
+        EXPECT_TRUE(isGone(old));
+        EXPECT_FALSE(fs::exists(directory("a").generation(1))) << "what the old VMM had";
+        EXPECT_TRUE(fs::exists(directory("a").generation(2)));
+        EXPECT_EQ(directory("a").read()->retiring, std::nullopt);
+        EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    }
+}
+
+TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    directory("a").makeGeneration(7, ::geteuid(), ::getegid());
+    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    EXPECT_FALSE(fs::exists(directory("a").generation(7)));
+    EXPECT_TRUE(fs::exists(directory("a").generation(1)));
+}
+
+/// H1 of the audit: silence must not be the way to live on beside the new VMM.
+TEST_F(SettleTest, endsAnOldVmmThatIsSilentOnceItHasHandedOver) {
+    for (const State silentFrom : {State::Confirming, State::Retiring, State::Ending}) {
+        SCOPED_TRACE(std::string(name(silentFrom)));
+        ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+        const int old = show("a")["pid"];
+        const json report = upgrade("a", {.binary = executing()}, [&](const HandoverProgress& progress) {
+            if (progress.state == silentFrom) ::kill(old, SIGSTOP);
+        });
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        EXPECT_EQ(report["oldVmmLeft"], false);
+        EXPECT_TRUE(isGone(old));
+        EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    }
+    for (const std::string answer : {"query-migrate=5", "query-migrate={\"ram\":5}", "quit=5"}) {
+        SCOPED_TRACE(answer);
+        ASSERT_EQ(start("a", executing("--answer '" + answer + "' --fault quit=lie")).code, ExitCode::Done);
+        const int old = show("a")["pid"];
+        const json report = upgrade("a", {.binary = executing(), .design = Design::ManagerOwned});
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        EXPECT_TRUE(isGone(old));
+        EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    }
+}
+
+/// H4 of the audit: an answer of the wrong type is no answer, and ends no verb in an endless wait.
+TEST_F(SettleTest, goesOnWhateverTypeAnAnswerHas) {
+    for (const std::string command : {"query-status", "query-version", "query-block-jobs", "query-migrate", "migrate-set-capabilities",
+                                      "migrate-set-parameters", "x-query-ramblock", "qom-list", "migrate", "migrate_cancel", "cont"})
+        for (const std::string odd : {"5", "[]", "{\"status\":{},\"human-readable-text\":1}"}) {
+            SCOPED_TRACE(command + " is answered with " + odd);
+            ASSERT_EQ(start("a", executing("--answer '" + command + "=" + odd + "'")).code, ExitCode::Done);
+            const int old = show("a")["pid"];
+            crashManager(workspace, "a", "a", executing(), "exchanging", "1");
+            wait([&](Verbs::Done done) { host.show("a", std::move(done)); });
+            const json report = upgrade("a", {.binary = executing()});
+            EXPECT_TRUE(report.contains("outcome")) << report.dump(2);
+            EXPECT_TRUE(lives(old) || report["outcome"] == "upgraded") << report.dump(2);
+            const VerbResult destroyed = destroy("a");
+            EXPECT_EQ(destroyed.code, ExitCode::Done) << destroyed.value;
+        }
+}
+
+TEST_F(SettleTest, hasAVerbWaitForARecoveryAndSaysSo) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "verifying", "0"));
+    std::vector<std::string> said;
+    host.onNotice([&](const std::string& line) { said.push_back(line); });
+    host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
+    const json report = upgrade("a", {.binary = executing()});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_THAT(said, testing::ElementsAre(HasSubstr("waits until what an earlier manager left half done")));
+}
+
+/// A new VMM that was told to run the guest may have run it: nobody gives the guest back to what is out of date by then.
+TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    const json report = upgrade("a", {.binary = executing("--fault cont=die")});
+    EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
+    EXPECT_THAT(reportText(report), HasSubstr("a person must look at pid " + std::to_string(old)));
+    for (const std::string& said : {upgrade("a", {.binary = executing()}).value("cause", "")})
+        EXPECT_THAT(said, AllOf(HasSubstr("has ended, and the guest with it"), HasSubstr("virt-handover destroy a")));
+    EXPECT_TRUE(lives(old));
+}
+
+}  // namespace
+}  // namespace vh::test
