@@ -74,7 +74,11 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
     std::optional<UpgradeJournal> journal = directory.read();
     RecoverSummary summary;
     // A guardian is for one upgrade, which leaves a journal when there is something to do.
-    if (!surroundings.inheritedLock) addOrphans(surroundings, directory, journal, summary);
+    try {
+        if (!surroundings.inheritedLock) addOrphans(surroundings, directory, journal, summary);
+    } catch (const std::exception& error) {  // No reason to leave what the journal tells of.
+        summary.warnings.push_back(std::string("domains whose QEMU libvirt does not know were not looked for: ") + error.what());
+    }
     if (!journal) {
         summary.nothing = summary.domains.empty();
         return summary;
@@ -172,8 +176,7 @@ json toJson(const RecoverSummary& summary) {
 
 std::string recoverText(const json& summary) {
     const JsonReader all(summary);
-    if (all.isTrue("/nothing")) return "nothing to recover\n";
-    std::string text;
+    std::string text = all.isTrue("/nothing") ? "nothing to recover\n" : "";
     for (const json& entry : all.list("/domains")) {
         const JsonReader one(entry);
         text += one.shown("/domain") + ": " + one.shown("/outcome") + "   pid " + one.shown("/pid") + "\n";

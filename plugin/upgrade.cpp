@@ -193,7 +193,16 @@ class Upgrade {
     void handOverAll() {
         std::atomic<std::size_t> next = 0;
         const auto work = [&] {
-            for (std::size_t i; (i = next++) < candidates_.size();) handOver(candidates_[i], journal_.domains[i]);
+            for (std::size_t i; (i = next++) < candidates_.size();) {
+                Candidate& candidate = candidates_[i];
+                JournalDomain& domain = journal_.domains[i];
+                try {
+                    handOver(candidate, domain);
+                } catch (const std::exception& error) {
+                    // Whatever one domain brings about is not the end of the others: their guests are under way, and libvirt is away.
+                    giveUp(candidate, domain, error.what());
+                }
+            }
         };
         std::vector<std::jthread> workers;
         const std::size_t count = std::clamp<std::size_t>(request_.parallel, 1, candidates_.size());
@@ -235,6 +244,19 @@ class Upgrade {
         noticeItsEnd(now);
         note(domain, [&](JournalDomain& one) { one = now; });
         conclude(now, outcome);
+    }
+
+    /// Finds out what became of a domain whose part ended as nobody has foreseen.
+    void giveUp(Candidate& candidate, JournalDomain& domain, const std::string& cause) {
+        JournalDomain now = domain;
+        candidate.outcome.outcome.clear();
+        candidate.outcome.cause = cause;
+        if (now.unfinished())
+            settle(surroundings_.paths, directory_, manager_, now);
+        else if (now.phase == DomainPhase::Prepared)
+            now.phase = DomainPhase::Unchanged;
+        note(domain, [&](JournalDomain& one) { one = now; });
+        conclude(now, candidate.outcome);
     }
 
     /// What the manager says. Whatever is no clear end leaves the phase, and it is found out.
