@@ -1,8 +1,10 @@
 #include "manager/recovery.h"
 
 #include <chrono>
+#include <filesystem>
 #include <utility>
 
+#include "manager/dbus_service.h"
 #include "manager/in_place.h"
 #include "manager/memory_room.h"
 #include "vmm-shim/exec_inbox.h"
@@ -331,10 +333,18 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     try {
         directory_.write(record_);
         directory_.removeGeneration(goneGeneration);
+        removeSockets(kept);
         finish({});
     } catch (const std::exception& error) {
         finish(error.what());
     }
+}
+
+/// Those of the manager that died: a relay's, and the one on which a command that held an upgrade was told to commit it.
+void Recovery::removeSockets(const VmmRecord& kept) const {
+    std::error_code ignored;
+    for (const std::string& socket : {relayPath(directory_.generation(kept.generation)), managerSocket(directory_.path())})
+        std::filesystem::remove(socket, ignored);
 }
 
 void Recovery::finish(std::string problem) {

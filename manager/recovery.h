@@ -82,6 +82,7 @@ class Recovery {
     void letOldRun();
     void end(VmmProcess& vmm, std::function<void()> then);
     void settle(const VmmRecord& kept, unsigned goneGeneration);
+    void removeSockets(const VmmRecord& kept) const;
     void finish(std::string problem);
 
     VmRecord record_;

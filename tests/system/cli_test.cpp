@@ -321,6 +321,7 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     collect(holder, name);
     const Ran upgraded = run({"--embed", "upgrade", "vm", "--to", newQemu()});
     EXPECT_EQ(upgraded.code, 0) << upgraded.output << upgraded.error;
+    EXPECT_FALSE(std::filesystem::exists(workspace.runtime() + "/vm/manager.sock")) << "the killed command's socket is left";
     Host host(workspace.runtime(), "/nonexistent");
     expectGuestIsWell(host, "vm");
 }

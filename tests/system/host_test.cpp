@@ -354,6 +354,7 @@ TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
         ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, milliseconds(15'000)))
             << show().dump(2);
         ASSERT_EQ(problem, "");
+        EXPECT_TRUE(std::filesystem::is_empty(show()["directory"].get<std::string>() + "/incoming")) << "sockets are left";
         expectGuestIsWell(host, "vm");
         const json report = upgrade({.binary = newQemu()});
         ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
