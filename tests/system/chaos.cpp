@@ -135,7 +135,7 @@ struct Fault {
 
 struct Figures {
     unsigned rounds = 0, upgrades = 0;
-    std::map<std::string, unsigned> outcomes;                      ///< upgraded, rolled back, refused, cancelled, interrupted
+    std::map<std::string, unsigned> outcomes;  ///< upgraded, silent, rolled back, refused, cancelled, interrupted
     std::map<std::string, std::map<std::string, unsigned>> blows;  ///< Whom it met, and in which state of the handover.
     std::map<std::string, unsigned> faults;
 
@@ -328,9 +328,10 @@ std::unique_ptr<Program> Chaos::complete(const std::string& name, bool embedded,
         }
         const json answer = program->answer();
         const std::string words = answer.value("error", "") + answer.value("cause", "") + program->error();
-        // Of a daemon that has just come up, the second is as true as the first.
+        // A daemon that has just come up may say any of these of what it is about to settle.
         const bool isBusy = words.find("another command is at work") != std::string::npos ||
-                            words.find("has an upgrade that stands by") != std::string::npos;
+                            words.find("has an upgrade that stands by") != std::string::npos ||
+                            words.find("is still being settled") != std::string::npos;
         if (program->code() != 2 || !isBusy || Clock::now() > end) return program;
         std::this_thread::sleep_for(milliseconds(50));
     }
@@ -737,7 +738,8 @@ void Chaos::hear(Attempt& attempt) {
     said(title + ": " + outcome + " " + report.value("cause", ""));
     if (outcome == "lost" || outcome.empty()) return fault("lied", words);
     const unsigned generation = record ? record->vmm.generation : 0;
-    if ((generation != attempt.vm->generation) != (outcome == "upgraded"))
+    // "Silent" is upgraded, and a guest that was not heard: the inspection will tell whether that is so.
+    if ((generation != attempt.vm->generation) != (outcome == "upgraded" || outcome == "silent"))
         fault("lied", "the VMM on record is number " + std::to_string(generation) + " and was number " +
                           std::to_string(attempt.vm->generation) + ", and " + words);
     if (outcome == "upgraded" && record && record->vmm.binary != attempt.binary)
