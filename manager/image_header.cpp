@@ -58,7 +58,7 @@ std::string formatIn(const Header& header) {
 
 }  // namespace
 
-std::optional<BackingFile> relativeBackingFile(int image, const std::string& path) {
+std::optional<BackingImage> relativeBackingFile(int image, const std::string& path) {
     const Header header(image);
     if (header.number(0, 4) != magic || header.number(8, 8) == 0) return std::nullopt;
     const std::uint64_t length = header.number(16, 4);
@@ -74,7 +74,7 @@ std::optional<BackingFile> relativeBackingFile(int image, const std::string& pat
                                  (format.empty() ? "whose format it does not say" : "whose format is '" + format + "'") +
                                  "; shut down whatever uses the image, and write both down: qemu-img rebase -u -F FORMAT -b '" + file +
                                  "' '" + path + "'");
-    return BackingFile{file, format};
+    return BackingImage{file, format};
 }
 
 }  // namespace vh

@@ -6,7 +6,7 @@
 
 namespace vh {
 
-struct BackingFile {
+struct BackingImage {
     std::string file;    ///< An absolute path.
     std::string format;  ///< QEMU's name of it.
 };
@@ -16,6 +16,6 @@ struct BackingFile {
 /// something that is no path. Throws std::runtime_error with what to do when the header does not say its format.
 ///
 /// The header may be a hostile VMM's work. So nothing is opened here: QEMU opens the file, as a user who may read it or not.
-std::optional<BackingFile> relativeBackingFile(int image, const std::string& path);
+std::optional<BackingImage> relativeBackingFile(int image, const std::string& path);
 
 }  // namespace vh

@@ -27,7 +27,7 @@ struct QemuLaunch {
     /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
     bool shareImplicitRam = false;
     /// By disk: those that QEMU would not find by itself.
-    std::map<std::string, BackingFile> backing = {};
+    std::map<std::string, BackingImage> backing = {};
     /// Only to see what becomes of it, next to the VMM that runs the guest: guest RAM need not be there twice.
     bool rehearsal = false;
 };

@@ -58,7 +58,7 @@ std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDesc
     const std::string logFile = vmm->directory_ + "/vmm.log";
     vmm->log_ = UniqueFd(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!vmm->log_) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
-    std::map<std::string, BackingFile> backing;
+    std::map<std::string, BackingImage> backing;
     for (const Disk& disk : launch.definition.disks) {
         if (disk.format != DiskFormat::Qcow2) continue;
         if (auto found = relativeBackingFile(vmm->resources_.fd("disk/" + disk.id + "/ro"), disk.file))

@@ -40,7 +40,7 @@ class ImageHeaderTest : public NoDescriptorLeaks {
     static void put(std::string& bytes, std::size_t at, std::uint64_t value, std::size_t size) {
         for (std::size_t i = 0; i < size; ++i) bytes[at + i] = static_cast<char>(value >> 8 * (size - 1 - i));
     }
-    std::optional<BackingFile> read(const std::string& bytes) {
+    std::optional<BackingImage> read(const std::string& bytes) {
         const std::string file = directory_.write("image", bytes);
         const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
         return relativeBackingFile(fd.get(), "/vm/images/root.qcow2");
