@@ -198,7 +198,7 @@ void keepFloodsFrom(const std::string& port) {
     request.exchange("set up the port '" + port + "'");
 }
 
-std::vector<ForwardingEntry> entriesOf(const std::string& port) {
+std::vector<ForwardingEntry> forwardingEntriesOf(const std::string& port) {
     const int index = indexOf(port);
     std::vector<ForwardingEntry> entries;
     RouteRequest(RTM_GETNEIGH, NLM_F_DUMP, ifinfomsg{.ifi_family = AF_BRIDGE, .ifi_index = index})

@@ -51,7 +51,7 @@ struct ForwardingEntry {
     std::uint16_t vlan = 0;   ///< 0: in none, or in all of the port's.
     std::uint16_t state = 0;  ///< NUD_*, <linux/neighbour.h>.
 };
-std::vector<ForwardingEntry> entriesOf(const std::string& port);
+std::vector<ForwardingEntry> forwardingEntriesOf(const std::string& port);
 
 /// Has the bridge look for them behind this port from now on. If `sticky`, also when it hears them elsewhere. An entry goes with its
 /// port. Throws only when none of them could be set.

@@ -60,7 +60,7 @@ void NetworkSwitch::hold() {
     for (Network& network : networks_) {
         if (!network.held.fd) continue;
         try {
-            network.entries = entriesOf(network.old.name);
+            network.entries = forwardingEntriesOf(network.old.name);
             // A guest that has been silent for long is not known.
             if (std::ranges::find(network.entries, network.guest, &ForwardingEntry::address) == network.entries.end())
                 network.entries.push_back({.address = network.guest, .state = NUD_REACHABLE});
