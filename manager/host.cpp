@@ -593,9 +593,9 @@ void Host::fillStates(json summaries, std::function<void(json)> then) {
     std::vector<GuestStates::Question> questions;
     std::vector<std::size_t> unknown;
     for (std::size_t i = 0; i < summaries.size(); ++i) {
-        if (summaries[i]["state"] != "") continue;
+        if (summaries[i].at("state") != "") continue;
         try {
-            const VmDirectory directory = directoryOf(summaries[i]["vm"]);
+            const VmDirectory directory = directoryOf(summaries[i].at("vm"));
             const std::optional<VmRecord> record = directory.read();
             if (!record) continue;
             questions.push_back({record->vmm, directory.generation(record->vmm.generation)});
@@ -608,7 +608,7 @@ void Host::fillStates(json summaries, std::function<void(json)> then) {
         json filled = summaries;
         for (std::size_t i = 0; i < unknown.size(); ++i) filled[unknown[i]]["state"] = states[i];
         for (json& summary : filled)
-            if (summary["state"] == "") summary["state"] = "no answer";
+            if (summary.at("state") == "") summary["state"] = "no answer";
         then(filled);
     };
     questions_.push_back(std::make_unique<GuestStates>(std::move(questions), fill));

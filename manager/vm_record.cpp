@@ -145,16 +145,16 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.starting = value.value("starting", false);
         if (value.contains("fresh")) record.fresh = vmmFromJson(value.at("fresh"));
         record.toldToRun = value.value("toldToRun", false);
-        if (value.contains("retiring")) record.retiring = vmmFromJson(value["retiring"]);
+        if (value.contains("retiring")) record.retiring = vmmFromJson(value.at("retiring"));
         for (const json& device : value.value("passthrough", json::array()))
             record.passthrough.push_back(passedDeviceFromJson(device));
         if (value.contains("adopted")) record.adopted = adoptedVmFromJson(value.at("adopted"));
         record.standingBy = value.value("standingBy", false);
         value.at("guestWasRunning").get_to(record.guestWasRunning);
-        if (value.contains("oomScore")) record.oomScore = value["oomScore"].get<int>();
+        if (value.contains("oomScore")) record.oomScore = value.at("oomScore").get<int>();
         for (const json& kept : value.value("memoryBefore", json::array()))
             record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
-        const std::string vm = value.contains("vm") ? value["vm"].get<std::string>()  // Not there in those of earlier releases.
+        const std::string vm = value.contains("vm") ? value.at("vm").get<std::string>()  // Not there in those of earlier releases.
                                : record.adopted     ? vm_
                                                     : record.definition().name;
         if (vm != vm_) throw std::runtime_error("it is the record of vm '" + vm + "'");
