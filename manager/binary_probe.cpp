@@ -14,18 +14,6 @@
 
 namespace vh {
 
-namespace {
-
-/// One of the process's children, if it has any (proc_tid_children(5)). A QEMU that is asked what it can do has none.
-std::string childOf(pid_t pid) {
-    std::ifstream children("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
-    std::string child;
-    children >> child;
-    return child;
-}
-
-}  // namespace
-
 using nlohmann::json;
 
 BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move(question)), answer_(std::move(answer)) {
@@ -72,9 +60,10 @@ void BinaryProbe::ask() {
     // Deadlines of single commands do not matter here: the whole probe has one. A closed monitor is told by the process's exit.
     monitor_->execute("query-version", nullptr, question_.deadline, [this](QmpReply reply) {
         if (!reply.ok()) return;
-        if (const std::string child = childOf(process_.pid()); !child.empty())
-            return finish("'" + question_.path + "' does not become the VMM but starts it as a child, pid " + child +
-                          ", of its own; if it is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\"");
+        if (monitor_->peer() != process_.pid())
+            return finish("'" + question_.path + "' does not become the VMM but starts it as a child of its own, pid " +
+                          std::to_string(monitor_->peer()) +
+                          "; if it is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\"");
         binary_.kind = vmmKind(reply.value);
         binary_.version = qemuVersion(reply.value);
         binary_.majorVersion = std::atoi(binary_.version.c_str());

@@ -16,6 +16,7 @@
 #include "manager/held_by_process.h"
 #include "manager/memory_room.h"
 #include "manager/strays.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -391,7 +392,7 @@ void Handover::askOldVmm() {
 void Handover::checkGuest(std::function<void()> then) {
     send(*old_, "query-status", nullptr, [this, then = std::move(then)](const QmpReply& status) {
         if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
-        const std::string runState = status.value.value("status", "");
+        const std::string runState = status.text("status");
         wasRunning_ = runState == "running";
         if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
         send(*old_, "query-block-jobs", nullptr, [this, then](const QmpReply& jobs) {
@@ -428,7 +429,7 @@ void Handover::checkWhatItHolds() const {
 void Handover::checkBlockers(std::function<void()> then) {
     send(*old_, "query-migrate", nullptr, [this, then = std::move(then)](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-        for (const json& blocked : reply.value.value("blocked-reasons", json::array())) {
+        for (const json& blocked : JsonReader(reply.value).list("/blocked-reasons")) {
             const std::string reason = blocked.is_string() ? blocked.get<std::string>() : blocked.dump();
             if ((usesCpr() || executes()) && blocksNormalModeOnly(reason)) continue;
             throw std::runtime_error("the old VMM cannot hand its guest over: " + reason +
@@ -639,8 +640,8 @@ void Handover::setCprMode(const char* mode, std::function<void()> then) {
         // Blockers are those of the current mode (migration/migration.c:fill_source_migration_info).
         send(*old_, "query-migrate", nullptr, [this, then](const QmpReply& reply) {
             if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-            for (const json& reason : reply.value.value("blocked-reasons", json::array()))
-                throw std::runtime_error("the old VMM refuses: " + reason.get<std::string>());
+            for (const json& reason : JsonReader(reply.value).list("/blocked-reasons"))
+                throw std::runtime_error("the old VMM refuses: " + JsonReader(reason).shown(""));
             then();
         });
     });
@@ -672,7 +673,7 @@ void Handover::letOldVmmGo(std::function<void()> then) {
     run({{old_.get(), "migrate_cancel", nullptr}}, [this, then] {
         send(*old_, "query-migrate", nullptr, [this, then](const QmpReply& reply) {
             if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-            if (const std::string status = reply.value.value("status", "none"); status != "cancelled") {
+            if (const std::string status = reply.text("status"); status != "cancelled") {
                 if (status == "failed" || status == "completed")
                     throw std::runtime_error("the old VMM's migration has " + status);
                 pollTimer_ = EventSource::after(milliseconds(5), within([this, then] { letOldVmmGo(then); }));
@@ -720,10 +721,9 @@ void Handover::checkStillInstalled() const {
 /// would say so when the guest has been stopped.
 void Handover::checkNewCanLoad(std::function<void()> then) {
     send(*new_, "query-migrate", nullptr, [then = std::move(then)](const QmpReply& reply) {
-        const json reasons = reply.ok() ? reply.value.value("blocked-reasons", json::array()) : json::array();
-        for (const json& reason : reasons)
-            if (reason.is_string() && reason.get<std::string>().starts_with("non-migratable device"))
-                throw std::runtime_error("the new VMM cannot take the guest's devices over: " + reason.get<std::string>());
+        for (const json& blocked : JsonReader(reply.value).list("/blocked-reasons"))
+            if (const std::string reason = JsonReader(blocked).text(""); reason.starts_with("non-migratable device"))
+                throw std::runtime_error("the new VMM cannot take the guest's devices over: " + reason);
         then();
     });
 }
@@ -912,7 +912,7 @@ void Handover::prove() {
     }
     send(*new_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*new_, "query-status", *reply.error));
-        const std::string runState = reply.value.value("status", "");
+        const std::string runState = reply.text("status");
         if (runState != "paused")
             throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
         if (!executes()) return done();
@@ -935,7 +935,7 @@ void Handover::confirm() {
         const std::string refusal = errorText(*new_, "cont", *reply.error);
         send(*new_, "query-status", nullptr, [this, refusal](const QmpReply& status) {
             if (!status.ok()) return;
-            if (status.value.value("running", true)) return done();
+            if (JsonReader(status.value).at("/running") != false) return done();  // Whatever else it says, it may run.
             post(Event::Failed, refusal);
         });
     });
@@ -976,9 +976,9 @@ void Handover::retire() {
         if (!old_->alive()) return done();
         old_->monitor().execute("query-migrate", nullptr, tidyPatience, within([this](const QmpReply& reply) {
                                     if (!reply.ok()) return done();
-                                    const json ram = reply.value.value("ram", json::object());
-                                    report_.bytesSent = ram.value("transferred", std::uint64_t{0});
-                                    if (!sharesRam()) report_.ramCopiedBytes = ram.value("normal-bytes", std::uint64_t{0});
+                                    const JsonReader migration(reply.value);
+                                    report_.bytesSent = migration.count("/ram/transferred");
+                                    if (!sharesRam()) report_.ramCopiedBytes = migration.count("/ram/normal-bytes");
                                     askOldToEnd();
                                 }));
     });
@@ -1079,14 +1079,14 @@ void Handover::resume() {
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         if (!reply.ok()) return post(Event::Failed, errorText(*old_, "query-migrate", *reply.error));
         const auto again = [this](milliseconds delay) { pollTimer_ = EventSource::after(delay, within([this] { resume(); })); };
-        const std::string migration = reply.value.value("status", "none");
-        if (migration != "none" && migration != "completed" && migration != "failed" && migration != "cancelled")
+        const std::string migration = reply.text("status");
+        if (!migration.empty() && migration != "none" && migration != "completed" && migration != "failed" && migration != "cancelled")
             return again(milliseconds(5));
         send(*old_, "query-status", nullptr, [this, again](const QmpReply& status) {
             if (!status.ok()) return post(Event::Failed, errorText(*old_, "query-status", *status.error));
-            if (passesThrough() && status.value.value("status", "") == "postmigrate")
+            if (passesThrough() && status.text("status") == "postmigrate")
                 return post(Event::Failed, "the old VMM has given the guest's devices away and cannot run it any more");
-            if (!wasRunning_ || status.value.value("running", false)) return resumed();
+            if (!wasRunning_ || status.flag("running")) return resumed();
             send(*old_, "cont", nullptr, [this, again](const QmpReply& answer) {
                 if (answer.ok()) return resumed();
                 again(milliseconds(50));  // The new VMM's image locks may outlive it by a moment.
@@ -1203,7 +1203,7 @@ void Handover::guestResumed(Clock::time_point at) {
 void Handover::explainOldFailure() {
     send(*old_, "query-migrate", nullptr, [this](const QmpReply& reply) {
         std::string cause = "the old VMM could not hand over";
-        if (reply.ok() && reply.value.contains("error-desc")) cause += ": " + reply.value.value("error-desc", "");
+        if (const std::string why = reply.text("error-desc"); !why.empty()) cause += ": " + why;
         failUnlessNewDies(cause);
     });
 }

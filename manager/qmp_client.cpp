@@ -53,6 +53,9 @@ bool QmpReply::flag(const char* key) const {
 }
 
 QmpClient::QmpClient(UniqueFd socket) : socket_(std::move(socket)) {
+    // From now on the kernel says with everything that comes who has sent it (unix(7)); without that, peer() knows nobody.
+    const int on = 1;
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
     readable_ = EventSource::readable(socket_.get(), [this] { readMore(); });
 }
 
@@ -84,11 +87,25 @@ void QmpClient::execute(const std::string& command, json arguments, std::chrono:
 
 void QmpClient::readMore() {
     char buffer[65536];
-    const ssize_t count = ::recv(socket_.get(), buffer, sizeof(buffer), 0);
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];
+    iovec piece{buffer, sizeof(buffer)};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    // Descriptors that somebody passes find no room, and are closed by the kernel.
+    const ssize_t count = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (count < 0) return close(std::string("the monitor failed: ") + std::strerror(errno));
     if (count == 0) return close("the VMM closed its monitor");
     clock_.look();
+    for (const cmsghdr* part = CMSG_FIRSTHDR(&message); part; part = CMSG_NXTHDR(&message, const_cast<cmsghdr*>(part)))
+        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_CREDENTIALS) {
+            ucred sender{};
+            std::memcpy(&sender, CMSG_DATA(part), sizeof(sender));
+            peer_ = sender.pid;
+        }
     input_.append(buffer, static_cast<std::size_t>(count));
     const std::shared_ptr<bool> alive = alive_;
     for (std::size_t end; *alive && !closed() && (end = input_.find('\n')) != std::string::npos;) {

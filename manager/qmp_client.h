@@ -66,6 +66,9 @@ class QmpClient {
 
     bool closed() const { return !socket_; }
 
+    /// The process that sent what was read last, by the kernel's word; 0 before anything came.
+    pid_t peer() const { return peer_; }
+
  private:
     struct Outgoing {
         std::string bytes;
@@ -87,6 +90,7 @@ class QmpClient {
     EventSource writable_;
     std::string input_;
     EventClock clock_;
+    pid_t peer_ = 0;
     std::deque<Outgoing> output_;
     std::deque<Outgoing> waitingForGreeting_;
     bool negotiated_ = false;

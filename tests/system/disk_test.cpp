@@ -114,7 +114,7 @@ TEST_F(DiskTest, namesTheImageThatIsInUse) {
         other.name = "other";
         const VerbResult refused = start(host, definition(other, image, "raw"));
         EXPECT_NE(refused.code, ExitCode::Done);
-        EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr("'" + image + "'"), HasSubstr("lock"), Not(HasSubstr("fdset"))));
+        EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr(image), HasSubstr("lock"), Not(HasSubstr("fdset"))));
 
         // And in the last words of a new VMM.
         const std::string dying = workspace_.script(

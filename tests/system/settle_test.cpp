@@ -35,6 +35,10 @@ class SettleTest : public testing::Test {
         return workspace.script(more.empty() ? "executing" : "executing-odd", "exec " + shim + " \"$@\" " + more);
     }
     std::string starting() { return workspace.script("starting", shim + " \"$@\""); }
+    /// Only when it is asked what it can do, it is the VMM itself.
+    std::string startingLater() {
+        return workspace.script("starting-later", "case \"$*\" in *'-machine none'*) exec " + shim + " \"$@\" ;; esac\n" + shim + " \"$@\"");
+    }
 
     std::string definition(const std::string& vm, const std::string& binary) {
         return workspace.file(
@@ -88,9 +92,12 @@ class SettleTest : public testing::Test {
 };
 
 TEST_F(SettleTest, refusesToStartAVmmThatIsNotTheStartedProcess) {
-    const VerbResult started = start("a", starting());
-    EXPECT_EQ(started.code, ExitCode::Refused) << started.value;
-    EXPECT_THAT(started.value.value("error", ""), AllOf(HasSubstr("it is not the started process"), HasSubstr("exec qemu")));
+    for (const auto& [binary, what] : {std::pair{starting(), "starts it as a child of its own"},
+                                       std::pair{startingLater(), "it is not the started process"}}) {
+        const VerbResult started = start("a", binary);
+        EXPECT_EQ(started.code, ExitCode::Refused) << started.value;
+        EXPECT_THAT(started.value.value("error", ""), AllOf(HasSubstr(what), HasSubstr("exec qemu")));
+    }
     workspace.expectNothingLeft();
 }
 
