@@ -419,9 +419,6 @@ void Handover::checkWhatItHolds() const {
                                      "', which has no name any more, as a disk with snapshot=on does: the new VMM could not open it, "
                                      "and the guest would find its disk as it was before" +
                                      remedy);
-    for (const char* option : {"-pidfile", "--pidfile"})
-        if (std::ranges::count(request_.definition.vmm.arguments, option) > 0)
-            throw std::runtime_error("the old VMM has locked the file of its option '-pidfile', which the new one could not do" + remedy);
 }
 
 /// A dry run touches nothing, so this is asked in whichever mode the old VMM is in, which is normal but during a handover. What

@@ -106,6 +106,12 @@ bool Host::isRecovering(const std::string& vm) const {
     return std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm && operation->isRecovery; });
 }
 
+milliseconds Host::patienceWith(const std::string& vm) const {
+    if (isRecovering(vm)) return recoveryPatience;
+    const bool isAtWork = std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm; });
+    return isAtWork ? milliseconds(0) : lookPatience;
+}
+
 void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since) {
     Operation* operation = nullptr;
     try {
@@ -113,7 +119,7 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
         if (UniqueFd lock = directory.tryLock()) {
             operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
             operation = operations_.back().get();
-        } else if (std::chrono::steady_clock::now() - since < (isRecovering(vm) ? recoveryPatience : lookPatience)) {
+        } else if (std::chrono::steady_clock::now() - since < patienceWith(vm)) {
             const unsigned attempt = ++lastAttempt_;
             attempts_[attempt] = EventSource::after(milliseconds(20), [this, attempt, vm, done, then, since] {
                 attempts_.erase(attempt);

@@ -104,6 +104,8 @@ class Host : public Verbs {
     void beginOn(const std::string& vm, const Done& done, const Begun& then);
     void tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since);
     bool isRecovering(const std::string& vm) const;
+    /// How long a verb waits for the lock of a VM that somebody has.
+    std::chrono::milliseconds patienceWith(const std::string& vm) const;
     void end(Operation* operation, VerbResult result);
     /// Runs a step of it; what it throws is its answer.
     void guarded(Operation* operation, const std::function<void()>& step);

@@ -125,7 +125,6 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
          {"listens on '" + socket + "'", "vmm.arguments"}},
         {{"abstract", "-chardev, 'socket,id=a,path=vh-test-" + freePort() + ",abstract=on,server=on,wait=off', -device, 'isa-serial,chardev=a'"},
          {"listens on '@vh-test-", "vmm.arguments"}},
-        {{"pid-file", "-pidfile, '" + workspace.path() + "/more.pid'"}, {"-pidfile", "vmm.arguments"}},
         {{"snapshot", "-drive, 'if=virtio,file=" + image + ",format=raw,snapshot=on,file.locking=off'"}, {"no name any more", "snapshot=on"}},
     };
     std::vector<Vm> vms;
