@@ -39,7 +39,6 @@ constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the dire
 constexpr std::uint64_t freshVmmBytes = 16 << 20;       ///< Anonymous, of a QEMU 10.0 or 11.1 that has built its machine: 15 MiB.
 constexpr milliseconds defaultDowntime{300};            ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
 constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
-constexpr int runtimeFdset = 1000;  ///< Above the sets of the command line.
 
 std::uint64_t freeBytes(const std::string& path) {
     struct statvfs status {};
@@ -869,20 +868,20 @@ void Handover::saveToFile() {
     if (!savedState_) throw std::system_error(errno, std::generic_category(), "create a file in '" + directory + "'");
     migrateSent_ = true;
     send(
-        *old_, "add-fd", {{"fdset-id", runtimeFdset}},
+        *old_, "add-fd", {{"fdset-id", stateFdset}},
         [this](const QmpReply& reply) {
             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
-            run({{old_.get(), "migrate", fdsetChannel(runtimeFdset)}}, [] {});
+            run({{old_.get(), "migrate", fdsetChannel(stateFdset)}}, [] {});
         },
         reopen(savedState_.get(), O_WRONLY));
 }
 
 void Handover::restoreFromFile() {
     send(
-        *new_, "add-fd", {{"fdset-id", runtimeFdset}},
+        *new_, "add-fd", {{"fdset-id", stateFdset}},
         [this](const QmpReply& reply) {
             if (!reply.ok()) return post(Event::Failed, errorText(*new_, "add-fd", *reply.error));
-            run({{new_.get(), "migrate-incoming", fdsetChannel(runtimeFdset)}}, [] {});
+            run({{new_.get(), "migrate-incoming", fdsetChannel(stateFdset)}}, [] {});
         },
         reopen(savedState_.get(), O_RDONLY));
     savedState_.reset();
@@ -967,6 +966,7 @@ void Handover::retire() {
     network_.reset();
     // As often as QEMU does by itself. The bridge has been told already; this is for whoever else has to know.
     new_->monitor().execute("announce-self", announcements(), patience, nullptr);
+    if (design_ == Design::SaveRestore) new_->monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, patience, nullptr);
     recordOnlyNewVmm();
     afterFirstBeatsOnNew([this] {
         if (isOneProcess()) return retireInPlace();
@@ -1105,7 +1105,12 @@ void Handover::resumed() {
     if (!configuredOld_) return last();
     // As found, for whoever migrates this VM next. Without effect on the guest, so a refusal does not matter; but awaited, since QEMU
     // drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
-    const auto next = [this, last] { executes() ? undoExecSettings(last) : last(); };
+    const auto next = [this, last] {
+        if (executes()) return undoExecSettings(last);
+        if (design_ != Design::SaveRestore) return last();
+        // The file has no name, and all of the guest's RAM in it, as long as somebody has it open.
+        old_->monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, tidyPatience, within([last](const QmpReply&) { last(); }));
+    };
     old_->monitor().execute("migrate-set-capabilities", capabilities(false), tidyPatience, within([this, next](const QmpReply&) {
                                 if (!usesCpr() && !executes()) return next();
                                 old_->monitor().execute("migrate-set-parameters", {{"mode", "normal"}}, tidyPatience,

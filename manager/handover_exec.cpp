@@ -35,7 +35,7 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 
 constexpr milliseconds cancelPatience{10'000};
-constexpr int shimFdset = execStateFdset + 1;
+constexpr int shimFdset = stateFdset + 1;
 
 /// As if the new VMM had the old one's files, which a rehearsed one cannot have and an executed one will.
 std::vector<RamBlock> withFilesOf(const std::vector<RamBlock>& old, std::vector<RamBlock> fresh) {
@@ -139,7 +139,7 @@ void Handover::prepareExec() {
         run({{old_.get(), "migrate-set-parameters", {{"cpr-exec-command", command}}}}, [this] { done(); });
     };
     send(
-        *old_, "add-fd", {{"fdset-id", execStateFdset}},
+        *old_, "add-fd", {{"fdset-id", stateFdset}},
         [this, added](const QmpReply& reply) {
             if (!reply.ok()) return post(Event::Failed, errorText(*old_, "add-fd", *reply.error));
             send(*old_, "add-fd", {{"fdset-id", shimFdset}}, added, reopen(shim_.get(), O_RDONLY));
@@ -152,7 +152,7 @@ void Handover::executeNew() {
         if (hasExecuted()) newExecuted();
     });
     migrateSent_ = true;
-    run({{old_.get(), "migrate", fdsetChannel(execStateFdset)}}, [] {});
+    run({{old_.get(), "migrate", fdsetChannel(stateFdset)}}, [] {});
 }
 
 /// Whether the old VMM, which has let go of its monitor or ended, has executed the new one. A new one that has ended again already
@@ -172,7 +172,7 @@ void Handover::newExecuted() {
     if (!new_->alive()) return;  // newExited() is next.
     within([this] {
         std::vector<Command> commands = settingsOfNewVmm();
-        commands.push_back({new_.get(), "migrate-incoming", fdsetChannel(execStateFdset)});
+        commands.push_back({new_.get(), "migrate-incoming", fdsetChannel(stateFdset)});
         run(commands, [] {});
     })();
 }
@@ -205,7 +205,7 @@ std::string Handover::noWayBack() const {
 void Handover::undoExecSettings(std::function<void()> then) {
     takeParcels(inbox_.get());
     old_->monitor().execute("migrate-set-parameters", {{"cpr-exec-command", json::array()}}, cancelPatience, nullptr);
-    removeFdsets(*old_, {execStateFdset, shimFdset}, std::move(then));
+    removeFdsets(*old_, {stateFdset, shimFdset}, std::move(then));
 }
 
 /// Waits for the answers: a monitor that hangs up takes back what it has asked for and QEMU has not begun with
@@ -221,7 +221,7 @@ void Handover::removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::funct
 void Handover::retireInPlace() {
     struct stat status {};
     if (savedState_ && ::fstat(savedState_.get(), &status) == 0) report_.bytesSent = static_cast<std::uint64_t>(status.st_size);
-    removeFdsets(*new_, {execStateFdset}, [this] { done(); });
+    removeFdsets(*new_, {stateFdset}, [this] { done(); });
 }
 
 }  // namespace vh

@@ -182,7 +182,7 @@ class Command {
         option("-incoming", "defer");
         if (launch_.resources.has(execStateResource))
             option("-add-fd",
-                   "fd=" + number(execStateResource) + ",set=" + std::to_string(execStateFdset) + ",opaque=" + execStateResource);
+                   "fd=" + number(execStateResource) + ",set=" + std::to_string(stateFdset) + ",opaque=" + execStateResource);
         if (launch_.incoming == Incoming::Cpr) option("-incoming", cprIncoming(launch_.directory));
     }
 

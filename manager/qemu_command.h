@@ -45,8 +45,9 @@ std::string withFileNames(const std::string& text, const VmDefinition& definitio
 /// socket `monitor`, chardev `virt-handover`, which is left to whoever hands it over next.
 std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory, int monitor);
 
-/// The set in which an executed VMM finds the file with its device state, a resource of that name.
-constexpr int execStateFdset = 1000;
+/// The set, above those of the command line, of a file that a VMM writes its state to or reads it from; an executed VMM has it as a
+/// resource of that name.
+constexpr int stateFdset = 1000;
 constexpr const char* execStateResource = "exec/state";
 
 /// Device models named in extra arguments (`-device MODEL,...` or its JSON form), for preflight.

@@ -207,7 +207,7 @@ void Recovery::takeStateIn() {
         const std::string status = reply.text("status");
         if (reply.ok() && (status.empty() || status == "none") && !std::exchange(incoming_, true)) {
             new_.monitor().execute("migrate-set-parameters", {{"announce-rounds", 0}}, patience, nullptr);  // See announce().
-            new_.monitor().execute("migrate-incoming", fdsetChannel(execStateFdset), patience, nullptr);
+            new_.monitor().execute("migrate-incoming", fdsetChannel(stateFdset), patience, nullptr);
         }
         againSoon(&Recovery::askExecuted, "the executed VMM does not take the devices' state in");
     });
@@ -227,14 +227,13 @@ void Recovery::runExecuted() {
 }
 
 void Recovery::keepExecuted() {
-    ask(new_, "remove-fd", {{"fdset-id", execStateFdset}},
+    ask(new_, "remove-fd", {{"fdset-id", stateFdset}},
         [this](const QmpReply&) { settle(new_.record(), old_.record().generation); });
 }
 
 /// What a manager that died had put into a VMM that was not executed over; its monitor is connected.
 void Recovery::emptyInbox() {
     if (!isOneProcess()) return;
-    old_.monitor().execute("remove-fd", {{"fdset-id", execStateFdset}}, patience, nullptr);
     try {
         takeParcels(takeInbox(old_.record(), old_.directory()).get());
     } catch (const std::exception&) {
@@ -297,6 +296,7 @@ void Recovery::letOldRun() {
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
             emptyInbox();
+            old_.monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, patience, nullptr);
             ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
                 cutBackMemoryFiles(old_.record().pid, record_.memoryBefore);
                 settle(old_.record(), new_.record().generation);
