@@ -1214,7 +1214,7 @@ void Handover::failUnlessNewDies(const std::string& cause) {
     pollTimer_ = EventSource::after(milliseconds(100), within([this, cause] { post(Event::Failed, cause); }));
 }
 
-void Handover::awaitBeats(const VmmProcess& vmm, milliseconds patience, unsigned connections, std::function<void(bool)> then) {
+void Handover::awaitBeats(const VmmProcess& vmm, milliseconds longest, unsigned connections, std::function<void(bool)> then) {
     const std::size_t port = &vmm == old_.get() ? 0 : heartbeat_.ports() - 1;
     const auto settle = [this, port, then] {
         pollTimer_.reset();
@@ -1224,7 +1224,7 @@ void Handover::awaitBeats(const VmmProcess& vmm, milliseconds patience, unsigned
     heartbeat_.onLine(within([this, port, settle] {
         if (heartbeat_.goesOn(port)) settle();
     }));
-    pollTimer_ = EventSource::after(patience, within([this, &vmm, port, settle, patience, connections, then] {
+    pollTimer_ = EventSource::after(longest, within([this, &vmm, port, settle, longest, connections, then] {
                                         heartbeat_.onLine(nullptr);
                                         heartbeat_.catchUp(port);
                                         if (heartbeat_.goesOn(port) || connections <= 1) return settle();
@@ -1233,7 +1233,7 @@ void Handover::awaitBeats(const VmmProcess& vmm, milliseconds patience, unsigned
                                         } catch (const std::system_error&) {
                                             // Nobody listens there just now: what is connected may still speak.
                                         }
-                                        awaitBeats(vmm, patience * 2, connections - 1, then);
+                                        awaitBeats(vmm, longest * 2, connections - 1, then);
                                     }));
 }
 

@@ -218,7 +218,7 @@ class Handover {
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
     void failUnlessNewDies(const std::string& cause);
     /// Waits until the guest is known to go on beating on a VMM, and connects to its port anew when it is not heard.
-    void awaitBeats(const VmmProcess& vmm, std::chrono::milliseconds patience, unsigned connections,
+    void awaitBeats(const VmmProcess& vmm, std::chrono::milliseconds longest, unsigned connections,
                     std::function<void(bool heard)> then);
     /// Goes on when the guest has been heard on the VMM that it was given to, or too long has not.
     void afterFirstBeatsOnNew(std::function<void()> then);
