@@ -147,7 +147,17 @@ struct ChildProcess::Handle {
     UniqueFd pidfd;
     bool child = false;  ///< Ours to reap.
     std::string ended;   ///< How, once reaped.
-    UniqueFd complaints;
+    UniqueFd complaints;  ///< Until the program is executed, or could not be.
+    std::string complaint;
+
+    /// True when there is no more to come: the complaint comes in parts, and is whole when the other end is closed.
+    bool hear() {
+        char text[4096];
+        ssize_t length = 0;
+        while (complaints && (length = ::read(complaints.get(), text, sizeof(text))) > 0)
+            complaint.append(text, static_cast<std::size_t>(length));
+        return length == 0;
+    }
 
     bool alive() const {
         // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the
@@ -164,10 +174,9 @@ struct ChildProcess::Handle {
         if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
             return;
         child = false;
-        char text[4096 + 256];  // A path and more.
-        const ssize_t length = ::read(complaints.get(), text, sizeof(text));
-        if (length > 0) {
-            ended = "could not be started: " + std::string(text, static_cast<std::size_t>(length));
+        hear();
+        if (!complaint.empty()) {
+            ended = "could not be started: " + complaint;
         } else if (info.si_code == CLD_EXITED) {
             ended = "exited with status " + std::to_string(info.si_status);
         } else {
@@ -252,6 +261,13 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     child.handle_->pidfd = UniqueFd(openPidfd(pid));  // Cannot name another process: ours is not reaped yet.
     child.handle_->child = true;
     child.handle_->complaints = std::move(told);
+    // Else it would be open as long as a VMM lives.
+    auto listener = std::make_shared<EventSource>();
+    *listener = EventSource::readable(child.handle_->complaints.get(), [handle = child.handle_, listener] {
+        if (!handle->hear()) return;
+        handle->complaints.reset();
+        listener->reset();
+    });
     auto reaper = std::make_shared<EventSource>();
     *reaper = EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] {
         handle->reap();
