@@ -69,12 +69,6 @@ bool isAtLeast(const std::string& version, int major, int minor) {
            (itsMajor > major || (itsMajor == major && itsMinor >= minor));
 }
 
-/// Blocks a migration in mode `normal` and no other: the image's format (block/qcow.c, block/vvfat.c and others call
-/// migrate_add_blocker_normal, 10.0 and 11.1).
-bool blocksNormalModeOnly(const std::string& reason) {
-    return reason.ends_with("does not support live migration");
-}
-
 json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
@@ -420,18 +414,39 @@ void Handover::checkWhatItHolds() const {
                                      remedy);
 }
 
-/// A dry run touches nothing, so this is asked in whichever mode the old VMM is in, which is normal but during a handover. What
-/// blocks one with CPR blocks that as well, but for RAM that is not shared, which checkRam() sees.
+/// What blocks a migration in mode `normal`, which the old VMM is in but during a handover, and in the design's own mode as well.
+/// A passed-through device without migration in its kernel driver, or an image of format vmdk, blocks the first only
+/// (migrate_add_blocker_normal() in hw/vfio/migration.c and block/vmdk.c, 10.0 and 11.1), and RAM that is not shared the second only,
+/// which checkRam() has better words for. QEMU lists the blockers of the mode that is set: it is set for the question, and back.
 void Handover::checkBlockers(std::function<void()> then) {
+    askForBlockers([this, then = std::move(then)](const std::vector<std::string>& reasons) {
+        if (reasons.empty()) return then();
+        if (!usesCpr() && !executes()) refuseFor(reasons.front());
+        run({{old_.get(), "migrate-set-parameters", {{"mode", executes() ? "cpr-exec" : "cpr-transfer"}}}}, [this, then, reasons] {
+            askForBlockers([this, then, reasons](const std::vector<std::string>& inItsMode) {
+                run({{old_.get(), "migrate-set-parameters", {{"mode", "normal"}}}}, [this, then, reasons, inItsMode] {
+                    for (const std::string& reason : reasons)
+                        if (std::ranges::find(inItsMode, reason) != inItsMode.end()) refuseFor(reason);
+                    then();
+                });
+            });
+        });
+    });
+}
+
+void Handover::refuseFor(const std::string& blocker) {
+    throw std::runtime_error("the old VMM cannot hand its guest over: " + blocker +
+                             "; remove that from the VM, by hotplug or with a power-cycle");
+}
+
+/// Of the mode that the old VMM is in (migration/migration.c:fill_source_migration_info, 10.0 and 11.1).
+void Handover::askForBlockers(std::function<void(const std::vector<std::string>&)> then) {
     send(*old_, "query-migrate", nullptr, [this, then = std::move(then)](const QmpReply& reply) {
         if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-        for (const json& blocked : JsonReader(reply.value).list("/blocked-reasons")) {
-            const std::string reason = blocked.is_string() ? blocked.get<std::string>() : blocked.dump();
-            if ((usesCpr() || executes()) && blocksNormalModeOnly(reason)) continue;
-            throw std::runtime_error("the old VMM cannot hand its guest over: " + reason +
-                                     "; remove that from the VM, by hotplug or with a power-cycle");
-        }
-        then();
+        std::vector<std::string> reasons;
+        for (const json& blocked : JsonReader(reply.value).list("/blocked-reasons"))
+            reasons.push_back(blocked.is_string() ? blocked.get<std::string>() : blocked.dump());
+        then(reasons);
     });
 }
 
@@ -633,11 +648,8 @@ CprPassthrough Handover::expectedDevices() const {
 
 void Handover::setCprMode(const char* mode, std::function<void()> then) {
     run({{old_.get(), "migrate-set-parameters", {{"mode", mode}}}}, [this, then = std::move(then)] {
-        // Blockers are those of the current mode (migration/migration.c:fill_source_migration_info).
-        send(*old_, "query-migrate", nullptr, [this, then](const QmpReply& reply) {
-            if (!reply.ok()) throw std::runtime_error(errorText(*old_, "query-migrate", *reply.error));
-            for (const json& reason : JsonReader(reply.value).list("/blocked-reasons"))
-                throw std::runtime_error("the old VMM refuses: " + JsonReader(reason).shown(""));
+        askForBlockers([then](const std::vector<std::string>& reasons) {
+            if (!reasons.empty()) throw std::runtime_error("the old VMM refuses: " + reasons.front());
             then();
         });
     });

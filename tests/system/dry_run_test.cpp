@@ -146,6 +146,38 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
     }
 }
 
+/// An empty image of format qcow, version 1, of 1 MiB (block/qcow.c:QCowHeader, 11.1).
+void writeQcow(const std::string& path) {
+    const unsigned char header[48] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0,
+                                      0,   0,   0,   0,    0, 0x10, 0, 0, 12, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 48};
+    std::ofstream image(path, std::ios::binary);
+    image.write(reinterpret_cast<const char*>(header), sizeof(header));
+    image.seekp(4095);
+    image.put(0);
+}
+
+TEST_F(DryRunTest, saysReadyOfWhatBlocksOrdinaryMigrationOnly) {
+    const std::string image = workspace.path() + "/old.qcow";
+    writeQcow(image);
+    ::chmod(image.c_str(), 0666);
+    ::chmod(workspace.path().c_str(), 0777);
+    const std::string drive = "-drive, 'if=virtio,file=" + image + ",format=qcow,file.locking=off'";
+    std::vector<Vm> vms{{"cpr", drive}, {"copy", drive, oldQemu(), Design::Copy}};
+    start(vms);
+    std::vector<json> before;
+    for (const Vm& vm : vms) {
+        ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
+        before.push_back(condition(vm.name));
+    }
+    upgrade(vms, newQemu(), true);
+    EXPECT_EQ(vms[0].answer["outcome"], "ready") << vms[0].answer.dump(2);
+    EXPECT_EQ(vms[1].answer["outcome"], "refused") << vms[1].answer.dump(2);
+    EXPECT_THAT(vms[1].answer.value("cause", ""), HasSubstr("does not support live migration"));
+    for (std::size_t i = 0; i < vms.size(); ++i) EXPECT_EQ(condition(vms[i].name), before[i]);
+    upgrade(vms, newQemu(), false);
+    EXPECT_EQ(vms[0].answer["outcome"], "upgraded") << vms[0].answer.dump(2);
+}
+
 TEST_F(DryRunTest, refusesAProgramThatOnlyStartsTheVmm) {
     std::vector<Vm> vms{{"vm", ""}};
     start(vms);
