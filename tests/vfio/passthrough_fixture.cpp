@@ -101,6 +101,11 @@ Ran Passthrough::runAs(uid_t user, std::vector<std::string> arguments) const {
     return collectProgram(*workspace, spawnProgram(*workspace, command, "other-user"), "other-user");
 }
 
+VerbResult Passthrough::upgradeHere() {
+    Host host(workspace->runtime(), "/nonexistent");
+    return wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); });
+}
+
 void Passthrough::startDaemon() {
     daemon_ = spawnProgram(*workspace, {required("VH_DAEMON"), "--runtime-dir", workspace->runtime()}, "daemon");
     ASSERT_TRUE(turnUntil([&] { return isListening(workspace->runtime() + "/manager.sock"); }, milliseconds(20'000)));

@@ -37,6 +37,9 @@ class Passthrough : public testing::Test {
     /// The same as another user, with a runtime directory of that user's.
     Ran runAs(uid_t user, std::vector<std::string> arguments) const;
     pid_t spawn(std::vector<std::string> arguments, const std::string& name) const;
+    /// An upgrade to the new QEMU by a manager in this process, for a test that stands in the CPR channel: the manager hears nobody
+    /// there but the VMM and itself.
+    static VerbResult upgradeHere();
     void startDaemon();
     void killDaemon();
 

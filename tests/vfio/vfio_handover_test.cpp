@@ -147,16 +147,16 @@ TEST_F(Passthrough, startsOverWhenTheGuestChangesItsInterruptsInStandby) {
 TEST_F(Passthrough, startsOverWhenTheGuestChangesItsInterruptsAtTheLastMoment) {
     haveVm();
     std::atomic<int> captures = 0;
-    Ran ran;
+    VerbResult result;
     {
         const HandoverTamperer tamperer(shown()["directory"], [&](CprTraffic&) {
             if (++captures == 1) rebindNetwork();
         });
-        ran = run({"upgrade", "vm", "--to", newQemu()});
+        result = upgradeHere();
     }
-    EXPECT_EQ(ran.code, 0) << ran.output << ran.error;
+    EXPECT_EQ(static_cast<int>(result.code), 0) << result.value.dump(2);
     EXPECT_EQ(captures, 2);
-    EXPECT_THAT(ran.output, HasSubstr("the guest changed interrupts of a passed-through device"));
+    EXPECT_THAT(result.value.dump(), HasSubstr("the guest changed interrupts of a passed-through device"));
     handOverAndExpectNothingIsLost(1);
 }
 
@@ -189,17 +189,17 @@ TEST_F(Passthrough, byCdevGoesOnWhenItsStateIsDamaged) {
     };
     for (const auto& [expected, damage] : damages) {
         SCOPED_TRACE(expected);
-        Ran ran;
+        VerbResult result;
         {
             const HandoverTamperer tamperer(shown()["directory"], [&damage = damage](CprTraffic& traffic) {
                 CprState state = decodeCprState(traffic.bytes);
                 damage(state, traffic.descriptors);
                 traffic.bytes = encodeCprState(state).bytes;
             });
-            ran = run({"upgrade", "vm", "--to", newQemu()});
+            result = upgradeHere();
         }
-        EXPECT_EQ(ran.code, 3) << ran.output << ran.error;
-        EXPECT_THAT(ran.output, HasSubstr(expected));
+        EXPECT_EQ(static_cast<int>(result.code), 3) << result.value.dump(2);
+        EXPECT_THAT(result.value.value("cause", ""), HasSubstr(expected));
         EXPECT_EQ(vmmPid(), old);
     }
     expectGuestIsWell();
