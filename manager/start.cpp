@@ -145,9 +145,13 @@ void Start::awaitHeartbeat() {
 
 void Start::fail(const std::string& problem) {
     const auto undo = [this, problem] {
-        std::string text = withFileNames(problem, record_.definition());
+        std::string text = withFileNames(problem, request_.definition);
         for (const std::string& more : releaseDevices(record_.passthrough)) text += "; " + more;
-        directory_.remove();
+        try {
+            directory_.remove();
+        } catch (const std::exception& error) {
+            text += std::string("; ") + error.what();
+        }
         finish(text, false);
     };
     if (!vmm_ || !vmm_->alive()) return undo();

@@ -91,6 +91,16 @@ class SettleTest : public testing::Test {
     const std::string shim = required("VH_SHIM") + " serve";
 };
 
+TEST_F(SettleTest, refusesAStartThatCannotBeWaitedFor) {
+    const std::string file = definition("a", executing());
+    std::string text = contents(file);
+    text.replace(text.find("heartbeat: true"), 15, "heartbeat: false");
+    const VerbResult refused =
+        wait([&](Verbs::Done done) { host.start(workspace.file("a.yaml", text), milliseconds(1'000), std::move(done)); });
+    EXPECT_EQ(refused.code, ExitCode::Refused);
+    EXPECT_THAT(refused.value.value("error", ""), HasSubstr("no heartbeat to wait for"));
+}
+
 TEST_F(SettleTest, refusesToStartAVmmThatIsNotTheStartedProcess) {
     for (const auto& [binary, what] : {std::pair{starting(), "starts it as a child of its own"},
                                        std::pair{startingLater(), "it is not the started process"}}) {
