@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
+
+#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
@@ -17,17 +20,6 @@ constexpr std::string_view deleted = " (deleted)";
 
 std::string procDirectory(pid_t pid) {
     return "/proc/" + std::to_string(pid);
-}
-
-/// Inodes of its sockets.
-std::set<std::string> socketsOf(pid_t pid) {
-    std::set<std::string> inodes;
-    std::error_code gone;
-    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fd", gone)) {
-        const std::string target = fs::read_symlink(entry.path(), gone).string();
-        if (target.starts_with("socket:[")) inodes.insert(target.substr(8, target.size() - 9));
-    }
-    return inodes;
 }
 
 bool isOpenForWriting(pid_t pid, const std::string& descriptor) {
@@ -42,26 +34,18 @@ bool isOpenForWriting(pid_t pid, const std::string& descriptor) {
 }  // namespace
 
 std::set<std::string> listenersOf(pid_t pid) {
-    const std::set<std::string> sockets = socketsOf(pid);
+    const std::set<std::uint64_t> sockets = socketsOf(pid);
     std::set<std::string> found;
-    std::string line;
-    // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
-    std::ifstream local(procDirectory(pid) + "/net/unix");
-    while (std::getline(local, line)) {
-        std::istringstream columns(line);
-        std::string number, references, protocol, type, state, inode, path;
-        unsigned long flags = 0;
-        columns >> number >> references >> protocol >> std::hex >> flags >> type >> state >> inode >> std::ws;
-        std::getline(columns, path);
-        if ((flags & 0x10000) && sockets.contains(inode)) found.insert(path);
-    }
+    for (const NamedSocket& local : namedSockets(procDirectory(pid) + "/net/unix"))
+        if (local.kind == SocketKind::Listening && sockets.contains(local.inode)) found.insert(local.path);
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode; 0A is TCP_LISTEN
     // (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
     for (const char* table : {"/net/tcp", "/net/tcp6"}) {
         std::ifstream internet(procDirectory(pid) + table);
-        while (std::getline(internet, line)) {
+        for (std::string line; std::getline(internet, line);) {
             std::istringstream columns(line);
-            std::string slot, address, peer, state, queues, timer, retransmits, user, timeout, inode;
+            std::string slot, address, peer, state, queues, timer, retransmits, user, timeout;
+            std::uint64_t inode = 0;
             columns >> slot >> address >> peer >> state >> queues >> timer >> retransmits >> user >> timeout >> inode;
             if (state != "0A" || !sockets.contains(inode)) continue;
             found.insert("TCP port " + std::to_string(std::stoul(address.substr(address.find(':') + 1), nullptr, 16)));

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <utility>
 
 #include "vmm-shim/unix_socket.h"
@@ -19,19 +20,40 @@ using std::chrono::milliseconds;
 constexpr milliseconds patience{3'000};
 constexpr milliseconds answerPatience{1'000};
 
+constexpr std::string_view monitor = "/qmp.sock";
+
+/// The monitors that are listened on in a VM's directory, which is root's or the user's own: each one's inode, and the directory of its
+/// generation. The file may have been removed.
+std::map<std::uint64_t, std::string> monitorsOf(const VmDirectory& directory) {
+    std::map<std::uint64_t, std::string> monitors;
+    for (const NamedSocket& socket : namedSockets())
+        if (socket.kind == SocketKind::Listening && socket.path.starts_with(directory.path() + "/") && socket.path.ends_with(monitor))
+            monitors[socket.inode] = socket.path.substr(0, socket.path.size() - monitor.size());
+    return monitors;
+}
+
 }  // namespace
 
 std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
     constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
+    std::map<std::uint64_t, std::string> monitors = monitorsOf(directory);
+    for (const pid_t pid : keep)
+        for (const std::uint64_t inode : socketsOf(pid)) monitors.erase(inode);
     std::vector<StrayVmm> strays;
     std::error_code ignored;
     for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
         const pid_t pid = std::atoi(entry.path().filename().c_str());
-        if (pid <= 0 || keep.contains(pid)) continue;
+        if (pid <= 0 || pid == ::getpid() || keep.contains(pid)) continue;
         const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
-        if (!output.starts_with(directory.path() + "/")) continue;
-        if (output.ends_with(log)) strays.push_back({pid, output.substr(0, output.size() - log.size())});
-        if (output.ends_with(deletedLog)) strays.push_back({pid, {}});
+        if (output.starts_with(directory.path() + "/") && output.ends_with(log)) {
+            strays.push_back({pid, output.substr(0, output.size() - log.size())});
+        } else if (output.starts_with(directory.path() + "/") && output.ends_with(deletedLog)) {
+            strays.push_back({pid, {}});
+        } else if (!monitors.empty()) {
+            const std::set<std::uint64_t> held = socketsOf(pid);
+            const auto its = std::ranges::find_if(monitors, [&](const auto& known) { return held.contains(known.first); });
+            if (its != monitors.end()) strays.push_back({pid, its->second});
+        }
     }
     return strays;
 }
@@ -81,9 +103,26 @@ std::vector<StrayVmm> StrayCheck::found() const {
     return strays;
 }
 
+std::string StrayCheck::outOfDate() const {
+    if (!record_) return {};
+    std::set<std::string> known;
+    for (const std::optional<VmmRecord>& vmm : {std::optional(record_->vmm), record_->fresh, record_->retiring})
+        if (vmm) known.insert(directory_.generation(vmm->generation));
+    const std::map<std::uint64_t, std::string> monitors = monitorsOf(directory_);
+    for (const pid_t pid : keep_) {
+        std::set<std::string> its;
+        for (const std::uint64_t inode : socketsOf(pid))
+            if (const auto found = monitors.find(inode); found != monitors.end()) its.insert(found->second);
+        if (!its.empty() && std::ranges::none_of(its, [&](const std::string& directory) { return known.contains(directory); }))
+            return processText(pid) + " listens in '" + *its.begin() + "', and the record, an older one, knows nothing of that";
+    }
+    return {};
+}
+
 void StrayCheck::look() {
     vmm_.reset();
     try {
+        if (const std::string problem = outOfDate(); !problem.empty()) return finish(problem);
         const std::vector<StrayVmm> strays = found();
         // Once it has the state it does not listen any more (migration/cpr-transfer.c:cpr_transfer_input, 10.0 and 11.1).
         for (const StrayVmm& stray : strays)

@@ -7,6 +7,8 @@
 //   it listens for CPR state                       it has no machine yet: it is ended
 //   a process on record answers that monitor       it is a helper that this one has started: it is left alone
 //   anything else, or no answer                    it may hold the guest: it is left alone, and the verb is refused
+//
+// A process that executed another program (design vmm-exec) is on an older record as well, by its pid. What tells is where it listens.
 #pragma once
 
 #include <sys/types.h>
@@ -25,7 +27,8 @@
 
 namespace vh {
 
-/// A process that is known by its standard output, which is its generation's log.
+/// A process that is known by its standard output, which is its generation's log, or by the monitor that it listens on: a script may
+/// have sent the output elsewhere.
 struct StrayVmm {
     pid_t pid = 0;
     std::string directory;  ///< Of its generation; empty when that was removed under it.
@@ -54,6 +57,8 @@ class StrayCheck {
 
  private:
     std::vector<StrayVmm> found() const;
+    /// Says why when a process on record is there by an older one; empty otherwise.
+    std::string outOfDate() const;
     void look();
     void take(const StrayVmm& stray);
     void judge(const StrayVmm& stray, const QmpReply& reply);

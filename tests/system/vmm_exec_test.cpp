@@ -205,6 +205,22 @@ TEST_F(VmmExecTest, hasItsMonitorAndConsoleInTheNewGeneration) {
     EXPECT_EQ(fs::read_symlink("/proc/" + show(*shared)["pid"].dump() + "/fd/1"), after + "/vmm.log");
 }
 
+// The process on an older record is the right one, by pid and start time; what it uses is not there.
+TEST_F(VmmExecTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
+    const int pid = vmmPid(*shared->host, "vm");
+    const std::string record = shared->workspace.runtime() + "/vm/record.json", older = contents(record);
+    ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
+    const std::string right = contents(record);
+    std::ofstream(record) << older;
+    for (const bool dryRun : {true, false}) {
+        const json report = upgrade(*shared, newQemu(), nullptr, {.dryRun = dryRun});
+        EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+        EXPECT_THAT(report.value("cause", ""), AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("the record, an older one")));
+    }
+    std::ofstream(record) << right;
+    expectGuestStayed(*shared, pid, upgrade(*shared, "/nonexistent"), "refused", HasSubstr("/nonexistent"));
+}
+
 TEST_F(VmmExecTest, saysInADryRunThatThereIsNoWayBack) {
     const json report = upgrade(*shared, newQemu(), nullptr, {.dryRun = true});
     EXPECT_EQ(report["outcome"], "ready") << report.dump(2);
