@@ -385,6 +385,10 @@ void Handover::askOldVmm() {
 void Handover::checkGuest(std::function<void()> then) {
     send(*old_, "query-status", nullptr, [this, then = std::move(then)](const QmpReply& status) {
         if (!status.ok()) throw std::runtime_error(errorText(*old_, "query-status", *status.error));
+        // That of an adopted VM is where its own manager has put it, in a directory of the VMM's user.
+        if (!old_->hasOwnAnswer())
+            throw std::runtime_error("another process than the old VMM, pid " + std::to_string(old_->record().pid) +
+                                     ", answers on its monitor");
         const std::string runState = status.text("status");
         wasRunning_ = runState == "running";
         if (!wasRunning_ && runState != "paused") throw std::runtime_error("the guest is in the state '" + runState + "'");
@@ -913,8 +917,11 @@ void Handover::checkSwitched() {
 
 // Proving, confirming, retiring.
 
+/// Before the new VMM has all of it only with passed-through devices, or when the old one has died in Switching.
 void Handover::prove() {
-    if (passesThrough() && newMigration_ != "completed") {
+    if (newMigration_ != "completed" && !executes()) {
+        if (newMigration_ == "failed")
+            throw std::runtime_error(report_.cause.empty() ? "the new VMM could not take the guest over" : report_.cause);
         pollTimer_ = EventSource::after(milliseconds(1), within([this] { prove(); }));
         return;
     }
@@ -1045,6 +1052,9 @@ void Handover::discard() {
     recordToldToRun(false);  // It answered that it does not run the guest.
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
+    // It has all of the guest, and nobody else has: recovery.h has the next look at it.
+    if (!old_->alive() && !newDiedByItself_ && newMigration_ == "completed")
+        return post(Event::OldDied, "the old VMM has ended, and the new one does not prove that it holds the guest");
     if (executed_) return done();
     const bool underWay =
         migrateSent_ && oldMigration_ != "completed" && oldMigration_ != "failed" && oldMigration_ != "cancelled";
@@ -1079,6 +1089,7 @@ void Handover::newGone() {
 void Handover::resume() {
     relay_.reset();
     if (executed_) return post(Event::Failed, noWayBack());
+    if (!old_->alive()) return post(Event::OldDied, report_.cause);
     if (old_->monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old_->closeMonitor();
         listenToOldVmm();
@@ -1146,8 +1157,8 @@ void Handover::finish() {
     }
     report_.old.alive = old_ && old_->alive();
     report_.fresh.alive = new_ && new_->alive();
-    // The old VMM died before the new one was told to run the guest: nothing is left that the new one could be for.
-    if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess()) {
+    // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
+    if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess() && newMigration_ != "completed") {
         new_->process().killAll();
         report_.fresh.alive = false;
     }

@@ -107,7 +107,8 @@ constexpr std::array handoverTable = {
     Transition{State::Switching, Event::Failed, State::Discarding},
     Transition{State::Switching, Event::TimedOut, State::Discarding},
     Transition{State::Switching, Event::NewDied, State::Discarding},
-    Transition{State::Switching, Event::OldDied, State::Lost},
+    // It may have sent all there is: then the new VMM has a complete guest, and is its only chance. If not, Proving finds that out.
+    Transition{State::Switching, Event::OldDied, State::Proving},
     Transition{State::Switching, Event::Cancelled, State::Discarding},
 
     Transition{State::Proving, Event::Done, State::Confirming},

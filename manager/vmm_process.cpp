@@ -170,10 +170,7 @@ QmpClient& VmmProcess::monitor() {
 }
 
 bool VmmProcess::hasOwnAnswer() const {
-    // That of a VM which another manager started is a symbolic link, and its socket has the name that this manager gave it.
-    std::error_code isNoLink;
-    const std::string path = directory_ + "/qmp.sock", target = std::filesystem::read_symlink(path, isNoLink);
-    return holdsSocket(record_.pid, socketsAt(isNoLink ? path : target, SocketKind::Accepted));
+    return monitor_ && (monitor_->peer() == record_.pid || monitor_->peer() == ::getpid());
 }
 
 void VmmProcess::expectOwnAnswer() const {

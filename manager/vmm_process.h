@@ -66,7 +66,8 @@ class VmmProcess {
     /// Lets others in: a VMM serves one monitor client at a time. The next monitor() connects again.
     void closeMonitor() { monitor_.reset(); }
 
-    /// Whether it is this process that has answered on the monitor, and no other that listens there, too.
+    /// Whether it is this process (or our own) that sent the latest answer on the monitor, and no other that listens there, too: the
+    /// kernel says so, whatever the socket's name leads to.
     bool hasOwnAnswer() const;
     /// Throws std::runtime_error when it is not: a wrapper script that starts the VMM instead of executing it. Every signal, and every
     /// look at its descriptors, would meet the wrong process then.

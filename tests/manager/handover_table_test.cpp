@@ -75,12 +75,13 @@ TEST(HandoverTable, rollsBackWhateverGoesWrongBeforeThePointOfNoReturn) {
 }
 
 TEST(HandoverTable, isLostWhenTheOldVmmDiesBeforeItHandedEverythingOver) {
-    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Switching,
-                              State::Discarding, State::Resuming})
+    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Discarding,
+                              State::Resuming})
         EXPECT_EQ(next(state, Event::OldDied), State::Lost) << name(state);
 }
 
 TEST(HandoverTable, goesOnWithTheNewVmmWhenTheOldOneDiesAfterThat) {
+    EXPECT_EQ(next(State::Switching, Event::OldDied), State::Proving);
     EXPECT_EQ(endOf(next(State::Proving, Event::OldDied)), State::Upgraded);
     EXPECT_EQ(endOf(next(State::Confirming, Event::OldDied)), State::Upgraded);
     for (const State state : {State::Retiring, State::Ending})

@@ -1,6 +1,7 @@
 // A VM that another manager started. That manager is here a second one of ours, which does not know what happens to its VM: it
 // started a QEMU with descriptors, a tap and a user of its own, and that is all that is gone by.
 #include <signal.h>
+#include <sys/wait.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -234,6 +235,24 @@ TEST_F(AdoptTest, survivesAManagerThatDiesAtAnyState) {
     const json report = adopt(newQemu());
     ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
     pid_ = report["new"]["pid"];
+}
+
+/// The name of its monitor is in a directory of the VMM's user, who may have it lead to another VMM's.
+TEST_F(AdoptTest, isRefusedWhenAnotherProcessAnswersOnItsMonitor) {
+    const std::string file = adoption(newQemu()), monitor = directory_ + "/qmp.sock", another = workspace_.path() + "/another.sock";
+    const pid_t pid = spawnProgram(workspace_, {newQemu(), "-machine", "none", "-nodefaults", "-display", "none", "-qmp",
+                                                "unix:" + another + ",server=on,wait=off"},
+                                   "another");
+    EXPECT_TRUE(turnUntil([&] { return isListening(another); }, milliseconds(20'000)));
+    std::filesystem::rename(monitor, directory_ + "/kept.sock");
+    std::filesystem::create_symlink(another, monitor);
+    const json report = wait([&](Verbs::Done done) { ours_->adopt(file, nullptr, std::move(done)); }).value;
+    std::filesystem::rename(directory_ + "/kept.sock", monitor);
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
+    EXPECT_THAT(report.value("cause", ""), HasSubstr("another process than the old VMM, pid " + std::to_string(pid_)));
+    expectGuestIsWell(*other_, "vm");
 }
 
 TEST_F(AdoptTest, isLeftToItsOwnManagerByEveryOtherVerb) {

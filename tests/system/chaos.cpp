@@ -744,8 +744,9 @@ void Chaos::hear(Attempt& attempt) {
                           std::to_string(attempt.vm->generation) + ", and " + words);
     if (outcome == "upgraded" && record && record->vmm.binary != attempt.binary)
         fault("lied", "it runs on " + record->vmm.binary + "; " + words);
-    if (!report["guest"].is_object()) return;
-    if (report["guest"].value("lost", 0) + report["guest"].value("repeated", 0) > 0 || !report["guest"]["errors"].empty())
+    const json guest = report.value("guest", json());  // One that was asked to end at once has no report.
+    if (!guest.is_object()) return;
+    if (guest.value("lost", 0) + guest.value("repeated", 0) > 0 || !guest.value("errors", json::array()).empty())
         fault("damaged", words);
     if (outcome == "upgraded" && attempt.verb == Verb::Upgrade && attempt.first->code() == 0)
         attempt.vm->typical = (attempt.vm->typical * 3 + attempt.first->took()) / 4;
