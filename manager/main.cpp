@@ -150,6 +150,10 @@ std::string showText(const json& value) {
 std::string stateText(const json& value) {
     const JsonReader vm(value);
     std::string text = vm.shown("/vm") + ": " + vm.shown("/state") + "\n";
+    for (const json& entry : vm.list("/ended")) {
+        const JsonReader process(entry);
+        text += "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
+    }
     for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }

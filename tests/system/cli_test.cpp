@@ -274,7 +274,8 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
             milliseconds(20'000)));
     }
     EXPECT_EQ(run({"upgrade", "vm", "--to", newQemu()}).code, 0);
-    EXPECT_EQ(run({"destroy", "vm"}).output, "vm: destroyed\n");
+    const std::string pid = json::parse(run({"show", "vm", "--json"}).output)["pid"].dump();
+    EXPECT_THAT(run({"destroy", "vm"}).output, AllOf(StartsWith("vm: destroyed\n"), HasSubstr("  ended pid " + pid + " ('")));
 }
 
 TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
