@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "manager/vmm_process.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -71,9 +72,9 @@ void BinaryProbe::ask() {
     monitor_->execute("query-machines", nullptr, question_.deadline, [this](QmpReply reply) {
         if (!reply.ok()) return;
         for (const json& machine : reply.value) {
-            const std::string name = machine.value("name", "");
+            const std::string name = JsonReader(machine).text("/name"), alias = JsonReader(machine).text("/alias");
             binary_.machines.insert(name);
-            if (machine.contains("alias")) binary_.aliases[machine.value("alias", "")] = name;
+            if (!alias.empty()) binary_.aliases[alias] = name;
         }
         askModels(0);
     });

@@ -11,6 +11,7 @@
 #include "manager/dbus_service.h"
 #include "manager/hook_inbox.h"
 #include "manager/host.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
 
 namespace {
@@ -27,7 +28,7 @@ void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, cons
     host.forgetAdopted(vm, [notice](const vh::VerbResult& result) {
         const std::string domain = "libvirt's domain '" + notice.name + "' has ended";
         say(result.code == vh::ExitCode::Done ? domain + "; what was kept of its handovers is removed"
-                                              : domain + ", but: " + result.value.value("error", "it is in use"));
+                                              : domain + ", but: " + vh::JsonReader(result.value).text("/error", "it is in use"));
     });
 }
 

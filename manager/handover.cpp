@@ -1192,7 +1192,7 @@ void Handover::oldEvent(const QmpEvent& event) {
     if (event.name == "STOP") guestStopped(event.at);
     if (event.name == "RESUME") guestResumed(event.at);
     if (event.name != "MIGRATION") return;
-    oldMigration_ = event.data.value("status", "");
+    oldMigration_ = JsonReader(event.data).text("/status");
     if (stopAsked_ && state_ == State::Switching && (oldMigration_ == "cancelled" || oldMigration_ == "failed"))
         return post(stopAsked_->first, stopAsked_->second);
     if (oldMigration_ == "pre-switchover" && state_ == State::Switching) return within([this] { checkInterrupts(); })();
@@ -1203,7 +1203,7 @@ void Handover::oldEvent(const QmpEvent& event) {
 void Handover::newEvent(const QmpEvent& event) {
     if (event.name == "RESUME") guestResumed(event.at);
     if (event.name != "MIGRATION") return;
-    newMigration_ = event.data.value("status", "");
+    newMigration_ = JsonReader(event.data).text("/status");
     within([this] { checkSwitched(); })();
 }
 
@@ -1277,7 +1277,7 @@ void Handover::reportSilence(std::function<void()> then) {
     report_.cause = "the guest beat on the old VMM and has not been heard on the new one for " + milliseconds_(silence);
     new_->monitor().execute("query-status", nullptr, tidyPatience, within([this, then = std::move(then)](const QmpReply& reply) {
                                 report_.cause += reply.ok()
-                                                     ? ", which says of it: '" + reply.value.value("status", "") + "'"
+                                                     ? ", which says of it: '" + reply.text("status") + "'"
                                                      : ", which does not say how it is: " + reply.error->description;
                                 then();
                             }));

@@ -268,7 +268,7 @@ void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& th
         HandoverReport report;
         report.vm = vm;
         report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
-        report.cause = result.value.value("error", "");
+        report.cause = JsonReader(result.value).text("/error");
         done({report.exitCode(), toJson(report)});
     };
     beginOn(vm, reported, then);
@@ -464,7 +464,7 @@ void Host::cancel(const std::string& vm, Done done) {
     operation->done = [vm, done](const VerbResult& result) {
         if (JsonReader(result.value).text("/outcome") == outcomeName(State::RolledBack))
             return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
-        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + result.value.value("cause", "")}}});
+        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + JsonReader(result.value).text("/cause")}}});
     };
     operation->handover->cancel("cancelled");
 }

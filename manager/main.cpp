@@ -357,7 +357,7 @@ std::string noSuchVerb(const std::string& word, const std::vector<std::string>& 
 
 int version(const Options& options) {
     return answer(options, {ExitCode::Done, {{"version", VH_VERSION}}},
-                  [](const json& value) { return "virt-handover " + value.value("version", "") + "\n"; });
+                  [](const json& value) { return "virt-handover " + JsonReader(value).text("/version") + "\n"; });
 }
 
 }  // namespace

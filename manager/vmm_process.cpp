@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -251,8 +252,7 @@ std::string qemuVersion(const json& version) {
 }
 
 std::string vmmKind(const json& version) {
-    const std::string package = version.is_object() ? version.value("package", "") : "";
-    return package.find("reference VMM") == std::string::npos ? "QEMU" : "reference VMM";
+    return JsonReader(version).text("/package").find("reference VMM") == std::string::npos ? "QEMU" : "reference VMM";
 }
 
 }  // namespace vh
