@@ -96,34 +96,29 @@ Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
 
 Host::~Host() = default;
 
-void Host::beginOn(const std::string& vm, const Done& done, const Begun& then) {
-    if (isRecovering(vm) && notice_)
-        notice_("vm '" + vm + "': waits until what an earlier manager left half done on it is settled");
-    tryToBegin(vm, done, then, std::chrono::steady_clock::now());
-}
-
-bool Host::isRecovering(const std::string& vm) const {
-    return std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm && operation->isRecovery; });
-}
-
 milliseconds Host::patienceWith(const std::string& vm) const {
-    if (isRecovering(vm)) return recoveryPatience;
+    if (directoryOf(vm).isBeingSettled()) return recoveryPatience;
     const bool isAtWork = std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm; });
     return isAtWork ? milliseconds(0) : lookPatience;
 }
 
-void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since) {
+void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait) {
     Operation* operation = nullptr;
     try {
         VmDirectory directory = directoryOf(vm);
         if (UniqueFd lock = directory.tryLock()) {
             operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
             operation = operations_.back().get();
-        } else if (std::chrono::steady_clock::now() - since < patienceWith(vm)) {
+        } else if (wait.isEndless || std::chrono::steady_clock::now() - wait.since < patienceWith(vm)) {
+            if (!wait.isEndless && !wait.isTold && directory.isBeingSettled()) {
+                wait.isTold = true;
+                if (notice_) notice_("vm '" + vm + "': waits until what an earlier manager left half done on it is settled");
+            }
             const unsigned attempt = ++lastAttempt_;
-            attempts_[attempt] = EventSource::after(milliseconds(20), [this, attempt, vm, done, then, since] {
+            const milliseconds pause(wait.isEndless ? 200 : 20);
+            attempts_[attempt] = EventSource::after(pause, [this, attempt, vm, done, then, wait] {
                 attempts_.erase(attempt);
-                tryToBegin(vm, done, then, since);
+                tryToBegin(vm, done, then, wait);
             });
             return;
         } else {
@@ -133,9 +128,9 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
                 record && record->standingBy
                     ? "vm '" + vm + "' has an upgrade that stands by; 'virt-handover commit " + vm +
                           "' switches, 'virt-handover cancel " + vm + "' undoes it; nothing was touched"
-                : isRecovering(vm) ? "what an earlier manager left half done on vm '" + vm +
-                                         "' is still being settled; nothing was touched; try again in a minute"
-                                   : "another command is at work on vm '" + vm + "'; nothing was touched"));
+                : directory.isBeingSettled() ? "what an earlier manager left half done on vm '" + vm +
+                                              "' is still being settled; nothing was touched; try again in a minute"
+                                        : "another command is at work on vm '" + vm + "'; nothing was touched"));
         }
     } catch (const std::invalid_argument& error) {  // No VM can have that name.
         return done(failure(ExitCode::Usage, error.what()));
@@ -143,6 +138,10 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
         return done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
     }
     guarded(operation, [operation, then] { then(operation); });
+}
+
+void Host::saySettling(const Operation& operation, bool isSo) {
+    if (isSo || !operation.isRecovery) VmDirectory::sayBeingSettled(operation.lock.get(), isSo);
 }
 
 void Host::guarded(Operation* operation, const std::function<void()>& step) {
@@ -182,8 +181,10 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
         return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
                                                              "' of another manager, which has to be asked (for libvirt: "
                                                              "'virt-handover libvirt'); nothing was touched"));
+    if (Recovery::isDue(*record)) saySettling(*operation, true);
     settleStrays(operation, record, [this, operation, vm, record, then = std::move(then)] {
         recover(operation, *record, [this, operation, vm, then](const std::optional<VmRecord>& settled) {
+            saySettling(*operation, false);
             if (settled) return then(*settled);
             removeEnded(*operation);
             end(operation, failure(ExitCode::Usage, "vm '" + vm + "' is not running: its start had been interrupted, and was undone; " +
@@ -328,6 +329,8 @@ void Host::recoverAdopted(const std::string& vm, Done done) {
         end(operation, {ExitCode::Done, value});
     };
     beginOn(vm, done, [this, vm, found](Operation* operation) {
+        operation->isRecovery = true;
+        saySettling(*operation, true);
         try {
             if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
         } catch (const std::exception& error) {
@@ -653,12 +656,18 @@ void Host::recoverAll(const std::function<void(const std::string&)>& report) {
     const Done told = [report](const VerbResult& result) {
         if (result.value.contains("error")) report(JsonReader(result.value).shown("/error"));
     };
+    // Whoever is at work on a VM settles it himself, or leaves it half done when he dies: so it is looked at when he has ended.
     for (const std::string& vm : recordedVms(runtimeDirectory_))
-        beginOn(vm, told, [this, vm](Operation* operation) {
-            operation->isRecovery = true;
-            withRecord(
-                operation, vm, [this, operation](const VmRecord&) { end(operation, {ExitCode::Done, json::object()}); }, true);
-        });
+        tryToBegin(
+            vm, told,
+            [this, vm](Operation* operation) {
+                operation->isRecovery = true;
+                saySettling(*operation, true);
+                const auto nothing = [this, operation] { end(operation, {ExitCode::Done, json::object()}); };
+                if (!operation->directory.read()) return nothing();  // It has ended meanwhile.
+                withRecord(operation, vm, [nothing](const VmRecord&) { nothing(); }, true);
+            },
+            {.isEndless = true});
 }
 
 }  // namespace vh

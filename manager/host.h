@@ -80,7 +80,7 @@ class Host : public Verbs {
         UniqueFd lock;
         VmDirectory directory;
         Done done;
-        bool isRecovery = false;  ///< Asked for by nobody: other verbs wait for its end.
+        bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
         std::unique_ptr<Start> start;
         std::unique_ptr<StrayCheck> strays;
         std::unique_ptr<Recovery> recovery;
@@ -100,12 +100,19 @@ class Host : public Verbs {
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
     /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
     void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);
-    /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by this manager, and for who only looks.
-    void beginOn(const std::string& vm, const Done& done, const Begun& then);
-    void tryToBegin(const std::string& vm, const Done& done, const Begun& then, std::chrono::steady_clock::time_point since);
-    bool isRecovering(const std::string& vm) const;
-    /// How long a verb waits for the lock of a VM that somebody has.
+    /// Waiting for the lock of a VM that somebody has.
+    struct Wait {
+        bool isEndless = false;
+        bool isTold = false;  ///< The notice of it.
+        std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+    };
+    /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by any manager, and for who only looks.
+    void beginOn(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
+    void tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait);
+    /// How long a verb waits.
     std::chrono::milliseconds patienceWith(const std::string& vm) const;
+    /// Says to other verbs, of this and of other managers, whether this one is settling what another one left half done.
+    static void saySettling(const Operation& operation, bool isSo);
     void end(Operation* operation, VerbResult result);
     /// Runs a step of it; what it throws is its answer.
     void guarded(Operation* operation, const std::function<void()>& step);

@@ -25,6 +25,7 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr int recordFormat = 1;
+constexpr std::string_view beingSettled = "an interrupted verb is being settled\n";
 
 [[noreturn]] void fail(const std::string& what) {
     throw std::system_error(errno, std::generic_category(), what);
@@ -252,9 +253,23 @@ UniqueFd VmDirectory::tryLock() const {
     makeDirectory(runtime_, 0755);
     UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) fail("open '" + lockFile() + "'");
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
+        sayBeingSettled(fd.get(), false);  // By somebody who died.
+        return fd;
+    }
     if (errno == EWOULDBLOCK) return {};
     fail("lock '" + lockFile() + "'");
+}
+
+void VmDirectory::sayBeingSettled(int lock, bool isSo) {
+    // Without room for it others do not wait, and say that somebody is at work.
+    if (::ftruncate(lock, 0) == 0 && isSo) (void)!::pwrite(lock, beingSettled.data(), beingSettled.size(), 0);
+}
+
+bool VmDirectory::isBeingSettled() const {
+    std::string said;
+    std::getline(std::ifstream(lockFile()) >> std::ws, said);
+    return said + "\n" == beingSettled;
 }
 
 std::vector<std::string> recordedVms(const std::string& runtimeDirectory) {

@@ -2,7 +2,7 @@
 //
 //     RUNTIME_DIRECTORY/
 //         manager.sock             virt-handoverd's own socket
-//         web1.lock                held (flock) by whoever works on web1; never removed
+//         web1.lock                held (flock) by whoever works on web1, who may say in it what he does; never removed
 //         web1/record.json         the VmRecord below, replaced by rename
 //         web1/1/                  one directory a VMM process, numbered from the first start:
 //             qmp.sock console.sock heartbeat.sock      made by the manager, inherited by the VMM as listening sockets
@@ -125,6 +125,10 @@ class VmDirectory {
 
     /// An exclusive lock on the VM, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;
+    /// Whoever has the lock says that he settles what an earlier manager left half done, which others wait for; or says it no more.
+    static void sayBeingSettled(int lock, bool isSo);
+    /// Whether that is said. It means nothing when nobody has the lock: who died, or got the lock after him, has not taken it back yet.
+    bool isBeingSettled() const;
 
  private:
     std::string unreadable(const std::string& why) const;

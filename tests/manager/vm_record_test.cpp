@@ -255,6 +255,20 @@ TEST_F(VmDirectoryTest, keepsASecondHolderOutUntilTheFirstLetsGo) {
     EXPECT_TRUE(directory_.tryLock());
 }
 
+TEST_F(VmDirectoryTest, saysOfALockWhatItsHolderDoesAndNothingOfAHolderThatIsGone) {
+    UniqueFd lock = directory_.tryLock();
+    EXPECT_FALSE(directory_.isBeingSettled());
+    VmDirectory::sayBeingSettled(lock.get(), true);
+    EXPECT_TRUE(directory_.isBeingSettled());
+    EXPECT_FALSE(VmDirectory(runtime_.path(), "web2").isBeingSettled());
+    VmDirectory::sayBeingSettled(lock.get(), false);
+    EXPECT_FALSE(directory_.isBeingSettled());
+    VmDirectory::sayBeingSettled(lock.get(), true);
+    lock.reset();  // As one that died.
+    lock = directory_.tryLock();
+    EXPECT_FALSE(directory_.isBeingSettled());
+}
+
 TEST_F(VmDirectoryTest, locksAVmThatHasNoDirectoryYet) {
     const VmDirectory fresh(runtime_.file("new"), "web1");
     EXPECT_TRUE(fresh.tryLock());

@@ -406,6 +406,41 @@ TEST_F(SettleTest, hasAVerbWaitForARecoveryAndSaysSo) {
     EXPECT_THAT(said, testing::ElementsAre(HasSubstr("waits until what an earlier manager left half done")));
 }
 
+/// Of another process, as `--embed` while a daemon starts.
+TEST_F(SettleTest, hasAVerbWaitForTheRecoveryOfAnotherProcess) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    UniqueFd lock = directory("a").tryLock();
+    VmDirectory::sayBeingSettled(lock.get(), true);
+    const pid_t child = spawnProgram(
+        workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "upgrade", "a", "--to", executing()}, "upgrade");
+    EXPECT_TRUE(turnUntil([&] { return contents(workspace.path() + "/upgrade.err").find("waits until") != std::string::npos; },
+                          milliseconds(20'000)));
+    lock.reset();
+    const Ran ran = collectProgram(workspace, child, "upgrade");
+    EXPECT_EQ(ran.code, 0) << ran.output << ran.error;
+}
+
+TEST_F(SettleTest, tellsOtherProcessesThatItRecovers) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "verifying", "0"));
+    host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
+    EXPECT_FALSE(directory("a").tryLock());
+    EXPECT_TRUE(directory("a").isBeingSettled());
+    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(directory("a").tryLock()); }, milliseconds(20'000)));
+    EXPECT_EQ(show("a")["state"], "running");
+}
+
+TEST_F(SettleTest, recoversAVmWhenWhoeverIsAtWorkOnItIsGone) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "verifying", "0"));
+    UniqueFd lock = directory("a").tryLock();
+    host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
+    turnUntil([] { return false; }, milliseconds(700));
+    EXPECT_TRUE(directory("a").read()->fresh);
+    lock.reset();
+    EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->fresh; }, milliseconds(20'000)));
+}
+
 /// A new VMM that was told to run the guest may have run it: nobody gives the guest back to what is out of date by then.
 TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
