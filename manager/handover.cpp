@@ -940,8 +940,8 @@ void Handover::prove() {
 }
 
 void Handover::confirm() {
+    recordToldToRun();
     network_->toNew();
-    recordToldToRun(true);
     if (!wasRunning_) return done();
     send(*new_, "cont", nullptr, [this](const QmpReply& reply) {
         if (reply.ok()) return done();
@@ -956,10 +956,19 @@ void Handover::confirm() {
     });
 }
 
-void Handover::recordToldToRun(bool told) {
-    if (request_.record.toldToRun == told) return;
-    request_.record.toldToRun = told;
-    keepRecord();
+/// On disk before the new VMM is told, or it is not told: else whoever comes after this manager's death and the new VMM's would let the
+/// old one go on with memory that the guest has changed since. Where an old VMM cannot go on, nothing depends on it, and failing would
+/// be the guest's end.
+void Handover::recordToldToRun() {
+    const bool oldCouldGoOn = !isOneProcess() && !passesThrough() && old_->alive();
+    request_.record.toldToRun = true;
+    if (!oldCouldGoOn) return keepRecord();
+    try {
+        directory_.write(request_.record);
+    } catch (...) {
+        request_.record.toldToRun = false;
+        throw;
+    }
 }
 
 /// Where a failure must not stop what is being done: only a manager that comes after this one's death goes by the record, and one
@@ -1049,7 +1058,7 @@ void Handover::doAfterwards(std::size_t next) {
 void Handover::discard() {
     pauseBudget_.reset();
     tapTimer_.reset();
-    recordToldToRun(false);  // It answered that it does not run the guest.
+    if (std::exchange(request_.record.toldToRun, false)) keepRecord();  // It answered that it does not run the guest.
     if (!new_) return done();
     newDiedByItself_ = !new_->alive();
     // It has all of the guest, and nobody else has: recovery.h has the next look at it.

@@ -192,7 +192,7 @@ class Handover {
     /// The new VMM is no longer the one that the kernel ends first when memory runs out.
     void spareNewVmm();
     void retire();
-    void recordToldToRun(bool told);
+    void recordToldToRun();
     void keepRecord();
     void recordOnlyNewVmm();
     void askOldToEnd();

@@ -441,6 +441,26 @@ TEST_F(SettleTest, recoversAVmWhenWhoeverIsAtWorkOnItIsGone) {
     EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->fresh; }, milliseconds(20'000)));
 }
 
+/// What is not on disk, nobody who comes after this manager knows.
+TEST_F(SettleTest, tellsNoVmmToRunTheGuestBeforeThatIsWrittenDown) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    for (const State until : {State::Discarding, State::Upgraded}) {  // The latter does not come.
+        SCOPED_TRACE(std::string(name(until)));
+        const std::string inTheWay = recordOf("a") + ".new";
+        const json report = upgrade("a", {.binary = executing()}, [&](const HandoverProgress& progress) {
+            if (progress.state == State::Confirming) fs::create_directory(inTheWay);
+            EXPECT_FALSE(directory("a").read()->toldToRun) << name(progress.state);
+            if (progress.state == until) fs::remove(inTheWay);
+        });
+        EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+        EXPECT_THAT(report.value("cause", ""), HasSubstr(inTheWay));
+        EXPECT_TRUE(lives(old));
+        fs::remove(inTheWay);
+    }
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+}
+
 /// A new VMM that was told to run the guest may have run it: nobody gives the guest back to what is out of date by then.
 TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
