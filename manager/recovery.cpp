@@ -149,8 +149,10 @@ void Recovery::letNewRun(const std::string& why) {
     });
 }
 
-/// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself.
+/// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself. Once: a handover does it
+/// before it writes down that only the new VMM is left.
 void Recovery::announce(std::function<void()> then) {
+    if (!record_.fresh || std::exchange(announced_, true)) return then();
     ask(new_, "announce-self", announcements(), [then = std::move(then)](const QmpReply&) { then(); });
 }
 
@@ -221,14 +223,16 @@ void Recovery::runExecuted() {
         return finish(std::string("the executed VMM's network: ") + error.what());
     }
     ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
-        if (answer.ok()) return announce([this] { keepExecuted(); });
+        if (answer.ok()) return keepExecuted();
         finish("the executed VMM does not start the guest: " + answer.error->description);
     });
 }
 
 void Recovery::keepExecuted() {
-    ask(new_, "remove-fd", {{"fdset-id", stateFdset}},
-        [this](const QmpReply&) { settle(new_.record(), old_.record().generation); });
+    announce([this] {
+        ask(new_, "remove-fd", {{"fdset-id", stateFdset}},
+            [this](const QmpReply&) { settle(new_.record(), old_.record().generation); });
+    });
 }
 
 /// What a manager that died had put into a VMM that was not executed over; its monitor is connected.
@@ -253,8 +257,10 @@ void Recovery::askOld() {
 }
 
 void Recovery::keepNew() {
-    if (!old_.alive()) return doAfterwards(0);
-    end(old_, [this] { doAfterwards(0); });
+    announce([this] {
+        if (!old_.alive()) return doAfterwards(0);
+        end(old_, [this] { doAfterwards(0); });
+    });
 }
 
 /// See AdoptedVm. What the new VMM refuses it may have done already.

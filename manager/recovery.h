@@ -94,6 +94,7 @@ class Recovery {
     int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
     int callsLeft_ = 50;                              ///< Until the right one of two VMMs takes a call, 20 ms apart.
     std::chrono::steady_clock::time_point askUntil_;  ///< Of the one process.
+    bool announced_ = false;
     bool cancelled_ = false;
     bool incoming_ = false;
     bool undone_ = false;

@@ -413,6 +413,18 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         pass(milliseconds(1'500));
         EXPECT_EQ(wire_->rarps(), oneSet);
         EXPECT_LE(wire_->gratuitousArps(), arpsOfItsBoot + oneSet);
+
+        // The new VMM runs the guest, and the manager that was to have it announced is gone.
+        const std::string next = GetParam() == Design::VmmExec || GetParam() == Design::VmmOwned ? newQemu() : oldQemu();
+        ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", next, "retiring", "0"));
+        const unsigned before = wire_->rarps();
+        host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
+        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= before + oneSet; }, milliseconds(10'000)))
+            << wire_->rarps() - before << " announcements";
+        pass(milliseconds(1'500));
+        EXPECT_EQ(before, oneSet);
+        EXPECT_EQ(wire_->rarps(), before + oneSet);
+        EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after the recovery";
         wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
     }
     workspace.expectNothingLeft();
