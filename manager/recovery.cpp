@@ -53,13 +53,21 @@ void Recovery::guarded(const std::function<void()>& step) {
 void Recovery::begin() {
     if (record_.starting) return finishStart();
     if (record_.retiring) return keepNew();
-    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess())
-        return finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " +
-                      pidOf(old_) + ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
-                      "' ends that one, and 'start' starts the VM anew");
+    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess()) return leaveOld();
     if (!new_.alive()) return keepOld();
     askUntil_ = std::chrono::steady_clock::now() + executedPatience;
     isOneProcess() ? askWhich() : askNew();
+}
+
+/// The new VMM may have run the guest, and has ended. It did not when the old one runs it: it was given back, and nobody wrote that
+/// down, or a person has decided so.
+void Recovery::leaveOld() {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (reply.text("status") == "running") return keepOld();
+        finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " + pidOf(old_) +
+               ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
+               "' ends that one, and 'start' starts the VM anew");
+    });
 }
 
 void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done) {

@@ -57,6 +57,7 @@ class Recovery {
     /// Runs a step; what it throws is the recovery's failure.
     void guarded(const std::function<void()>& step);
     void begin();
+    void leaveOld();
     void finishStart();
     void undoStart();
     void askNew();

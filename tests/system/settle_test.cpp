@@ -473,5 +473,18 @@ TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
     EXPECT_TRUE(lives(old));
 }
 
+/// As when a handover that went back could not write that down: the guest is not called gone, which would have it destroyed.
+TEST_F(SettleTest, keepsAGuestThatTheOldVmmRunsWhateverIsOnRecord) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    VmRecord record = *directory("a").read();
+    record.fresh = VmmRecord{.generation = 2, .binary = executing()};
+    record.toldToRun = true;
+    directory("a").write(record);
+    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    EXPECT_EQ(show("a")["pid"], old);
+    EXPECT_FALSE(directory("a").read()->toldToRun);
+}
+
 }  // namespace
 }  // namespace vh::test
