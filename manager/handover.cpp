@@ -1079,6 +1079,7 @@ void Handover::discard() {
 
 void Handover::endNewVmm() {
     if (!new_->alive()) return newGone();
+    endedNew_ = true;
     new_->process().killAll();
 }
 
@@ -1113,7 +1114,8 @@ void Handover::resume() {
             return again(milliseconds(5));
         send(*old_, "query-status", nullptr, [this, again](const QmpReply& status) {
             if (!status.ok()) return post(Event::Failed, errorText(*old_, "query-status", *status.error));
-            if (passesThrough() && status.text("status") == "postmigrate")
+            gaveDevicesAway_ = passesThrough() && status.text("status") == "postmigrate";
+            if (gaveDevicesAway_)
                 return post(Event::Failed, "the old VMM has given the guest's devices away and cannot run it any more");
             if (!wasRunning_ || status.flag("running")) return resumed();
             send(*old_, "cont", nullptr, [this, again](const QmpReply& answer) {
@@ -1165,7 +1167,7 @@ void Handover::finish() {
         keepRecord();
     }
     report_.old.alive = old_ && old_->alive();
-    report_.fresh.alive = new_ && new_->alive();
+    report_.fresh.alive = new_ && new_->alive() && !endedNew_;
     // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
     if (state_ == State::Lost && new_ && !confirming_ && !isOneProcess() && newMigration_ != "completed") {
         new_->process().killAll();
@@ -1176,6 +1178,9 @@ void Handover::finish() {
         old_->process().killAll();
         report_.old.alive = false;
     }
+    // As a recovery sees it, which comes before any further command.
+    const bool isOutOfDate = request_.record.toldToRun || gaveDevicesAway_ || (passesThrough() && confirming_);
+    report_.guestIsGone = state_ == State::Lost && !report_.fresh.alive && (!report_.old.alive || isOutOfDate);
     if (state_ == State::Upgraded && report_.old.alive && !isOneProcess()) {
         report_.oldVmmLeft = true;
         report_.warnings.push_back("the old VMM, pid " + std::to_string(old_->record().pid) +

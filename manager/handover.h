@@ -279,6 +279,8 @@ class Handover {
     std::string oldMigration_;  ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration_;
     bool newDiedByItself_ = false;
+    bool endedNew_ = false;         ///< It was told to end.
+    bool gaveDevicesAway_ = false;  ///< The old VMM, for good.
     std::vector<ChildProcess> companions_;  ///< What the old VMM's wrapper script had started beside it.
     std::optional<Clock::time_point> stoppedAt_;  ///< When STOP was said; none while the guest runs.
     UniqueFd savedState_;                         ///< save-restore, vmm-exec: the file, which has no name.

@@ -84,20 +84,27 @@ std::string whatIsLeft(const JsonReader& report) {
     if (old == 0 && fresh == 0) return "a person must look; see the cause";
     if (!oldLives && !newLives)
         return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.shown("/vm") + "' starts it anew";
+    if (report.isTrue("/guestIsGone"))
+        return "the guest is gone: it ended with the new VMM, and the old one, pid " + std::to_string(old) + ", cannot go on with it";
     if (oldLives && newLives && old != fresh)
         return "a person must look: the old VMM is pid " + std::to_string(old) + ", the new one pid " + std::to_string(fresh);
     return "a person must look at pid " + std::to_string(oldLives ? old : fresh) + ", the only VMM of it that is left";
 }
 
-/// And how, unless nothing is left to look at.
+/// And how, unless the first line has said all there is to do. Nothing that a later command would refuse.
 std::string nextStep(const JsonReader& report) {
-    const bool isGone = report.count("/old/pid") != 0 && !report.isTrue("/old/alive") && !report.isTrue("/new/alive");
-    if (isGone) return {};
-    return "  what to do: 'virt-handover upgrade " + report.shown("/vm") +
+    const std::string vm = report.shown("/vm"), givingUp = "'virt-handover destroy " + vm + "' gives the guest up and ends what is left of it\n";
+    const bool hasNone = report.count("/old/pid") == 0 && report.count("/new/pid") == 0;
+    if (hasNone)
+        return "  what to do: see the cause. Every further command on this VM looks again first, and goes on when it can;\n  " + givingUp;
+    if (!report.isTrue("/old/alive") && !report.isTrue("/new/alive")) return {};
+    if (report.isTrue("/guestIsGone"))
+        return "  what to do: 'virt-handover destroy " + vm + "' ends the old VMM, and 'virt-handover start " + vm +
+               "' then starts the VM anew\n";
+    return "  what to do: 'virt-handover upgrade " + vm +
            " --dry-run' asks the VMMs again who has the guest, and settles it when they answer.\n"
-           "  Before you end a process, ask its own monitor (query-status): the guest may run there.\n"
-           "  'virt-handover destroy " +
-           report.shown("/vm") + "' gives the guest up and ends what is left of it\n";
+           "  Before you end a process, ask its own monitor (query-status): the guest may run there.\n  " +
+           givingUp;
 }
 
 }  // namespace
@@ -160,6 +167,7 @@ json toJson(const HandoverReport& report) {
             {"ramCopiedBytes", report.ramCopiedBytes},
             {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
             {"passthrough", devices},
+            {"guestIsGone", report.guestIsGone},
             {"oldVmmLeft", report.oldVmmLeft},
             {"totalMs", report.totalMs},
             {"steps", steps},

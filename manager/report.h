@@ -58,6 +58,9 @@ struct HandoverReport {
     std::vector<std::string> warnings;
     /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.
     bool shouldStartOver = false;
+    /// Lost, and no VMM can go on with the guest, also when the old one lives: the guest ended with the new one, to which it had gone
+    /// over. Only a new start helps.
+    bool guestIsGone = false;
     bool oldVmmLeft = false;  ///< Upgraded, but the old VMM has not ended, not even by SIGKILL.
     bool cancelled = false;  ///< A person, or the manager's own end, asked to stop.
 

@@ -109,6 +109,16 @@ HandoverReport lostWithItsVmms() {
     HandoverReport report = lost();
     report.cause = "the old VMM was killed by signal 9; the new VMM was ended, since nobody has the guest's memory any more";
     report.old.alive = report.fresh.alive = false;
+    report.guestIsGone = true;
+    return report;
+}
+
+/// The new VMM was told to run the guest and died.
+HandoverReport lostWithTheNewVmm() {
+    HandoverReport report = lost();
+    report.cause = "the new VMM was killed by signal 9 by itself";
+    report.fresh.alive = false;
+    report.guestIsGone = true;
     return report;
 }
 
@@ -139,7 +149,7 @@ HandoverReport ready() {
 
 std::vector<HandoverReport> all() {
     return {upgraded(),          rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), lostWithItsVmms(),
-            lostBeforeItBegan(), ready(),      refusedBeforeItBegan(),   silent()};
+            lostWithTheNewVmm(), lostBeforeItBegan(), ready(), refusedBeforeItBegan(), silent()};
 }
 
 std::string shown(const HandoverReport& report) {
@@ -169,6 +179,9 @@ TEST(Report, ofAnUpgradeAfterWhichTheGuestIsSilent) {
 }
 TEST(Report, ofAVmThatIsGone) {
     expectGolden("report-gone.txt", shown(lostWithItsVmms()));
+}
+TEST(Report, ofAGuestThatEndedWithTheNewVmm) {
+    expectGolden("report-gone-with-the-new.txt", shown(lostWithTheNewVmm()));
 }
 TEST(Report, ofAVmThatIsLostBeforeAHandoverBegan) {
     expectGolden("report-lost-before.txt", shown(lostBeforeItBegan()));
@@ -220,6 +233,10 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr(old), testing::HasSubstr(fresh)));
     report.fresh.alive = false;
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
+    report.guestIsGone = true;
+    EXPECT_THAT(reportText(toJson(report)), testing::AllOf(testing::HasSubstr("the guest is gone"), testing::HasSubstr("'virt-handover destroy web1'"),
+                                                   testing::HasSubstr("'virt-handover start web1'"), testing::Not(testing::HasSubstr("--dry-run")),
+                                                   testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
     report.old.alive = false;
     EXPECT_THAT(firstLine(), testing::HasSubstr("the guest is gone; 'virt-handover start web1' starts it anew"));
     report.old.pid = report.fresh.pid = 0;

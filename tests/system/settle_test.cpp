@@ -461,16 +461,24 @@ TEST_F(SettleTest, tellsNoVmmToRunTheGuestBeforeThatIsWrittenDown) {
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
 }
 
-/// A new VMM that was told to run the guest may have run it: nobody gives the guest back to what is out of date by then.
+/// A new VMM that was told to run the guest may have run it: nobody gives the guest back to what is out of date by then. What the
+/// report tells to do is what works.
 TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     const int old = show("a")["pid"];
     const json report = upgrade("a", {.binary = executing("--fault cont=die")});
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
-    EXPECT_THAT(reportText(report), HasSubstr("a person must look at pid " + std::to_string(old)));
+    EXPECT_EQ(report["guestIsGone"], true);
+    for (const json& one : {report, upgrade("a", {.binary = executing(), .dryRun = true})}) {
+        EXPECT_THAT(reportText(one), AllOf(HasSubstr("virt-handover destroy a'"), HasSubstr("start"), testing::Not(HasSubstr("--dry-run")),
+                                           testing::Not(HasSubstr("may run there"))));
+        EXPECT_THAT(reportText(one), HasSubstr("pid " + std::to_string(old)));
+    }
     for (const std::string& said : {upgrade("a", {.binary = executing()}).value("cause", "")})
         EXPECT_THAT(said, AllOf(HasSubstr("has ended, and the guest with it"), HasSubstr("virt-handover destroy a")));
     EXPECT_TRUE(lives(old));
+    EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    EXPECT_EQ(start("a", executing()).code, ExitCode::Done);
 }
 
 /// As when a handover that went back could not write that down: the guest is not called gone, which would have it destroyed.
@@ -484,6 +492,17 @@ TEST_F(SettleTest, keepsAGuestThatTheOldVmmRunsWhateverIsOnRecord) {
     EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
     EXPECT_EQ(show("a")["pid"], old);
     EXPECT_FALSE(directory("a").read()->toldToRun);
+}
+
+/// The old VMM is then ended by us: it is not for a person to look at.
+TEST_F(SettleTest, pointsAtNoVmmThatItHasEndedItself) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const json report = upgrade("a", {.binary = executing()}, [](const HandoverProgress& progress) {
+        if (progress.state == State::Retiring) ::kill(progress.newPid, SIGKILL);
+    });
+    EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
+    EXPECT_THAT(reportText(report), AllOf(HasSubstr("the guest is gone; 'virt-handover start a'"), testing::Not(HasSubstr("look at"))));
+    EXPECT_EQ(start("a", executing()).code, ExitCode::Done);
 }
 
 }  // namespace
