@@ -410,6 +410,14 @@ void Handover::checkWhatItHolds() const {
         if (!place.starts_with(old_->directory() + "/"))
             throw std::runtime_error("the old VMM listens on '" + place +
                                      "', where two VMMs cannot listen at a time, and which the old one's end would close" + remedy);
+    // A tap with one queue refuses the second VMM (drivers/net/tun.c:tun_attach, 6.1), and one with many gives each of the two a part of
+    // what comes for the guest.
+    for (const std::string& tap : tapsHeldBy(pid))
+        if (!isOwnTap(tap))
+            throw std::runtime_error("the old VMM has the tap '" + tap +
+                                     "', which two VMMs cannot have at a time; let the definition have the network instead ('networks', "
+                                     "of type tap)" +
+                                     remedy);
     for (const std::string& file : deletedFilesOf(pid))
         if (file != request_.definition.console.log)
             throw std::runtime_error("the old VMM writes to '" + file +

@@ -67,6 +67,17 @@ std::set<std::string> deletedFilesOf(pid_t pid) {
     return found;
 }
 
+std::set<std::string> tapsHeldBy(pid_t pid) {
+    std::set<std::string> found;
+    std::error_code gone;
+    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fdinfo", gone)) {
+        std::ifstream info(entry.path());
+        for (std::string key, value; info >> key && std::getline(info >> std::ws, value);)
+            if (key == "iff:" && !value.empty()) found.insert(value);  // drivers/net/tun.c:tun_chr_show_fdinfo, Linux 6.1
+    }
+    return found;
+}
+
 std::string replacedCodeOf(pid_t pid) {
     // address perms offset dev inode pathname (proc_pid_maps(5)). Code that a VMM makes itself is in a memfd or has no file.
     std::ifstream maps(procDirectory(pid) + "/maps");

@@ -15,6 +15,10 @@ std::set<std::string> listenersOf(pid_t pid);
 /// Files that it writes to and that have no name any more: nobody can open them again.
 std::set<std::string> deletedFilesOf(pid_t pid);
 
+/// Names of the taps and tuns that it has a queue of, in whatever network namespace: no second process gets a queue of one that has one
+/// queue only, and one that has more gives what comes to all who have one.
+std::set<std::string> tapsHeldBy(pid_t pid);
+
 /// A mapped program or library that was deleted or replaced since, if any; empty when all are what is installed.
 std::string replacedCodeOf(pid_t pid);
 

@@ -21,6 +21,8 @@
 namespace vh {
 namespace {
 
+constexpr const char* ownTaps = "vh";  ///< What the names of taps begin with, before a number.
+
 [[noreturn]] void fail(const std::string& what) {
     throw std::system_error(errno, std::generic_category(), what);
 }
@@ -166,12 +168,16 @@ Resources acquireResources(const VmDefinition& definition, const std::string& di
     }
     for (const Network& network : definition.networks)
         if (network.type == NetworkType::Tap) {
-            Tap tap = makeTap("vh%d");
+            Tap tap = makeTap(ownTaps + std::string("%d"));
             setAddress(tap.name, tapAddress(parseMac(macAddress(definition, network))));
             resources.add("tap/" + network.id, std::move(tap.fd));
         }
     if (definition.memory.owner == MemoryOwner::Vmm) resources.add("inbox", makeInbox(directory + "/exec.sock"));
     return resources;
+}
+
+bool isOwnTap(const std::string& name) {
+    return name.starts_with(ownTaps) && name.find_first_not_of("0123456789", std::string_view(ownTaps).size()) == std::string::npos;
 }
 
 void joinBridges(const VmDefinition& definition, const Resources& resources) {

@@ -67,6 +67,9 @@ std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm);
 /// an inbox where guest RAM is the VMM's own, so that it could be executed.
 Resources acquireResources(const VmDefinition& definition, const std::string& directory);
 
+/// Whether a tap with this name is one that collectResources() made.
+bool isOwnTap(const std::string& name);
+
 /// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read
 /// what is meant for the one that runs the guest.
 void joinBridges(const VmDefinition& definition, const Resources& resources);

@@ -12,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "manager/bridge_port.h"
 #include "tests/manager/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -53,6 +54,15 @@ TEST(HeldByProcess, knowsFilesThatNobodyCanOpenAgain) {
     EXPECT_EQ(deletedFilesOf(::getpid()), std::set<std::string>{directory.path() + "/written"});
 }
 
+TEST(HeldByProcess, knowsTaps) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a tap; run this as root";
+    EXPECT_TRUE(tapsHeldBy(::getpid()).empty());
+    const UniqueFd unused(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(tapsHeldBy(::getpid()).empty());
+    const Tap tap = makeTap("held%d");
+    EXPECT_EQ(tapsHeldBy(::getpid()), std::set<std::string>{tap.name});
+}
+
 TEST(HeldByProcess, knowsCodeThatWasReplacedUnderIt) {
     EXPECT_EQ(replacedCodeOf(::getpid()), "");
     const TemporaryDirectory directory;
@@ -70,6 +80,7 @@ TEST(HeldByProcess, knowsCodeThatWasReplacedUnderIt) {
 TEST(HeldByProcess, saysNothingOfAProcessThatIsGone) {
     EXPECT_TRUE(listenersOf(0x3fffffff).empty());
     EXPECT_TRUE(deletedFilesOf(0x3fffffff).empty());
+    EXPECT_TRUE(tapsHeldBy(0x3fffffff).empty());
     EXPECT_EQ(replacedCodeOf(0x3fffffff), "");
 }
 

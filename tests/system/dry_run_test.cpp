@@ -10,6 +10,7 @@
 
 #include <gmock/gmock.h>
 
+#include "manager/compare/own_network.h"
 #include "tests/system/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -27,6 +28,7 @@ struct Vm {
     std::string arguments;  ///< As in YAML: each quoted, with commas between.
     std::string binary = oldQemu();
     Design design = Design::Relayed;
+    std::string user = "nobody";
     json answer = {};  ///< What the latest verb said of it.
 };
 
@@ -65,7 +67,7 @@ class DryRunTest : public testing::Test {
         ask(vms, [&](const Vm& vm, Verbs::Done done) {
             host.start(workspace.file(vm.name + ".yaml",
                                       "name: " + vm.name + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 32MiB}\nboot: {disk: root}\ndisks: [{id: root, file: " + disk(vm.name) + "}]\nvmm:\n  binary: " +
-                                          vm.binary + "\n  arguments: [" + vm.arguments + "]\nhandover: {design: " +
+                                          vm.binary + "\n  user: " + vm.user + "\n  arguments: [" + vm.arguments + "]\nhandover: {design: " +
                                           std::string(name(vm.design)) +
                                           ", pause_budget: 20s, deadlines: {launch: 60s, exchange: 60s, verify: 60s, switch: 60s}}\n"),
                        std::nullopt, std::move(done));
@@ -154,6 +156,24 @@ void writeQcow(const std::string& path) {
     image.write(reinterpret_cast<const char*>(header), sizeof(header));
     image.seekp(4095);
     image.put(0);
+}
+
+TEST_F(DryRunTest, refusesATapThatTwoVmmsCannotHave) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a network namespace and taps; run this as root";
+    ASSERT_EQ(enterOwnNetwork("vhbr0"), "");
+    std::vector<Vm> vms;
+    for (const std::string queues : {"", ",queues=2"})
+        vms.push_back({.name = queues.empty() ? "one" : "many",
+                       .arguments = "-netdev, 'tap,id=n,ifname=dryrun" + std::to_string(queues.size()) + ",script=no,downscript=no" + queues +
+                                    "', -device, 'virtio-net-pci,netdev=n'",
+                       .user = "root"});
+    start(vms);
+    for (const Vm& vm : vms) ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
+    upgrade(vms, newQemu(), true);
+    for (const Vm& vm : vms) {
+        EXPECT_EQ(vm.answer["outcome"], "refused") << vm.answer.dump(2);
+        EXPECT_THAT(vm.answer.value("cause", ""), AllOf(HasSubstr("the tap 'dryrun"), HasSubstr("'networks'"), HasSubstr("power-cycle")));
+    }
 }
 
 TEST_F(DryRunTest, saysReadyOfWhatBlocksOrdinaryMigrationOnly) {
