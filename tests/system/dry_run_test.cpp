@@ -127,6 +127,10 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
          {"listens on '" + socket + "'", "vmm.arguments"}},
         {{"abstract", "-chardev, 'socket,id=a,path=vh-test-" + freePort() + ",abstract=on,server=on,wait=off', -device, 'isa-serial,chardev=a'"},
          {"listens on '@vh-test-", "vmm.arguments"}},
+        {{"nvme-bare", "-device, 'nvme,serial=1,id=bare'", newQemu()}, {"NVMe", "/machine/peripheral/bare", "power-cycle"}},
+        {{"nvme-json", "-device, '{\"driver\":\"nvme\",\"serial\":\"1\"}'", newQemu(), Design::Copy}, {"NVMe", "power-cycle"}},
+        {{"nvme-namespace", "-drive, " + drive + ", -device, 'nvme,serial=1,id=bare', -device, 'nvme-ns,drive=more,bus=bare'", newQemu()},
+         {"NVMe", "/machine/peripheral/bare"}},
         {{"snapshot", "-drive, 'if=virtio,file=" + image + ",format=raw,snapshot=on,file.locking=off'"}, {"no name any more", "snapshot=on"}},
     };
     std::vector<Vm> vms;
