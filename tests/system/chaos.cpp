@@ -830,6 +830,9 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
     if (seen.size() > 1) faults.push_back({"leaked", title + "VMMs are left:" + all});
     if (record->fresh)
         faults.push_back({"stuck", title + "a handover is on record, to pid " + std::to_string(record->fresh->pid)});
+    for (const auto& [isLeft, what] : {std::pair{record->starting, "starting"}, std::pair{record->toldToRun, "toldToRun"},
+                                       std::pair{record->retiring.has_value(), "retiring"}})
+        if (isLeft) faults.push_back({"stuck", title + "its record says '" + what + "', and nobody is at work on it"});
     if (!faults.empty()) return faults;
 
     const std::string ram = ramFileOf(record->vmm.pid);
