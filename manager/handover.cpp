@@ -1028,10 +1028,15 @@ void Handover::retire() {
     network_.reset();
     // As often as QEMU does by itself. The bridge has been told already; this is for whoever else has to know.
     new_->monitor().execute("announce-self", announcements(), patience, nullptr);
-    if (design_ == Design::SaveRestore) new_->monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, patience, nullptr);
+    // The file has no name, and is there as long as somebody has it open: a manager that comes after the record would not know of it.
+    if (design_ != Design::SaveRestore && !executes()) return retireOld();
+    new_->monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, tidyPatience, within([this](const QmpReply&) { retireOld(); }));
+}
+
+void Handover::retireOld() {
     recordOnlyNewVmm();
     afterFirstBeatsOnNew([this] {
-        if (isOneProcess()) return retireInPlace();
+        if (isOneProcess()) return measureState();
         if (!old_->alive()) return done();
         old_->monitor().execute("query-migrate", nullptr, tidyPatience, within([this](const QmpReply& reply) {
                                     if (!reply.ok()) return done();
@@ -1045,6 +1050,7 @@ void Handover::retire() {
 
 /// From here on the record says that the guest has gone over, and whoever finds the old VMM alive may end it.
 void Handover::recordOnlyNewVmm() {
+    if (!request_.record.fresh) return;
     if (!isOneProcess()) request_.record.retiring = request_.record.vmm;
     request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
     request_.record.memoryBefore.clear();
@@ -1064,6 +1070,7 @@ void Handover::askOldToEnd() {
 /// The guest has been confirmed on the new VMM: whatever the old one says, or does not say, it has the guest no more, and would be the
 /// second VMM for one guest's memory, disks and network.
 void Handover::endOldVmm() {
+    recordOnlyNewVmm();  // Unless it was, before Retiring took too long.
     if (isOneProcess() || !old_->alive()) return oldGone();
     old_->process().killAll();  // Its exit is met by oldGone().
 }

@@ -172,7 +172,7 @@ class Handover {
     std::string noWayBack() const;
     void undoExecSettings(std::function<void()> then);
     void removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::function<void()> then);
-    void retireInPlace();
+    void measureState();
     /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.
     /// Whom the VMMs run as.
     Identity identity() const;
@@ -195,6 +195,7 @@ class Handover {
     void retire();
     void recordToldToRun();
     void keepRecord();
+    void retireOld();
     void recordOnlyNewVmm();
     void askOldToEnd();
     void endOldVmm();

@@ -218,10 +218,10 @@ void Handover::removeFdsets(VmmProcess& vmm, std::vector<int> fdsets, std::funct
          [this, &vmm, fdsets, then = std::move(then)](const QmpReply&) { removeFdsets(vmm, fdsets, then); });
 }
 
-void Handover::retireInPlace() {
+void Handover::measureState() {
     struct stat status {};
     if (savedState_ && ::fstat(savedState_.get(), &status) == 0) report_.bytesSent = static_cast<std::uint64_t>(status.st_size);
-    removeFdsets(*new_, {stateFdset}, [this] { done(); });
+    done();
 }
 
 }  // namespace vh
