@@ -201,10 +201,10 @@ int main(int argc, char** argv) {
     app.require_subcommand(0, 1);  // That there is one is asked below, where the answer can name what is there.
     app.fallthrough();
     app.footer(
-        "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 "
-        "lost, a\n"
-        "person is needed; 5 libvirt cannot be reached; 6 a domain ended by itself during the upgrade, nothing to recover. For "
-        "several\ndomains the worst counts: 4, 5, 3, 2, 6. check: 2 when a domain is not ready.");
+        "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 a "
+        "person is\n"
+        "needed: lost, or upgraded and the old QEMU does not end; 5 libvirt cannot be reached; 6 a domain ended by itself during "
+        "the\nupgrade, nothing to recover. For several domains the worst counts: 4, 5, 3, 2, 6. check: 2 when a domain is not ready.");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where sockets and records are")->capture_default_str();
     app.add_option("--connect", options.uri, "libvirt's URI")->capture_default_str();

@@ -38,6 +38,10 @@ LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) 
 RecoveredDomain conclude(const JournalDomain& domain) {
     RecoveredDomain result{domain.title, domain.uuid, "lost", domain.cause, 0};
     if (domain.phase == DomainPhase::Adopted) result.outcome = "upgraded";
+    if (domain.phase == DomainPhase::Adopted && isAlive(domain.old)) {
+        result.oldQemuLeft = true;
+        result.cause = oldQemuLeftText(domain);
+    }
     if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
     if (domain.phase == DomainPhase::Ended) result.outcome = "ended";
     result.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
@@ -119,8 +123,9 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
 }  // namespace
 
 Exit RecoverSummary::exitCode() const {
-    const bool lost = std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost"; });
-    return lost ? Exit::Lost : Exit::Done;
+    const bool needed =
+        std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost" || one.oldQemuLeft; });
+    return needed ? Exit::Lost : Exit::Done;
 }
 
 RecoverSummary recover(RecoverSurroundings surroundings) {
@@ -166,8 +171,12 @@ void startGuardian(const std::string& runtimeDirectory, int lock) {
 json toJson(const RecoverSummary& summary) {
     json domains = json::array();
     for (const RecoveredDomain& one : summary.domains)
-        domains.push_back(
-            {{"domain", one.domain}, {"uuid", one.uuid}, {"outcome", one.outcome}, {"cause", one.cause}, {"pid", one.pid}});
+        domains.push_back({{"domain", one.domain},
+                           {"uuid", one.uuid},
+                           {"outcome", one.outcome},
+                           {"cause", one.cause},
+                           {"pid", one.pid},
+                           {"oldQemuLeft", one.oldQemuLeft}});
     return {{"domains", domains},
             {"warnings", summary.warnings},
             {"nothing", summary.nothing},
@@ -179,7 +188,9 @@ std::string recoverText(const json& summary) {
     std::string text = all.isTrue("/nothing") ? "nothing to recover\n" : "";
     for (const json& entry : all.list("/domains")) {
         const JsonReader one(entry);
-        text += one.shown("/domain") + ": " + one.shown("/outcome") + "   pid " + one.shown("/pid") + "\n";
+        text += one.shown("/domain") + ": " + one.shown("/outcome");
+        if (one.number("/pid").value_or(0) != 0) text += "   pid " + one.shown("/pid");
+        text += "\n";
         if (const std::string cause = one.text("/cause"); !cause.empty()) text += "  cause: " + cause + "\n";
     }
     for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";

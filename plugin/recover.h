@@ -53,6 +53,7 @@ struct RecoveredDomain {
     std::string outcome;  ///< `upgraded`, `rolled back`, `ended`, `lost`.
     std::string cause;
     pid_t pid = 0;
+    bool oldQemuLeft = false;  ///< Upgraded, but the old QEMU has not ended, not even by SIGKILL.
 };
 
 struct RecoverSummary {

@@ -96,4 +96,10 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
     }
 }
 
+std::string oldQemuLeftText(const JournalDomain& domain) {
+    const std::string pid = std::to_string(domain.old.pid);
+    return "its old QEMU, pid " + pid + ", has not ended, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
+           "/stack' says what it waits for). The guest runs on the new one, but the old one still has its memory and files open";
+}
+
 }  // namespace vh

@@ -1,6 +1,8 @@
 // How a domain that was being handed over ends: by the manager's report, by finding out, and in libvirt's files.
 #pragma once
 
+#include <string>
+
 #include "plugin/domain_handover.h"
 
 namespace vh {
@@ -14,5 +16,8 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
 
 /// Unchanged becomes Ended when the domain's QEMU, which it would still have, is gone.
 void noticeItsEnd(JournalDomain& domain);
+
+/// What to say of an adopted domain whose old QEMU is still there.
+std::string oldQemuLeftText(const JournalDomain& domain);
 
 }  // namespace vh

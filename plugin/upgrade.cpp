@@ -231,7 +231,8 @@ class Upgrade {
         JournalDomain now = domain;
         outcome.outcome.clear();
         try {
-            take(manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts), now, outcome);
+            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts);
+            if (report) takeReport(*report, now, outcome);
         } catch (const std::exception& error) {
             outcome.cause = error.what();
         }
@@ -259,31 +260,17 @@ class Upgrade {
         conclude(now, candidate.outcome);
     }
 
-    /// What the manager says. Whatever is no clear end leaves the phase, and it is found out.
-    static void take(const std::optional<json>& report, JournalDomain& domain, DomainOutcome& outcome) {
-        if (!report) return;
-        const std::string end = report->value("outcome", "");
-        outcome.cause = report->value("cause", "");
-        if (const json& pause = (*report).value("/vmm/stopToResumeMs"_json_pointer, json()); pause.is_number())
-            outcome.pauseMs = pause;
-        for (const json& warning : report->value("warnings", json::array())) outcome.notes.push_back(warning);
-        if (end == "refused") {
-            outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
-        } else if (end == "rolled back") {
-            domain.phase = DomainPhase::Unchanged;
-            outcome.outcome = end;
-        } else if (end == "upgraded") {
-            domain.fresh = identityOf(report->value("/new/pid"_json_pointer, 0));
-            if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
-        }
-    }
-
     static void conclude(const JournalDomain& domain, DomainOutcome& outcome) {
         switch (domain.phase) {
             case DomainPhase::Adopted:
                 outcome.outcome = "upgraded";
                 outcome.cause.clear();
                 outcome.pid = domain.fresh.pid;
+                // Found out where no report has said it.
+                if (!outcome.oldQemuLeft && isAlive(domain.old)) {
+                    outcome.oldQemuLeft = true;
+                    outcome.notes.push_back(oldQemuLeftText(domain));
+                }
                 return;
             case DomainPhase::Unchanged:
                 if (outcome.outcome.empty()) outcome.outcome = "rolled back";
@@ -409,11 +396,28 @@ std::string formatted(const char* format, double value) {
 
 }  // namespace
 
+void takeReport(const json& report, JournalDomain& domain, DomainOutcome& outcome) {
+    const std::string end = report.value("outcome", "");
+    outcome.cause = report.value("cause", "");
+    if (const json& pause = report.value("/vmm/stopToResumeMs"_json_pointer, json()); pause.is_number()) outcome.pauseMs = pause;
+    for (const json& warning : report.value("warnings", json::array())) outcome.notes.push_back(warning);
+    if (end == "refused") {
+        outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
+    } else if (end == "rolled back") {
+        domain.phase = DomainPhase::Unchanged;
+        outcome.outcome = end;
+    } else if (end == "upgraded") {
+        domain.fresh = identityOf(report.value("/new/pid"_json_pointer, 0));
+        if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
+        outcome.oldQemuLeft = report.value("oldVmmLeft", false);
+    }
+}
+
 Exit UpgradeSummary::exitCode() const {
     const auto any = [this](const char* end) {
         return std::ranges::any_of(domains, [end](const DomainOutcome& one) { return one.outcome == end; });
     };
-    if (any("lost")) return Exit::Lost;
+    if (any("lost") || std::ranges::any_of(domains, &DomainOutcome::oldQemuLeft)) return Exit::Lost;
     if (libvirtUnreachable) return Exit::Unreachable;
     if (any("rolled back")) return Exit::RolledBack;
     if (any("refused")) return Exit::Refused;
@@ -432,7 +436,8 @@ json toJson(const UpgradeSummary& summary) {
                            {"newVersion", one.newVersion},
                            {"pid", one.pid},
                            {"stopToResumeMs", one.pauseMs ? json(*one.pauseMs) : json()},
-                           {"notes", one.notes}});
+                           {"notes", one.notes},
+                           {"oldQemuLeft", one.oldQemuLeft}});
     return {{"domains", domains},
             {"libvirtAwayMs", summary.libvirtAwayMs ? json(*summary.libvirtAwayMs) : json()},
             {"warnings", summary.warnings},

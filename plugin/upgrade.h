@@ -26,6 +26,7 @@
 
 #include "plugin/host_paths.h"
 #include "plugin/lock_out.h"
+#include "plugin/upgrade_journal.h"
 
 namespace vh {
 
@@ -53,7 +54,11 @@ struct DomainOutcome {
     pid_t pid = 0;                  ///< Of the QEMU that has the guest, where that is known.
     std::optional<double> pauseMs;  ///< STOP to RESUME.
     std::vector<std::string> notes;
+    bool oldQemuLeft = false;  ///< Upgraded, but the old QEMU has not ended, not even by SIGKILL.
 };
+
+/// What the manager's report says of a domain. Whatever is no clear end leaves the phase, and it is found out.
+void takeReport(const nlohmann::json& report, JournalDomain& domain, DomainOutcome& outcome);
 
 struct UpgradeSummary {
     std::vector<DomainOutcome> domains;
