@@ -12,7 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -186,26 +188,55 @@ struct ChildProcess::Handle {
     }
 };
 
-int doAs(const Identity& identity, const std::function<int()>& action) {
+namespace {
+
+bool endsWithin(int pidfd, int milliseconds) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+    for (;;) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+        pollfd watch{pidfd, POLLIN, 0};
+        const int ready = ::poll(&watch, 1, static_cast<int>(std::max<long long>(left, 0)));
+        if (ready >= 0 || errno != EINTR) return ready > 0;
+    }
+}
+
+/// By the main loop, so that nobody waits for it.
+void reapAtItsEnd(pid_t pid, UniqueFd pidfd) {
+    const auto child = std::make_shared<UniqueFd>(std::move(pidfd));
+    const auto reaper = std::make_shared<EventSource>();
+    *reaper = EventSource::readable(child->get(), [pid, child, reaper] {
+        ::waitpid(pid, nullptr, WNOHANG);
+        reaper->reset();
+    });
+}
+
+}  // namespace
+
+int doAs(const Identity& identity, const std::string& what, const std::function<int()>& action, int shared) {
     if (!identity.change) return action();
     const pid_t pid = ::fork();
     if (pid < 0) return errno;
     if (pid == 0) {
+        // One that does not end would hold on to all of ours, locks included.
+        if (shared > 0) ::close_range(0, static_cast<unsigned>(shared) - 1, 0);
+        ::close_range(static_cast<unsigned>(shared + 1), ~0U, 0);
         const bool isOther =
             ::setgroups(0, nullptr) == 0 && ::setresgid(identity.gid, identity.gid, identity.gid) == 0 &&
             ::setresuid(identity.uid, identity.uid, identity.uid) == 0;
         ::_exit(isOther ? action() : errno);
     }
-    // A path may lead to a file system that never answers.
-    const UniqueFd child(openPidfd(pid));
-    pollfd ended{child.get(), POLLIN, 0};
-    int ready = 0;
-    do ready = ::poll(&ended, 1, 2'000);
-    while (ready < 0 && errno == EINTR);
-    if (ready <= 0) ::kill(pid, SIGKILL);
-    int status = 0;
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : ETIMEDOUT;
+    UniqueFd child(openPidfd(pid));
+    if (endsWithin(child.get(), 2'000)) {
+        int status = 0;
+        while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+        return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+    }
+    ::kill(pid, SIGKILL);
+    // What a file system has begun to answer is waited for by no signal's leave (fs/fuse/dev.c:request_wait_answer, Linux 6.18).
+    const bool ended = endsWithin(child.get(), 1'000);
+    reapAtItsEnd(pid, std::move(child));
+    throw std::runtime_error(what + ": the file system there does not answer user " + std::to_string(identity.uid) +
+                             (ended ? "" : ", and a process that waits for it does not end, not even by SIGKILL: pid " + std::to_string(pid)));
 }
 
 std::uint64_t startTimeOf(pid_t pid) {

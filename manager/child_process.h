@@ -29,10 +29,11 @@ struct Identity {
 };
 
 /// Does a few system calls as somebody else, in a child that has nothing of our rights, and waits for it: for what has to be done in
-/// a directory of another user's, who may put anything in the place of anything there while we look. What the calls do to
-/// descriptors is done to ours, which are shared. `action` must be async-signal-safe and returns 0 or an errno, as this does; without
-/// a change of user it is called in place.
-int doAs(const Identity& identity, const std::function<int()>& action);
+/// a directory of another user's, who may put anything in the place of anything there while we look. The child has one descriptor,
+/// `shared`, and what the calls do to that is done to ours. `action` must be async-signal-safe and returns 0 or an errno, as this
+/// does; without a change of user it is called in place. Throws std::runtime_error that begins with `what` when it does not end in
+/// time: that user may mount a file system there which never answers.
+int doAs(const Identity& identity, const std::string& what, const std::function<int()>& action, int shared = -1);
 
 /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good. 0 when there is no such process.
 std::uint64_t startTimeOf(pid_t pid);

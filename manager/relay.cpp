@@ -26,9 +26,10 @@ UniqueFd listenAs(const Identity& user, const std::string& path) {
     const auto bind = [&] {
         return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
     };
-    int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, bind) : errno;
+    const std::string what = "listen on '" + path + "'";
+    int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, what, bind, fd.get()) : errno;
     if (error == 0 && ::listen(fd.get(), 8) != 0) error = errno;
-    if (error != 0) throw std::system_error(error, std::generic_category(), "listen on '" + path + "'");
+    if (error != 0) throw std::system_error(error, std::generic_category(), what);
     return fd;
 }
 
@@ -39,8 +40,9 @@ UniqueFd connectAs(const Identity& user, const std::string& path) {
     const auto connect = [&] {
         return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
     };
-    if (const int error = fd ? doAs(user, connect) : errno)
-        throw std::system_error(error, std::generic_category(), "connect to '" + path + "'");
+    const std::string what = "connect to '" + path + "'";
+    if (const int error = fd ? doAs(user, what, connect, fd.get()) : errno)
+        throw std::system_error(error, std::generic_category(), what);
     return fd;
 }
 
@@ -65,7 +67,11 @@ Relay::Relay(std::string path, const Peer& old, Received received, Failed failed
 }
 
 Relay::~Relay() {
-    doAs(peer_.user, [this] { return ::unlink(path_.c_str()); });
+    try {
+        doAs(peer_.user, "remove '" + path_ + "'", [this] { return ::unlink(path_.c_str()); });
+    } catch (const std::exception&) {
+        // Whoever wants that name next says so.
+    }
 }
 
 void Relay::accept() {

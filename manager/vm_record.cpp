@@ -91,7 +91,7 @@ void removeIncomingSockets(const std::string& directory) {
     if (::lstat((directory + "/incoming").c_str(), &link) != 0) return;
     const Identity user{link.st_uid, link.st_gid, ::geteuid() == 0 && link.st_uid != 0};
     for (const std::string& path : {mainChannelPath(directory), cprChannelPath(directory), relayPath(directory)})
-        doAs(user, [&path] { return ::unlink(path.c_str()); });
+        doAs(user, "remove '" + path + "'", [&path] { return ::unlink(path.c_str()); });
 }
 
 }  // namespace
@@ -228,7 +228,10 @@ void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirecto
 void VmDirectory::removeGeneration(unsigned number) const {
     std::error_code ignored;  // What cannot be removed is found by the next makeGeneration(), which fails with its name.
     const std::string directory = generation(number);
-    if (fs::is_symlink(directory + "/incoming", ignored)) removeIncomingSockets(directory);
+    try {
+        if (fs::is_symlink(directory + "/incoming", ignored)) removeIncomingSockets(directory);
+    } catch (const std::exception&) {  // Where they are, no file system answers; a handover that needs the place says so.
+    }
     fs::remove_all(directory, ignored);
 }
 

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -136,12 +138,55 @@ TEST_F(ChildProcessTest, letsAnotherUserDoWhatOnlyHeMay) {
     const TemporaryDirectory directory;  // Of root's.
     const std::string path = directory.path() + "/made";
     const auto make = [&path] { return ::mkdir(path.c_str(), 0700) == 0 ? 0 : errno; };
-    EXPECT_EQ(doAs(nobody, make), EACCES);
-    EXPECT_EQ(doAs({}, make), 0);
+    EXPECT_EQ(doAs(nobody, "make it", make), EACCES);
+    EXPECT_EQ(doAs({}, "make it", make), 0);
     const UniqueFd shared(::memfd_create("shared", MFD_CLOEXEC));
-    EXPECT_EQ(doAs(nobody, [&] { return ::ftruncate(shared.get(), 7); }), 0);
+    EXPECT_EQ(doAs(nobody, "truncate it", [&] { return ::ftruncate(shared.get(), 7); }, shared.get()), 0);
     EXPECT_EQ(::lseek(shared.get(), 0, SEEK_END), 7);
     EXPECT_EQ(::geteuid(), 0U);
+}
+
+/// As on a file system of that user's which takes a call and never answers: the call ends by no signal.
+TEST_F(ChildProcessTest, waitsForNoOtherUsersFileSystemWithoutAnEnd) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: only root may act as another user";
+    const TemporaryDirectory directory;
+    int ends[2], held[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    ASSERT_EQ(::pipe2(held, O_CLOEXEC), 0);
+    UniqueFd told(ends[0]), tell(ends[1]), hold(held[0]), letGo(held[1]);
+    // Stands by to keep the child from ending, and is told that it may go.
+    const pid_t keeper = ::fork();
+    if (keeper == 0) {
+        tell.reset();
+        letGo.reset();
+        pid_t child = 0;
+        (void)!::read(told.get(), &child, sizeof(child));
+        ::ptrace(PTRACE_SEIZE, child, nullptr, PTRACE_O_TRACEEXIT);
+        char nothing = 0;
+        (void)!::read(hold.get(), &nothing, 1);
+        ::_exit(0);
+    }
+    hold.reset();
+    told.reset();
+    UniqueFd lock(::open((directory.path() + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::flock(lock.get(), LOCK_EX), 0);
+    const auto hang = [&] {
+        const pid_t self = ::getpid();
+        (void)!::write(tell.get(), &self, sizeof(self));
+        for (;;) ::pause();
+        return 0;
+    };
+    try {
+        doAs(Identity::of("nobody"), "unlink 'x'", hang, tell.get());
+        ADD_FAILURE() << "it was done";
+    } catch (const std::runtime_error& error) {
+        EXPECT_THAT(error.what(), AllOf(StartsWith("unlink 'x': "), HasSubstr("does not answer"), HasSubstr("not even by SIGKILL")));
+    }
+    const UniqueFd again(::open((directory.path() + "/lock").c_str(), O_RDWR | O_CLOEXEC));
+    lock.reset();
+    EXPECT_EQ(::flock(again.get(), LOCK_EX | LOCK_NB), 0) << "a VM's lock, held by who is stuck for another VM";
+    letGo.reset();
+    ASSERT_EQ(::waitpid(keeper, nullptr, 0), keeper);
 }
 
 TEST_F(ChildProcessTest, getsExactlyTheListedDescriptorsInTheirOrder) {
