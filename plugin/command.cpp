@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <system_error>
+#include <thread>
 
 #include "plugin/process.h"
 #include "vmm-shim/unique_fd.h"
@@ -88,7 +89,8 @@ void readSome(UniqueFd& from, std::string& into) {
 }  // namespace
 
 std::string CommandResult::describe() const {
-    std::string text = timedOut       ? "it did not end in time"
+    std::string text = left           ? "it does not end, not even by SIGKILL: pid " + std::to_string(pid)
+                       : timedOut     ? "it did not end in time"
                        : status > 128 ? "ended by signal " + std::to_string(status - 128)
                                       : "exit status " + std::to_string(status);
     const std::size_t last = errors.find_last_not_of("\n ");
@@ -109,10 +111,10 @@ CommandResult run(const Command& command) {
     outputEnd.reset();
     errorsEnd.reset();
 
-    CommandResult result;
+    CommandResult result{.pid = pid};
     auto deadline = steady_clock::now() + command.deadline;
-    bool asked = false, killed = false;
-    for (bool ended = false; !ended;) {
+    bool asked = false, killed = false, givenUp = false;
+    for (bool ended = false; !ended && !givenUp;) {
         std::array<pollfd, 4> entries{{{process.get(), POLLIN, 0},
                                        {output.get(), POLLIN, 0},
                                        {errors.get(), POLLIN, 0},
@@ -127,15 +129,26 @@ CommandResult run(const Command& command) {
         // What a grandchild may still write does not interest: only what is in the pipes when the program has ended.
         if (entries[0].revents != 0 && entries[1].revents == 0 && entries[2].revents == 0) ended = true;
         const bool expired = steady_clock::now() >= deadline;
-        if (!expired && entries[3].revents == 0) continue;
+        if (ended || (!expired && entries[3].revents == 0)) continue;
         if (expired && !asked) result.timedOut = true;
+        givenUp = expired && killed;
+        if (givenUp) continue;
         if (expired && asked) killed = true;
         signalProcess(process.get(), killed ? SIGKILL : SIGTERM);
         asked = true;
-        deadline = steady_clock::now() + command.patience;
+        deadline = steady_clock::now() + (killed ? command.killPatience : command.patience);
     }
     int status = 0;
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    pid_t reaped = 0;
+    while ((reaped = ::waitpid(pid, &status, givenUp ? WNOHANG : 0)) < 0 && errno == EINTR) continue;
+    if (reaped == 0) {
+        result.left = true;
+        // So that it is no zombie, should this process live to see its end.
+        std::thread([pid] {
+            while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
+        }).detach();
+        status = SIGKILL;
+    }
     result.status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     return result;
 }

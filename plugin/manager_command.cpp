@@ -62,6 +62,7 @@ std::optional<json> ManagerCommand::adopt(const std::string& specFile, milliseco
     // What it says before it begins is an error and nothing else.
     if (report.contains("error") && (result.status == refused || result.status == 1))
         return json{{"outcome", "refused"}, {"cause", JsonReader(report).shown("/error")}};
+    if (result.left) throw std::runtime_error("the manager that hands it over: " + result.describe());
     return std::nullopt;
 }
 

@@ -43,7 +43,7 @@ class ManagerCommand {
     static std::string recordName(const std::string& uuid) { return "libvirt-" + uuid; }
 
     /// The report of the handover, or nothing when the manager ended without one: then settle() finds out. `stop` (borrowed) asks
-    /// it to roll back what still can be when it becomes readable.
+    /// it to roll back what still can be when it becomes readable. Throws std::runtime_error when the manager does not end at all.
     std::optional<nlohmann::json> adopt(const std::string& specFile, std::chrono::milliseconds deadline, int stop) const;
 
     /// Waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it cannot be found out.

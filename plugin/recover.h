@@ -15,7 +15,8 @@
 //     removes the order's file; asks the manager's `--recover`, which takes the VM's lock, reads the record, and answers.
 //   - So let the manager's lock come before that of `--recover`: then `--recover` waits for it, as long as all of the manager's
 //     deadlines together, and sees the handover's end in the record; or, when that manager was killed, recovers by the record.
-//     When it takes longer still, the domain counts as lost, and libvirt is let in without its status XML.
+//     When it takes longer still, the domain counts as lost, and libvirt is let in without its status XML. So it is with a manager
+//     that the kernel holds and SIGKILL does not end: it does nothing more, and keeps the lock.
 //   - Let it come later, by any time: then the order's file has been removed before, and the manager finds none and refuses.
 //     Nobody makes that file again: its name has the process that gave the order. The next upgrade's order is another file, and a
 //     manager of this one that comes so late that there is a next one does not find it.
