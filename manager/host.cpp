@@ -89,6 +89,16 @@ VmDefinition definitionForUpgrade(const VmRecord& record) {
     return running;
 }
 
+/// Of a VMM that was sent SIGKILL and has not ended.
+std::string leftText(const VmRecord& record) {
+    const std::string pid = std::to_string(record.retiring->pid);
+    return "a VMM of an earlier upgrade of vm '" + record.definition().name + "', pid " + pid +
+           ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
+           "/stack' says what it waits for). The guest runs on pid " + std::to_string(record.vmm.pid) +
+           " and that one can never run it again, but it still has the guest's memory and files open; every further command on this "
+           "VM tries to end it first";
+}
+
 }  // namespace
 
 Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
@@ -153,6 +163,7 @@ void Host::guarded(Operation* operation, const std::function<void()>& step) {
 }
 
 void Host::end(Operation* operation, VerbResult result) {
+    for (const std::string& warning : operation->warnings) result.value["warnings"].push_back(warning);
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
     callSoon([this, operation, result = std::move(result)] {
         const Done done = std::move(operation->done);
@@ -215,6 +226,7 @@ void Host::recover(Operation* operation, const VmRecord& record, std::function<v
     operation->recovery = std::make_unique<Recovery>(
         record, operation->directory, [this, operation, goOn](const std::optional<VmRecord>& settled, const std::string& problem) {
             operation->recovery.reset();  // It is connected to the monitors, which serve one client at a time.
+            if (problem.empty() && settled && settled->retiring) operation->warnings.push_back(leftText(*settled));
             if (problem.empty()) return guarded(operation, [goOn, settled] { goOn(settled); });
             end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': an earlier manager left it half done: " + problem));
         });
@@ -287,6 +299,8 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
         const Adoption adoption = readAdoption(file);
         if (adoption.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + adoption.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
+        if (known && known->retiring && ChildProcess::adopt(known->retiring->pid, known->retiring->startTime).alive())
+            throw std::runtime_error(leftText(*known));
         if (known && Recovery::isDue(*known))
             throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +
                                      "' comes first");
@@ -359,6 +373,11 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         } catch (const std::exception& error) {
             request.definition = record.definition();
             request.refusal = error.what();
+        }
+        // The record has room for one that does not end.
+        if (record.retiring) {
+            request.refusal = leftText(record);
+            operation->warnings.clear();  // It is the cause.
         }
         request.binary =
             options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
@@ -655,6 +674,7 @@ void Host::cancelHandovers(const std::string& why) {
 void Host::recoverAll(const std::function<void(const std::string&)>& report) {
     const Done told = [report](const VerbResult& result) {
         if (result.value.contains("error")) report(JsonReader(result.value).shown("/error"));
+        for (const json& warning : JsonReader(result.value).list("/warnings")) report(JsonReader(warning).shown(""));
     };
     // Whoever is at work on a VM settles it himself, or leaves it half done when he dies: so it is looked at when he has ended.
     for (const std::string& vm : recordedVms(runtimeDirectory_))

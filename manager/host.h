@@ -90,6 +90,7 @@ class Host : public Verbs {
         std::unique_ptr<VmmProcess> vmm;
         std::list<ChildProcess> ending;  ///< What `destroy` ends.
         EventSource timer;
+        std::vector<std::string> warnings;  ///< Added to what the verb answers.
     };
     using Begun = std::function<void(Operation*)>;
 

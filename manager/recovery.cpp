@@ -53,7 +53,7 @@ void Recovery::guarded(const std::function<void()>& step) {
 void Recovery::begin() {
     if (record_.starting) return finishStart();
     if (record_.retiring) return keepNew();
-    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess()) return leaveOld();
+    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess()) return keepOldIfItRuns();
     if (!new_.alive()) return keepOld();
     askUntil_ = std::chrono::steady_clock::now() + executedPatience;
     isOneProcess() ? askWhich() : askNew();
@@ -61,7 +61,7 @@ void Recovery::begin() {
 
 /// The new VMM may have run the guest, and has ended. It did not when the old one runs it: it was given back, and nobody wrote that
 /// down, or a person has decided so.
-void Recovery::leaveOld() {
+void Recovery::keepOldIfItRuns() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
         if (reply.text("status") == "running") return keepOld();
         finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " + pidOf(old_) +
@@ -267,8 +267,30 @@ void Recovery::askOld() {
 void Recovery::keepNew() {
     announce([this] {
         if (!old_.alive()) return doAfterwards(0);
-        end(old_, [this] { doAfterwards(0); });
+        retireOld();
     });
+}
+
+void Recovery::retireOld() {
+    // Should this manager die, too, nobody has to ask again, and an old VMM that is about to end could not answer.
+    record_.retiring = old_.record();
+    record_.vmm = new_.record();
+    record_.fresh.reset();
+    record_.memoryBefore.clear();
+    record_.toldToRun = false;
+    record_.standingBy = false;
+    spare(new_.record());
+    directory_.write(record_);
+    end(old_, [this] { doAfterwards(0); }, [this] { leaveOld(); });
+}
+
+/// What would have to come afterwards has to wait for its end.
+void Recovery::leaveOld() {
+    if (!new_.alive())
+        return finish("the new VMM has ended, and the guest with it, and the old one, " + pidOf(old_) +
+                      ", does not end, not even by SIGKILL, so the kernel holds it, and what it has open of the guest's");
+    removeSockets(new_.record());
+    finish({});
 }
 
 /// See AdoptedVm. What the new VMM refuses it may have done already.
@@ -281,9 +303,13 @@ void Recovery::doAfterwards(std::size_t next) {
 void Recovery::endNew() {
     // As in a handover that goes back: a CPR exchange is cancelled first, for the new VMM's end would make the old one go ahead.
     ask(old_, "migrate_cancel", nullptr, [this](const QmpReply&) {
-        end(new_, [this] {
+        const auto goBack = [this] {
             old_.closeMonitor();  // Both VMMs of an adopted VM listen on one monitor socket: this may have been the new one's.
             keepOld();
+        };
+        end(new_, goBack, [this, goBack] {
+            left_ = new_.record();
+            goBack();
         });
     });
 }
@@ -326,27 +352,38 @@ void Recovery::letOldRun() {
     });
 }
 
-void Recovery::end(VmmProcess& vmm, std::function<void()> then) {
+void Recovery::end(VmmProcess& vmm, std::function<void()> then, std::function<void()> otherwise) {
+    if (!otherwise) otherwise = [this, &vmm] { finish(pidOf(vmm) + " does not end, not even by SIGKILL, so the kernel holds it"); };
     vmm.process().onExit([this, then = std::move(then)] {
         timer_.reset();
         guarded(then);
     });
-    timer_ = EventSource::after(patience, [this, &vmm] { finish(pidOf(vmm) + " does not end, not even by SIGKILL"); });
+    // Much memory, or devices that have to be let go of, take their time.
+    timer_ = EventSource::after(record_.definition().handover.deadlines.retire, [this, &vmm, otherwise = std::move(otherwise)] {
+        vmm.process().ignoreExit();
+        guarded(otherwise);
+    });
     vmm.process().killAll();
+}
+
+/// While a handover lasts, it is the new VMM that the kernel is to end first when memory runs out.
+void Recovery::spare(const VmmRecord& kept) {
+    if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
+        setOomScore(kept.pid, *score);
 }
 
 void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.vmm = kept;
     record_.fresh.reset();
     record_.memoryBefore.clear();
-    if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
-        setOomScore(kept.pid, *score);
-    record_.retiring.reset();
+    spare(kept);
+    record_.retiring = left_;
+    if (left_ && record_.adopted) record_.adopted->afterwards.clear();  // They are the new VMM's.
     record_.toldToRun = false;
     record_.standingBy = false;
     try {
         directory_.write(record_);
-        directory_.removeGeneration(goneGeneration);
+        if (!left_) directory_.removeGeneration(goneGeneration);
         removeSockets(kept);
         finish({});
     } catch (const std::exception& error) {

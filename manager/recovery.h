@@ -16,6 +16,9 @@
 //     and the old one has handed over
 //   anything else                          nobody can know: both are left, and the answer says so
 //
+// One that was sent SIGKILL and does not end never executes user code again, so it keeps nobody from going on with the other one. The
+// record names it as `retiring` then, and each verb tries to end it first.
+//
 // No VMM is ended for its silence. What lets one be ended is the record, or that it says itself that it does not have the guest; see
 // "Who is ever signalled" in README.md.
 //
@@ -41,8 +44,8 @@ namespace vh {
 
 class Recovery {
  public:
-    /// `problem` is empty when exactly one VMM is left (or none, when both were dead); the record is as it is on disk, and none when
-    /// a start was undone.
+    /// `problem` is empty when exactly one VMM is left that may run the guest (or none, when both were dead); the record is as it is on
+    /// disk, names as `retiring` one that does not end, and is none when a start was undone.
     using Done = std::function<void(std::optional<VmRecord>, std::string problem)>;
 
     /// Whether a manager has left this half done.
@@ -57,7 +60,7 @@ class Recovery {
     /// Runs a step; what it throws is the recovery's failure.
     void guarded(const std::function<void()>& step);
     void begin();
-    void leaveOld();
+    void keepOldIfItRuns();
     void finishStart();
     void undoStart();
     void askNew();
@@ -81,7 +84,11 @@ class Recovery {
     void endNew();
     void keepOld();
     void letOldRun();
-    void end(VmmProcess& vmm, std::function<void()> then);
+    /// SIGKILL, and `otherwise` when it has not ended for as long as a handover waits for that; without it, that is the end.
+    void end(VmmProcess& vmm, std::function<void()> then, std::function<void()> otherwise = nullptr);
+    void retireOld();
+    void leaveOld();
+    void spare(const VmmRecord& kept);
     void settle(const VmmRecord& kept, unsigned goneGeneration);
     void removeSockets(const VmmRecord& kept) const;
     void finish(std::string problem);
@@ -99,6 +106,7 @@ class Recovery {
     bool cancelled_ = false;
     bool incoming_ = false;
     bool undone_ = false;
+    std::optional<VmmRecord> left_;  ///< The new VMM, which was to end and has not.
 };
 
 }  // namespace vh

@@ -71,7 +71,8 @@ struct VmRecord {
     std::optional<VmmRecord> fresh;
     /// That one was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
     bool toldToRun = false;
-    /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest.
+    /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest. Also one
+    /// that a handover had brought up which was undone, when it does not end.
     std::optional<VmmRecord> retiring;
     std::vector<PassedDevice> passthrough;  ///< The definition's vfio devices, as found at the first start.
     bool standingBy = false;      ///< That handover is prepared and waits for a commit.

@@ -74,8 +74,10 @@ Settled ManagerCommand::settle(const std::string& uuid) const {
             const json answer = answerOf(result);
             const std::string state = answer.value("state", "");
             if (state == "running")
-                return {Settled::State::Running, {answer.value("pid", 0), answer.value("startTime", std::uint64_t{0})}};
-            if (state == "dead") return {Settled::State::Dead, {}};
+                return {Settled::State::Running,
+                        {answer.value("pid", 0), answer.value("startTime", std::uint64_t{0})},
+                        JsonReader(answer).text("/warnings/0")};
+            if (state == "dead") return {.state = Settled::State::Dead};
             if (state == "none") return {};
         }
         if (result.status == personNeeded) throw PersonNeeded(why(result));

@@ -82,7 +82,10 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
                 return;
             case Settled::State::Running:
                 domain.phase = settled.process == domain.old ? DomainPhase::Unchanged : DomainPhase::Committed;
-                if (domain.phase == DomainPhase::Unchanged) return;
+                if (domain.phase == DomainPhase::Unchanged) {
+                    domain.cause = settled.left;
+                    return;
+                }
                 domain.fresh = settled.process;
                 return finish(paths, journal, domain);
             case Settled::State::Dead:

@@ -152,6 +152,7 @@ class Upgrade {
             throw std::runtime_error("libvirt says that its QEMU is pid " + std::to_string(domain.old.pid) +
                                      ", and an earlier upgrade left it on pid " + std::to_string(before.process.pid) +
                                      ", which lives: two QEMUs of one domain. A person must look");
+        if (!before.left.empty()) throw std::runtime_error(before.left);
     }
 
     /// Step 2.

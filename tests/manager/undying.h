@@ -28,6 +28,7 @@ class Undying {
         if (tracer_ == 0) {
             const char error = ::ptrace(PTRACE_SEIZE, pid, nullptr, PTRACE_O_TRACEEXIT) == 0 ? 0 : static_cast<char>(errno);
             (void)!::write(tell.get(), &error, 1);
+            letLiveUntilItExits(pid);
             for (;;) ::pause();
         }
         tell.reset();
@@ -47,6 +48,19 @@ class Undying {
     }
 
  private:
+    /// A traced process stops at each signal, ignored ones included, until its tracer says how it goes on.
+    static void letLiveUntilItExits(pid_t pid) {
+        int status = 0;
+        while (::waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
+            const int event = status >> 16;
+            if (event == PTRACE_EVENT_EXIT) return;
+            if (event == PTRACE_EVENT_STOP)
+                ::ptrace(PTRACE_LISTEN, pid, nullptr, nullptr);
+            else
+                ::ptrace(PTRACE_CONT, pid, nullptr, static_cast<long>(WSTOPSIG(status)));
+        }
+    }
+
     pid_t tracer_ = 0;
 };
 

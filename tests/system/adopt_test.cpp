@@ -23,6 +23,7 @@
 #include <gmock/gmock.h>
 
 #include "manager/compare/own_network.h"
+#include "tests/manager/undying.h"
 #include "tests/system/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -252,6 +253,29 @@ TEST_F(AdoptTest, isRefusedWhenAnotherProcessAnswersOnItsMonitor) {
     ::waitpid(pid, nullptr, 0);
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(report.value("cause", ""), HasSubstr("another process than the old VMM, pid " + std::to_string(pid_)));
+    expectGuestIsWell(*other_, "vm");
+}
+
+/// No cause to take the domain from its own manager: that hears of the new VMM, and of the old one.
+TEST_F(AdoptTest, isSettledWithTheNewVmmWhileTheOldOneDoesNotEnd) {
+    const pid_t old = pid_;
+    Undying undying(old);
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace_, name_, adoption(newQemu()), newQemu(), "ending", "0"));
+    const VerbResult left = wait([&](Verbs::Done done) { ours_->recoverAdopted(name_, std::move(done)); });
+    EXPECT_EQ(left.code, ExitCode::Done) << left.value;
+    ASSERT_EQ(left.value["state"], "running") << left.value;
+    pid_ = left.value["pid"];
+    EXPECT_NE(pid_, old);
+    EXPECT_THAT(left.value.value("warnings", json::array()).dump(), HasSubstr("pid " + std::to_string(old)));
+    expectGuestIsWell(*other_, "vm");
+    const json refused = adopt(newQemu());
+    EXPECT_EQ(refused["outcome"], "refused") << refused.dump(2);
+    EXPECT_THAT(refused.value("cause", ""), HasSubstr("pid " + std::to_string(old)));
+    undying.release();
+    const VerbResult settled = wait([&](Verbs::Done done) { ours_->recoverAdopted(name_, std::move(done)); });
+    EXPECT_EQ(settled.code, ExitCode::Done) << settled.value;
+    EXPECT_FALSE(settled.value.contains("warnings")) << settled.value;
+    EXPECT_EQ(vmms(), std::set<pid_t>{pid_});
     expectGuestIsWell(*other_, "vm");
 }
 

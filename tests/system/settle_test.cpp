@@ -12,6 +12,7 @@
 
 #include "manager/report.h"
 #include "manager/strays.h"
+#include "tests/manager/undying.h"
 #include "tests/system/vm_fixture.h"
 
 namespace vh::test {
@@ -41,14 +42,14 @@ class SettleTest : public testing::Test {
         return workspace.script("starting-later", "case \"$*\" in *'-machine none'*) exec " + shim + " \"$@\" ;; esac\n" + shim + " \"$@\"");
     }
 
-    std::string definition(const std::string& vm, const std::string& binary) {
+    std::string definition(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
         return workspace.file(
             vm + ".yaml", "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 16MiB}\nboot: {kernel: /dev/null}\n" +
                               "heartbeat: true\nvmm: {binary: " + binary + "}\n" +
-                              "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: 6s}}\n");
+                              "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: " + retire + "}}\n");
     }
-    VerbResult start(const std::string& vm, const std::string& binary) {
-        const std::string file = definition(vm, binary);
+    VerbResult start(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
+        const std::string file = definition(vm, binary, retire);
         return wait([&](Verbs::Done done) { host.start(file, std::nullopt, std::move(done)); });
     }
     json upgrade(const std::string& vm, const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
@@ -342,6 +343,65 @@ TEST_F(SettleTest, endsWhatAManagerLeftThatDiedWhileItEndedTheOldVmm) {
         EXPECT_EQ(directory("a").read()->retiring, std::nullopt);
         EXPECT_EQ(destroy("a").code, ExitCode::Done);
     }
+}
+
+/// What has been sent SIGKILL runs no guest any more, however long the kernel holds it: the guest that is well is not to pay for that.
+TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
+    for (const std::string state : {"confirming", "retiring", "ending"}) {
+        SCOPED_TRACE(state);
+        ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
+        const int old = show("a")["pid"];
+        Undying undying(old);
+        ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), state, state == "confirming" ? "1" : "0"));
+        const std::string text = "pid " + std::to_string(old);
+        std::vector<std::string> said;
+        host.recoverAll([&](const std::string& line) { said.push_back(line); });
+        ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(60'000)));
+        EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr(text), HasSubstr("not even by SIGKILL"))));
+        const int fresh = show("a")["pid"];
+        EXPECT_NE(fresh, old);
+        EXPECT_EQ(directory("a").read()->retiring.value_or(VmmRecord{}).pid, old) << "so that the next verb looks again";
+        const json refused = upgrade("a", {.binary = executing()});
+        EXPECT_EQ(refused["outcome"], "refused") << refused.dump(2);
+        EXPECT_THAT(refused.value("cause", ""), HasSubstr(text));
+        EXPECT_EQ(show("a")["state"], "running");
+        if (state == "retiring") {
+            const VerbResult ended = wait([&](Verbs::Done done) { host.shutdown("a", milliseconds(5'000), std::move(done)); });
+            EXPECT_EQ(ended.code, ExitCode::Done) << ended.value;
+            EXPECT_THAT(ended.value.value("warnings", json::array()).dump(), HasSubstr(text));
+            EXPECT_TRUE(isGone(fresh));
+            undying.release();
+            EXPECT_TRUE(isGone(old));
+            continue;
+        }
+        undying.release();
+        EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+        EXPECT_TRUE(isGone(old));
+        EXPECT_EQ(directory("a").read()->retiring, std::nullopt);
+        EXPECT_EQ(destroy("a").code, ExitCode::Done);
+    }
+}
+
+/// And the other way about: one that never had the guest does not keep the old one from it.
+TEST_F(SettleTest, goesOnWithTheOldVmmWhileTheNewOneDoesNotEnd) {
+    ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "proving", "0"));
+    const int fresh = directory("a").read()->fresh.value_or(VmmRecord{}).pid;
+    ASSERT_TRUE(lives(fresh));
+    Undying undying(fresh);
+    std::vector<std::string> said;
+    host.recoverAll([&](const std::string& line) { said.push_back(line); });
+    ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(60'000)));
+    EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr("pid " + std::to_string(fresh)), HasSubstr("not even by SIGKILL"))));
+    EXPECT_EQ(show("a")["state"], "running");
+    EXPECT_EQ(show("a")["pid"], old);
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "refused");
+    EXPECT_EQ(show("a")["state"], "running");
+    undying.release();
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    EXPECT_TRUE(isGone(fresh));
+    EXPECT_TRUE(isGone(old));
 }
 
 TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {
