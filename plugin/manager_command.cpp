@@ -73,10 +73,11 @@ Settled ManagerCommand::settle(const std::string& uuid) const {
         if (result.ok()) {
             const json answer = answerOf(result);
             const std::string state = answer.value("state", "");
-            if (state == "running")
-                return {Settled::State::Running,
-                        {answer.value("pid", 0), answer.value("startTime", std::uint64_t{0})},
-                        JsonReader(answer).text("/warnings/0")};
+            if (state == "running") {
+                Settled running{Settled::State::Running, {answer.value("pid", 0), answer.value("startTime", std::uint64_t{0})}};
+                for (const json& warning : JsonReader(answer).list("/warnings")) running.left = JsonReader(warning).shown("");
+                return running;
+            }
             if (state == "dead") return {.state = Settled::State::Dead};
             if (state == "none") return {};
         }

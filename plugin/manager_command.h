@@ -24,7 +24,7 @@ struct Settled {
     enum class State { Unknown, Running, Dead };
     State state = State::Unknown;  ///< Unknown: the manager never began with it.
     ProcessIdentity process;       ///< Of Running: the one that has the guest.
-    std::string left;              ///< Of Running: what to say of another one that SIGKILL does not end.
+    std::string left{};            ///< Of Running: what to say of another one that SIGKILL does not end.
 };
 
 /// What the manager has on record of a domain.

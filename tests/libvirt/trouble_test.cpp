@@ -20,6 +20,7 @@
 
 #include "tests/libvirt/libvirt_fixture.h"
 #include "tests/libvirt/upgrade_fixture.h"
+#include "tests/manager/undying.h"
 
 namespace vh::test {
 namespace {
@@ -160,6 +161,33 @@ TEST(UpgradeInTrouble, killsALibvirtdThatDoesNotEnd) {
     EXPECT_NE(host.daemon(), 0) << "libvirt was not started again";
     domain.expectOneVmm();
     domain.expectGuestIsWell();
+}
+
+TEST(UpgradeInTrouble, asksForAPersonWhenTheOldQemuDoesNotEnd) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "held"});
+    domain.start();
+    domain.expectGuestIsWell();
+    const pid_t old = domain.vmm();
+    Undying undying(old);
+    const Ran ran = tool(upgradeOf(domain));
+    EXPECT_EQ(ran.code, 4) << ran.output << ran.error;
+    const json outcome = outcomeOf(ran);
+    EXPECT_EQ(outcome["outcome"], "upgraded") << ran.output;
+    EXPECT_EQ(outcome["oldQemuLeft"], true);
+    EXPECT_THAT(outcome["notes"].dump(), HasSubstr("pid " + std::to_string(old)));
+    EXPECT_EQ(domain.state(), "running");
+    EXPECT_NE(domain.vmm(), old);
+    EXPECT_FALSE(fs::exists(journalFile)) << "libvirt has the domain as it is";
+    domain.expectGuestIsWell();
+    const pid_t daemon = host.daemon();
+    const json again = outcomeOf(tool(upgradeOf(domain)));
+    EXPECT_EQ(again["outcome"], "refused");
+    EXPECT_THAT(again["cause"].get<std::string>(), HasSubstr("pid " + std::to_string(old)));
+    EXPECT_EQ(host.daemon(), daemon) << "libvirt was stopped for nothing";
+    undying.release();
+    EXPECT_TRUE(eventually([&] { return vmmsWithFileOpen(domain.disk()).size() == 1; }));
+    domain.expectOneVmm();
 }
 
 struct Crash {
