@@ -1205,6 +1205,13 @@ void Handover::finish() {
         request_.record.oomScore.reset();
         request_.record.standingBy = false;
         request_.record.toldToRun = false;
+        if (endedNew_ && new_->alive()) {
+            request_.record.retiring = new_->record();
+            report_.warnings.push_back("the new VMM, pid " + std::to_string(new_->record().pid) +
+                                       ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not "
+                                       "answer?). It never had the guest and never will; every further command on this VM tries to "
+                                       "end it first");
+        }
         keepRecord();
     }
     report_.old.alive = old_ && old_->alive();

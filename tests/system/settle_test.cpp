@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include <gmock/gmock.h>
 
@@ -402,6 +403,26 @@ TEST_F(SettleTest, goesOnWithTheOldVmmWhileTheNewOneDoesNotEnd) {
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
     EXPECT_TRUE(isGone(fresh));
     EXPECT_TRUE(isGone(old));
+}
+
+TEST_F(SettleTest, remembersANewVmmThatDoesNotEndWhenItIsDiscarded) {
+    ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    int fresh = 0;
+    std::optional<Undying> undying;
+    const json report = upgrade("a", {.binary = executing("--fault verify=exit:3")}, [&](const HandoverProgress& progress) {
+        if (progress.state != State::Exchanging) return;
+        fresh = progress.newPid;
+        undying.emplace(fresh);
+    });
+    EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+    EXPECT_THAT(report["warnings"].dump(), AllOf(HasSubstr("pid " + std::to_string(fresh)), HasSubstr("not even by SIGKILL")));
+    EXPECT_THAT(upgrade("a", {.binary = executing()}).value("cause", ""), HasSubstr("pid " + std::to_string(fresh)));
+    EXPECT_EQ(show("a")["state"], "running");
+    EXPECT_EQ(show("a")["pid"], old);
+    undying->release();
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
+    EXPECT_TRUE(isGone(fresh));
 }
 
 TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {
