@@ -26,6 +26,9 @@ class Undying {
         UniqueFd told(ends[0]), tell(ends[1]);
         tracer_ = ::fork();
         if (tracer_ == 0) {
+            // Locks of VMs, for one, are held as long as somebody has them open.
+            if (tell.get() > 3) ::close_range(3, static_cast<unsigned>(tell.get()) - 1, 0);
+            ::close_range(static_cast<unsigned>(tell.get()) + 1, ~0U, 0);
             const char error = ::ptrace(PTRACE_SEIZE, pid, nullptr, PTRACE_O_TRACEEXIT) == 0 ? 0 : static_cast<char>(errno);
             (void)!::write(tell.get(), &error, 1);
             letLiveUntilItExits(pid);
