@@ -19,7 +19,8 @@ case "$cacheDir" in
 esac
 export VIRT_HANDOVER_CACHE=$cacheDir  # For what is started from another directory.
 
-# Where the tests and the demo find the two QEMUs and the guest.
+# Where the tests and the demo find the QEMUs and the guest. The oldest one knows nothing of CPR.
+export VH_QEMU_OLDEST=$cacheDir/bin/qemu-7.2
 export VH_QEMU_OLD=$cacheDir/bin/qemu-10.0
 export VH_QEMU_NEW=$cacheDir/bin/qemu-11.1
 export VH_GUEST_KERNEL=$cacheDir/guest/vmlinuz
