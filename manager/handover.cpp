@@ -281,6 +281,7 @@ void Handover::checkHost() const {
         throw std::runtime_error("design '" + std::string(name(design_)) + "' needs " + formatSize(ramBytes) +
                                  " of memory for a second copy of guest RAM, and the host has not that much available");
     checkMemoryRoom();
+    if (!request_.record.adopted) checkFiles();
     // Writing and reading at a gigabyte a second is more than most disks do, so below this the refusal is certain to be right.
     const milliseconds least{2 * ramBytes / (1024 * 1024)};
     if (design_ == Design::SaveRestore && settings.pauseBudget < least)
@@ -363,6 +364,10 @@ void Handover::askOldVmm() {
             throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
                                      ", cannot hand over by CPR: that needs QEMU 10.0 or newer; use design '" + withoutCpr() +
                                      "'");
+        if (design_ == Design::SaveRestore && report_.old.kind == "QEMU" && !isAtLeast(report_.old.version, 8, 2))
+            throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
+                                     ", cannot save its guest to a file: that needs QEMU 8.2 or newer; use design 'copy' or "
+                                     "'manager-owned'");
         if (design_ == Design::VmmOwned && sendsVfioSubsection(report_.old.version) && !sendsVfioSubsection(newBinary_.version))
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
@@ -376,6 +381,9 @@ void Handover::askOldVmm() {
                 "the old VMM, " + report_.old.kind + " " + report_.old.version +
                 ", cannot execute another one in its place: that needs QEMU 10.2 or newer on both sides; use "
                 "design 'relayed'");
+        if (copiesStopped())
+            report_.warnings.push_back("the guest is stopped while its RAM is copied: under TCG, QEMU " + report_.old.version +
+                                       " does not notice all that a running guest writes, and it would crash on the new VMM");
         const auto checkRest = [this] { checkGuest([this] { awaitFirstHeartbeat(); }); };
         executes() ? checkExec(checkRest) : checkRest();
     });
@@ -577,6 +585,17 @@ void Handover::guardTaps() {
     tapTimer_ = EventSource::after(milliseconds(1), [this] { guardTaps(); });
 }
 
+/// What the new VMM opens at its start by name, or has opened for it.
+void Handover::checkFiles() const {
+    const Boot& boot = request_.definition.boot;
+    std::vector<std::string> files{boot.kernel, boot.initrd, boot.firmware};
+    for (const Disk& disk : request_.definition.disks) files.push_back(disk.file);
+    for (const std::string& file : files)
+        if (struct stat status {}; !file.empty() && ::stat(file.c_str(), &status) != 0)
+            throw std::runtime_error("'" + file + "', which the new VMM needs, cannot be opened: " + std::strerror(errno) +
+                                     "; put it back where it was when the VM was started");
+}
+
 void Handover::checkDisks() const {
     if (request_.record.adopted) return;
     for (const Disk& disk : request_.definition.disks)
@@ -633,11 +652,6 @@ void Handover::exchange() {
             if (usesCpr()) return sendCprState([this] { readyNewVmm(); });
             if (executes()) return setCprMode("cpr-exec", [this] { done(); });
             std::vector<Command> commands = settingsOfNewVmm();
-            // After an ordinary migration from QEMU 7.2 under TCG a guest stands still for about as long as it had run (5 to 46 s; seen
-            // with 10.0 and 11.1 as the new VMM), unless it has been stopped once before. Whoever stopped it gives it back: Resuming,
-            // or a recovery.
-            if (design_ == Design::Copy && wasRunning_ && !isAtLeast(report_.old.version, 10, 0))
-                commands.insert(commands.begin(), {{old_.get(), "stop", nullptr}, {old_.get(), "cont", nullptr}});
             if (design_ != Design::SaveRestore)
                 commands.push_back({new_.get(),
                                     "migrate-incoming",
@@ -826,6 +840,8 @@ void Handover::standBy() {
         directory_.write(request_.record);
         HandoverReport report = report_;
         report.outcome = State::StandingBy;
+        report.old.alive = old_->alive();
+        report.fresh.alive = new_->alive();
         report.totalMs = sinceBeginMs();
         if (standbyCallback_) callSoon([callback = std::move(standbyCallback_), report] { callback(report); });
     };
@@ -883,7 +899,19 @@ void Handover::switchOver() {
             if (relay_) relay_->hangUp();
         });
     migrateSent_ = true;
-    run({{old_.get(), "migrate", main}}, [] {});
+    // The argument `channels` is of 8.2 (qapi/migration.json).
+    const bool knowsChannels = report_.old.kind != "QEMU" || isAtLeast(report_.old.version, 8, 2);
+    std::vector<Command> commands{
+        {old_.get(), "migrate", knowsChannels ? main : json{{"uri", "unix:" + mainChannelPath(new_->directory())}}}};
+    if (copiesStopped() && wasRunning_) commands.insert(commands.begin(), {old_.get(), "stop", nullptr});
+    run(std::move(commands), [] {});
+}
+
+/// Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its RAM is copied: a guest was seen to crash on the
+/// new VMM after each of eight live copies from 7.2 (9.0 has "physmem: Fix migration dirty bitmap coherency with TCG memory access").
+bool Handover::copiesStopped() const {
+    return design_ == Design::Copy && request_.record.accelerator == Accelerator::Tcg && report_.old.kind == "QEMU" &&
+           !isAtLeast(report_.old.version, 9, 0);
 }
 
 /// The guest is about to be stopped, or has just been by a VMM that had to copy its RAM before.

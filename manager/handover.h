@@ -144,6 +144,7 @@ class Handover {
     void awaitFirstHeartbeat();
     void passPreflight();
     void launch();
+    void checkFiles() const;
     void checkDisks() const;
     void recordNewVmm();
     void newExited();
@@ -183,6 +184,7 @@ class Handover {
     void standBy();
     void recheck();
     void switchOver();
+    bool copiesStopped() const;
     void holdNetwork();
     void checkInterrupts();
     void saveToFile();
