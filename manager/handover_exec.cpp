@@ -35,7 +35,6 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 
 constexpr milliseconds cancelPatience{10'000};
-constexpr int shimFdset = stateFdset + 1;
 
 /// As if the new VMM had the old one's files, which a rehearsed one cannot have and an executed one will.
 std::vector<RamBlock> withFilesOf(const std::vector<RamBlock>& old, std::vector<RamBlock> fresh) {

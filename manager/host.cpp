@@ -207,13 +207,16 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
 void Host::settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then) {
     operation->strays = std::make_unique<StrayCheck>(
         operation->directory, record,
-        [this, operation, isRecorded = record.has_value(), then = std::move(then)](const std::string& problem) {
+        [this, operation, record, then = std::move(then)](const std::string& problem) {
             operation->strays.reset();
             if (problem.empty()) return guarded(operation, then);
-            end(operation,
-                failure(ExitCode::Refused, "vm '" + operation->vm + "': " + problem + "; put the record " +
-                                               (isRecorded ? "that names it " : "") + "back, or end it, and its guest, with " +
-                                               "'virt-handover destroy " + operation->vm + "'"));
+            const std::string& vm = operation->vm;
+            std::string remedy = "; put the record ";
+            if (const std::set<pid_t> pids = record ? livePids(*record) : std::set<pid_t>(); !pids.empty())
+                remedy = "; 'virt-handover show " + vm + "' says how the VMM on record is, " + processText(*pids.begin()) +
+                         ": if that one runs the guest, end only the other one ('kill PID'). Else put the record ";
+            end(operation, failure(ExitCode::Refused, "vm '" + vm + "': " + problem + remedy + (record ? "that names it " : "") +
+                                                          "back, or end it, and its guest, with 'virt-handover destroy " + vm + "'"));
         });
 }
 
@@ -555,12 +558,21 @@ void Host::destroy(const std::string& vm, Done done) {
         }
         // Without recovery first: whichever VMM holds the guest, it is to end.
         pids = onRecord;
+        for (const pid_t pid : onRecord)
+            if (!isVmmOf(operation->directory, pid))
+                return end(operation, failure(ExitCode::Refused, "vm '" + vm + "': its record names " + processText(pid) +
+                                                                     ", which is no VMM of it: it neither listens nor writes in '" +
+                                                                     operation->directory.path() + "'; nothing was ended. Put the " +
+                                                                     "right record back, or remove that directory"));
         for (const StrayVmm& stray : strayVmms(operation->directory, onRecord)) pids.insert(stray.pid);
         if (pids.empty() && !isUsable)
             return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' has a record that cannot be used ('virt-handover show " +
                                                                  vm + "' says why), and no VMM of it was found; when you are sure that " +
                                                                  "there is none, remove '" + operation->directory.path() + "'"));
-        if (pids.empty() && !hasRecord) return end(operation, noSuchVm(vm));
+        if (pids.empty() && !hasRecord) {
+            operation->directory.remove();  // An earlier one may have been killed half way.
+            return end(operation, noSuchVm(vm));
+        }
         json ending = json::array();
         for (const pid_t pid : pids) {
             const bool isOnRecord = onRecord.contains(pid);

@@ -67,8 +67,7 @@ class Runner {
 
     /// Serves `commit` and `cancel` for an upgrade that stands by in this process, until it is over.
     void holdStandby(const std::string& runtimeDirectory, const std::string& vm) {
-        const EventSource interrupt = EventSource::unixSignal(SIGINT, [this] { interrupted("interrupted from the keyboard"); });
-        const EventSource terminate = EventSource::unixSignal(SIGTERM, [this] { interrupted("asked to terminate (SIGTERM)"); });
+        const Interruptions interruptions(*this);
         const DbusService service(*host_, runtimeDirectory + "/" + vm);
         std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
                   << "Ctrl-C undoes" << std::endl;
@@ -78,8 +77,7 @@ class Runner {
 
     VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
         // Asking to stop rolls back what still can be; a second time changes nothing, since a guest may be in between.
-        const EventSource interrupt = EventSource::unixSignal(SIGINT, [this] { interrupted("interrupted from the keyboard"); });
-        const EventSource terminate = EventSource::unixSignal(SIGTERM, [this] { interrupted("asked to terminate (SIGTERM)"); });
+        const Interruptions interruptions(*this);
         VerbResult answer;
         bool answered = false;
         verb([&](const VerbResult& result) {
@@ -92,9 +90,19 @@ class Runner {
     }
 
  private:
+    /// While there is one, this process is not ended by those who ask it to.
+    struct Interruptions {
+        explicit Interruptions(Runner& runner)
+            : keyboard(EventSource::unixSignal(SIGINT, [&] { runner.interrupted("interrupted from the keyboard"); })),
+              terminate(EventSource::unixSignal(SIGTERM, [&] { runner.interrupted("asked to terminate (SIGTERM)"); })),
+              hangUp(EventSource::unixSignal(SIGHUP, [&] { runner.interrupted("its terminal is gone (SIGHUP)"); })) {}
+        const EventSource keyboard, terminate, hangUp;
+    };
+
     void interrupted(const std::string& why) {
         if (host_ && host_->handoverUnderWay()) return host_->cancelHandovers(why);
         // No guest depends on this process: a start or a shutdown that is under way ends as it will.
+        std::cerr << "virt-handover: " << why << std::endl;
         ::_exit(static_cast<int>(ExitCode::Usage));
     }
 
@@ -233,8 +241,10 @@ VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Ve
     } catch (const Unreachable&) {
         if (!options.embed) throw;
         return {ExitCode::Refused,
-                {{"error", "no command holds an upgrade of vm '" + options.vm +
-                               "' that stands by; 'virt-handover --embed upgrade " + options.vm + " --standby' prepares one"}}};
+                {{"error", "no command holds an upgrade of vm '" + options.vm + "' that stands by. If virt-handoverd does, leave out "
+                               "--embed; if a command did and was killed, 'virt-handover --embed upgrade " + options.vm +
+                               " --dry-run' undoes what it had prepared; 'virt-handover --embed upgrade " + options.vm +
+                               " --standby' prepares one"}}};
     }
 }
 
@@ -396,7 +406,9 @@ int main(int argc, char** argv) {
     starting->add_option("DEFINITION", options.vm, "a YAML file, or the name of a definition")->required();
     starting->add_option("--wait-heartbeat", options.waitHeartbeat, "wait this long (such as 60s) until the guest probe ticks");
     CLI::App* upgrading = add("upgrade", "replace the VMM under a running VM", upgrade);
-    upgrading->add_option("--to", options.binary, "the new VMM's binary; without it the definition's vmm.binary");
+    // Empty is what a script gives whose variable is not set.
+    upgrading->add_option("--to", options.binary, "the new VMM's binary; without it the definition's vmm.binary")
+        ->check(CLI::Validator([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "PATH"));
     upgrading->add_option("--design", options.design, "how to hand over; without it the definition's handover.design")
         ->check(CLI::IsMember(designNames()));
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that the guest may be stopped, such as 500ms");

@@ -48,6 +48,7 @@ std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& 
 /// The set, above those of the command line, of a file that a VMM writes its state to or reads it from; an executed VMM has it as a
 /// resource of that name.
 constexpr int stateFdset = 1000;
+constexpr int shimFdset = stateFdset + 1;  ///< vmm-shim, which an executed VMM begins as.
 constexpr const char* execStateResource = "exec/state";
 
 /// Device models named in extra arguments (`-device MODEL,...` or its JSON form), for preflight.

@@ -336,7 +336,8 @@ void Recovery::letOldRun() {
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
             emptyInbox();
-            old_.monitor().execute("remove-fd", {{"fdset-id", stateFdset}}, patience, nullptr);
+            for (const int fdset : {stateFdset, shimFdset})
+                old_.monitor().execute("remove-fd", {{"fdset-id", fdset}}, patience, nullptr);
             ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
                 cutBackMemoryFiles(old_.record().pid, record_.memoryBefore);
                 settle(old_.record(), new_.record().generation);

@@ -58,6 +58,13 @@ std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid
     return strays;
 }
 
+bool isVmmOf(const VmDirectory& directory, pid_t pid) {
+    std::error_code ignored;
+    if (fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/1", ignored).empty()) return true;
+    const std::vector<StrayVmm> all = strayVmms(directory, {});
+    return std::ranges::find(all, pid, &StrayVmm::pid) != all.end();
+}
+
 std::set<pid_t> livePids(const VmRecord& record) {
     std::set<pid_t> pids;
     for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})

@@ -37,6 +37,10 @@ struct StrayVmm {
 /// `keep` are the pids on record.
 std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
 
+/// Whether a process is a VMM of this VM: its output is a generation's log, or it listens in one's directory. True, too, for
+/// one that has let go of its files, since it is ending. A record says what somebody wrote into it.
+bool isVmmOf(const VmDirectory& directory, pid_t pid);
+
 /// The pids of those processes of a record that live.
 std::set<pid_t> livePids(const VmRecord& record);
 

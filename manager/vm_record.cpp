@@ -253,7 +253,8 @@ void VmDirectory::remove() const {
 }
 
 UniqueFd VmDirectory::tryLock() const {
-    makeDirectory(runtime_, 0755);
+    // One that exists is somebody's, as it is: it may be /tmp.
+    if (struct stat status {}; ::stat(runtime_.c_str(), &status) != 0) makeDirectory(runtime_, 0755);
     UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) fail("open '" + lockFile() + "'");
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {

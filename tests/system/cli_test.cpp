@@ -88,6 +88,7 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     }
     EXPECT_EQ(run({"--embed", "upgrade"}).code, 1);
     EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "magic"}).code, 1);
+    EXPECT_THAT(run({"--embed", "upgrade", "vm", "--to", ""}).error, HasSubstr("--to: is empty"));
     const Ran budget = run({"--embed", "upgrade", "vm", "--pause-budget", "5"});
     EXPECT_EQ(budget.code, 1);
     EXPECT_THAT(budget.error, HasSubstr("'5'"));
@@ -199,13 +200,16 @@ TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
     const std::string slow =
         workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
-    const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
-                          milliseconds(20'000)));
-    ::kill(child, SIGINT);
-    const Ran ran = collect(child);
-    EXPECT_EQ(ran.code, 3);
-    EXPECT_THAT(ran.output, HasSubstr("cause: interrupted from the keyboard"));
+    for (const auto& [signal, cause] : {std::pair(SIGINT, "interrupted from the keyboard"), {SIGHUP, "its terminal is gone (SIGHUP)"}}) {
+        std::ofstream(workspace.path() + "/cli.out").close();
+        const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
+        ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
+                              milliseconds(20'000)));
+        ::kill(child, signal);
+        const Ran ran = collect(child);
+        EXPECT_EQ(ran.code, 3);
+        EXPECT_THAT(ran.output, HasSubstr(std::string("cause: ") + cause));
+    }
     Host host(workspace.runtime(), "/nonexistent");
     expectGuestIsWell(host, "vm");
 }

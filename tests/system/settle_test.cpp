@@ -171,6 +171,50 @@ TEST_F(SettleTest, takesNoVmForAnotherOne) {
     EXPECT_TRUE(lives(b));
 }
 
+/// A record is what somebody wrote into it, as `vm`, pid and start time here.
+TEST_F(SettleTest, destroysNoProcessThatIsNoVmmOfTheVm) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    ASSERT_EQ(start("b", executing()).code, ExitCode::Done);
+    const int a = show("a")["pid"], b = show("b")["pid"];
+    const std::string right = contents(recordOf("a"));
+    json record = json::parse(right);
+    record["vmm"]["pid"] = b;
+    record["vmm"]["startTime"] = startTimeOf(b);
+    std::ofstream(recordOf("a")) << record;
+    const VerbResult refused = destroy("a");
+    EXPECT_EQ(refused.code, ExitCode::Refused) << refused.value;
+    EXPECT_THAT(refused.value.value("error", ""), AllOf(HasSubstr("pid " + std::to_string(b)), HasSubstr("nothing was ended")));
+    EXPECT_TRUE(lives(a));
+    EXPECT_TRUE(lives(b));
+    std::ofstream(recordOf("a")) << right;
+}
+
+TEST_F(SettleTest, removesWhatADestroyThatWasKilledHasLeft) {
+    directory("a").makeGeneration(1, ::geteuid(), ::getegid());
+    EXPECT_EQ(destroy("a").code, ExitCode::Usage);
+    EXPECT_FALSE(fs::exists(directory("a").path()));
+}
+
+TEST_F(SettleTest, leavesARuntimeDirectoryThatIsThereAsItIs) {
+    fs::create_directories(workspace.runtime());
+    fs::permissions(workspace.runtime(), fs::perms::all | fs::perms::sticky_bit);
+    EXPECT_EQ(destroy("a").code, ExitCode::Usage);
+    EXPECT_EQ(fs::status(workspace.runtime()).permissions(), fs::perms::all | fs::perms::sticky_bit);
+    fs::permissions(workspace.runtime(), fs::perms(0755));
+}
+
+TEST_F(SettleTest, saysNotReadyWhenAFileOfTheVmIsGone) {
+    const std::string kernel = workspace.file("kernel", "");
+    std::string text = contents(definition("a", executing()));
+    text.replace(text.find("/dev/null"), 9, kernel);
+    ASSERT_EQ(wait([&](Verbs::Done done) { host.start(workspace.file("a.yaml", text), std::nullopt, std::move(done)); }).code,
+              ExitCode::Done);
+    fs::remove(kernel);
+    const json report = upgrade("a", {.binary = executing(), .dryRun = true});
+    EXPECT_EQ(report["outcome"], "refused");
+    EXPECT_THAT(report.value("cause", ""), AllOf(HasSubstr("'" + kernel + "'"), HasSubstr("No such file")));
+}
+
 TEST_F(SettleTest, namesWhatItEndsBeforeItDestroysIt) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     const std::string before = contents(recordOf("a"));
