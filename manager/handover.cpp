@@ -446,7 +446,7 @@ void Handover::checkBlockers(std::function<void()> then) {
         if (!usesCpr() && !executes()) refuseFor(reasons.front());
         run({{old_.get(), "migrate-set-parameters", {{"mode", executes() ? "cpr-exec" : "cpr-transfer"}}}}, [this, then, reasons] {
             askForBlockers([this, then, reasons](const std::vector<std::string>& inItsMode) {
-                run({{old_.get(), "migrate-set-parameters", {{"mode", "normal"}}}}, [this, then, reasons, inItsMode] {
+                run({{old_.get(), "migrate-set-parameters", {{"mode", "normal"}}}}, [then, reasons, inItsMode] {
                     for (const std::string& reason : reasons)
                         if (std::ranges::find(inItsMode, reason) != inItsMode.end()) refuseFor(reason);
                     then();
