@@ -712,6 +712,12 @@ void Chaos::round() {
         if (figures_.rounds % 10 == 0 || inspected.contains(vm.get())) inspect(*vm);
     if (chance(12)) meddle(*vms_[order.front()]);
     inspectHost();
+    // An executed VMM has a sandbox more each time, and is refused when there are 200 (in_place.cpp).
+    for (const std::unique_ptr<Vm>& vm : vms_)
+        if (vm->design == Design::VmmExec && vm->generation >= 150) {
+            complete(vm->name, true, {"destroy", vm->name});
+            startVm(*vm);
+        }
 }
 
 /// What a verb said of itself must be so.
