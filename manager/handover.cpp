@@ -404,7 +404,7 @@ void Handover::checkGuest(std::function<void()> then) {
             if (jobs.ok() && !jobs.value.empty()) throw std::runtime_error("a block job is running; wait for it or cancel it");
             checkWhatItHolds();
             checkBlockers([this, then] {
-                checkNvme({"/machine/peripheral", "/machine/peripheral-anon"}, {}, [this, then] { checkRam(then); });
+                checkFatalDevices({"/machine/peripheral", "/machine/peripheral-anon"}, {}, [this, then] { checkRam(then); });
             });
         });
     });
@@ -457,8 +457,9 @@ void Handover::checkBlockers(std::function<void()> then) {
 }
 
 /// QEMU 11.1, the first that saves NVMe controllers at all, ends by SIGSEGV on one whose own `drive` is not set, whatever namespaces it
-/// has beside (seen with 11.1.3). Of those before, checkBlockers() has told.
-void Handover::checkNvme(std::vector<std::string> places, std::vector<std::string> controllers, std::function<void()> then) {
+/// has beside (seen with 11.1.3). Of those before, checkBlockers() has told. And every one does on a pci-serial-2x, of which it saves
+/// four ports (hw/char/serial-pci-multi.c:vmstate_pci_multi_serial; seen with 10.0.2 and 11.1.3).
+void Handover::checkFatalDevices(std::vector<std::string> places, std::vector<std::string> controllers, std::function<void()> then) {
     if (places.empty() && controllers.empty()) return then();
     if (!places.empty()) {
         const std::string place = places.back();
@@ -466,8 +467,12 @@ void Handover::checkNvme(std::vector<std::string> places, std::vector<std::strin
         return send(*old_, "qom-list", {{"path", place}}, [this, place, places, controllers, then](const QmpReply& reply) {
             std::vector<std::string> found = controllers;
             for (const json& child : JsonReader(reply.value).list(""))
-                if (JsonReader(child).text("/type") == "child<nvme>") found.push_back(place + "/" + JsonReader(child).text("/name"));
-            checkNvme(places, found, then);
+                if (const std::string type = JsonReader(child).text("/type"); type == "child<nvme>")
+                    found.push_back(place + "/" + JsonReader(child).text("/name"));
+                else if (type == "child<pci-serial-2x>")
+                    refuseFor("it would crash, and the guest with it, when it saves a 'pci-serial-2x' ('" +
+                              JsonReader(child).text("/name") + "')");
+            checkFatalDevices(places, found, then);
         });
     }
     const std::string controller = controllers.back();
@@ -476,7 +481,7 @@ void Handover::checkNvme(std::vector<std::string> places, std::vector<std::strin
         if (reply.ok() && reply.value == "")
             refuseFor("it would crash, and the guest with it, when it saves an NVMe controller that has no drive of its own ('" +
                       controller + "', without 'drive=')");
-        checkNvme({}, controllers, then);
+        checkFatalDevices({}, controllers, then);
     });
 }
 

@@ -137,7 +137,7 @@ class Handover {
     void checkGuest(std::function<void()> then);
     void checkWhatItHolds() const;
     void checkBlockers(std::function<void()> then);
-    void checkNvme(std::vector<std::string> places, std::vector<std::string> controllers, std::function<void()> then);
+    void checkFatalDevices(std::vector<std::string> places, std::vector<std::string> controllers, std::function<void()> then);
     void askForBlockers(std::function<void(const std::vector<std::string>&)> then);
     [[noreturn]] static void refuseFor(const std::string& blocker);
     void checkRam(std::function<void()> then);

@@ -117,6 +117,7 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
     const std::vector<Case> cases = {
         {{"nvme", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'"}, {"non-migratable device", "nvme", "power-cycle"}},
         {{"nvme-copy", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'", oldQemu(), Design::Copy}, {"non-migratable device"}},
+        {{"two-ports", "-device, 'pci-serial-2x'"}, {"crash", "pci-serial-2x", "power-cycle"}},
         {{"ivshmem", "-object, 'memory-backend-memfd,id=s,size=1M,share=on', -device, 'ivshmem-plain,memdev=s'"}, {"ivshmem", "power-cycle"}},
         {{"private-memory", "", withPrivateMemory}, {"RAM block", "design 'manager-owned'"}},
         {{"vnc", "-vnc, '127.0.0.1:" + std::to_string(std::stoi(freePort()) - 5900) + "'"}, {"listens on 'TCP port", "vmm.arguments"}},
