@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
         };
         const EventSource terminate = EventSource::unixSignal(SIGTERM, [&] { end("SIGTERM"); });
         const EventSource interrupt = EventSource::unixSignal(SIGINT, [&] { end("SIGINT"); });
-        const EventSource hangUp = EventSource::unixSignal(SIGHUP, [&] { end("SIGHUP"); });
+        const EventSource hangUp = EventSource::hangUp([&] { end("SIGHUP"); });
         g_main_loop_run(loop);
         g_main_loop_unref(loop);
         return 0;

@@ -1,5 +1,7 @@
 #include "manager/event_loop.h"
 
+#include <signal.h>
+
 #include <exception>
 #include <memory>
 #include <utility>
@@ -76,6 +78,12 @@ EventSource EventSource::writable(int fd, Callback callback) {
 
 EventSource EventSource::unixSignal(int signal, Callback callback) {
     return EventSource(g_unix_signal_source_new(signal), dispatch, std::move(callback), false);
+}
+
+EventSource EventSource::hangUp(Callback callback) {
+    struct sigaction inherited {};
+    const bool isIgnored = ::sigaction(SIGHUP, nullptr, &inherited) == 0 && inherited.sa_handler == SIG_IGN;
+    return isIgnored ? EventSource() : unixSignal(SIGHUP, std::move(callback));
 }
 
 void callSoon(Callback callback) {

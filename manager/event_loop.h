@@ -29,6 +29,8 @@ class EventSource {
     static EventSource writable(int fd, std::function<void()> callback);
     /// Calls whenever a Unix signal arrives, as g_unix_signal_add() allows them.
     static EventSource unixSignal(int signal, std::function<void()> callback);
+    /// SIGHUP, the end of the terminal; nothing in a process that was started to outlive that, as nohup(1) does.
+    static EventSource hangUp(std::function<void()> callback);
 
     void reset();
 

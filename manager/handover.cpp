@@ -362,12 +362,11 @@ void Handover::askOldVmm() {
         report_.old.version = qemuVersion(reply.value);
         if (usesCpr() && std::atoi(report_.old.version.c_str()) < 10)
             throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
-                                     ", cannot hand over by CPR: that needs QEMU 10.0 or newer; use design '" + withoutCpr() +
-                                     "'");
-        if (design_ == Design::SaveRestore && report_.old.kind == "QEMU" && !isAtLeast(report_.old.version, 8, 2))
+                                     ", cannot hand over by CPR: that needs QEMU 10.0 or newer; use design '" +
+                                     (knowsChannels() ? withoutCpr() : "copy") + "'");
+        if (design_ == Design::SaveRestore && !knowsChannels())
             throw std::runtime_error("the old VMM, QEMU " + report_.old.version +
-                                     ", cannot save its guest to a file: that needs QEMU 8.2 or newer; use design 'copy' or "
-                                     "'manager-owned'");
+                                     ", cannot save its guest to a file: that needs QEMU 8.2 or newer; use design 'copy'");
         if (design_ == Design::VmmOwned && sendsVfioSubsection(report_.old.version) && !sendsVfioSubsection(newBinary_.version))
             throw std::runtime_error("QEMU " + newBinary_.version + " cannot read the CPR state of QEMU " + report_.old.version +
                                      ", which has a part that 10.1 introduced; use design 'relayed', which leaves it out, or a "
@@ -904,12 +903,16 @@ void Handover::switchOver() {
             if (relay_) relay_->hangUp();
         });
     migrateSent_ = true;
-    // The argument `channels` is of 8.2 (qapi/migration.json).
-    const bool knowsChannels = report_.old.kind != "QEMU" || isAtLeast(report_.old.version, 8, 2);
     std::vector<Command> commands{
-        {old_.get(), "migrate", knowsChannels ? main : json{{"uri", "unix:" + mainChannelPath(new_->directory())}}}};
+        {old_.get(), "migrate", knowsChannels() ? main : json{{"uri", "unix:" + mainChannelPath(new_->directory())}}}};
     if (copiesStopped() && wasRunning_) commands.insert(commands.begin(), {old_.get(), "stop", nullptr});
     run(std::move(commands), [] {});
+}
+
+/// The old VMM's `migrate` has the argument `channels`, and can save to a file, since QEMU 8.2 (qapi/migration.json). From an older one
+/// (7.2 was tried) nothing but `copy` has worked.
+bool Handover::knowsChannels() const {
+    return report_.old.kind != "QEMU" || isAtLeast(report_.old.version, 8, 2);
 }
 
 /// Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its RAM is copied: a guest was seen to crash on the
@@ -1085,10 +1088,8 @@ void Handover::retireOld() {
 void Handover::recordOnlyNewVmm() {
     if (!request_.record.fresh) return;
     if (!isOneProcess()) request_.record.retiring = request_.record.vmm;
-    request_.record.vmm = *std::exchange(request_.record.fresh, std::nullopt);
-    request_.record.memoryBefore.clear();
-    request_.record.oomScore.reset();
-    request_.record.toldToRun = false;
+    request_.record.vmm = *request_.record.fresh;
+    request_.record.forgetHandover();
     keepRecord();
 }
 
@@ -1233,11 +1234,7 @@ void Handover::undoGrowth() {
 
 void Handover::finish() {
     if (state_ == State::RolledBack) {
-        request_.record.fresh.reset();
-        request_.record.memoryBefore.clear();
-        request_.record.oomScore.reset();
-        request_.record.standingBy = false;
-        request_.record.toldToRun = false;
+        request_.record.forgetHandover();
         if (endedNew_ && new_->alive()) {
             request_.record.retiring = new_->record();
             report_.warnings.push_back("the new VMM, pid " + std::to_string(new_->record().pid) +

@@ -184,6 +184,7 @@ class Handover {
     void standBy();
     void recheck();
     void switchOver();
+    bool knowsChannels() const;
     bool copiesStopped() const;
     void holdNetwork();
     void checkInterrupts();

@@ -95,7 +95,7 @@ class Runner {
         explicit Interruptions(Runner& runner)
             : keyboard(EventSource::unixSignal(SIGINT, [&] { runner.interrupted("interrupted from the keyboard"); })),
               terminate(EventSource::unixSignal(SIGTERM, [&] { runner.interrupted("asked to terminate (SIGTERM)"); })),
-              hangUp(EventSource::unixSignal(SIGHUP, [&] { runner.interrupted("its terminal is gone (SIGHUP)"); })) {}
+              hangUp(EventSource::hangUp([&] { runner.interrupted("its terminal is gone (SIGHUP)"); })) {}
         const EventSource keyboard, terminate, hangUp;
     };
 
@@ -135,8 +135,8 @@ std::string listText(const json& value) {
                    vm.text("/machine"), vm.text("/accelerator")});
         if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
         if (vm.text("/state") == "handover interrupted")
-            errors += "vm '" + vm.text("/vm") + "': a manager died in the middle of a handover, and its guest may stand still; 'virt-handover upgrade " +
-                      vm.text("/vm") + " --dry-run' finishes or undoes that\n";
+            errors += "vm '" + vm.text("/vm") + "': a manager died in the middle of a handover, and its guest may stand still; "
+                      "'virt-handover upgrade " + vm.text("/vm") + " --dry-run' finishes or undoes that\n";
     }
     return table.text() + errors;
 }

@@ -275,11 +275,8 @@ void Recovery::retireOld() {
     // Should this manager die, too, nobody has to ask again, and an old VMM that is about to end could not answer.
     record_.retiring = old_.record();
     record_.vmm = new_.record();
-    record_.fresh.reset();
-    record_.memoryBefore.clear();
-    record_.toldToRun = false;
-    record_.standingBy = false;
     spare(new_.record());
+    record_.forgetHandover();
     directory_.write(record_);
     end(old_, [this] { doAfterwards(0); }, [this] { leaveOld(); });
 }
@@ -375,13 +372,10 @@ void Recovery::spare(const VmmRecord& kept) {
 
 void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
     record_.vmm = kept;
-    record_.fresh.reset();
-    record_.memoryBefore.clear();
     spare(kept);
+    record_.forgetHandover();
     record_.retiring = left_;
     if (left_ && record_.adopted) record_.adopted->afterwards.clear();  // They are the new VMM's.
-    record_.toldToRun = false;
-    record_.standingBy = false;
     try {
         directory_.write(record_);
         if (!left_) directory_.removeGeneration(goneGeneration);

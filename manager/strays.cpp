@@ -32,10 +32,28 @@ std::map<std::uint64_t, std::string> monitorsOf(const VmDirectory& directory) {
     return monitors;
 }
 
+/// Empty of a process that has none, or that we may not look at.
+std::string outputOf(pid_t pid) {
+    std::error_code ignored;
+    return fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/1", ignored);
+}
+
+std::optional<StrayVmm> vmmOf(const VmDirectory& directory, pid_t pid, const std::string& output,
+                              const std::map<std::uint64_t, std::string>& monitors) {
+    constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
+    if (output.starts_with(directory.path() + "/")) {
+        if (output.ends_with(log)) return StrayVmm{pid, output.substr(0, output.size() - log.size())};
+        if (output.ends_with(deletedLog)) return StrayVmm{pid, {}};
+    }
+    if (monitors.empty()) return {};
+    const std::set<std::uint64_t> held = socketsOf(pid);
+    const auto its = std::ranges::find_if(monitors, [&](const auto& known) { return held.contains(known.first); });
+    return its == monitors.end() ? std::nullopt : std::optional(StrayVmm{pid, its->second});
+}
+
 }  // namespace
 
 std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
-    constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
     std::map<std::uint64_t, std::string> monitors = monitorsOf(directory);
     for (const pid_t pid : keep)
         for (const std::uint64_t inode : socketsOf(pid)) monitors.erase(inode);
@@ -44,25 +62,14 @@ std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid
     for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
         const pid_t pid = std::atoi(entry.path().filename().c_str());
         if (pid <= 0 || pid == ::getpid() || keep.contains(pid)) continue;
-        const std::string output = fs::read_symlink(entry.path() / "fd/1", ignored);
-        if (output.starts_with(directory.path() + "/") && output.ends_with(log)) {
-            strays.push_back({pid, output.substr(0, output.size() - log.size())});
-        } else if (output.starts_with(directory.path() + "/") && output.ends_with(deletedLog)) {
-            strays.push_back({pid, {}});
-        } else if (!monitors.empty()) {
-            const std::set<std::uint64_t> held = socketsOf(pid);
-            const auto its = std::ranges::find_if(monitors, [&](const auto& known) { return held.contains(known.first); });
-            if (its != monitors.end()) strays.push_back({pid, its->second});
-        }
+        if (const std::optional<StrayVmm> vmm = vmmOf(directory, pid, outputOf(pid), monitors)) strays.push_back(*vmm);
     }
     return strays;
 }
 
 bool isVmmOf(const VmDirectory& directory, pid_t pid) {
-    std::error_code ignored;
-    if (fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/1", ignored).empty()) return true;
-    const std::vector<StrayVmm> all = strayVmms(directory, {});
-    return std::ranges::find(all, pid, &StrayVmm::pid) != all.end();
+    const std::string output = outputOf(pid);
+    return output.empty() || vmmOf(directory, pid, output, monitorsOf(directory));
 }
 
 std::set<pid_t> livePids(const VmRecord& record) {

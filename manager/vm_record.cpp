@@ -113,6 +113,14 @@ VmDefinition VmRecord::definition() const {
     return definition;
 }
 
+void VmRecord::forgetHandover() {
+    fresh.reset();
+    toldToRun = false;
+    standingBy = false;
+    oomScore.reset();
+    memoryBefore.clear();
+}
+
 bool isVmName(std::string_view name) {
     constexpr std::string_view characters = "abcdefghijklmnopqrstuvwxyz0123456789-";
     return !name.empty() && name.size() <= 64 && !name.starts_with('-') &&

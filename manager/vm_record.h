@@ -84,6 +84,9 @@ struct VmRecord {
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
     /// handover goes by: its name is its title.
     VmDefinition definition() const;
+
+    /// When a handover is over, whichever VMM is kept: nothing of it stays but `retiring`.
+    void forgetHandover();
 };
 
 /// Whether a VM can have this name: those of definitions are shorter (config/README.md), those of other managers' VMs are made of

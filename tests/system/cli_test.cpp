@@ -200,16 +200,22 @@ TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
     const std::string slow =
         workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
-    for (const auto& [signal, cause] : {std::pair(SIGINT, "interrupted from the keyboard"), {SIGHUP, "its terminal is gone (SIGHUP)"}}) {
+    const auto interrupted = [&](const std::vector<int>& signals) {
         std::ofstream(workspace.path() + "/cli.out").close();
         const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
-        ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
+        EXPECT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
                               milliseconds(20'000)));
-        ::kill(child, signal);
+        for (const int signal : signals) ::kill(child, signal);
         const Ran ran = collect(child);
         EXPECT_EQ(ran.code, 3);
-        EXPECT_THAT(ran.output, HasSubstr(std::string("cause: ") + cause));
-    }
+        return ran.output;
+    };
+    EXPECT_THAT(interrupted({SIGINT}), HasSubstr("cause: interrupted from the keyboard"));
+    const auto inherited = ::signal(SIGHUP, SIG_DFL);
+    EXPECT_THAT(interrupted({SIGHUP}), HasSubstr("cause: its terminal is gone (SIGHUP)"));
+    ::signal(SIGHUP, SIG_IGN);  // As nohup(1) does.
+    EXPECT_THAT(interrupted({SIGHUP, SIGTERM}), HasSubstr("cause: asked to terminate (SIGTERM)"));
+    ::signal(SIGHUP, inherited);
     Host host(workspace.runtime(), "/nonexistent");
     expectGuestIsWell(host, "vm");
 }

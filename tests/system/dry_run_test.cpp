@@ -73,6 +73,14 @@ class DryRunTest : public testing::Test {
                        std::nullopt, std::move(done));
         });
     }
+    /// And tells how each one is then.
+    void startAll(std::vector<Vm>& vms, std::vector<json>& conditions) {
+        start(vms);
+        for (const Vm& vm : vms) {
+            ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
+            conditions.push_back(condition(vm.name));
+        }
+    }
     void upgrade(std::vector<Vm>& vms, const std::string& binary, bool dryRun) {
         ask(vms, [&](const Vm& vm, Verbs::Done done) {
             host.upgrade(vm.name, {.binary = binary, .dryRun = dryRun}, nullptr, std::move(done));
@@ -136,12 +144,8 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
     };
     std::vector<Vm> vms;
     for (const Case& one : cases) vms.push_back(one.vm);
-    start(vms);
     std::vector<json> before;
-    for (const Vm& vm : vms) {
-        ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
-        before.push_back(condition(vm.name));
-    }
+    ASSERT_NO_FATAL_FAILURE(startAll(vms, before));
     upgrade(vms, newQemu(), true);
     for (std::size_t i = 0; i < cases.size(); ++i) {
         SCOPED_TRACE(vms[i].name);
@@ -188,12 +192,8 @@ TEST_F(DryRunTest, saysReadyOfWhatBlocksOrdinaryMigrationOnly) {
     ::chmod(workspace.path().c_str(), 0777);
     const std::string drive = "-drive, 'if=virtio,file=" + image + ",format=qcow,file.locking=off'";
     std::vector<Vm> vms{{"cpr", drive}, {"copy", drive, oldQemu(), Design::Copy}};
-    start(vms);
     std::vector<json> before;
-    for (const Vm& vm : vms) {
-        ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
-        before.push_back(condition(vm.name));
-    }
+    ASSERT_NO_FATAL_FAILURE(startAll(vms, before));
     upgrade(vms, newQemu(), true);
     EXPECT_EQ(vms[0].answer["outcome"], "ready") << vms[0].answer.dump(2);
     EXPECT_EQ(vms[1].answer["outcome"], "refused") << vms[1].answer.dump(2);
