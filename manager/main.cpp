@@ -416,7 +416,7 @@ int main(int argc, char** argv) {
         ->check(CLI::IsMember(designNames()));
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that the guest may be stopped, such as 500ms");
     upgrading->add_flag("--standby", options.standby, "prepare everything and hold; 'commit' switches, 'cancel' undoes");
-    upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin");
+    upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin; what an earlier manager left half done is settled before");
     add("commit", "switch a VM whose upgrade stands by", commit);
     add("cancel", "undo an upgrade that stands by", cancel);
     CLI::App* adopting =

@@ -263,8 +263,13 @@ void VmDirectory::remove() const {
 UniqueFd VmDirectory::tryLock() const {
     // One that exists is somebody's, as it is: it may be /tmp.
     if (struct stat status {}; ::stat(runtime_.c_str(), &status) != 0) makeDirectory(runtime_, 0755);
-    UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    // Where others may make files (no directory of ours, but somebody's choice), the name may lead to what is not to be written to.
+    UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
     if (!fd) fail("open '" + lockFile() + "'");
+    struct stat file {};
+    if (::fstat(fd.get(), &file) != 0) fail("look at '" + lockFile() + "'");
+    if (!S_ISREG(file.st_mode) || file.st_nlink != 1)
+        throw std::runtime_error("'" + lockFile() + "' is no lock file; have a runtime directory that nobody else can write to");
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
         sayBeingSettled(fd.get(), false);  // By somebody who died.
         return fd;

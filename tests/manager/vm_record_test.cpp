@@ -269,6 +269,19 @@ TEST_F(VmDirectoryTest, saysOfALockWhatItsHolderDoesAndNothingOfAHolderThatIsGon
     EXPECT_FALSE(directory_.isBeingSettled());
 }
 
+TEST_F(VmDirectoryTest, writesToNoFileThatALockLeadsTo) {
+    const std::string kept = runtime_.file("kept");
+    std::ofstream(kept) << "kept";
+    fs::create_symlink(kept, directory_.lockFile());
+    EXPECT_THROW(directory_.tryLock(), std::system_error);
+    fs::remove(directory_.lockFile());
+    fs::create_hard_link(kept, directory_.lockFile());
+    EXPECT_THROW(directory_.tryLock(), std::runtime_error);
+    std::string text;
+    std::getline(std::ifstream(kept) >> std::ws, text);
+    EXPECT_EQ(text, "kept");
+}
+
 TEST_F(VmDirectoryTest, locksAVmThatHasNoDirectoryYet) {
     const VmDirectory fresh(runtime_.file("new"), "web1");
     EXPECT_TRUE(fresh.tryLock());
