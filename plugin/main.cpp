@@ -215,9 +215,11 @@ int main(int argc, char** argv) {
         command->callback([&verb, run] { verb = run; });
         return command;
     };
+    // Empty is what a script gives whose variable is not set.
+    const CLI::Validator notEmpty([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "PATH");
     CLI::App* checking = add("check", "say which domains can be upgraded, and which QEMU each really runs", check);
     checking->add_option("DOMAIN", options.domains, "names or UUIDs; without any, all that run");
-    checking->add_option("--to", options.emulator, "the new QEMU; without it the one in the domain's XML");
+    checking->add_option("--to", options.emulator, "the new QEMU; without it the one in the domain's XML")->check(notEmpty);
     checking->add_flag("--force", options.force, "take untested versions for a note only");
     CLI::App* preparing = add("prepare", "make a domain's definition ready for upgrades", prepare);
     preparing->add_option("DOMAIN", options.domain, "name or UUID")->required();
@@ -228,7 +230,7 @@ int main(int argc, char** argv) {
     CLI::App* upgrading = add("upgrade", "replace the QEMU under running domains", upgradeDomains);
     upgrading->add_option("DOMAIN", options.domains, "names or UUIDs");
     upgrading->add_flag("--all", options.all, "all domains that run, are ready, and do not run the new QEMU yet");
-    upgrading->add_option("--to", options.emulator, "the new QEMU; without it the one in each domain's XML");
+    upgrading->add_option("--to", options.emulator, "the new QEMU; without it the one in each domain's XML")->check(notEmpty);
     upgrading->add_option("--parallel", options.parallel, "how many domains at once")
         ->capture_default_str()
         ->check(CLI::Range(1, 64));

@@ -89,6 +89,8 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     EXPECT_EQ(run({"--embed", "upgrade"}).code, 1);
     EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "magic"}).code, 1);
     EXPECT_THAT(run({"--embed", "upgrade", "vm", "--to", ""}).error, HasSubstr("--to: is empty"));
+    for (const std::string verb : {"check", "upgrade"})
+        EXPECT_THAT(run({"libvirt", verb, "web1", "--to", ""}).error, HasSubstr("--to: is empty"));
     const Ran budget = run({"--embed", "upgrade", "vm", "--pause-budget", "5"});
     EXPECT_EQ(budget.code, 1);
     EXPECT_THAT(budget.error, HasSubstr("'5'"));
