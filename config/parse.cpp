@@ -98,8 +98,8 @@ void readDeadlines(Section& section, Deadlines& deadlines) {
     section.optional("retire", deadlines.retire, parseDuration);
 }
 
-/// QEMU wants the memory of each NUMA node that has some to be named, and the VM's is `ram0`: what is in any other would be lost in a
-/// handover.
+/// QEMU wants the memory of each NUMA node that has some to be named, and the VM's is `ram0`: what is in any other would be lost
+/// in a handover.
 void checkNodes(Section& section, const std::vector<std::string>& arguments) {
     constexpr std::string_view key = "memdev=";
     bool hasNodes = false, hasMemory = false;
@@ -112,8 +112,9 @@ void checkNodes(Section& section, const std::vector<std::string>& arguments) {
         const std::string memory = arguments[i].substr(name, arguments[i].find(',', name) - name);
         hasMemory = hasMemory || memory == "ram0";
         if (memory != "ram0")
-            section.error("arguments", "found '-numa " + arguments[i] +
-                                           "', expected 'memdev=ram0' (the VM's memory, which is one piece: other nodes can have CPUs)");
+            section.error("arguments",
+                          "found '-numa " + arguments[i] +
+                              "', expected 'memdev=ram0' (the VM's memory, which is one piece: other nodes can have CPUs)");
     }
     if (hasNodes && !hasMemory)
         section.error("arguments", "found '-numa' without the VM's memory, expected 'memdev=ram0' at one of the nodes");
@@ -202,12 +203,6 @@ void readVm(Section& section, VmDefinition& vm) {
     section.reportUnknownKeys();
 }
 
-std::string joined(const std::vector<ConfigError>& errors) {
-    std::string lines;
-    for (const ConfigError& error : errors) lines += (lines.empty() ? "" : "\n") + error.text();
-    return lines;
-}
-
 struct OpenFile {
     explicit OpenFile(int opened) : fd(opened) {}
     OpenFile(const OpenFile&) = delete;
@@ -220,13 +215,6 @@ struct OpenFile {
 };
 
 }  // namespace
-
-std::string ConfigError::text() const {
-    const std::string place = line > 0 ? ":" + std::to_string(line) + ":" + std::to_string(column) : "";
-    return file + place + ": " + message;
-}
-
-ConfigErrors::ConfigErrors(std::vector<ConfigError> errors) : std::runtime_error(joined(errors)), errors_(std::move(errors)) {}
 
 VmDefinition parseVmDefinition(std::string_view yaml, const std::string& file) {
     Findings findings(file);

@@ -2,6 +2,7 @@
 // rules.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <initializer_list>
 #include <stdexcept>

@@ -176,4 +176,7 @@ std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefin
 /// `512MiB`, `4KiB`, or bytes where no unit divides: what a file would have.
 std::string formatSize(std::uint64_t bytes);
 
+/// The guest's address on a network: the definition's, or a locally administered one that is the same at every start.
+std::string macAddress(const VmDefinition& definition, const Network& network);
+
 }  // namespace vh

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "config/parse.h"
+#include "config/errors.h"
 
 namespace vh {
 

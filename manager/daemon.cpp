@@ -8,9 +8,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include "manager/dbus_service.h"
-#include "manager/hook_inbox.h"
-#include "manager/host.h"
+#include "manager/service/dbus_service.h"
+#include "manager/service/hook_inbox.h"
+#include "manager/service/host.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
 

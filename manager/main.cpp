@@ -15,10 +15,10 @@
 
 #include "config/parse.h"
 #include "manager/compare/command.h"
-#include "manager/dbus_client.h"
-#include "manager/dbus_service.h"
-#include "manager/host.h"
-#include "manager/terminal.h"
+#include "manager/service/dbus_client.h"
+#include "manager/service/dbus_service.h"
+#include "manager/service/host.h"
+#include "manager/service/terminal.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
 
@@ -135,8 +135,10 @@ std::string listText(const json& value) {
                    vm.text("/machine"), vm.text("/accelerator")});
         if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
         if (vm.text("/state") == "handover interrupted")
-            errors += "vm '" + vm.text("/vm") + "': a manager died in the middle of a handover, and its guest may stand still; "
-                      "'virt-handover upgrade " + vm.text("/vm") + " --dry-run' finishes or undoes that\n";
+            errors += "vm '" + vm.text("/vm") +
+                      "': a manager died in the middle of a handover, and its guest may stand still; "
+                      "'virt-handover upgrade " +
+                      vm.text("/vm") + " --dry-run' finishes or undoes that\n";
     }
     return table.text() + errors;
 }
@@ -163,7 +165,8 @@ std::string stateText(const json& value) {
     std::string text = vm.shown("/vm") + ": " + vm.shown("/state") + "\n";
     for (const json& entry : vm.list("/ended")) {
         const JsonReader process(entry);
-        text += "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
+        text +=
+            "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
     }
     for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
     return text;
@@ -244,10 +247,11 @@ VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Ve
     } catch (const Unreachable&) {
         if (!options.embed) throw;
         return {ExitCode::Refused,
-                {{"error", "no command holds an upgrade of vm '" + options.vm + "' that stands by. If virt-handoverd does, leave out "
-                               "--embed; if a command did and was killed, 'virt-handover --embed upgrade " + options.vm +
-                               " --dry-run' undoes what it had prepared; 'virt-handover --embed upgrade " + options.vm +
-                               " --standby' prepares one"}}};
+                {{"error", "no command holds an upgrade of vm '" + options.vm +
+                               "' that stands by. If virt-handoverd does, leave out "
+                               "--embed; if a command did and was killed, 'virt-handover --embed upgrade " +
+                               options.vm + " --dry-run' undoes what it had prepared; 'virt-handover --embed upgrade " +
+                               options.vm + " --standby' prepares one"}}};
     }
 }
 
@@ -411,18 +415,21 @@ int main(int argc, char** argv) {
     CLI::App* upgrading = add("upgrade", "replace the VMM under a running VM", upgrade);
     // Empty is what a script gives whose variable is not set.
     upgrading->add_option("--to", options.binary, "the new VMM's binary; without it the definition's vmm.binary")
-        ->check(CLI::Validator([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "PATH"));
+        ->check(CLI::Validator([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); },
+                               "PATH"));
     upgrading->add_option("--design", options.design, "how to hand over; without it the definition's handover.design")
         ->check(CLI::IsMember(designNames()));
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that the guest may be stopped, such as 500ms");
     upgrading->add_flag("--standby", options.standby, "prepare everything and hold; 'commit' switches, 'cancel' undoes");
-    upgrading->add_flag("--dry-run", options.dryRun, "preflight only: say whether an upgrade would begin; what an earlier manager left half done is settled before");
+    upgrading->add_flag(
+        "--dry-run", options.dryRun,
+        "preflight only: say whether an upgrade would begin; what an earlier manager left half done is settled before");
     add("commit", "switch a VM whose upgrade stands by", commit);
     add("cancel", "undo an upgrade that stands by", cancel);
     CLI::App* adopting =
         add("adopt", "replace the VMM under a VM of another manager; 'virt-handover libvirt' calls this", adopt, false);
     CLI::Option_group* which = adopting->add_option_group("which");
-    which->add_option("FILE", options.vm, "what that manager knows of it, as JSON; see manager/adopted_vm.h");
+    which->add_option("FILE", options.vm, "what that manager knows of it, as JSON; see manager/record/adopted_vm.h");
     which->add_option("--recover", options.recover, "finish or undo an interrupted one, and say which VMM this VM has")
         ->check(vmName);
     which->add_option("--forget", options.forget, "remove what is kept of this VM, which has ended")->check(vmName);

@@ -4,9 +4,9 @@
 // the domain's XML on standard input, and waits for it with the domain locked. So it may do two things only, and both at once:
 //
 //   - started, reconnect, stopped, release: one datagram to the manager, which may be down or hung. Nobody waits for an answer.
-//   - restore, migrate: where the policy says so, prints the XML made ready for a handover (plugin/domain_xml.h), since these are
-//     the moments at which a domain can become it without a power cycle. What libvirt reads is what it goes on with; when it
-//     reads nothing it keeps its own (src/qemu/qemu_driver.c:qemuDomainRestoreInternal,
+//   - restore, migrate: where the policy says so, prints the XML made ready for a handover (plugin/domain/domain_xml.h), since
+//     these are the moments at which a domain can become it without a power cycle. What libvirt reads is what it goes on with;
+//     when it reads nothing it keeps its own (src/qemu/qemu_driver.c:qemuDomainRestoreInternal,
 //     src/qemu/qemu_migration.c:qemuMigrationDstPrepareAny, and virHookCall for one of several scripts). A domain whose memory
 //     would have to come from another source stays as it is: libvirt would refuse to restore it ("Target memoryBacking source
 //     'memfd' doesn't match source memoryBacking source'none'", src/qemu/qemu_domain.c:qemuDomainABIStabilityCheck, tried
@@ -38,8 +38,8 @@
 #include <nlohmann/json.hpp>
 #include <yaml-cpp/yaml.h>
 
-#include "plugin/domain_xml.h"
-#include "plugin/xml_tree.h"
+#include "plugin/domain/domain_xml.h"
+#include "plugin/domain/xml_tree.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace {

@@ -15,16 +15,16 @@
 
 #include "config/emit.h"
 #include "config/parse.h"
-#include "plugin/domain_xml.h"
-#include "plugin/libvirt_connection.h"
-#include "plugin/orphans.h"
-#include "plugin/prepare.h"
-#include "plugin/readiness.h"
-#include "plugin/recover.h"
-#include "plugin/upgrade.h"
+#include "plugin/domain/domain_xml.h"
+#include "plugin/host/libvirt_connection.h"
+#include "plugin/upgrade/orphans.h"
+#include "plugin/upgrade/prepare.h"
+#include "plugin/upgrade/readiness.h"
+#include "plugin/upgrade/recover.h"
+#include "plugin/upgrade/upgrade.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/terminal_text.h"
-#include "vmm-shim/tool/monitor.h"
 
 namespace vh {
 namespace {
@@ -58,12 +58,12 @@ std::string jsonText(const json& value) {
     return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-int answer(const Options& options, Exit code, const json& value, const std::string& text) {
+int answer(const Options& options, ExitCode code, const json& value, const std::string& text) {
     std::cout << (options.asJson ? jsonText(value) : forTerminal(text)) << std::flush;
     return static_cast<int>(code);
 }
 
-int fail(const Options& options, Exit code, const std::string& error) {
+int fail(const Options& options, ExitCode code, const std::string& error) {
     if (options.asJson)
         std::cout << jsonText({{"error", error}}) << std::flush;
     else
@@ -98,7 +98,8 @@ json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) 
     const UniqueFd lock = directory.tryLock();
     if (!lock || directory.read()) return found;
     for (const Orphan& orphan : findOrphans(HostPaths(), ManagerCommand(options.runtimeDirectory)))
-        if (options.domains.empty() || std::ranges::any_of(asked, [&](const LibvirtDomain& domain) { return domain.uuid == orphan.domain.uuid; }))
+        if (options.domains.empty() ||
+            std::ranges::any_of(asked, [&](const LibvirtDomain& domain) { return domain.uuid == orphan.domain.uuid; }))
             found.push_back(toJson(orphan));
     return found;
 }
@@ -122,7 +123,7 @@ int check(const Options& options) {
         const JsonReader orphan(one);
         text += "domain '" + orphan.text("/domain") + "': " + orphan.text("/what") + "\n    " + orphan.text("/remedy") + "\n";
     }
-    return answer(options, ready && orphans.empty() ? Exit::Done : Exit::Refused,
+    return answer(options, ready && orphans.empty() ? ExitCode::Done : ExitCode::Refused,
                   {{"libvirt", libvirt.version()}, {"domains", domains}, {"orphans", orphans}}, text);
 }
 
@@ -135,7 +136,7 @@ int prepare(const Options& options) {
     const std::string text = !change  ? "domain '" + domain.name + "': its definition is ready already\n"
                              : define ? preparation.diff + "defined; " + waysToApply(domain)
                                       : preparation.diff + "nothing was changed; '--yes' defines it so\n";
-    return answer(options, Exit::Done,
+    return answer(options, ExitCode::Done,
                   {{"domain", domain.name}, {"uuid", domain.uuid}, {"diff", preparation.diff}, {"defined", define}}, text);
 }
 
@@ -146,7 +147,7 @@ int import(const Options& options) {
     std::string yaml;
     for (const std::string& line : imported.lost) yaml += "# not imported: " + line + "\n";
     yaml += toYaml(imported.definition);
-    return answer(options, Exit::Done, {{"domain", domain.name}, {"yaml", yaml}, {"lost", imported.lost}}, yaml);
+    return answer(options, ExitCode::Done, {{"domain", domain.name}, {"yaml", yaml}, {"lost", imported.lost}}, yaml);
 }
 
 int upgradeDomains(const Options& options) {
@@ -180,7 +181,7 @@ int recoverDomains(const Options& options) {
     if (options.guard >= 0) ::fcntl(options.guard, F_SETFD, FD_CLOEXEC);
     if (!options.forget.empty()) {
         forgetLost(surroundings, options.forget);
-        return answer(options, Exit::Done, {{"forgotten", options.forget}}, "forgotten\n");
+        return answer(options, ExitCode::Done, {{"forgotten", options.forget}}, "forgotten\n");
     }
     const RecoverSummary summary = recover(std::move(surroundings));
     const json value = toJson(summary);
@@ -204,7 +205,8 @@ int main(int argc, char** argv) {
         "Exit codes: 0 done; 1 usage error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the old QEMU; 4 a "
         "person is\n"
         "needed: lost, or upgraded and the old QEMU does not end; 5 libvirt cannot be reached; 6 a domain ended by itself during "
-        "the\nupgrade, nothing to recover. For several domains the worst counts: 4, 5, 3, 2, 6. check: 2 when a domain is not ready.");
+        "the\nupgrade, nothing to recover. For several domains the worst counts: 4, 5, 3, 2, 6. check: 2 when a domain is not "
+        "ready.");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where sockets and records are")->capture_default_str();
     app.add_option("--connect", options.uri, "libvirt's URI")->capture_default_str();
@@ -216,7 +218,8 @@ int main(int argc, char** argv) {
         return command;
     };
     // Empty is what a script gives whose variable is not set.
-    const CLI::Validator notEmpty([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "PATH");
+    const CLI::Validator notEmpty([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); },
+                                  "PATH");
     CLI::App* checking = add("check", "say which domains can be upgraded, and which QEMU each really runs", check);
     checking->add_option("DOMAIN", options.domains, "names or UUIDs; without any, all that run");
     checking->add_option("--to", options.emulator, "the new QEMU; without it the one in the domain's XML")->check(notEmpty);
@@ -252,7 +255,7 @@ int main(int argc, char** argv) {
         std::string verbs;
         for (const CLI::App* command : app.get_subcommands(nullptr)) verbs += (verbs.empty() ? "" : ", ") + command->get_name();
         return fail(
-            options, Exit::Usage,
+            options, ExitCode::Usage,
             (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + verbs);
     };
     try {
@@ -263,12 +266,12 @@ int main(int argc, char** argv) {
         const std::vector<std::string> rest = app.remaining();
         const auto word = std::ranges::find_if(rest, [](const std::string& one) { return !one.starts_with("-"); });
         if (app.get_subcommands().empty() && word != rest.end()) return noVerb(*word);
-        return fail(options, Exit::Usage, std::string(error.what()) + "; see 'virt-handover libvirt --help'");
+        return fail(options, ExitCode::Usage, std::string(error.what()) + "; see 'virt-handover libvirt --help'");
     } catch (const LibvirtUnreachable& error) {
-        return fail(options, Exit::Unreachable, error.what());
+        return fail(options, ExitCode::Unreachable, error.what());
     } catch (const std::invalid_argument& error) {
-        return fail(options, Exit::Usage, error.what());
+        return fail(options, ExitCode::Usage, error.what());
     } catch (const std::exception& error) {
-        return fail(options, Exit::Refused, error.what());
+        return fail(options, ExitCode::Refused, error.what());
     }
 }

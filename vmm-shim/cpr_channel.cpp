@@ -50,8 +50,8 @@ std::map<Key, Given> filesOf(const CprCapture& capture) {
     std::map<Key, Given> files;
     for (std::size_t i = 0; i < capture.state.fds.size(); ++i) {
         const int fd = capture.descriptors[i].get();
-        files[{capture.state.fds[i].name, capture.state.fds[i].id}] = {
-            fd, FileIdentity::of(fd), eventfdId(fd), (::fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR};
+        files[{capture.state.fds[i].name, capture.state.fds[i].id}] = {fd, FileIdentity::of(fd), eventfdId(fd),
+                                                                       (::fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR};
     }
     return files;
 }
@@ -97,8 +97,9 @@ std::string whatIsWrongWith(const CprPassthrough& passthrough, const CprCapture&
                 return "the passed-through device '" + device.name + "' is not in the CPR state's list of vfio devices";
             const auto& [name, devid, ioas, hwpt] = entry->second;
             if (devid <= 0 || ioas == 0 || hwpt == 0)
-                return "the passed-through device '" + device.name + "' is in the CPR state without an id of the kernel's (devid " +
-                       std::to_string(devid) + ", ioas_id " + std::to_string(ioas) + ", hwpt_id " + std::to_string(hwpt) + ")";
+                return "the passed-through device '" + device.name +
+                       "' is in the CPR state without an id of the kernel's (devid " + std::to_string(devid) + ", ioas_id " +
+                       std::to_string(ioas) + ", hwpt_id " + std::to_string(hwpt) + ")";
             listed.erase(entry);
         }
         for (const auto& [interrupt, number] : device.interrupts)

@@ -42,8 +42,8 @@ struct CprPassthrough {
         /// Its interrupts that the kernel delivers now, as entries without the name: `{"interrupt", 0}`.
         std::set<std::pair<std::string, std::int32_t>> interrupts;
     };
-    std::string iommufd;         ///< The object's id; empty without a cdev.
-    int iommufdDescriptor = -1;  ///< As a device's.
+    std::string iommufd;            ///< The object's id; empty without a cdev.
+    int iommufdDescriptor = -1;     ///< As a device's.
     std::set<std::int32_t> groups;  ///< IOMMU groups whose container is used.
     std::vector<Device> devices;
 };
@@ -52,11 +52,11 @@ struct CprPassthrough {
 /// Empty when they are alike; the order of entries says nothing (11.1 keeps them in a hash table).
 std::string whatChanged(const CprCapture& before, const CprCapture& after);
 
-/// Why a new VMM must not be fed with this capture of a VMM that has these RAM blocks and devices: a block whose file is not among
-/// the entries, an entry whose descriptor is another file than the block of that name is mapped from, a device, an interrupt or
-/// an id of the kernel's that is not there, an entry that stands for nothing of all this. Empty when every block but the named
-/// files, which the new VMM opens by itself, is there, and every device whole. QEMU 11.1 itself aborts on a device that is not in
-/// its list (hw/vfio/cpr-iommufd.c:vfio_cpr_load_device), and goes on without an interrupt that is not.
+/// Why a new VMM must not be fed with this capture of a VMM that has these RAM blocks and devices: a block whose file is not
+/// among the entries, an entry whose descriptor is another file than the block of that name is mapped from, a device, an
+/// interrupt or an id of the kernel's that is not there, an entry that stands for nothing of all this. Empty when every block but
+/// the named files, which the new VMM opens by itself, is there, and every device whole. QEMU 11.1 itself aborts on a device that
+/// is not in its list (hw/vfio/cpr-iommufd.c:vfio_cpr_load_device), and goes on without an interrupt that is not.
 std::string whatIsWrong(const CprCapture& capture, const std::vector<RamBlock>& blocks, const CprPassthrough& passthrough = {});
 
 /// The kernel's number of an eventfd, the same for all descriptors of it, which share one inode with all other eventfds; empty

@@ -17,7 +17,7 @@
 #include "manager/compare/results_file.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
-#include "manager/report.h"
+#include "manager/record/report.h"
 #include "vmm-shim/terminal_text.h"
 
 namespace vh {

@@ -25,7 +25,7 @@
 #include "manager/compare/memory_use.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
-#include "manager/resources.h"
+#include "manager/resources/resources.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -64,9 +64,9 @@ std::string utcNow() {
 json phasesOf(const json& report, Design design) {
     // What a reader calls the steps, by the states of handover_table.h.
     static const std::map<std::string, const char*> phases{
-        {"preflight", "prepare"}, {"launching", "launch"}, {"exchanging", "exchange"}, {"verifying", "verify"},
-        {"switching", "pause"},   {"proving", "pause"},    {"confirming", "confirm"},  {"retiring", "retire"},
-        {"ending", "retire"}};
+        {"preflight", "prepare"},  {"launching", "launch"}, {"exchanging", "exchange"},
+        {"verifying", "verify"},   {"switching", "pause"},  {"proving", "pause"},
+        {"confirming", "confirm"}, {"retiring", "retire"},  {"ending", "retire"}};
     json times;
     for (const char* phase : {"prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"}) times[phase] = nullptr;
     for (const json& step : report.value("steps", json::array())) {
@@ -618,8 +618,7 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
                                 {"lost", pings.lost},
                                 {"longestGapMs", pings.longestGapMs ? json(*pings.longestGapMs) : json()}};
         }
-        lost = lost || attempt.guestLost || entry["outcome"] == outcomeName(State::Lost) ||
-               entry["outcome"] == silentOutcome;
+        lost = lost || attempt.guestLost || entry["outcome"] == outcomeName(State::Lost) || entry["outcome"] == silentOutcome;
         if (round > 0) seriesOf(index, design)["rounds"].push_back(std::move(entry));
     }
     if (round > 0) {

@@ -27,7 +27,7 @@
 
 #include "manager/compare/cells.h"
 #include "manager/compare/guest_watch.h"
-#include "manager/host.h"
+#include "manager/service/host.h"
 
 namespace vh {
 

@@ -16,7 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/compare/brown_out.h"
-#include "manager/heartbeat.h"
+#include "manager/vmm/heartbeat.h"
 
 namespace vh {
 

@@ -11,8 +11,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manager/child_process.h"
-#include "manager/resources.h"
+#include "manager/process/child_process.h"
+#include "manager/resources/resources.h"
 
 namespace vh {
 

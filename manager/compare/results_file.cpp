@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "manager/compare/summary.h"
-#include "manager/report.h"
+#include "manager/record/report.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {

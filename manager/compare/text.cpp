@@ -12,8 +12,8 @@
 
 #include "manager/compare/metrics.h"
 #include "manager/compare/summary.h"
-#include "manager/report.h"
-#include "manager/terminal.h"
+#include "manager/record/report.h"
+#include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"
 
 namespace vh {
@@ -261,7 +261,8 @@ std::string sizeText(double bytes) {
 
 std::string printable(const std::string& text) {
     std::string line = text;
-    std::ranges::replace_if(line, [](char character) { return character == '\n' || character == '\t'; }, ' ');
+    std::ranges::replace_if(
+        line, [](char character) { return character == '\n' || character == '\t'; }, ' ');
     return forTerminal(line);
 }
 

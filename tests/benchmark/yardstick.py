@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """cpr-transfer by hand over QMP, as an expert does it without virt-handover: what the project's own handovers are measured against.
-The VMM is that of `vmm-owned` (manager/qemu_command.cpp): only who drives the handover differs. The new QEMU has no -S and runs the
+The VMM is that of `vmm-owned` (manager/vmm/qemu_command.cpp): only who drives the handover differs. The new QEMU has no -S and runs the
 guest as soon as it can: the least that QEMU takes, so the harder yardstick. With hold=True it waits under -S until both ends say
 `completed`, then gets `cont`: virt-handover's own sequence. Alone: yardstick.py [--rounds N], with VH_QEMU_NEW and VH_GUEST_* set."""
 import json, os, socket, subprocess, sys, tempfile, time

@@ -12,7 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/child_process.h"
+#include "manager/process/child_process.h"
 #include "tests/manager/main_loop.h"
 #include "tests/manager/temporary_directory.h"
 

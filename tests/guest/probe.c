@@ -20,24 +20,27 @@
 //
 // Whoever connects in the middle may see the rest of a line that an earlier listener did not read: start after the first newline.
 //
-// The port is one way. The console gets `probe: ready`, every E line, and `probe: echo <text>` for each line typed there. The line
-// `rebind` has the network card's driver let go of it and take it up again, with new interrupts; then comes `probe: rebound`.
-// The ACPI power button powers the guest off; so does a fatal error, after a line on the console, because a panic of init would
-// leave a VM that looks alive.
+// The port is one way. The console gets `probe: ready`, every E line, and `probe: echo <text>` for each line typed there. The
+// line `rebind` has the network card's driver let go of it and take it up again, with new interrupts; then comes `probe:
+// rebound`. The ACPI power button powers the guest off; so does a fatal error, after a line on the console, because a panic of
+// init would leave a VM that looks alive.
 //
 // On the kernel command line:
 //     probe.ram_mib=N      RAM to fill and check; without it, what is available less 48 MiB. 0 for none.
 //     probe.rate_mib_s=N   how fast RAM is checked and rewritten (64). 0 for as fast as it goes.
-//     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that works
-//                          on its memory. What a new VMM has to map again shows in how fast that goes (0, for none).
+//     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that
+//                          works on its memory. What a new VMM has to map again shows in how fast that goes (0, for none).
 //     probe.disk_per_s=N   blocks of 64 KiB to write and check a second (20). 0 for none.
-//     probe.disk=PATH      a disk to write and check besides /dev/vda, such as /dev/nvme0n1, in the same way and as often: `nvme_checked`.
-//                          It is waited for, up to 10 s. `ios` counts what was asked of it, `irqs` the interrupts of NVMe queues (from
-//                          /proc/interrupts, but for the administrative one), `io_max_ms` how long one request took at most.
+//     probe.disk=PATH      a disk to write and check besides /dev/vda, such as /dev/nvme0n1, in the same way and as often:
+//                          `nvme_checked`. It is waited for, up to 10 s. `ios` counts what was asked of it, `irqs` the interrupts
+//                          of NVMe queues (from /proc/interrupts, but for the administrative one), `io_max_ms` how long one
+//                          request took at most.
 //     probe.ip=A.B.C.D     the address of eth0, netmask /24; the kernel answers pings then. Without it, eth0 stays down.
-//     probe.send=A.B.C.D/MAC[,...]  with probe.ip: whom to send UDP packets to, port 7777, each with its number (64 bits, big-endian;
-//                          from 1 on). By that MAC address and no other: a guest that only sends never hears of a new one. What comes
-//                          to that port is counted: `udp_received` different numbers, `udp_repeated` numbers that had come before.
+//     probe.send=A.B.C.D/MAC[,...]  with probe.ip: whom to send UDP packets to, port 7777, each with its number (64 bits,
+//     big-endian;
+//                          from 1 on). By that MAC address and no other: a guest that only sends never hears of a new one. What
+//                          comes to that port is counted: `udp_received` different numbers, `udp_repeated` numbers that had come
+//                          before.
 //     probe.send_per_s=N   how many a second, to each of them (1000). `udp_sent` is the last number.
 // Of the kernel's own options, clearcpuid=erms pays under TCG: filling 370 MiB takes 1.5 s instead of 5.
 //
@@ -155,10 +158,10 @@ static _Noreturn void powerOff(void) {
     for (;;) pause();
 }
 
-#define fatal(...)                       \
-    do {                                 \
+#define fatal(...)                         \
+    do {                                   \
         say("probe: fatal: " __VA_ARGS__); \
-        powerOff();                      \
+        powerOff();                        \
     } while (0)
 
 static uint64_t nowNs(void) {
@@ -182,8 +185,10 @@ static void sleepMs(unsigned ms) {
 static void pace(uint64_t* deadlineNs, uint64_t periodNs) {
     *deadlineNs += periodNs;
     uint64_t now = nowNs();
-    if (*deadlineNs < now) *deadlineNs = now;
-    else sleepUntilNs(*deadlineNs);
+    if (*deadlineNs < now)
+        *deadlineNs = now;
+    else
+        sleepUntilNs(*deadlineNs);
 }
 
 static void startThread(void* (*body)(void*), void* argument, const char* name, int fifoPriority) {
@@ -311,14 +316,13 @@ static bool sendStatus(struct Port* port, uint64_t sequence) {
         snprintf(more + used, sizeof more - used, " udp_sent=%" PRIu64 " udp_received=%" PRIu64 " udp_repeated=%" PRIu64,
                  atomic_load(&counters.udpSent), atomic_load(&counters.udpReceived), atomic_load(&counters.udpRepeated));
     }
-    int length = snprintf(line, sizeof line,
-                          "S seq=%" PRIu64 " ram_mib=%" PRIu64 " ram_filled=%" PRIu64 " ram_passes=%" PRIu64
-                          " ram_checked=%" PRIu64 " disk_checked=%" PRIu64 " unsent=%" PRIu64
-                          " mismatches=%" PRIu64 " uptime_ms=%" PRIu64 "%s\n",
-                          sequence, atomic_load(&counters.ramMib), atomic_load(&counters.ramFilled),
-                          atomic_load(&counters.ramPasses), atomic_load(&counters.ramChecked),
-                          atomic_load(&counters.diskChecked), atomic_load(&counters.unsent),
-                          atomic_load(&counters.mismatches), nowNs() / 1000000u, more);
+    int length =
+        snprintf(line, sizeof line,
+                 "S seq=%" PRIu64 " ram_mib=%" PRIu64 " ram_filled=%" PRIu64 " ram_passes=%" PRIu64 " ram_checked=%" PRIu64
+                 " disk_checked=%" PRIu64 " unsent=%" PRIu64 " mismatches=%" PRIu64 " uptime_ms=%" PRIu64 "%s\n",
+                 sequence, atomic_load(&counters.ramMib), atomic_load(&counters.ramFilled), atomic_load(&counters.ramPasses),
+                 atomic_load(&counters.ramChecked), atomic_load(&counters.diskChecked), atomic_load(&counters.unsent),
+                 atomic_load(&counters.mismatches), nowNs() / 1000000u, more);
     return sendLine(port, line, (size_t)length);
 }
 
@@ -337,8 +341,10 @@ static _Noreturn void* beat(void* argument) {
 
         char line[32];
         int length = snprintf(line, sizeof line, "B %" PRIu64 "\n", sequence + 1);
-        if (sendLine(port, line, (size_t)length)) ++sequence;
-        else atomic_fetch_add(&counters.unsent, 1);
+        if (sendLine(port, line, (size_t)length))
+            ++sequence;
+        else
+            atomic_fetch_add(&counters.unsent, 1);
 
         if (options.writeMib > 0 && ++beatsSinceWritten >= BeatsPerWritten) {
             length = snprintf(line, sizeof line, "W %" PRIu64 "\n", atomic_load(&counters.written));
@@ -349,8 +355,10 @@ static _Noreturn void* beat(void* argument) {
         uint64_t nowMs = nowNs() / 1000000u;
         bool wanted = atomic_exchange(&statusWanted, false);
         if (wanted || nowMs >= nextStatusMs) {
-            if (sendStatus(port, sequence)) nextStatusMs = nowMs + StatusMs;
-            else if (wanted) atomic_store(&statusWanted, true);
+            if (sendStatus(port, sequence))
+                nextStatusMs = nowMs + StatusMs;
+            else if (wanted)
+                atomic_store(&statusWanted, true);
         }
         pace(&deadline, BeatNs);
     }
@@ -451,7 +459,8 @@ static void* writeMemory(void* argument) {
         for (size_t page = 0; page < pages; ++page) {
             uint64_t* line = area + page * PageWords + generation % LinesPerPage * LineWords;
             fillPattern(line, LineWords, patternBase(page, generation));
-            if (page % PagesPerCount == PagesPerCount - 1) atomic_fetch_add_explicit(&counters.written, PagesPerCount, memory_order_relaxed);
+            if (page % PagesPerCount == PagesPerCount - 1)
+                atomic_fetch_add_explicit(&counters.written, PagesPerCount, memory_order_relaxed);
         }
     }
     return NULL;
@@ -530,8 +539,10 @@ static void* exerciseDisk(void* argument) {
     }
     uint64_t bytes = 0;
     if (disk->buffer == NULL || disk->fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &bytes) != 0) {
-        if (disk->passedThrough) reportIo(disk, 0, "open", -1);  // It was asked for.
-        else say("probe: '%s' is left alone: %s", disk->path, strerror(errno));
+        if (disk->passedThrough)
+            reportIo(disk, 0, "open", -1);  // It was asked for.
+        else
+            say("probe: '%s' is left alone: %s", disk->path, strerror(errno));
         return NULL;
     }
     unsigned blocks = (unsigned)((bytes < MaxDiskBytes ? bytes : MaxDiskBytes) / BlockBytes);
@@ -587,7 +598,8 @@ static void configureNetwork(const char* ip) {
     struct ifreq request = {.ifr_name = "eth0"};
     struct sockaddr_in address = {.sin_family = AF_INET};
     int control = socket(AF_INET, SOCK_DGRAM, 0);
-    if (control < 0 || inet_pton(AF_INET, ip, &address.sin_addr) != 1) fatal("kernel command line: probe.ip: found '%s', expected an IPv4 address", ip);
+    if (control < 0 || inet_pton(AF_INET, ip, &address.sin_addr) != 1)
+        fatal("kernel command line: probe.ip: found '%s', expected an IPv4 address", ip);
     memcpy(&request.ifr_addr, &address, sizeof address);
     if (ioctl(control, SIOCSIFADDR, &request) != 0) fatal("set the address of eth0: %s", strerror(errno));
     address.sin_addr.s_addr = htonl(0xffffff00);
@@ -689,8 +701,10 @@ static void* echoConsole(void* argument) {
     char line[256];
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\r\n")] = '\0';
-        if (strcmp(line, "rebind") == 0) rebindNetwork();
-        else say("probe: echo %s", line);
+        if (strcmp(line, "rebind") == 0)
+            rebindNetwork();
+        else
+            say("probe: echo %s", line);
     }
     return NULL;
 }
@@ -818,8 +832,10 @@ int main(void) {
 
     static struct Port port;
     port.fd = openHeartbeatPort();
-    if (port.fd >= 0) startThread(beat, &port, "heartbeat", 50);
-    else say("probe: no virtio-serial port '" PORT_NAME "': running without a heartbeat");
+    if (port.fd >= 0)
+        startThread(beat, &port, "heartbeat", 50);
+    else
+        say("probe: no virtio-serial port '" PORT_NAME "': running without a heartbeat");
 
     startThread(watchPowerButton, NULL, "power-button", 0);
     startThread(echoConsole, NULL, "console", 0);

@@ -5,8 +5,9 @@
     plugin --process--> manager ----> vmm-shim <---- plugin
        \\-----> config <-----/
 
-config and vmm-shim include nothing of ours but themselves. Every include of ours starts with its room's name and names a file that
-is there. Prints `ok`, or a line for each wrong include.
+config and vmm-shim include nothing of ours but themselves. Within a room a file may include what is in its own wing (a folder) and in
+those that WINGS has before it; `.` is what lies in the room itself. No file and its header stand in a circle with others. Every
+include of ours starts with its room's name and names a file that is there. Prints `ok`, or a line for each wrong include.
 
     check_layering.py SOURCE_ROOT      checks a tree
     check_layering.py --self-test      checks this checker, on made-up trees
@@ -24,8 +25,54 @@ MAY_INCLUDE = {
     "plugin": {"plugin", "config", "vmm-shim"},
     "tests": {"tests", "plugin", "manager", "config", "vmm-shim"},
 }
+# In the order of who may include whom; a room that is not here has no wings.
+WINGS = {
+    "vmm-shim": (".", "qmp", "reference", "tool"),
+    "manager": ("process", "record", "resources", "vmm", "handover", "service", "compare", "."),
+    "plugin": ("host", "domain", "machine", "upgrade", "."),
+}
 SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
+
+
+def wing_of(name):
+    parts = name.split("/")
+    return parts[1] if len(parts) > 2 else "."
+
+
+def problems_of_wings(name, target):
+    room = name.split("/")[0]
+    wings = WINGS.get(room)
+    if not wings:
+        return
+    for one in (name, target):
+        if one.startswith(room + "/") and wing_of(one) not in wings:
+            yield f"'{wing_of(one)}' of '{one}' is not among the wings of {room}: give it its place in WINGS"
+            return
+    if target.startswith(room + "/") and wings.index(wing_of(target)) > wings.index(wing_of(name)):
+        allowed = ", ".join(wings[: wings.index(wing_of(name)) + 1])
+        yield f'"{target}": wing {wing_of(name)} may include {allowed} of {room} only'
+
+
+def circles(edges):
+    """Each circle of files once, a file and its header being one."""
+    done, path, found = set(), [], []
+
+    def visit(one):
+        if one in path:
+            found.append(path[path.index(one):] + [one])
+            return
+        if one in done:
+            return
+        path.append(one)
+        for other in sorted(edges.get(one, ())):
+            visit(other)
+        path.pop()
+        done.add(one)
+
+    for one in sorted(edges):
+        visit(one)
+    return found
 
 
 def problems_of_include(root, room, quote, target):
@@ -45,6 +92,7 @@ def problems_of_include(root, room, quote, target):
 
 
 def problems_of_tree(root):
+    edges = {}
     for room in sorted(MAY_INCLUDE):
         for path in sorted((root / room).rglob("*")):
             if path.suffix not in SUFFIXES or not path.is_file():
@@ -52,8 +100,16 @@ def problems_of_tree(root):
             text = path.read_text(encoding="utf-8", errors="replace")
             for match in INCLUDE.finditer(text):
                 line = text.count("\n", 0, match.start(2)) + 1
-                for problem in problems_of_include(root, room, *match.groups()):
-                    yield f"{path.relative_to(root)}:{line}: {problem}"
+                name, target = str(path.relative_to(root)), match[2]
+                problems = list(problems_of_include(root, room, *match.groups())) or list(problems_of_wings(name, target))
+                for problem in problems:
+                    yield f"{name}:{line}: {problem}"
+                if not problems and match[1] == '"' and room != "tests":
+                    source, other = name.rpartition(".")[0], target.rpartition(".")[0]
+                    if source != other:
+                        edges.setdefault(source, set()).add(other)
+    for circle in circles(edges):
+        yield f"{circle[0]}: a circle: {' -> '.join(circle)}"
 
 
 def check(root):
@@ -75,6 +131,9 @@ def self_test():
         "config/a.cpp": '#include "config/a.h"\n',
         "vmm-shim/s.h": "",
         "manager/m.h": '#include "config/a.h"\n#include "vmm-shim/s.h"\n',
+        "manager/vmm/v.h": '#include "manager/record/r.h"\n',
+        "manager/record/r.h": "",
+        "plugin/host/h.h": "",
         "plugin/p.cpp": '#include "config/a.h"\n#include "plugin/p.h"\n',
         "plugin/p.h": "",
         "tests/t.cpp": '#include "manager/m.h"\n#include "plugin/p.h"\n#include "tests/t.h"\n',
@@ -95,6 +154,11 @@ def self_test():
         ("manager/x.cpp", "#include <config/a.h>", "write it in quotes"),
         ("manager/x.cpp", '  #  include  "plugin/p.h"', "manager may include"),
         ("manager/x.cpp", '#include "config/gone.h"', "does not exist"),
+        ("manager/record/x.cpp", '#include "manager/vmm/v.h"', "wing record may include process, record of manager only"),
+        ("manager/vmm/x.cpp", '#include "manager/m.h"', "wing vmm may include"),
+        ("manager/attic/x.cpp", '#include "manager/m.h"', "not among the wings of manager"),
+        ("plugin/host/x.cpp", '#include "plugin/p.h"', "wing host may include host of plugin only"),
+        ("vmm-shim/x.cpp", '#include "vmm-shim/tool/t.h"', "does not exist"),
     ]
     failures = 0
     for path, text, expected in [(None, None, None), *wrong]:

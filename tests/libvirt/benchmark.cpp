@@ -1,5 +1,5 @@
-// What an upgrade under libvirt costs: the guest's pause, against that of a VM of the manager's own in the same run, and for how long
-// libvirt is away. Runs in the test root; `meson test --benchmark` calls it.
+// What an upgrade under libvirt costs: the guest's pause, against that of a VM of the manager's own in the same run, and for how
+// long libvirt is away. Runs in the test root; `meson test --benchmark` calls it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,7 +15,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "manager/heartbeat.h"
+#include "manager/vmm/heartbeat.h"
 #include "tests/libvirt/libvirt_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -46,8 +46,8 @@ void print(const char* what, std::vector<double> values) {
     std::fflush(stdout);
 }
 
-/// What makes the machine of a running domain, as YAML for a definition's `vmm.arguments`: every device that libvirt gave it, at the
-/// same places, on another disk, and with another socket for the heartbeats.
+/// What makes the machine of a running domain, as YAML for a definition's `vmm.arguments`: every device that libvirt gave it, at
+/// the same places, on another disk, and with another socket for the heartbeats.
 std::string devicesOf(const TestDomain& domain, const std::string& disk, const std::string& heartbeat) {
     std::istringstream words(contents("/proc/" + std::to_string(domain.vmm()) + "/cmdline"));
     std::string arguments, option, value;
@@ -57,7 +57,8 @@ std::string devicesOf(const TestDomain& domain, const std::string& disk, const s
         std::getline(words, value, '\0');
         if (value.find("id=charmonitor") != std::string::npos) continue;
         if (value.starts_with("socket,")) value = "socket,id=charchannel0,server=on,wait=off,path=" + heartbeat;
-        if (const std::size_t at = value.find(domain.disk()); at != std::string::npos) value.replace(at, domain.disk().size(), disk);
+        if (const std::size_t at = value.find(domain.disk()); at != std::string::npos)
+            value.replace(at, domain.disk().size(), disk);
         arguments += (std::exchange(isFirst, false) ? "" : ", ") + option + ", '" + value + "'";
     }
     return arguments;
@@ -71,13 +72,14 @@ std::string definitionLike(const Workspace& workspace, const TestDomain& domain)
     const std::string directory = workspace.path() + "/heartbeat";
     fs::create_directory(directory);
     for (const std::string& path : {disk, directory}) fs::permissions(path, fs::perms::all);
-    return workspace.file("like.yaml", "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 192MiB, owner: vmm}\n"
-                                       "boot:\n  kernel: " +
-                                           required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-                                           "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off "
-                                           "clearcpuid=erms" +
-                                           idle + "\nconsole: {enabled: false}\nvmm:\n  binary: " + oldQemu() + "\n  arguments: [" +
-                                           devicesOf(domain, disk, directory + "/socket") + "]\n");
+    return workspace.file("like.yaml",
+                          "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 192MiB, owner: vmm}\n"
+                          "boot:\n  kernel: " +
+                              required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
+                              "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off "
+                              "clearcpuid=erms" +
+                              idle + "\nconsole: {enabled: false}\nvmm:\n  binary: " + oldQemu() + "\n  arguments: [" +
+                              devicesOf(domain, disk, directory + "/socket") + "]\n");
 }
 
 void awaitGuest(const std::string& heartbeat) {
@@ -102,7 +104,8 @@ void compare(const char* what, const std::function<std::string(const Workspace&,
         ASSERT_EQ(started.code, ExitCode::Done) << started.value.dump(2);
         awaitGuest(heartbeatOf(workspace));
         for (int round = 0; round < rounds; ++round) {
-            const json own = wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
+            const json own =
+                wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
             const json theirs = upgrade({domain.name()});
             const json pause = theirs.value("/domains/0/stopToResumeMs"_json_pointer, json()),
                        ownPause = own.value("/vmm/stopToResumeMs"_json_pointer, json());
@@ -127,8 +130,8 @@ TEST(Benchmark, oneDomainAgainstAVmOfTheManagersOwnWithTheSameDevices) {
             [](const Workspace& workspace) { return workspace.path() + "/heartbeat/socket"; });
 }
 
-/// A root port for each of a domain's devices, USB and a balloon are PCI functions that a VM of the manager's own does without, and
-/// each of them is loaded while the guest stands still.
+/// A root port for each of a domain's devices, USB and a balloon are PCI functions that a VM of the manager's own does without,
+/// and each of them is loaded while the guest stands still.
 TEST(Benchmark, oneDomainAgainstAVmOfTheManagersOwnAsTheTestsHaveIt) {
     compare(
         "a VM of the manager's own with fewer devices",

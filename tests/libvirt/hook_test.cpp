@@ -14,9 +14,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/heartbeat.h"
-#include "manager/hook_inbox.h"
-#include "manager/vm_record.h"
+#include "manager/record/vm_record.h"
+#include "manager/service/hook_inbox.h"
+#include "manager/vmm/heartbeat.h"
 #include "tests/libvirt/libvirt_fixture.h"
 #include "tests/libvirt/upgrade_fixture.h"
 #include "vmm-shim/unix_socket.h"
@@ -172,8 +172,8 @@ TEST_F(LibvirtHook, makesARestoredDomainReadyWhereThePolicySaysSo) {
     EXPECT_THAT(restored(anonymous), Not(HasSubstr("aux-ram-share")));
 }
 
-/// A second libvirt beside the first: another host, as far as the two can see, with the same disks. Its files are in a mount namespace
-/// of its own; its sockets are reached through the process.
+/// A second libvirt beside the first: another host, as far as the two can see, with the same disks. Its files are in a mount
+/// namespace of its own; its sockets are reached through the process.
 class OtherHost {
  public:
     OtherHost() {
@@ -214,9 +214,9 @@ exec libvirtd --pid-file /run/libvirt/libvirtd.pid
         return runProgram(std::move(arguments), seconds(60));
     }
     Ran tool(const std::string& verb, const std::string& domain) const {
-        return runProgram({"/usr/bin/nsenter", "--target", std::to_string(pid_), "--mount", "--uts", required("VH_LIBVIRT_TOOL"), verb,
-                           domain},
-                          seconds(60));
+        return runProgram(
+            {"/usr/bin/nsenter", "--target", std::to_string(pid_), "--mount", "--uts", required("VH_LIBVIRT_TOOL"), verb, domain},
+            seconds(60));
     }
 
  private:
@@ -249,7 +249,8 @@ TEST_F(LibvirtHook, makesAMigratedDomainReadyWhereThePolicySaysSo) {
 
     HeartbeatMonitor monitor;
     monitor.listen(connectUnix(heartbeat));
-    EXPECT_TRUE(turnUntil([&] { return monitor.summary().beats > 100 && monitor.summary().status.contains("mismatches"); }, seconds(60)));
+    EXPECT_TRUE(
+        turnUntil([&] { return monitor.summary().beats > 100 && monitor.summary().status.contains("mismatches"); }, seconds(60)));
     EXPECT_THAT(monitor.summary().status, testing::Contains(testing::Pair("mismatches", 0U)));
     EXPECT_THAT(monitor.summary().errors, testing::IsEmpty());
     EXPECT_EQ(other.virsh({"destroy", domain.name()}).code, 0);

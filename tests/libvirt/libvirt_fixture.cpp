@@ -18,7 +18,7 @@
 #include <iostream>
 #include <system_error>
 
-#include "manager/heartbeat.h"
+#include "manager/vmm/heartbeat.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
@@ -214,8 +214,9 @@ void LibvirtHost::start() {
 
 void LibvirtHost::stop(int signal) {
     // Else it would be started again, by its sockets or as a failed service.
-    if (hasSystemd()) mustRun({"/usr/bin/systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket",
-                               "libvirtd.service"});
+    if (hasSystemd())
+        mustRun(
+            {"/usr/bin/systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service"});
     if (const pid_t pid = daemon()) endProcess(pid, signal);
 }
 
@@ -306,10 +307,9 @@ std::string TestDomain::xml() const {
            (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline +
            "</cmdline>\n  </os>\n  <features><acpi/></features>\n  <devices>\n    <emulator>" + xmlEscaped(options_.emulator) +
            "</emulator>\n    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +
-           xmlEscaped(disk_) +
-           "'/><target dev='vda' bus='virtio'/></disk>\n    " +
-           options_.serial + "\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" +
-           heartbeat_ + "'/><target type='virtio' name='org.virt-handover.heartbeat.0'/></channel>\n";
+           xmlEscaped(disk_) + "'/><target dev='vda' bus='virtio'/></disk>\n    " + options_.serial +
+           "\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" + heartbeat_ +
+           "'/><target type='virtio' name='org.virt-handover.heartbeat.0'/></channel>\n";
     if (options_.network)
         xml += std::string("    <interface type='bridge'><source bridge='") + bridge + "'/><model type='virtio'/></interface>\n";
     if (options_.graphics)

@@ -1,12 +1,12 @@
-// The tool, but one that stands still (SIGSTOP) when its journal on disk says that a domain has come to the phase VH_STOP_AT: so a test
-// can kill it there, however short that phase is. Linked with `--wrap`: nothing in the tool itself knows of this.
+// The tool, but one that stands still (SIGSTOP) when its journal on disk says that a domain has come to the phase VH_STOP_AT: so
+// a test can kill it there, however short that phase is. Linked with `--wrap`: nothing in the tool itself knows of this.
 #include <signal.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 
-#include "plugin/upgrade_journal.h"
+#include "plugin/upgrade/upgrade_journal.h"
 
 namespace {
 
@@ -21,7 +21,8 @@ const std::string stopAt = [] {
 }  // namespace
 
 // JournalDirectory::write, as the linker knows it.
-extern "C" void __real__ZNK2vh16JournalDirectory5writeERKNS_14UpgradeJournalE(const vh::JournalDirectory*, const vh::UpgradeJournal&);
+extern "C" void __real__ZNK2vh16JournalDirectory5writeERKNS_14UpgradeJournalE(const vh::JournalDirectory*,
+                                                                              const vh::UpgradeJournal&);
 extern "C" void __wrap__ZNK2vh16JournalDirectory5writeERKNS_14UpgradeJournalE(const vh::JournalDirectory* directory,
                                                                               const vh::UpgradeJournal& journal) {
     __real__ZNK2vh16JournalDirectory5writeERKNS_14UpgradeJournalE(directory, journal);

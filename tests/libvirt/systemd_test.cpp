@@ -1,4 +1,5 @@
-// Upgrades where systemd runs libvirt, on the test host: sockets that activate, units that are masked, cgroups, machined, AppArmor.
+// Upgrades where systemd runs libvirt, on the test host: sockets that activate, units that are masked, cgroups, machined,
+// AppArmor.
 #include <signal.h>
 
 #include <chrono>

@@ -75,8 +75,7 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
         {"detach-device", name, disk},
         {"attach-device", name, rng},
         {"detach-device", name, rng},
-        {"snapshot-create-as", name, "s1", "--disk-only", "--no-metadata", "--diskspec",
-         "vda,file=" + overlay},
+        {"snapshot-create-as", name, "s1", "--disk-only", "--no-metadata", "--diskspec", "vda,file=" + overlay},
         {"blockcommit", name, "vda", "--active", "--pivot", "--wait"},
         {"blockjob", name, "vda"},
         {"domdirtyrate-calc", name},
@@ -139,7 +138,8 @@ bool isServed(unsigned short port) {
 TEST(UpgradeAsDebianHasIt, takesADomainOfEachKind) {
     const LibvirtHost host(VmmUser::LibvirtQemu);
     for (const DomainOptions& options :
-         {DomainOptions{.name = "o'clock \"now\" & <größe>;$(reboot)"}, DomainOptions{.name = "file", .memory = DomainMemory::File},
+         {DomainOptions{.name = "o'clock \"now\" & <größe>;$(reboot)"},
+          DomainOptions{.name = "file", .memory = DomainMemory::File},
           DomainOptions{.name = "cells", .memory = DomainMemory::TwoCells}, DomainOptions{.name = "vnc", .graphics = true},
           DomainOptions{.name = "uefi", .uefi = true}}) {
         SCOPED_TRACE(options.name);
@@ -212,14 +212,16 @@ TEST(UpgradeAsDebianHasIt, keepsWhatLibvirtSetOnTheMonitor) {
     // Each asks QEMU, not libvirt's own memory.
     const auto settings = [&] {
         return host.must({"blkdeviotune", domain.name(), "vda"}) +
-               host.must({"qemu-monitor-command", domain.name(), R"({"execute":"qom-get","arguments":{"path":)"
-                                                                 R"("/machine/peripheral/balloon0","property":)"
-                                                                 R"("guest-stats-polling-interval"}})"})
+               host.must({"qemu-monitor-command", domain.name(),
+                          R"({"execute":"qom-get","arguments":{"path":)"
+                          R"("/machine/peripheral/balloon0","property":)"
+                          R"("guest-stats-polling-interval"}})"})
                    .substr(0, 11) +
                host.must({"domstats", domain.name(), "--iothread"});
     };
     const std::string before = settings();
-    ASSERT_THAT(before, AllOf(HasSubstr(": 1800\n"), HasSubstr("shared"), HasSubstr(R"({"return":3)"), HasSubstr("poll-max-ns=5000")));
+    ASSERT_THAT(before,
+                AllOf(HasSubstr(": 1800\n"), HasSubstr("shared"), HasSubstr(R"({"return":3)"), HasSubstr("poll-max-ns=5000")));
     for (int round = 0; round < 2; ++round) {
         expectUpgraded(tool(upgradeOf(domain)));
         EXPECT_EQ(settings(), before);

@@ -1,4 +1,4 @@
-#include "manager/adopted_vm.h"
+#include "manager/record/adopted_vm.h"
 
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -22,8 +22,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/child_process.h"
-#include "manager/process_traits.h"
+#include "manager/process/child_process.h"
+#include "manager/process/held_by_process.h"
+#include "manager/process/process_traits.h"
+#include "manager/resources/tap_guard.h"
+#include "manager/resources/tap_settings.h"
 #include "tests/manager/main_loop.h"
 #include "tests/manager/temporary_directory.h"
 
@@ -60,7 +63,8 @@ class AdoptionTest : public testing::Test {
     }
     static json example() {
         json value = toJson(exampleVm());
-        value.update({{"vm", "libvirt-1"}, {"uuid", "u"}, {"machine", "pc-q35-10.0"}, {"pid", 4711}, {"startTime", 1}, {"binary", "/q"}});
+        value.update(
+            {{"vm", "libvirt-1"}, {"uuid", "u"}, {"machine", "pc-q35-10.0"}, {"pid", 4711}, {"startTime", 1}, {"binary", "/q"}});
         return value;
     }
     std::string errorOf(const std::string& text) const {
@@ -181,11 +185,11 @@ TEST(ProcessTraitsTest, ofNoProcessIsAnError) {
     request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
     if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) ::_exit(2);
     const TapSettings plain{10, 0}, wanted{12, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN};
-    if (TapSettings::of(tap.get()) != plain) ::_exit(3);
-    wanted.restore(tap.get());
-    if (TapSettings::of(tap.get()) != wanted) ::_exit(4);
-    plain.restore(tap.get());
-    ::_exit(TapSettings::of(tap.get()) == plain ? 0 : 5);
+    if (tapSettingsOf(tap.get()) != plain) ::_exit(3);
+    setTap(tap.get(), wanted);
+    if (tapSettingsOf(tap.get()) != wanted) ::_exit(4);
+    setTap(tap.get(), plain);
+    ::_exit(tapSettingsOf(tap.get()) == plain ? 0 : 5);
 }
 
 TEST(TapSettingsTest, areReadAndGivenBack) {

@@ -1,4 +1,4 @@
-#include "manager/binary_probe.h"
+#include "manager/vmm/binary_probe.h"
 
 #include <memory>
 #include <optional>

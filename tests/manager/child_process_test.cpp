@@ -1,4 +1,4 @@
-#include "manager/child_process.h"
+#include "manager/process/child_process.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -20,7 +20,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/memory_room.h"
+#include "manager/resources/memory_room.h"
 #include "tests/manager/main_loop.h"
 #include "tests/manager/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
@@ -101,17 +101,22 @@ TEST_F(ChildProcessTest, saysWhyItCannotBeExecuted) {
         ChildProcess process = ChildProcess::launch({.argv = {path}, .output = output_.get(), .identity = identity});
         return endOf(process);
     };
-    EXPECT_EQ(why("/does/not/exist"),
-              "could not be started: execute '/does/not/exist': No such file or directory (the file, or the interpreter or loader "
-              "that it names)");
+    EXPECT_EQ(
+        why("/does/not/exist"),
+        "could not be started: execute '/does/not/exist': No such file or directory (the file, or the interpreter or loader "
+        "that it names)");
     const std::string script = directory.write("script", "#!/no/such/interpreter\n", 0755);
     EXPECT_THAT(why(script), HasSubstr("(the file, or the interpreter or loader that it names)"));
     // An ELF file for another machine: EM_S390 where ours has EM_X86_64.
-    std::string elf("\x7f" "ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\x16\0\1\0\0\0", 24);
+    std::string elf(
+        "\x7f"
+        "ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\x16\0\1\0\0\0",
+        24);
     elf.resize(256);
     EXPECT_THAT(why(directory.write("foreign", elf, 0755)),
                 HasSubstr("Exec format error (no program, or one for another kind of machine)"));
-    EXPECT_THAT(why(directory.write("text", "x", 0644)), HasSubstr("Permission denied (by its mode, a directory above it, a file"));
+    EXPECT_THAT(why(directory.write("text", "x", 0644)),
+                HasSubstr("Permission denied (by its mode, a directory above it, a file"));
     EXPECT_EQ(output(), "") << "which may be the log of another process";
 }
 
@@ -141,7 +146,9 @@ TEST_F(ChildProcessTest, letsAnotherUserDoWhatOnlyHeMay) {
     EXPECT_EQ(doAs(nobody, "make it", make), EACCES);
     EXPECT_EQ(doAs({}, "make it", make), 0);
     const UniqueFd shared(::memfd_create("shared", MFD_CLOEXEC));
-    EXPECT_EQ(doAs(nobody, "truncate it", [&] { return ::ftruncate(shared.get(), 7); }, shared.get()), 0);
+    EXPECT_EQ(doAs(
+                  nobody, "truncate it", [&] { return ::ftruncate(shared.get(), 7); }, shared.get()),
+              0);
     EXPECT_EQ(::lseek(shared.get(), 0, SEEK_END), 7);
     EXPECT_EQ(::geteuid(), 0U);
 }
@@ -180,7 +187,8 @@ TEST_F(ChildProcessTest, waitsForNoOtherUsersFileSystemWithoutAnEnd) {
         doAs(Identity::of("nobody"), "unlink 'x'", hang, tell.get());
         ADD_FAILURE() << "it was done";
     } catch (const std::runtime_error& error) {
-        EXPECT_THAT(error.what(), AllOf(StartsWith("unlink 'x': "), HasSubstr("does not answer"), HasSubstr("not even by SIGKILL")));
+        EXPECT_THAT(error.what(),
+                    AllOf(StartsWith("unlink 'x': "), HasSubstr("does not answer"), HasSubstr("not even by SIGKILL")));
     }
     const UniqueFd again(::open((directory.path() + "/lock").c_str(), O_RDWR | O_CLOEXEC));
     lock.reset();

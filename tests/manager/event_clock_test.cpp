@@ -1,4 +1,4 @@
-#include "manager/event_clock.h"
+#include "manager/process/event_clock.h"
 
 #include <gtest/gtest.h>
 

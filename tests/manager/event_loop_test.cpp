@@ -1,4 +1,4 @@
-#include "manager/event_loop.h"
+#include "manager/process/event_loop.h"
 
 #include <csignal>
 #include <memory>

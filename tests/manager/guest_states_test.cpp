@@ -1,4 +1,4 @@
-#include "manager/guest_states.h"
+#include "manager/vmm/guest_states.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -28,7 +28,9 @@ class GuestStatesTest : public MainLoopTest {
         pollfd watched{fd, POLLIN, 0};
         return ::poll(&watched, 1, 0) == 1;
     }
-    static void say(const UniqueFd& client, const std::string& line) { EXPECT_GT(sendSome(client.get(), line.data(), line.size()), 0U); }
+    static void say(const UniqueFd& client, const std::string& line) {
+        EXPECT_GT(sendSome(client.get(), line.data(), line.size()), 0U);
+    }
 
     TemporaryDirectory directory_;
     std::vector<UniqueFd> listeners_;
@@ -61,7 +63,8 @@ TEST_F(GuestStatesTest, answersForAVmmThatIsGoneAndForNone) {
     std::vector<std::string> answered{"?"};
     GuestStates none({}, [&](std::vector<std::string> all) { answered = std::move(all); });
     ASSERT_TRUE(loopUntil([&] { return answered.empty(); }));
-    GuestStates gone({{VmmRecord{}, directory_.path() + "/nowhere"}}, [&](std::vector<std::string> all) { answered = std::move(all); });
+    GuestStates gone({{VmmRecord{}, directory_.path() + "/nowhere"}},
+                     [&](std::vector<std::string> all) { answered = std::move(all); });
     ASSERT_TRUE(loopUntil([&] { return !answered.empty(); }));
     EXPECT_THAT(answered, testing::ElementsAre("no answer"));
 }

@@ -1,5 +1,5 @@
 // Walks the handover table, first through what must fail, and keeps its picture in manager/README.md true.
-#include "manager/handover_table.h"
+#include "manager/record/handover_table.h"
 
 #include <fstream>
 #include <set>
@@ -75,8 +75,8 @@ TEST(HandoverTable, rollsBackWhateverGoesWrongBeforeThePointOfNoReturn) {
 }
 
 TEST(HandoverTable, isLostWhenTheOldVmmDiesBeforeItHandedEverythingOver) {
-    for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Discarding,
-                              State::Resuming})
+    for (const State state :
+         {State::Launching, State::Exchanging, State::Verifying, State::StandingBy, State::Discarding, State::Resuming})
         EXPECT_EQ(next(state, Event::OldDied), State::Lost) << name(state);
 }
 
@@ -92,7 +92,8 @@ TEST(HandoverTable, neverGivesTheGuestBackWhenTheNewVmmMayHaveRunIt) {
     for (const Event event : {Event::TimedOut, Event::NewDied})
         EXPECT_EQ(next(State::Confirming, event), State::Lost) << name(event);
     for (const Event event : misfortunes)
-        EXPECT_THAT(reachableFrom(next(State::Retiring, event)), Each(AnyOf(State::Retiring, State::Ending, State::Upgraded, State::Lost)))
+        EXPECT_THAT(reachableFrom(next(State::Retiring, event)),
+                    Each(AnyOf(State::Retiring, State::Ending, State::Upgraded, State::Lost)))
             << name(event);
 }
 
@@ -172,8 +173,7 @@ TEST(HandoverTable, neverGivesTheGuestBackToAVmmThatHasGivenItsDevicesAway) {
     EXPECT_EQ(next(State::Proving, Event::Cancelled, true), State::Proving);
     EXPECT_EQ(next(State::Proving, Event::OldDied, true), State::Confirming);
     EXPECT_EQ(next(State::Confirming, Event::Failed, true), State::Lost);
-    for (const State state : allStates())
-        EXPECT_FALSE(isBeforePointOfNoReturn(state, true) && isOtherwise(state)) << name(state);
+    for (const State state : allStates()) EXPECT_FALSE(isBeforePointOfNoReturn(state, true) && isOtherwise(state)) << name(state);
 }
 
 // The picture.

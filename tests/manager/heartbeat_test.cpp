@@ -1,4 +1,4 @@
-#include "manager/heartbeat.h"
+#include "manager/vmm/heartbeat.h"
 
 #include <sys/socket.h>
 

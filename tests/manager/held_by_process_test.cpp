@@ -1,4 +1,4 @@
-#include "manager/held_by_process.h"
+#include "manager/process/held_by_process.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/bridge_port.h"
+#include "manager/resources/bridge_port.h"
 #include "tests/manager/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 

@@ -1,4 +1,4 @@
-#include "manager/hook_inbox.h"
+#include "manager/service/hook_inbox.h"
 
 #include <sys/socket.h>
 #include <sys/stat.h>

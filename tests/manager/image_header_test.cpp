@@ -1,4 +1,4 @@
-#include "manager/image_header.h"
+#include "manager/resources/image_header.h"
 
 #include <fcntl.h>
 

@@ -1,4 +1,4 @@
-#include "manager/in_place.h"
+#include "manager/handover/in_place.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "manager/kvm_probe.h"
+#include "manager/vmm/kvm_probe.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -10,7 +10,7 @@
 #include <glib.h>
 #include <gtest/gtest.h>
 
-#include "manager/event_loop.h"
+#include "manager/process/event_loop.h"
 #include "tests/vmm-shim/open_descriptors.h"
 
 namespace vh {

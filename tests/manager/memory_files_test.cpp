@@ -1,4 +1,4 @@
-#include "manager/memory_files.h"
+#include "manager/resources/memory_files.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

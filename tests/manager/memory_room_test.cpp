@@ -1,4 +1,4 @@
-#include "manager/memory_room.h"
+#include "manager/resources/memory_room.h"
 
 #include <unistd.h>
 

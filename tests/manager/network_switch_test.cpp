@@ -1,5 +1,5 @@
 // Taps on a real bridge, in a network namespace of its own; this process is both VMMs.
-#include "manager/network_switch.h"
+#include "manager/resources/network_switch.h"
 
 #include <fcntl.h>
 #include <net/if.h>

@@ -1,5 +1,5 @@
 // Passed-through devices in a tree of files that looks like the kernel's. What a kernel does with them is seen in tests/vfio.
-#include "manager/passthrough.h"
+#include "manager/resources/passthrough.h"
 
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -195,8 +195,7 @@ TEST_F(PassthroughTest, doesNotTakeADiskOrANetworkFromTheHost) {
     fs::create_directories(root_.file(nic));
     root_.write(nic + "/flags", "0x1003\n");
     fs::create_directory_symlink("../../devices/pci0000:00/0000:00:10.0/net/eth1", root_.file("sys/class/net/eth1"));
-    EXPECT_EQ(refusal(wanted),
-              "vfio 'hd0': its network interface 'eth1' is up; take it down first (ip link set eth1 down)");
+    EXPECT_EQ(refusal(wanted), "vfio 'hd0': its network interface 'eth1' is up; take it down first (ip link set eth1 down)");
     root_.write(nic + "/flags", "0x1002\n");
     EXPECT_THAT(refusal(wanted), HasSubstr("could not be bound"));
     EXPECT_EQ(text("sys/bus/pci/drivers/nvme/unbind"), "0000:00:10.0");
@@ -264,7 +263,8 @@ TEST_F(PassthroughTest, saysWhenADeviceIsGoneOrTaken) {
 
 TEST_F(PassthroughTest, saysWhatTheKernelLacks) {
     // A file that answers ENOTTY to everything, as an older kernel does to what it does not know.
-    EXPECT_THAT(whyNotHandedOver(claim().devices, ::getpid(), roots_), HasSubstr("this kernel's iommufd has no IOMMU_IOAS_MAP_FILE"));
+    EXPECT_THAT(whyNotHandedOver(claim().devices, ::getpid(), roots_),
+                HasSubstr("this kernel's iommufd has no IOMMU_IOAS_MAP_FILE"));
     const ClaimedDevices group = claim({.id = "hd0", .address = "0000:00:10.0", .interface = VfioInterface::Group});
     EXPECT_THAT(whyNotHandedOver(group.devices, ::getpid(), roots_), HasSubstr("vfio container has no VFIO_UNMAP_ALL"));
 }

@@ -1,4 +1,4 @@
-#include "manager/qemu_command.h"
+#include "manager/vmm/qemu_command.h"
 
 #include <algorithm>
 #include <map>
@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "manager/resources/passthrough.h"
 #include "tests/manager/golden.h"
 
 namespace vh {
@@ -97,7 +98,8 @@ TEST_F(QemuCommand, givesPassedThroughDevicesTheirDescriptorsOrTheirAddress) {
     Resources resources = fullResources();
     resources.add(iommufdName, UniqueFd());
     resources.add(vfioResource("hd0"), UniqueFd());
-    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "/q", .directory = "/d"});
+    const std::vector<std::string> argv =
+        qemuCommand({.definition = vm, .resources = resources, .binary = "/q", .directory = "/d"});
     const std::string iommufd = std::to_string(resources.numberOf(iommufdName)),
                       device = std::to_string(resources.numberOf(vfioResource("hd0")));
     EXPECT_THAT(argv, Contains("iommufd,id=iommufd0,fd=" + iommufd));
@@ -269,17 +271,21 @@ TEST(DeviceModels, areQemusToJudgeWhenTheTextIsGarbage) {
 TEST_F(QemuCommand, isUnderstoodWhenItSpeaksOfItsDescriptors) {
     const VmDefinition vm = fullDefinition();
     const Resources resources = fullResources();
-    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
+    const std::vector<std::string> argv =
+        qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
     // Whatever set the command gives a file, a message is about that file.
     unsigned sets = 0;
-    const std::map<std::string, std::string> files{
-        {"kvm", "/dev/kvm"}, {"console/log", "/var/log/web1.log"}, {"disk/root/ro", "/vm/root.qcow2"},
-        {"disk/root/rw", "/vm/root.qcow2"}, {"disk/data/ro", "/vm/data.img"}};
+    const std::map<std::string, std::string> files{{"kvm", "/dev/kvm"},
+                                                   {"console/log", "/var/log/web1.log"},
+                                                   {"disk/root/ro", "/vm/root.qcow2"},
+                                                   {"disk/root/rw", "/vm/root.qcow2"},
+                                                   {"disk/data/ro", "/vm/data.img"}};
     for (std::size_t i = 1; i < argv.size(); ++i) {
         if (argv[i - 1] != "-add-fd") continue;
         const std::size_t set = argv[i].find("set=") + 4, opaque = argv[i].find("opaque=") + 7;
         const std::string name = "/dev/fdset/" + argv[i].substr(set, argv[i].find(',', set) - set);
-        EXPECT_EQ(withFileNames("using the image [" + name + "]?", vm), "using the image [" + files.at(argv[i].substr(opaque)) + "]?");
+        EXPECT_EQ(withFileNames("using the image [" + name + "]?", vm),
+                  "using the image [" + files.at(argv[i].substr(opaque)) + "]?");
         ++sets;
     }
     EXPECT_EQ(sets, files.size());
@@ -304,7 +310,8 @@ TEST_F(QemuCommand, givesGuestRamToTheNodeThatAsksForIt) {
     VmDefinition vm = fullDefinition();
     vm.vmm.arguments = {"-numa", "node,nodeid=0,memdev=ram0"};
     const Resources resources = fullResources();
-    const std::vector<std::string> argv = qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
+    const std::vector<std::string> argv =
+        qemuCommand({.definition = vm, .resources = resources, .binary = "q", .directory = "/run/1"});
     EXPECT_THAT(argv, Contains("pc-q35-10.0"));
     EXPECT_THAT(argv, Contains(HasSubstr("id=ram0")));
 }

@@ -1,4 +1,4 @@
-#include "manager/qmp_client.h"
+#include "manager/vmm/qmp_client.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>

@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/binary_probe.h"
+#include "manager/vmm/binary_probe.h"
 #include "tests/manager/main_loop.h"
 
 namespace vh {

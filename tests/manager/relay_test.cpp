@@ -1,4 +1,4 @@
-#include "manager/relay.h"
+#include "manager/handover/relay.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>

@@ -1,4 +1,4 @@
-#include "manager/report.h"
+#include "manager/record/report.h"
 
 #include <string>
 #include <vector>
@@ -148,8 +148,9 @@ HandoverReport ready() {
 }
 
 std::vector<HandoverReport> all() {
-    return {upgraded(),          rolledBack(), rolledBackForItsMemory(), standingBy(), refused(), lost(), lostWithItsVmms(),
-            lostWithTheNewVmm(), lostBeforeItBegan(), ready(), refusedBeforeItBegan(), silent()};
+    return {upgraded(),          rolledBack(), rolledBackForItsMemory(), standingBy(),
+            refused(),           lost(),       lostWithItsVmms(),        lostWithTheNewVmm(),
+            lostBeforeItBegan(), ready(),      refusedBeforeItBegan(),   silent()};
 }
 
 std::string shown(const HandoverReport& report) {
@@ -234,9 +235,10 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
     report.fresh.alive = false;
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
     report.guestIsGone = true;
-    EXPECT_THAT(reportText(toJson(report)), testing::AllOf(testing::HasSubstr("the guest is gone"), testing::HasSubstr("'virt-handover destroy web1'"),
-                                                   testing::HasSubstr("'virt-handover start web1'"), testing::Not(testing::HasSubstr("--dry-run")),
-                                                   testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
+    EXPECT_THAT(reportText(toJson(report)),
+                testing::AllOf(testing::HasSubstr("the guest is gone"), testing::HasSubstr("'virt-handover destroy web1'"),
+                               testing::HasSubstr("'virt-handover start web1'"), testing::Not(testing::HasSubstr("--dry-run")),
+                               testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
     report.old.alive = false;
     EXPECT_THAT(firstLine(), testing::HasSubstr("the guest is gone; 'virt-handover start web1' starts it anew"));
     report.old.pid = report.fresh.pid = 0;

@@ -1,4 +1,4 @@
-#include "manager/resources.h"
+#include "manager/resources/resources.h"
 
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 
 #include <cstdio>
-
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>

@@ -1,5 +1,5 @@
-// A process that SIGKILL does not end, as one whose last system call the kernel does not finish: a tracer of ours holds it where it
-// exits (PTRACE_EVENT_EXIT), with all its memory and files. It never returns to user mode.
+// A process that SIGKILL does not end, as one whose last system call the kernel does not finish: a tracer of ours holds it where
+// it exits (PTRACE_EVENT_EXIT), with all its memory and files. It never returns to user mode.
 #pragma once
 
 #include <fcntl.h>
@@ -18,8 +18,8 @@ namespace vh {
 
 class Undying {
  public:
-    /// Another process of one thread, or its leader, from now on. A process of its own traces it, or else a wait for the traced one
-    /// by its parent would see the tracer's stops.
+    /// Another process of one thread, or its leader, from now on. A process of its own traces it, or else a wait for the traced
+    /// one by its parent would see the tracer's stops.
     explicit Undying(pid_t pid) {
         int ends[2];
         if (::pipe2(ends, O_CLOEXEC) != 0) return;

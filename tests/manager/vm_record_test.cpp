@@ -1,4 +1,4 @@
-#include "manager/vm_record.h"
+#include "manager/record/vm_record.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -199,7 +199,8 @@ TEST_F(VmRecordTest, thatIsDamagedIsNotToldWhole) {
     directory_.write(record);
     const std::string text = fileText(recordFile());
     for (const std::string& damaged :
-         {text.substr(0, text.find("#####") + 3000), std::string(text).replace(text.find("\"definitionText\": "), 18, "\"definitionText\": 1")}) {
+         {text.substr(0, text.find("#####") + 3000),
+          std::string(text).replace(text.find("\"definitionText\": "), 18, "\"definitionText\": 1")}) {
         writeRaw(damaged);
         EXPECT_THAT(readError(), AllOf(HasSubstr("put the right record back"), testing::Not(HasSubstr("####"))));
         EXPECT_LT(readError().size(), 800U);

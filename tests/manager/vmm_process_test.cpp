@@ -1,4 +1,4 @@
-#include "manager/vmm_process.h"
+#include "manager/vmm/vmm_process.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

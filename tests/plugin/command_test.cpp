@@ -1,4 +1,4 @@
-#include "plugin/command.h"
+#include "plugin/host/command.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -37,8 +37,9 @@ TEST_F(CommandTest, saysWhatItWroteAndHowItEnded) {
 }
 
 TEST_F(CommandTest, endsOneThatTakesTooLong) {
-    const CommandResult result =
-        run({.argv = {"sh", "-c", "trap '' TERM; while :; do sleep 1; done"}, .deadline = milliseconds(100), .patience = milliseconds(100)});
+    const CommandResult result = run({.argv = {"sh", "-c", "trap '' TERM; while :; do sleep 1; done"},
+                                      .deadline = milliseconds(100),
+                                      .patience = milliseconds(100)});
     EXPECT_EQ(result.status, 128 + SIGKILL);
     EXPECT_TRUE(result.timedOut);
     EXPECT_FALSE(result.left);

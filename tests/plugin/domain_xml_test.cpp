@@ -1,4 +1,4 @@
-#include "plugin/domain_xml.h"
+#include "plugin/domain/domain_xml.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -174,13 +174,15 @@ TEST(MakeReady, refusesWhatIsNoDomain) {
 TEST(Obstacles, letPassWhatWasTried) {
     EXPECT_THAT(
         whats(readyDomain("<emulator>/q</emulator><disk type='file' device='disk'><source file='/x'/>"
-                          "<iotune><total_iops_sec>1</total_iops_sec></iotune></disk><disk type='block' device='lun'/><controller type='scsi'/><interface type='bridge'/>"
+                          "<iotune><total_iops_sec>1</total_iops_sec></iotune></disk><disk type='block' "
+                          "device='lun'/><controller type='scsi'/><interface type='bridge'/>"
                           "<serial type='pty'/><console type='pty'><target type='serial'/></console>"
                           "<channel type='unix'><source mode='bind' path='/s'/></channel><video><model type='vga'/></video>"
                           "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>"
                           "<input type='tablet' bus='usb'/><memory model='dimm'/><audio id='1' type='none'/>"
                           "<filesystem type='mount'><driver type='path'/></filesystem><watchdog model='itco'/>"
-                          "<interface type='ethernet'><driver name='qemu'/></interface><interface type='bridge'><driver name='vhost'/></interface>")),
+                          "<interface type='ethernet'><driver name='qemu'/></interface><interface type='bridge'><driver "
+                          "name='vhost'/></interface>")),
         IsEmpty());
 }
 

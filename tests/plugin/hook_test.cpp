@@ -24,8 +24,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/hook_inbox.h"
-#include "plugin/domain_xml.h"
+#include "manager/service/hook_inbox.h"
+#include "plugin/domain/domain_xml.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {

@@ -1,4 +1,4 @@
-#include "plugin/lock_out.h"
+#include "plugin/upgrade/lock_out.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -13,9 +13,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/command.h"
-#include "plugin/durable_file.h"
-#include "plugin/process.h"
+#include "plugin/host/command.h"
+#include "plugin/host/durable_file.h"
+#include "plugin/host/process.h"
 #include "tests/manager/temporary_directory.h"
 
 namespace vh {
@@ -44,8 +44,8 @@ with open(directory + '/started', 'a') as out: out.write(f"{os.getpid()} {os.env
 while True: time.sleep(60)
 )";
 
-/// A process that has, or waits for, a lock on driver.pid as everybody may have it who can read that file; as user 1234 when that is
-/// possible. Says its pid in the file `reads`.
+/// A process that has, or waits for, a lock on driver.pid as everybody may have it who can read that file; as user 1234 when that
+/// is possible. Says its pid in the file `reads`.
 constexpr const char* readerScript = R"(
 import fcntl, os, sys, time
 directory, waits = sys.argv[1:3]
@@ -298,9 +298,9 @@ TEST_F(LockOutTest, unitsAreMaskedStoppedAndPutBack) {
     EXPECT_EQ(lockOut.release(), "");
     const std::string units = "virtqemud.socket virtqemud-ro.socket virtqemud.service";
     const auto shown = testing::StartsWith("show ");
-    EXPECT_THAT(lines("calls"), testing::ElementsAre(shown, "mask --runtime " + units, shown, "stop virtqemud.socket virtqemud.service",
-                                                     "unmask --runtime " + units,
-                                                     "start --no-block virtqemud.socket virtqemud.service"));
+    EXPECT_THAT(lines("calls"),
+                testing::ElementsAre(shown, "mask --runtime " + units, shown, "stop virtqemud.socket virtqemud.service",
+                                     "unmask --runtime " + units, "start --no-block virtqemud.socket virtqemud.service"));
 }
 
 TEST_F(LockOutTest, aDaemonOfAUnitIsStoppedAndLeftToSystemd) {

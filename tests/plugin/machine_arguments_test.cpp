@@ -1,7 +1,7 @@
 // tests/plugin/golden/NAME/ has what libvirt 11.3.0 and QEMU 10.0.2 said of one domain at one moment: its status XML, the
 // arguments it was started with, libvirt's rendering of the live XML, and QEMU's table of descriptors. `arguments` is what a new
 // QEMU gets.
-#include "plugin/machine_arguments.h"
+#include "plugin/machine/machine_arguments.h"
 
 #include <algorithm>
 #include <random>
@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/qemu_option.h"
+#include "plugin/domain/qemu_option.h"
 #include "tests/plugin/plugin_golden.h"
 
 namespace vh {
@@ -233,10 +233,8 @@ TEST(RebuildArguments, addsANetworkWithItsAddressAndSize) {
     MachineSources sources = domain.sources();
     sources.tapFds = {{"vnet1", 35}};
     const MachineArguments made = rebuildArguments(sources);
-    EXPECT_THAT(
-        made.arguments,
-        Contains(
-            R"({"driver":"virtio-net-pci","host_mtu":9000,"netdev":"hostnet1","id":"net1","mac":"52:54:00:00:00:02","bus":"pci.1","addr":"0x0.0x1"})"));
+    EXPECT_THAT(made.arguments, Contains(R"({"driver":"virtio-net-pci","host_mtu":9000,"netdev":"hostnet1","id":"net1",)"
+                                         R"("mac":"52:54:00:00:00:02","bus":"pci.1","addr":"0x0.0x1"})"));
     EXPECT_THAT(made.arguments, Contains(R"({"type":"tap","id":"hostnet1","fd":"3"})"));
     EXPECT_THAT(made.descriptors, ElementsAre(PassedDescriptor{3, 35, true}));
 }
@@ -326,8 +324,8 @@ TEST(RebuildArguments, opensAnewWhatServesANetworkInTheKernel) {
     const auto served = [](int number) { return PassedDescriptor{.number = number, .path = "/dev/vhost-net"}; };
     Domain domain;
     domain.arguments += " -netdev tap,fds=5:6,vhost=on,vhostfds=7:8,id=hostnet0";
-    EXPECT_THAT(domain.rebuilt().descriptors, testing::UnorderedElementsAre(PassedDescriptor{5, 5, true}, PassedDescriptor{6, 6, true},
-                                                                            served(7), served(8)));
+    EXPECT_THAT(domain.rebuilt().descriptors,
+                testing::UnorderedElementsAre(PassedDescriptor{5, 5, true}, PassedDescriptor{6, 6, true}, served(7), served(8)));
     // Of one that was plugged in, nothing says so but that libvirt does it where it can.
     domain = Domain();
     domain.ids.push_back("net1");
@@ -346,9 +344,11 @@ TEST(RebuildArguments, opensAnewWhatServesANetworkInTheKernel) {
 
 TEST(RebuildArguments, refusesWhatHasANameTwice) {
     Domain domain;
-    domain.extraRunning += " -device pcie-root-port,id=pci.1,bus=pcie.0,addr=0x9";  // Once where libvirt has it, and once elsewhere.
+    domain.extraRunning +=
+        " -device pcie-root-port,id=pci.1,bus=pcie.0,addr=0x9";  // Once where libvirt has it, and once elsewhere.
     EXPECT_EQ(domain.refusal(), "the command line of its QEMU has '-device' with the name 'pci.1' twice");
-    for (const char* option : {"-object rng-builtin,id=x", "-netdev user,id=x", "-chardev null,id=x", "-blockdev null-co,node-name=x"}) {
+    for (const char* option :
+         {"-object rng-builtin,id=x", "-netdev user,id=x", "-chardev null,id=x", "-blockdev null-co,node-name=x"}) {
         domain = Domain();
         domain.extraRunning += std::string(" ") + option + " " + option;
         EXPECT_THAT(domain.refusal(), HasSubstr("with the name 'x' twice"));
@@ -433,8 +433,8 @@ std::vector<std::size_t> optionsIn(const std::vector<std::string>& words) {
     return found;
 }
 
-/// What nobody's arguments look like by accident, but a hostile QEMU's may: whole options doubled, as they are or almost, dropped,
-/// exchanged; values exchanged between options.
+/// What nobody's arguments look like by accident, but a hostile QEMU's may: whole options doubled, as they are or almost,
+/// dropped, exchanged; values exchanged between options.
 void damageOptions(std::vector<std::string>& words, std::mt19937& random) {
     const std::vector<std::size_t> starts = optionsIn(words);
     const std::size_t one = random() % (starts.size() - 1), other = random() % (starts.size() - 1);

@@ -1,5 +1,5 @@
 // The commands that `prepare` shows are copied into a shell by a person.
-#include "plugin/prepare.h"
+#include "plugin/upgrade/prepare.h"
 
 #include <sstream>
 #include <string>
@@ -8,8 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/command.h"
-#include "plugin/qemu_option.h"
+#include "plugin/domain/qemu_option.h"
+#include "plugin/host/command.h"
 
 namespace vh {
 namespace {
@@ -17,9 +17,24 @@ namespace {
 using testing::ElementsAre;
 
 /// All that libvirt takes for a name (src/conf/domain_conf.c:virDomainDefParseXML, 11.3.0: no slash, no line's end).
-const char* const names[] = {"web1",      "two words", "o'clock \"now\" & <then>", "größe-虚拟机;$(reboot)`true`", "-x%s", "--help",
-                             "$HOME",     "a\\b",      "~root",                    "*",                            "'",    "''",
-                             "#comment",  "a\tb",      "!!",                       "{a,b}",                        "a=b",  "x'\\''y"};
+const char* const names[] = {"web1",
+                             "two words",
+                             "o'clock \"now\" & <then>",
+                             "größe-虚拟机;$(reboot)`true`",
+                             "-x%s",
+                             "--help",
+                             "$HOME",
+                             "a\\b",
+                             "~root",
+                             "*",
+                             "'",
+                             "''",
+                             "#comment",
+                             "a\tb",
+                             "!!",
+                             "{a,b}",
+                             "a=b",
+                             "x'\\''y"};
 
 /// What a shell makes of a line in which the command is a function that says its words.
 std::vector<std::string> wordsInAShell(const std::string& command, const std::string& line) {

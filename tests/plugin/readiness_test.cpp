@@ -1,4 +1,4 @@
-#include "plugin/readiness.h"
+#include "plugin/upgrade/readiness.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -13,11 +13,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/command.h"
-#include "plugin/durable_file.h"
-#include "plugin/process.h"
-#include "plugin/process_descriptors.h"
-#include "plugin/tested_versions.h"
+#include "plugin/host/command.h"
+#include "plugin/host/durable_file.h"
+#include "plugin/host/process.h"
+#include "plugin/machine/process_descriptors.h"
+#include "plugin/upgrade/tested_versions.h"
 #include "tests/manager/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 

@@ -1,4 +1,4 @@
-#include "plugin/status_xml.h"
+#include "plugin/domain/status_xml.h"
 
 #include <sys/stat.h>
 
@@ -90,7 +90,8 @@ TEST(RewriteStatus, changesWhatAHandoverChangesAndNothingElse) {
 
 TEST(RewriteStatus, namesTheTerminalsOfTheNewQemu) {
     const std::string before = golden("as-started/status.xml");
-    const std::string after = rewriteStatus(before, {1, {2, 3}, "/q", {"kvm"}, {{"charserial0", "/dev/pts/77"}, {"other", "/x"}}});
+    const std::string after =
+        rewriteStatus(before, {1, {2, 3}, "/q", {"kvm"}, {{"charserial0", "/dev/pts/77"}, {"other", "/x"}}});
     EXPECT_THAT(after, HasSubstr("<console type='pty' tty='/dev/pts/77'>"));
     EXPECT_EQ(after.find("/dev/pts/0'"), std::string::npos);
     EXPECT_EQ(after.find("/x'"), std::string::npos);
@@ -147,8 +148,8 @@ TEST_F(CapabilityCache, isNotBelievedAboutAnOlderFile) {
 
 TEST_F(CapabilityCache, saysHowToBeFilled) {
     EXPECT_EQ(refusal([&] { capabilityFlags(cache_, emulator_); }),
-              "libvirt has no capabilities of '" + emulator_ +
-                  "' yet; ask libvirt for it: virsh domcapabilities --emulatorbin " + emulator_);
+              "libvirt has no capabilities of '" + emulator_ + "' yet; ask libvirt for it: virsh domcapabilities --emulatorbin " +
+                  emulator_);
     EXPECT_THAT(refusal([&] { capabilityFlags(cache_ + "x", emulator_); }), HasSubstr("No such file"));
     EXPECT_THAT(refusal([&] { capabilityFlags(cache_, emulator_ + "x"); }), HasSubstr("No such file"));
 }

@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/recover.h"
-#include "plugin/upgrade.h"
+#include "plugin/upgrade/recover.h"
+#include "plugin/upgrade/upgrade.h"
 
 namespace vh {
 namespace {
@@ -32,18 +32,18 @@ UpgradeSummary summaryOf(const json& report) {
 
 TEST(UpgradeAnswer, needsAPersonWhenTheOldQemuDoesNotEnd) {
     const UpgradeSummary left = summaryOf(upgradedReport(true)), ended = summaryOf(upgradedReport(false));
-    EXPECT_EQ(left.exitCode(), Exit::Lost);
+    EXPECT_EQ(left.exitCode(), ExitCode::Lost);
     EXPECT_EQ(toJson(left)["domains"][0]["oldQemuLeft"], true);
     EXPECT_THAT(upgradeText(toJson(left)), HasSubstr("note: the old VMM, pid 4711, does not end"));
-    EXPECT_EQ(ended.exitCode(), Exit::Done);
+    EXPECT_EQ(ended.exitCode(), ExitCode::Done);
     EXPECT_EQ(toJson(ended)["domains"][0]["oldQemuLeft"], false);
 }
 
 TEST(RecoverAnswer, needsAPersonWhenTheOldQemuDoesNotEnd) {
     RecoverSummary summary{.domains = {{"web1", "u", "upgraded", "", 4712}}, .warnings = {}};
-    EXPECT_EQ(summary.exitCode(), Exit::Done);
+    EXPECT_EQ(summary.exitCode(), ExitCode::Done);
     summary.domains.front().oldQemuLeft = true;
-    EXPECT_EQ(summary.exitCode(), Exit::Lost);
+    EXPECT_EQ(summary.exitCode(), ExitCode::Lost);
     EXPECT_EQ(toJson(summary)["domains"][0]["oldQemuLeft"], true);
 }
 

@@ -1,4 +1,4 @@
-#include "plugin/upgrade_journal.h"
+#include "plugin/upgrade/upgrade_journal.h"
 
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/durable_file.h"
+#include "plugin/host/durable_file.h"
 #include "tests/manager/temporary_directory.h"
 
 namespace vh {

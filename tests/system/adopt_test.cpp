@@ -1,9 +1,9 @@
 // A VM that another manager started. That manager is here a second one of ours, which does not know what happens to its VM: it
 // started a QEMU with descriptors, a tap and a user of its own, and that is all that is gone by.
 #include <signal.h>
-#include <sys/wait.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -23,6 +23,7 @@
 #include <gmock/gmock.h>
 
 #include "manager/compare/own_network.h"
+#include "manager/process/held_by_process.h"
 #include "tests/manager/undying.h"
 #include "tests/system/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
@@ -99,7 +100,8 @@ class AdoptTest : public testing::Test {
         const json sets = ask("query-fdsets");
         for (std::size_t i = 0; i + 1 < arguments_.size(); ++i) {
             int number = 0, set = 0;
-            if (arguments_[i] != "-add-fd" || std::sscanf(arguments_[i + 1].c_str(), "fd=%d,set=%d", &number, &set) != 2) continue;
+            if (arguments_[i] != "-add-fd" || std::sscanf(arguments_[i + 1].c_str(), "fd=%d,set=%d", &number, &set) != 2)
+                continue;
             const std::string opaque = arguments_[i + 1].substr(arguments_[i + 1].find("opaque=") + 7);
             for (const json& known : sets)
                 for (const json& fd : known["fds"])
@@ -144,7 +146,8 @@ class AdoptTest : public testing::Test {
         const std::string text = "fd=" + std::to_string(number);
         for (const std::string& argument : arguments_)
             for (const char* end : {",", ""})
-                if (const std::string wanted = text + end; *end ? argument.find(wanted) != std::string::npos : argument.ends_with(wanted))
+                if (const std::string wanted = text + end;
+                    *end ? argument.find(wanted) != std::string::npos : argument.ends_with(wanted))
                     return true;
         return false;
     }
@@ -162,7 +165,8 @@ class AdoptTest : public testing::Test {
             const pid_t pid = std::atoi(process.path().filename().c_str());
             if (pid <= 0 || pid == ::getpid()) continue;
             for (const auto& fd : std::filesystem::directory_iterator(process.path() / "fd", gone))
-                if (std::filesystem::read_symlink(fd.path(), gone).string().starts_with(workspace_.path() + "/vm.img")) found.insert(pid);
+                if (std::filesystem::read_symlink(fd.path(), gone).string().starts_with(workspace_.path() + "/vm.img"))
+                    found.insert(pid);
         }
         return found;
     }
@@ -216,9 +220,9 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
 
 TEST_F(AdoptTest, survivesAManagerThatDiesAtAnyState) {
     const std::vector<std::pair<std::string, std::string>> moments = {
-        {"preflight", "4"}, {"launching", "0"}, {"launching", "1"}, {"launching", "4"}, {"exchanging", "0"},  {"exchanging", "20"},
-        {"verifying", "0"}, {"switching", "0"}, {"switching", "4"}, {"proving", "0"},   {"confirming", "0"}, {"confirming", "2"},
-        {"retiring", "0"}};
+        {"preflight", "4"},   {"launching", "0"},  {"launching", "1"}, {"launching", "4"}, {"exchanging", "0"},
+        {"exchanging", "20"}, {"verifying", "0"},  {"switching", "0"}, {"switching", "4"}, {"proving", "0"},
+        {"confirming", "0"},  {"confirming", "2"}, {"retiring", "0"}};
     Pinger pinger(guestAddress, milliseconds(5), 8);
     pinger.start();
     for (const auto& [state, delayMs] : moments) {
@@ -240,10 +244,12 @@ TEST_F(AdoptTest, survivesAManagerThatDiesAtAnyState) {
 
 /// The name of its monitor is in a directory of the VMM's user, who may have it lead to another VMM's.
 TEST_F(AdoptTest, isRefusedWhenAnotherProcessAnswersOnItsMonitor) {
-    const std::string file = adoption(newQemu()), monitor = directory_ + "/qmp.sock", another = workspace_.path() + "/another.sock";
-    const pid_t pid = spawnProgram(workspace_, {newQemu(), "-machine", "none", "-nodefaults", "-display", "none", "-qmp",
-                                                "unix:" + another + ",server=on,wait=off"},
-                                   "another");
+    const std::string file = adoption(newQemu()), monitor = directory_ + "/qmp.sock",
+                      another = workspace_.path() + "/another.sock";
+    const pid_t pid = spawnProgram(
+        workspace_,
+        {newQemu(), "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "unix:" + another + ",server=on,wait=off"},
+        "another");
     EXPECT_TRUE(turnUntil([&] { return isListening(another); }, milliseconds(20'000)));
     std::filesystem::rename(monitor, directory_ + "/kept.sock");
     std::filesystem::create_symlink(another, monitor);

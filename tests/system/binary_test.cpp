@@ -1,4 +1,5 @@
-// A program that is no VMM, or none that can be executed, where a VMM is to be: every verb that meets it says what is wrong with it.
+// A program that is no VMM, or none that can be executed, where a VMM is to be: every verb that meets it says what is wrong with
+// it.
 
 #include <fstream>
 
@@ -21,15 +22,17 @@ class BinaryTest : public testing::Test {
 
     VerbResult start(const std::string& binary) {
         // A launch deadline above that of preflight's questions, as the default one is.
-        const std::string definition = workspace.file(
-            "vm.yaml", "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
-                       "heartbeat: true\nvmm: {binary: " + binary + "}\nhandover: {deadlines: {launch: 10500ms}}\n");
+        const std::string definition =
+            workspace.file("vm.yaml",
+                           "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
+                           "heartbeat: true\nvmm: {binary: " +
+                               binary + "}\nhandover: {deadlines: {launch: 10500ms}}\n");
         return wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); });
     }
     std::string causeOfUpgrade(const std::string& binary, bool dryRun) {
-        const json report =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = binary, .dryRun = dryRun}, nullptr, std::move(done)); })
-                .value;
+        const json report = wait([&](Verbs::Done done) {
+                                host.upgrade("vm", {.binary = binary, .dryRun = dryRun}, nullptr, std::move(done));
+                            }).value;
         EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
         return report.value("cause", "");
     }
@@ -43,7 +46,7 @@ TEST_F(BinaryTest, isNamedWithTheReasonWhyItCannotBeExecuted) {
     const std::string bad = workspace.script("bad", "");
     std::ofstream(bad) << "#!/no/such/interpreter\n";
     const auto isExplained = HasSubstr("'" + bad + "' is not a working QEMU: it could not be started: execute '" + bad +
-                                             "': No such file or directory (the file, or the interpreter or loader that it names)");
+                                       "': No such file or directory (the file, or the interpreter or loader that it names)");
     const VerbResult started = start(bad);
     EXPECT_NE(started.code, ExitCode::Done);
     EXPECT_THAT(started.value.dump(), isExplained);
@@ -55,7 +58,8 @@ TEST_F(BinaryTest, isNamedWithTheReasonWhyItCannotBeExecuted) {
 TEST_F(BinaryTest, isNamedWhenItSaysNothing) {
     ASSERT_EQ(start(good).code, ExitCode::Done);
     const std::string silent = workspace.script("silent", "exec sleep 1000");
-    EXPECT_EQ(causeOfUpgrade(silent, false), "the new VMM: '" + silent + "' did not answer as a QEMU within 10500 ms: is it one?");
+    EXPECT_EQ(causeOfUpgrade(silent, false),
+              "the new VMM: '" + silent + "' did not answer as a QEMU within 10500 ms: is it one?");
 }
 
 TEST_F(BinaryTest, isNamedWithItsReasonAndNotWithItsWarnings) {

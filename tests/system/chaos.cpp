@@ -27,8 +27,8 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "manager/child_process.h"
 #include "manager/compare/own_network.h"
+#include "manager/process/child_process.h"
 #include "tests/system/vm_fixture.h"
 #include "tests/system/witness.h"
 #include "vmm-shim/unix_socket.h"

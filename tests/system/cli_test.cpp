@@ -80,8 +80,11 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     EXPECT_THAT(run({"--embed"}).error, StartsWith("virt-handover: no verb is given; there are: "));
     EXPECT_THAT(run({"upgrade"}).error, HasSubstr("VM is required; see 'virt-handover upgrade --help'"));
     EXPECT_THAT(run({"libvirt", "fly"}).error, StartsWith("virt-handover: there is no verb 'fly'; there are: check, "));
-    for (const std::vector<std::string>& wrong :
-         {std::vector<std::string>{"--json"}, {"fly", "--json"}, {"--json", "upgrade"}, {"list", "--bogus", "--json"}, {"libvirt", "fly", "--json"}}) {
+    for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--json"},
+                                                  {"fly", "--json"},
+                                                  {"--json", "upgrade"},
+                                                  {"list", "--bogus", "--json"},
+                                                  {"libvirt", "fly", "--json"}}) {
         const Ran ran = run(wrong);
         EXPECT_EQ(ran.code, 1);
         EXPECT_TRUE(json::parse(ran.output).contains("error"));
@@ -297,7 +300,8 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     std::string name;
     const auto prepare = [&](const std::string& holderName, const std::string& flag = "--embed") {
         name = holderName;
-        const pid_t holder = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby", flag}, -1, name);
+        const pid_t holder =
+            spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby", flag}, -1, name);
         EXPECT_TRUE(
             turnUntil([&] { return contents(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
                       milliseconds(30'000)));

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "manager/host.h"
+#include "manager/service/host.h"
 
 int main(int argc, char** argv) {
     using namespace vh;

@@ -38,13 +38,13 @@ void writeOverlay(const std::string& file, const std::string& backing, const std
     put(4, 3, 4);
     put(8, at, 8);
     put(16, backing.size(), 4);
-    put(20, 16, 4);                    // Cluster bits.
-    put(24, 64 * 1024 * 1024, 8);      // Size.
-    put(36, 1, 4);                     // Entries of the L1 table,
-    put(40, 3 * cluster, 8);           // and where it is.
-    put(48, cluster, 8);               // The refcount table,
-    put(56, 1, 4);                     // and its clusters.
-    put(96, 4, 4);                     // Refcounts of 16 bits.
+    put(20, 16, 4);                // Cluster bits.
+    put(24, 64 * 1024 * 1024, 8);  // Size.
+    put(36, 1, 4);                 // Entries of the L1 table,
+    put(40, 3 * cluster, 8);       // and where it is.
+    put(48, cluster, 8);           // The refcount table,
+    put(56, 1, 4);                 // and its clusters.
+    put(96, 4, 4);                 // Refcounts of 16 bits.
     put(100, headerBytes, 4);
     image.replace(at, backing.size(), backing);
     put(cluster, 2 * cluster, 8);

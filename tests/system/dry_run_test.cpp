@@ -1,5 +1,5 @@
-// What a dry run says, and what an upgrade then does: "ready" is never followed by a rollback, what can never work is refused with the
-// cause and what to do, and the old VMM is as it was. Real QEMUs, whose guests are their firmware.
+// What a dry run says, and what an upgrade then does: "ready" is never followed by a rollback, what can never work is refused
+// with the cause and what to do, and the old VMM is as it was. Real QEMUs, whose guests are their firmware.
 
 #include <sys/socket.h>
 
@@ -65,12 +65,15 @@ class DryRunTest : public testing::Test {
     }
     void start(std::vector<Vm>& vms) {
         ask(vms, [&](const Vm& vm, Verbs::Done done) {
-            host.start(workspace.file(vm.name + ".yaml",
-                                      "name: " + vm.name + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 32MiB}\nboot: {disk: root}\ndisks: [{id: root, file: " + disk(vm.name) + "}]\nvmm:\n  binary: " +
-                                          vm.binary + "\n  user: " + vm.user + "\n  arguments: [" + vm.arguments + "]\nhandover: {design: " +
-                                          std::string(name(vm.design)) +
-                                          ", pause_budget: 20s, deadlines: {launch: 60s, exchange: 60s, verify: 60s, switch: 60s}}\n"),
-                       std::nullopt, std::move(done));
+            host.start(
+                workspace.file(vm.name + ".yaml",
+                               "name: " + vm.name +
+                                   "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 32MiB}\nboot: {disk: root}\ndisks: "
+                                   "[{id: root, file: " +
+                                   disk(vm.name) + "}]\nvmm:\n  binary: " + vm.binary + "\n  user: " + vm.user +
+                                   "\n  arguments: [" + vm.arguments + "]\nhandover: {design: " + std::string(name(vm.design)) +
+                                   ", pause_budget: 20s, deadlines: {launch: 60s, exchange: 60s, verify: 60s, switch: 60s}}\n"),
+                std::nullopt, std::move(done));
         });
     }
     /// And tells how each one is then.
@@ -92,7 +95,8 @@ class DryRunTest : public testing::Test {
         QmpClient monitor(connectUnix(shown["directory"].get<std::string>() + "/qmp.sock"));
         json found;
         std::size_t answers = 0;
-        for (const std::string command : {"query-status", "query-migrate-parameters", "query-migrate-capabilities", "query-migrate"})
+        for (const std::string command :
+             {"query-status", "query-migrate-parameters", "query-migrate-capabilities", "query-migrate"})
             monitor.execute(command, nullptr, milliseconds(10'000), [&, command](const QmpReply& reply) {
                 found[command] = reply.ok() ? reply.value : json(reply.error->description);
                 ++answers;
@@ -123,24 +127,31 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
         "private", "for a; do shift; set -- \"$@\" \"${a%,aux-ram-share=on}\"; done\nexec " + oldQemu() + " \"$@\"");
     const std::string drive = item("if=none,id=more,file=" + image + ",format=raw,file.locking=off");
     const std::vector<Case> cases = {
-        {{"nvme", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'"}, {"non-migratable device", "nvme", "power-cycle"}},
-        {{"nvme-copy", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'", oldQemu(), Design::Copy}, {"non-migratable device"}},
+        {{"nvme", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'"},
+         {"non-migratable device", "nvme", "power-cycle"}},
+        {{"nvme-copy", "-drive, " + drive + ", -device, 'nvme,drive=more,serial=1'", oldQemu(), Design::Copy},
+         {"non-migratable device"}},
         {{"two-ports", "-device, 'pci-serial-2x'"}, {"crash", "pci-serial-2x", "power-cycle"}},
-        {{"ivshmem", "-object, 'memory-backend-memfd,id=s,size=1M,share=on', -device, 'ivshmem-plain,memdev=s'"}, {"ivshmem", "power-cycle"}},
+        {{"ivshmem", "-object, 'memory-backend-memfd,id=s,size=1M,share=on', -device, 'ivshmem-plain,memdev=s'"},
+         {"ivshmem", "power-cycle"}},
         {{"private-memory", "", withPrivateMemory}, {"RAM block", "design 'manager-owned'"}},
-        {{"vnc", "-vnc, '127.0.0.1:" + std::to_string(std::stoi(freePort()) - 5900) + "'"}, {"listens on 'TCP port", "vmm.arguments"}},
+        {{"vnc", "-vnc, '127.0.0.1:" + std::to_string(std::stoi(freePort()) - 5900) + "'"},
+         {"listens on 'TCP port", "vmm.arguments"}},
         {{"gdb", "-gdb, 'tcp:127.0.0.1:" + freePort() + "'"}, {"listens on 'TCP port", "vmm.arguments"}},
         {{"forward", "-netdev, 'user,id=n,hostfwd=tcp:127.0.0.1:" + freePort() + "-:22', -device, 'e1000e,netdev=n'"},
          {"listens on 'TCP port", "vmm.arguments"}},
         {{"socket", "-chardev, 'socket,id=a,path=" + socket + ",server=on,wait=off', -device, 'isa-serial,chardev=a'"},
          {"listens on '" + socket + "'", "vmm.arguments"}},
-        {{"abstract", "-chardev, 'socket,id=a,path=vh-test-" + freePort() + ",abstract=on,server=on,wait=off', -device, 'isa-serial,chardev=a'"},
+        {{"abstract", "-chardev, 'socket,id=a,path=vh-test-" + freePort() +
+                          ",abstract=on,server=on,wait=off', -device, 'isa-serial,chardev=a'"},
          {"listens on '@vh-test-", "vmm.arguments"}},
         {{"nvme-bare", "-device, 'nvme,serial=1,id=bare'", newQemu()}, {"NVMe", "/machine/peripheral/bare", "power-cycle"}},
         {{"nvme-json", "-device, '{\"driver\":\"nvme\",\"serial\":\"1\"}'", newQemu(), Design::Copy}, {"NVMe", "power-cycle"}},
-        {{"nvme-namespace", "-drive, " + drive + ", -device, 'nvme,serial=1,id=bare', -device, 'nvme-ns,drive=more,bus=bare'", newQemu()},
+        {{"nvme-namespace", "-drive, " + drive + ", -device, 'nvme,serial=1,id=bare', -device, 'nvme-ns,drive=more,bus=bare'",
+          newQemu()},
          {"NVMe", "/machine/peripheral/bare"}},
-        {{"snapshot", "-drive, 'if=virtio,file=" + image + ",format=raw,snapshot=on,file.locking=off'"}, {"no name any more", "snapshot=on"}},
+        {{"snapshot", "-drive, 'if=virtio,file=" + image + ",format=raw,snapshot=on,file.locking=off'"},
+         {"no name any more", "snapshot=on"}},
     };
     std::vector<Vm> vms;
     for (const Case& one : cases) vms.push_back(one.vm);
@@ -159,7 +170,7 @@ TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
 
 /// An empty image of format qcow, version 1, of 1 MiB (block/qcow.c:QCowHeader, 11.1).
 void writeQcow(const std::string& path) {
-    const unsigned char header[48] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0,
+    const unsigned char header[48] = {'Q', 'F', 'I', 0xfb, 0, 0,    0, 1, 0,  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                       0,   0,   0,   0,    0, 0x10, 0, 0, 12, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 48};
     std::ofstream image(path, std::ios::binary);
     image.write(reinterpret_cast<const char*>(header), sizeof(header));
@@ -173,15 +184,16 @@ TEST_F(DryRunTest, refusesATapThatTwoVmmsCannotHave) {
     std::vector<Vm> vms;
     for (const std::string queues : {"", ",queues=2"})
         vms.push_back({.name = queues.empty() ? "one" : "many",
-                       .arguments = "-netdev, 'tap,id=n,ifname=dryrun" + std::to_string(queues.size()) + ",script=no,downscript=no" + queues +
-                                    "', -device, 'virtio-net-pci,netdev=n'",
+                       .arguments = "-netdev, 'tap,id=n,ifname=dryrun" + std::to_string(queues.size()) +
+                                    ",script=no,downscript=no" + queues + "', -device, 'virtio-net-pci,netdev=n'",
                        .user = "root"});
     start(vms);
     for (const Vm& vm : vms) ASSERT_EQ(vm.answer["code"], 0) << vm.answer.dump(2);
     upgrade(vms, newQemu(), true);
     for (const Vm& vm : vms) {
         EXPECT_EQ(vm.answer["outcome"], "refused") << vm.answer.dump(2);
-        EXPECT_THAT(vm.answer.value("cause", ""), AllOf(HasSubstr("the tap 'dryrun"), HasSubstr("'networks'"), HasSubstr("power-cycle")));
+        EXPECT_THAT(vm.answer.value("cause", ""),
+                    AllOf(HasSubstr("the tap 'dryrun"), HasSubstr("'networks'"), HasSubstr("power-cycle")));
     }
 }
 
@@ -213,12 +225,31 @@ TEST_F(DryRunTest, refusesAProgramThatOnlyStartsTheVmm) {
     EXPECT_EQ(vms[0].answer["outcome"], "ready") << vms[0].answer.dump(2);
 }
 
-/// Device models that start without a backend of their own, and NVMe, without whose backend QEMU 11.1.3 crashes when it saves it; with VH_ALL_DEVICES=1 all that the old QEMU lists as such on this machine.
+/// Device models that start without a backend of their own, and NVMe, without whose backend QEMU 11.1.3 crashes when it saves it;
+/// with VH_ALL_DEVICES=1 all that the old QEMU lists as such on this machine.
 std::vector<std::string> models() {
     if (!std::getenv("VH_ALL_DEVICES"))
-        return {"virtio-rng-pci", "virtio-balloon-pci", "virtio-scsi-pci", "virtio-keyboard-pci", "virtio-gpu-pci", "e1000e", "igb",
-                "rtl8139",        "vmxnet3",            "qemu-xhci",       "usb-ehci",            "nvme",           "ufs",    "sdhci-pci",
-                "megasas",        "ich9-ahci",          "bochs-display",   "VGA",                 "pvpanic-pci",    "edu",    "i6300esb"};
+        return {"virtio-rng-pci",
+                "virtio-balloon-pci",
+                "virtio-scsi-pci",
+                "virtio-keyboard-pci",
+                "virtio-gpu-pci",
+                "e1000e",
+                "igb",
+                "rtl8139",
+                "vmxnet3",
+                "qemu-xhci",
+                "usb-ehci",
+                "nvme",
+                "ufs",
+                "sdhci-pci",
+                "megasas",
+                "ich9-ahci",
+                "bochs-display",
+                "VGA",
+                "pvpanic-pci",
+                "edu",
+                "i6300esb"};
     std::vector<std::string> found;
     FILE* list = ::popen((oldQemu() + " -machine pc-q35-10.0 -device help 2>/dev/null").c_str(), "r");
     char line[512];
@@ -237,8 +268,9 @@ TEST_F(DryRunTest, saysReadyOfNoDeviceWhoseVmIsThenRolledBack) {
     for (const std::string& model : models())
         for (const std::string& binary : {oldQemu(), newQemu()})
             all.push_back({"vm" + std::to_string(number++),
-                           model == "nvme" ? "-drive, 'if=none,id=more,file=null-co://,format=raw', -device, 'nvme,serial=1,drive=more'"
-                                           : "-device, '" + model + "'",
+                           model == "nvme"
+                               ? "-drive, 'if=none,id=more,file=null-co://,format=raw', -device, 'nvme,serial=1,drive=more'"
+                               : "-device, '" + model + "'",
                            binary});
     constexpr std::size_t atOnce = 12;
     std::size_t ready = 0, refused = 0;

@@ -210,7 +210,8 @@ TEST(AClockThatIsSet, isNoPauseOfTheGuest) {
     ASSERT_EQ(wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); }).code, ExitCode::Done);
     for (const std::string clock : {"--clock-ahead 86400", "--clock-behind 86400", "--clock-ahead 0"}) {
         const std::string fresh = vmm("fresh" + clock.substr(7, 4), clock);
-        const json report = wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = fresh}, nullptr, std::move(done)); }).value;
+        const json report =
+            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = fresh}, nullptr, std::move(done)); }).value;
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         ASSERT_TRUE(report["vmm"]["stopToResumeMs"].is_number()) << report.dump(2);
         EXPECT_GT(report["vmm"]["stopToResumeMs"], 0) << clock;

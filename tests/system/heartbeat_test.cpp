@@ -114,8 +114,7 @@ TEST_P(HeartbeatTest, isNotMissedWhereNoneIsDefined) {
     EXPECT_EQ(result.value["outcome"], "upgraded") << result.value.dump(2);
 }
 
-INSTANTIATE_TEST_SUITE_P(designs, HeartbeatTest,
-                         testing::Values(Design::Relayed, Design::Copy),
+INSTANTIATE_TEST_SUITE_P(designs, HeartbeatTest, testing::Values(Design::Relayed, Design::Copy),
                          [](const auto& test) { return testName(test.param); });
 
 }  // namespace

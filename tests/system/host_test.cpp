@@ -301,9 +301,11 @@ TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     options.binary = required("VH_QEMU_OLDEST");
     options.machine = "pc-q35-7.2";
     ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
-    EXPECT_THAT(upgrade({.binary = newQemu(), .design = Design::Relayed}).value("cause", ""), AllOf(HasSubstr("cannot hand over by CPR"), HasSubstr("use design 'copy'")));
-    EXPECT_THAT(upgrade({.binary = newQemu(), .design = Design::SaveRestore, .pauseBudget = milliseconds(60'000)}).value("cause", ""),
-                HasSubstr("cannot save its guest to a file"));
+    EXPECT_THAT(upgrade({.binary = newQemu(), .design = Design::Relayed}).value("cause", ""),
+                AllOf(HasSubstr("cannot hand over by CPR"), HasSubstr("use design 'copy'")));
+    EXPECT_THAT(
+        upgrade({.binary = newQemu(), .design = Design::SaveRestore, .pauseBudget = milliseconds(60'000)}).value("cause", ""),
+        HasSubstr("cannot save its guest to a file"));
     const json report = upgrade({.binary = oldQemu(), .design = Design::Copy, .pauseBudget = milliseconds(60'000)});
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
     EXPECT_EQ(report["guest"]["lost"], 0);

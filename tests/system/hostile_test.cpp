@@ -19,9 +19,11 @@ using testing::HasSubstr;
 class HostileTest : public testing::Test {
  protected:
     HostileTest() {
-        const std::string definition = workspace.file(
-            "vm.yaml", "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
-                       "heartbeat: true\nvmm: {binary: " + vmm("") + "}\n");
+        const std::string definition =
+            workspace.file("vm.yaml",
+                           "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
+                           "heartbeat: true\nvmm: {binary: " +
+                               vmm("") + "}\n");
         const VerbResult started = wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); });
         EXPECT_EQ(started.code, ExitCode::Done) << started.value;
     }

@@ -10,8 +10,8 @@
 
 #include <gmock/gmock.h>
 
-#include "manager/cgroups.h"
-#include "manager/memory_room.h"
+#include "manager/process/cgroups.h"
+#include "manager/resources/memory_room.h"
 #include "tests/system/vm_fixture.h"
 
 namespace vh::test {
@@ -74,8 +74,7 @@ class MemoryTest : public testing::Test {
     /// Starts a VM. Its VMM is less dear to the kernel than others, so that one can see whose score is whose.
     void start(const VmOptions& options) {
         const std::string definition = writeDefinition(workspace, options);
-        const VerbResult started =
-            wait([&](Verbs::Done done) { host.start(definition, milliseconds(90'000), std::move(done)); });
+        const VerbResult started = wait([&](Verbs::Done done) { host.start(definition, milliseconds(90'000), std::move(done)); });
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         EXPECT_EQ(oomScoreOf(vmmPid(host, "vm")), oomScoreOf(::getpid())) << "a first start leaves it alone";
         ASSERT_EQ(setOomScore(vmmPid(host, "vm"), scoreOfTheGuest), "");
@@ -107,11 +106,13 @@ TEST_F(MemoryTest, isRefusedOrCostsTheNewVmmAndNeverTheGuest) {
     cgroup.leave(8 * mib);
     json report = upgrade(newQemu());
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
-    EXPECT_THAT(report["cause"].get<std::string>(), AllOf(HasSubstr("the memory cgroup '" + cgroup.directory() + "' has room for"),
-                                                          HasSubstr("; raise the limit, or free memory in it")));
+    EXPECT_THAT(report["cause"].get<std::string>(),
+                AllOf(HasSubstr("the memory cgroup '" + cgroup.directory() + "' has room for"),
+                      HasSubstr("; raise the limit, or free memory in it")));
     EXPECT_EQ(vmmPid(host, "vm"), old);
 
-    // Enough for one, and not for this one, which is smaller than the old one when it comes to it. The kernel would end the larger.
+    // Enough for one, and not for this one, which is smaller than the old one when it comes to it. The kernel would end the
+    // larger.
     cgroup.leave(48 * mib);
     report = upgrade(workspace.script("greedy", "case \"$*\" in *'-machine none'*) exec " + newQemu() +
                                                     " \"$@\";; esac\nall=$(head -c 200000000 /dev/zero | tr '\\0' x)\nexec " +

@@ -147,8 +147,8 @@ void makeLan() {
     bringUp(lan);
 }
 
-/// The host's NIC in the bridge, and who is behind it: counts what the guest sends there, hears what everybody hears, and sends to
-/// the guest.
+/// The host's NIC in the bridge, and who is behind it: counts what the guest sends there, hears what everybody hears, and sends
+/// to the guest.
 class Wire {
  public:
     Wire() : tap_(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK)) {
@@ -296,8 +296,7 @@ class LanTest : public testing::TestWithParam<Design> {
         options.binary = options.design == Design::VmmExec ? newQemu() : oldQemu();
         options.more = std::string("networks: [{id: net0, type: tap, mac: '") + text(guestMac) + "', bridge: " + lan + "}]\n";
         options.cmdline = std::string(" probe.ram_mib=16 probe.rate_mib_s=4 probe.ip=") + lanGuest + " probe.send=" + lanAddress +
-                          "/" + text(nicMac) + "," + wireAddress + "/02:00:00:00:00:03 probe.send_per_s=" +
-                          std::to_string(rate_);
+                          "/" + text(nicMac) + "," + wireAddress + "/02:00:00:00:00:03 probe.send_per_s=" + std::to_string(rate_);
         return writeDefinition(workspace, options);
     }
 
@@ -317,9 +316,8 @@ class LanTest : public testing::TestWithParam<Design> {
     /// The guest's packets come, here and behind the wire.
     bool goesOn() const {
         const std::uint64_t here = receiver_->received().last(), there = wire_->received().last();
-        return turnUntil(
-            [&] { return receiver_->received().last() > here + 100 && wire_->received().last() > there + 100; },
-            milliseconds(20'000));
+        return turnUntil([&] { return receiver_->received().last() > here + 100 && wire_->received().last() > there + 100; },
+                         milliseconds(20'000));
     }
 
     const unsigned rate_ = fromEnvironment("VH_PACKETS_PER_SECOND", 1000);
@@ -357,7 +355,8 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
             repeated = status["udp_repeated"];
         }
         std::printf(
-            "%s: %u upgrades at %u packets/s: to the host %llu, %llu lost, %llu twice; through the NIC %llu, %llu lost, %llu twice; to "
+            "%s: %u upgrades at %u packets/s: to the host %llu, %llu lost, %llu twice; through the NIC %llu, %llu lost, %llu "
+            "twice; to "
             "the guest %llu, %lld lost, %llu twice\n",
             std::string(name(GetParam())).c_str(), upgrades, rate_, static_cast<unsigned long long>(receiver_->received().last()),
             static_cast<unsigned long long>(receiver_->received().missing()),
@@ -407,8 +406,8 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         const json report =
             wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, observe, std::move(done)); }).value;
         ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
-        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; },
-                              milliseconds(10'000)))
+        EXPECT_TRUE(
+            turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; }, milliseconds(10'000)))
             << wire_->rarps() << " announcements";
         pass(milliseconds(1'500));
         EXPECT_EQ(wire_->rarps(), oneSet);

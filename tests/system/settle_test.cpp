@@ -1,5 +1,5 @@
-// What verbs make of the processes and the records that they find: none of them ends a process that may hold a guest, and each says
-// what is in its way. The VMMs are reference VMMs; real QEMUs have their turn in host_test.cpp.
+// What verbs make of the processes and the records that they find: none of them ends a process that may hold a guest, and each
+// says what is in its way. The VMMs are reference VMMs; real QEMUs have their turn in host_test.cpp.
 
 #include <signal.h>
 #include <sys/stat.h>
@@ -11,8 +11,8 @@
 
 #include <gmock/gmock.h>
 
-#include "manager/report.h"
-#include "manager/strays.h"
+#include "manager/record/report.h"
+#include "manager/vmm/strays.h"
 #include "tests/manager/undying.h"
 #include "tests/system/vm_fixture.h"
 
@@ -40,14 +40,17 @@ class SettleTest : public testing::Test {
     std::string starting() { return workspace.script("starting", shim + " \"$@\""); }
     /// Only when it is asked what it can do, it is the VMM itself.
     std::string startingLater() {
-        return workspace.script("starting-later", "case \"$*\" in *'-machine none'*) exec " + shim + " \"$@\" ;; esac\n" + shim + " \"$@\"");
+        return workspace.script("starting-later",
+                                "case \"$*\" in *'-machine none'*) exec " + shim + " \"$@\" ;; esac\n" + shim + " \"$@\"");
     }
 
     std::string definition(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
         return workspace.file(
-            vm + ".yaml", "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 16MiB}\nboot: {kernel: /dev/null}\n" +
-                              "heartbeat: true\nvmm: {binary: " + binary + "}\n" +
-                              "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: " + retire + "}}\n");
+            vm + ".yaml",
+            "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 16MiB}\nboot: {kernel: /dev/null}\n" +
+                "heartbeat: true\nvmm: {binary: " + binary + "}\n" +
+                "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: " + retire +
+                "}}\n");
     }
     VerbResult start(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
         const std::string file = definition(vm, binary, retire);
@@ -72,7 +75,8 @@ class SettleTest : public testing::Test {
             EXPECT_EQ(result.code, ExitCode::Refused) << result.value;
             said.push_back(result.value.value("error", result.value.value("cause", "")));
         };
-        take(wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing(), .dryRun = true}, nullptr, std::move(done)); }));
+        take(
+            wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing(), .dryRun = true}, nullptr, std::move(done)); }));
         take(wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing()}, nullptr, std::move(done)); }));
         take(wait([&](Verbs::Done done) { host.shutdown(vm, milliseconds(2'000), std::move(done)); }));
         std::vector<std::string> found;
@@ -260,7 +264,8 @@ TEST_F(SettleTest, saysWhatIsWrongWithARecordAndNothingOfTheDefinition) {
         value["definitionText"] = json::array({value["definitionText"]});
         return value.dump();
     }();
-    for (const std::string& damaged : {right.substr(0, right.find("heartbeat")), right.substr(0, 20), std::string("x"), notText}) {
+    for (const std::string& damaged :
+         {right.substr(0, right.find("heartbeat")), right.substr(0, 20), std::string("x"), notText}) {
         std::ofstream(recordOf("a")) << damaged;
         for (const std::string& said : refusals("a"))
             EXPECT_THAT(said, AllOf(HasSubstr("'" + recordOf("a") + "'"), HasSubstr("put the right record back"),
@@ -275,8 +280,8 @@ TEST_F(SettleTest, saysWhatIsWrongWithARecordAndNothingOfTheDefinition) {
 class KilledStart {
  public:
     KilledStart(const Workspace& workspace, const std::string& definition, const std::function<bool()>& isSo)
-        : child_(spawnProgram(workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "start", definition},
-                              "start")) {
+        : child_(spawnProgram(
+              workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "start", definition}, "start")) {
         EXPECT_TRUE(turnUntil(isSo, milliseconds(20'000)));
         ::kill(child_, SIGKILL);
         collectProgram(workspace, child_, "start");
@@ -330,8 +335,8 @@ TEST_F(SettleTest, finishesAStartWhoseManagerWasKilledWhenItHadToldTheVmmToRunTh
     });
     host.recoverAll([](const std::string&) {});
     // It depends on the moment whether the VMM had been told.
-    ASSERT_TRUE(turnUntil([&] { return show("a").value("state", "gone") == "running" || !directory("a").read(); },
-                          milliseconds(20'000)))
+    ASSERT_TRUE(
+        turnUntil([&] { return show("a").value("state", "gone") == "running" || !directory("a").read(); }, milliseconds(20'000)))
         << show("a").dump(2);
     const auto record = directory("a").read();
     EXPECT_FALSE(record && record->starting);
@@ -390,7 +395,8 @@ TEST_F(SettleTest, endsWhatAManagerLeftThatDiedWhileItEndedTheOldVmm) {
     }
 }
 
-/// What has been sent SIGKILL runs no guest any more, however long the kernel holds it: the guest that is well is not to pay for that.
+/// What has been sent SIGKILL runs no guest any more, however long the kernel holds it: the guest that is well is not to pay for
+/// that.
 TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
     for (const std::string state : {"confirming", "retiring", "ending"}) {
         SCOPED_TRACE(state);
@@ -504,8 +510,9 @@ TEST_F(SettleTest, endsAnOldVmmThatIsSilentOnceItHasHandedOver) {
 
 /// H4 of the audit: an answer of the wrong type is no answer, and ends no verb in an endless wait.
 TEST_F(SettleTest, goesOnWhateverTypeAnAnswerHas) {
-    for (const std::string command : {"query-status", "query-version", "query-block-jobs", "query-migrate", "migrate-set-capabilities",
-                                      "migrate-set-parameters", "x-query-ramblock", "qom-list", "migrate", "migrate_cancel", "cont"})
+    for (const std::string command :
+         {"query-status", "query-version", "query-block-jobs", "query-migrate", "migrate-set-capabilities",
+          "migrate-set-parameters", "x-query-ramblock", "qom-list", "migrate", "migrate_cancel", "cont"})
         for (const std::string odd : {"5", "{\"status\":{},\"human-readable-text\":1}"}) {
             SCOPED_TRACE(command + " is answered with " + odd);
             ASSERT_EQ(start("a", executing("--answer '" + command + "=" + odd + "'")).code, ExitCode::Done);
@@ -537,7 +544,8 @@ TEST_F(SettleTest, hasAVerbWaitForTheRecoveryOfAnotherProcess) {
     UniqueFd lock = directory("a").tryLock();
     VmDirectory::sayBeingSettled(lock.get(), true);
     const pid_t child = spawnProgram(
-        workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "upgrade", "a", "--to", executing()}, "upgrade");
+        workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "upgrade", "a", "--to", executing()},
+        "upgrade");
     EXPECT_TRUE(turnUntil([&] { return contents(workspace.path() + "/upgrade.err").find("waits until") != std::string::npos; },
                           milliseconds(20'000)));
     lock.reset();
@@ -595,8 +603,8 @@ TEST_F(SettleTest, letsNoOldVmmGoOnWithAGuestThatMayHaveRunElsewhere) {
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_EQ(report["guestIsGone"], true);
     for (const json& one : {report, upgrade("a", {.binary = executing(), .dryRun = true})}) {
-        EXPECT_THAT(reportText(one), AllOf(HasSubstr("virt-handover destroy a'"), HasSubstr("start"), testing::Not(HasSubstr("--dry-run")),
-                                           testing::Not(HasSubstr("may run there"))));
+        EXPECT_THAT(reportText(one), AllOf(HasSubstr("virt-handover destroy a'"), HasSubstr("start"),
+                                           testing::Not(HasSubstr("--dry-run")), testing::Not(HasSubstr("may run there"))));
         EXPECT_THAT(reportText(one), HasSubstr("pid " + std::to_string(old)));
     }
     for (const std::string& said : {upgrade("a", {.binary = executing()}).value("cause", "")})
@@ -626,7 +634,8 @@ TEST_F(SettleTest, pointsAtNoVmmThatItHasEndedItself) {
         if (progress.state == State::Retiring) ::kill(progress.newPid, SIGKILL);
     });
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
-    EXPECT_THAT(reportText(report), AllOf(HasSubstr("the guest is gone; 'virt-handover start a'"), testing::Not(HasSubstr("look at"))));
+    EXPECT_THAT(reportText(report),
+                AllOf(HasSubstr("the guest is gone; 'virt-handover start a'"), testing::Not(HasSubstr("look at"))));
     EXPECT_EQ(start("a", executing()).code, ExitCode::Done);
 }
 

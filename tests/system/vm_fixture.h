@@ -16,7 +16,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "manager/host.h"
+#include "manager/service/host.h"
 
 namespace vh::test {
 

@@ -215,7 +215,8 @@ TEST_F(VmmExecTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
     for (const bool dryRun : {true, false}) {
         const json report = upgrade(*shared, newQemu(), nullptr, {.dryRun = dryRun});
         EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
-        EXPECT_THAT(report.value("cause", ""), AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("the record, an older one")));
+        EXPECT_THAT(report.value("cause", ""),
+                    AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("the record, an older one")));
     }
     std::ofstream(record) << right;
     expectGuestStayed(*shared, pid, upgrade(*shared, "/nonexistent"), "refused", HasSubstr("/nonexistent"));

@@ -11,7 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manager/heartbeat.h"
+#include "manager/vmm/heartbeat.h"
 #include "tests/system/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 

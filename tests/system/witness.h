@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "manager/vm_record.h"
+#include "manager/record/vm_record.h"
 
 namespace vh::test {
 

@@ -63,21 +63,20 @@ void Passthrough::TearDown() {
 
 std::string Passthrough::define(const std::string& name, const std::string& vfio, const std::string& owner) {
     // One CPU: with two, the emulated host hung. Little RAM work: what this guest is for is its devices.
-    return workspace->file(name + ".yaml",
-                          "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB, owner: " + owner +
-                              "}\nboot:\n  kernel: " +
-                              required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-                              "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off probe.ram_mib=16"
-                              " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
-                              workspace->path() + "/console.log}\nheartbeat: true\nvmm: {binary: " +
-                              newQemu() + "}\nvfio:\n" + vfio +
-                              // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
-                              "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
+    return workspace->file(
+        name + ".yaml",
+        "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB, owner: " + owner +
+            "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
+            "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off probe.ram_mib=16"
+            " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
+            workspace->path() + "/console.log}\nheartbeat: true\nvmm: {binary: " + newQemu() + "}\nvfio:\n" + vfio +
+            // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
+            "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
 }
 
 std::string Passthrough::both(const std::string& more) {
-    return "  - {id: hd0, address: '" + std::string(disk) + "', bind: true" + more + "}\n  - {id: net0, address: '" + networkCard +
-           "', bind: true" + more + "}";
+    return "  - {id: hd0, address: '" + std::string(disk) + "', bind: true" + more + "}\n  - {id: net0, address: '" +
+           networkCard + "', bind: true" + more + "}";
 }
 
 pid_t Passthrough::spawn(std::vector<std::string> arguments, const std::string& name) const {
@@ -96,7 +95,7 @@ Ran Passthrough::runAs(uid_t user, std::vector<std::string> arguments) const {
     fs::create_directory(directory);
     EXPECT_EQ(::chown(directory.c_str(), user, user), 0);
     std::vector<std::string> command{"/usr/bin/setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--",
-                                     required("VH_CLI"), "--embed", "--runtime-dir", directory};
+                                     required("VH_CLI"), "--embed",       "--runtime-dir", directory};
     command.insert(command.end(), arguments.begin(), arguments.end());
     return collectProgram(*workspace, spawnProgram(*workspace, command, "other-user"), "other-user");
 }
@@ -198,11 +197,12 @@ void Passthrough::handOverAndExpectNothingIsLost(int times, const std::vector<st
     unsigned sent = 0, received = 0;
     const std::size_t summary = pinged.output.find("---\n");
     ASSERT_NE(summary, std::string::npos) << pinged.output << pinged.error;
-    ASSERT_EQ(std::sscanf(pinged.output.c_str() + summary + 4, "%u packets transmitted, %u packets received", &sent, &received), 2);
+    ASSERT_EQ(std::sscanf(pinged.output.c_str() + summary + 4, "%u packets transmitted, %u packets received", &sent, &received),
+              2);
     std::cout << times << " handovers by " << interfaceInUse() << ": " << after["nvme_checked"] - before["nvme_checked"]
               << " blocks checked, " << after["ios"] - before["ios"] << " requests, " << after["irqs"] - before["irqs"]
-              << " interrupts, longest request " << after["io_max_ms"] << " ms; " << received << " of " << sent << " pings answered, "
-              << resets() - resetsBefore << " resets\n";
+              << " interrupts, longest request " << after["io_max_ms"] << " ms; " << received << " of " << sent
+              << " pings answered, " << resets() - resetsBefore << " resets\n";
     EXPECT_EQ(resets(), resetsBefore) << "a device was reset";
     EXPECT_GE(after["irqs"] - before["irqs"], (after["ios"] - before["ios"]) / 2);
     EXPECT_GT(received, 0U);

@@ -37,15 +37,15 @@ class Passthrough : public testing::Test {
     /// The same as another user, with a runtime directory of that user's.
     Ran runAs(uid_t user, std::vector<std::string> arguments) const;
     pid_t spawn(std::vector<std::string> arguments, const std::string& name) const;
-    /// An upgrade to the new QEMU by a manager in this process, for a test that stands in the CPR channel: the manager hears nobody
-    /// there but the VMM and itself.
+    /// An upgrade to the new QEMU by a manager in this process, for a test that stands in the CPR channel: the manager hears
+    /// nobody there but the VMM and itself.
     static VerbResult upgradeHere();
     void startDaemon();
     void killDaemon();
 
-    /// Makes sure that the VM `vm` runs, as this definition has it, and that its guest works on the disk. One that an earlier test
-    /// left so is taken: booting is what takes longest here. A boot that fails is tried once more: one in some twenty does, on the
-    /// emulated processor.
+    /// Makes sure that the VM `vm` runs, as this definition has it, and that its guest works on the disk. One that an earlier
+    /// test left so is taken: booting is what takes longest here. A boot that fails is tried once more: one in some twenty does,
+    /// on the emulated processor.
     void haveVm(const std::string& vfio = both(), const std::string& owner = "manager");
 
     /// What the guest says of itself.
@@ -53,8 +53,8 @@ class Passthrough : public testing::Test {
     /// It ticks, goes on with its disk, and has met neither wrong data nor failed I/O.
     void expectGuestIsWell();
 
-    /// Handovers to the same QEMU, one after the other. The guest works on its disk and is pinged meanwhile: nothing is lost, and no
-    /// device is reset.
+    /// Handovers to the same QEMU, one after the other. The guest works on its disk and is pinged meanwhile: nothing is lost, and
+    /// no device is reset.
     void handOverAndExpectNothingIsLost(int times, const std::vector<std::string>& options = {});
 
     /// Has the guest's driver let go of the network card and take it up again, with new interrupts; waits until that is done.

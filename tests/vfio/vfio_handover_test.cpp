@@ -66,8 +66,8 @@ TEST_F(Passthrough, goesBackAndOnWhenTheNewVmmDies) {
                 running = qemus(workspace->path());
                 running.erase(old);
                 if (running.empty()) return false;
-                return contents(workspace->path() + (standby ? "/holder.err" : "/holder.out")).find(standby ? "holding" : moment) !=
-                       std::string::npos;
+                return contents(workspace->path() + (standby ? "/holder.err" : "/holder.out"))
+                           .find(standby ? "holding" : moment) != std::string::npos;
             },
             milliseconds(60'000)));
         for (const int pid : running) ::kill(pid, SIGKILL);
@@ -208,7 +208,8 @@ TEST_F(Passthrough, byCdevGoesOnWhenItsStateIsDamaged) {
 }
 
 TEST_F(Passthrough, isRefusedToAManagerWithoutRights) {
-    const Ran unprivileged = runAs(65534, {"start", define("other", "  - {id: hd0, address: '" + std::string(sharedDisk) + "', bind: true}")});
+    const Ran unprivileged =
+        runAs(65534, {"start", define("other", "  - {id: hd0, address: '" + std::string(sharedDisk) + "', bind: true}")});
     EXPECT_NE(unprivileged.code, 0);
     EXPECT_THAT(unprivileged.error, AnyOf(HasSubstr("Permission denied"), HasSubstr("must be locked")));
     EXPECT_EQ(driverOf(sharedDisk), "nvme");

@@ -418,7 +418,8 @@ TEST_F(CprChannel, findsAnEntryThatIsNoBlockAndAVfioDevice) {
     blocks = blocksOf(capture);
     capture.state.fds[1].id = 3;
     blocks.pop_back();
-    EXPECT_EQ(whatIsWrong(capture, blocks), "the CPR state has an entry 'ram0' (id 3), and the old VMM no such RAM block or device");
+    EXPECT_EQ(whatIsWrong(capture, blocks),
+              "the CPR state has an entry 'ram0' (id 3), and the old VMM no such RAM block or device");
     capture = captureOf({"ram0"});
     capture.state.vfioDevices = {{"vfio0", 1, 2, 3}};
     EXPECT_THAT(whatIsWrong(capture, blocksOf(capture)), HasSubstr("vfio device 'vfio0', which the definition does not have"));
@@ -435,9 +436,8 @@ class PassthroughCapture : public CprChannel {
         capture.state.vfioDevices = {{"hd0", 1, 2, 3}};
         expected.iommufd = "iommufd0";
         expected.iommufdDescriptor = capture.descriptors[1].get();
-        expected.devices = {{.name = "hd0",
-                             .descriptor = capture.descriptors[2].get(),
-                             .interrupts = {{"interrupt", 0}, {"interrupt", 3}}}};
+        expected.devices = {
+            {.name = "hd0", .descriptor = capture.descriptors[2].get(), .interrupts = {{"interrupt", 0}, {"interrupt", 3}}}};
     }
 
     void add(const std::string& name, std::int32_t id, int fd) {
@@ -484,8 +484,9 @@ TEST_F(PassthroughCapture, hasAnotherOpenFileOfTheSameNode) {
 
 TEST_F(PassthroughCapture, lacksAnIdOfTheKernels) {
     capture.state.vfioDevices->front().hwpt_id = 0;
-    EXPECT_EQ(wrong(),
-              "the passed-through device 'hd0' is in the CPR state without an id of the kernel's (devid 1, ioas_id 2, hwpt_id 0)");
+    EXPECT_EQ(
+        wrong(),
+        "the passed-through device 'hd0' is in the CPR state without an id of the kernel's (devid 1, ioas_id 2, hwpt_id 0)");
     capture.state.vfioDevices->clear();
     EXPECT_EQ(wrong(), "the passed-through device 'hd0' is not in the CPR state's list of vfio devices");
     capture.state.vfioDevices.reset();

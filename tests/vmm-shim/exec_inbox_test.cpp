@@ -160,7 +160,8 @@ TEST_F(ServeExec, givesTheProgramItsDescriptorsAndTakesTheOldOnesAway) {
     postParcel(path(), "vm/1", {old.get(), old.get(), old.get()});
     postParcel(path(), "vm/2", {log.get(), a.get(), b.get()});
     EXPECT_EQ(run({"--inbox", "40", "--label", "vm/2", "--first", "60", "--close", "40,41,61", "--", "/bin/sh", "-c",
-                   "cat /proc/self/fd/60 /proc/self/fd/61; [ -e /proc/self/fd/40 ] || [ -e /proc/self/fd/41 ] || [ -e /proc/self/fd/62 ] || echo "
+                   "cat /proc/self/fd/60 /proc/self/fd/61; [ -e /proc/self/fd/40 ] || [ -e /proc/self/fd/41 ] || [ -e "
+                   "/proc/self/fd/62 ] || echo "
                    ", no more; echo err >&2"},
                   inheriting(inbox, old)),
               0);
@@ -170,7 +171,8 @@ TEST_F(ServeExec, givesTheProgramItsDescriptorsAndTakesTheOldOnesAway) {
 TEST_F(ServeExec, doesNotCloseWhatQemuSaysItsStateIsIn) {
     const UniqueFd inbox = makeInbox(path()), log = file(), old = file("state");
     postParcel(path(), "vm/2", {log.get()});
-    EXPECT_EQ(run({"--inbox", "40", "--label", "vm/2", "--first", "60", "--close", "40,41", "--", "/bin/sh", "-c", "cat /proc/self/fd/41"},
+    EXPECT_EQ(run({"--inbox", "40", "--label", "vm/2", "--first", "60", "--close", "40,41", "--", "/bin/sh", "-c",
+                   "cat /proc/self/fd/41"},
                   [&] {
                       inheriting(inbox, old)();
                       ::setenv("QEMU_CPR_EXEC_STATE", "41", 1);

@@ -1,5 +1,5 @@
 // A monitor that is a hostile process's.
-#include "vmm-shim/tool/monitor.h"
+#include "vmm-shim/qmp/monitor.h"
 
 #include <poll.h>
 #include <stdlib.h>

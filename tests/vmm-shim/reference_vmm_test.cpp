@@ -31,7 +31,7 @@
 
 #include "tests/vmm-shim/open_descriptors.h"
 #include "vmm-shim/cpr_channel.h"
-#include "vmm-shim/tool/reference_options.h"
+#include "vmm-shim/reference/reference_options.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

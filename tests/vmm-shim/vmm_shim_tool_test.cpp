@@ -29,8 +29,8 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm-shim/main_stream.h"
+#include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
-#include "vmm-shim/tool/monitor.h"
 #include "vmm-shim/unique_fd.h"
 #include "vmm-shim/unix_socket.h"
 

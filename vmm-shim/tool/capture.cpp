@@ -148,7 +148,8 @@ std::vector<RamBlock> readRamBlocks(Monitor& monitor, pid_t pid) {
 
 CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
     const std::string status = migrationStatus(monitor.execute("query-migrate"));
-    // `completed` is also what a VMM says for good that has taken a guest over; one that has given its guest away does not run it.
+    // `completed` is also what a VMM says for good that has taken a guest over; one that has given its guest away does not run
+    // it.
     const bool holdsItsGuest = status != "completed" || monitor.execute("query-status").value("status", "") != "postmigrate";
     if (const std::set<std::string> idle{"none", "cancelled", "failed", "completed"}; !idle.contains(status) || !holdsItsGuest)
         throw std::runtime_error("the VMM has a migration in the status '" + status + "': it is left alone");

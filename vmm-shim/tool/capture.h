@@ -17,9 +17,9 @@
 #include <vector>
 
 #include "vmm-shim/cpr_channel.h"
+#include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/ram_blocks.h"
-#include "vmm-shim/tool/monitor.h"
 
 namespace vh {
 

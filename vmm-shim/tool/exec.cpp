@@ -50,8 +50,8 @@ Parcel takeParcel(const ExecRequest& request) {
 
 /// Closes the old VMM's descriptors, and puts the new one's in their places.
 void exchange(std::vector<UniqueFd> descriptors, const std::vector<int>& old, int first) {
-    // First above all numbers that are spoken of, as in a start (manager/child_process.cpp): a source may sit where another must
-    // go, or on a number that the old VMM has closed since the manager looked.
+    // First above all numbers that are spoken of, as in a start (manager/process/child_process.cpp): a source may sit where
+    // another must go, or on a number that the old VMM has closed since the manager looked.
     int end = first + static_cast<int>(descriptors.size());
     for (const int fd : old) end = std::max(end, fd + 1);
     for (UniqueFd& fd : descriptors) {

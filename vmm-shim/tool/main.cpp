@@ -20,12 +20,12 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm-shim/bytes.h"
+#include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
+#include "vmm-shim/reference/reference_vmm.h"
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
 #include "vmm-shim/tool/exec.h"
-#include "vmm-shim/tool/monitor.h"
-#include "vmm-shim/tool/reference_vmm.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

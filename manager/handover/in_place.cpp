@@ -1,0 +1,179 @@
+#include "manager/handover/in_place.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "manager/vmm/vmm_process.h"
+#include "vmm-shim/exec_inbox.h"
+
+namespace vh {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Enough for what a QEMU opens between the look and the exec: it gets the lowest free numbers, which are below the new VMM's.
+constexpr int headroom = 32;
+/// Each sandboxed QEMU adds its filter to those before it, and a process may have 32768 instructions of them (kernel/seccomp.c:
+/// MAX_INSNS_PER_PATH, Linux 6.1), some 650 filters of QEMU 11.1's.
+constexpr int mostFilters = 200;
+
+std::string procFile(pid_t pid, const char* name) {
+    return "/proc/" + std::to_string(pid) + "/" + name;
+}
+
+std::string readAll(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> commandLine(pid_t pid) {
+    std::vector<std::string> arguments;
+    std::istringstream text(readAll(procFile(pid, "cmdline")));
+    for (std::string argument; std::getline(text, argument, '\0');) arguments.push_back(argument);
+    return arguments;
+}
+
+/// The number behind `key:` in a file of lines.
+long numberIn(const std::string& path, const std::string& key, int base = 10) {
+    std::istringstream lines(readAll(path));
+    for (std::string line; std::getline(lines, line);)
+        if (line.starts_with(key)) return std::strtol(line.c_str() + key.size(), nullptr, base);
+    return -1;
+}
+
+bool isExecutable(const std::string& path) {
+    struct stat status {};
+    return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && ::access(path.c_str(), X_OK) == 0;
+}
+
+}  // namespace
+
+std::string whyExecIsForbidden(pid_t vmm) {
+    const std::vector<std::string> arguments = commandLine(vmm);
+    for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
+        if (arguments[i].ends_with("-sandbox") && arguments[i + 1].find("spawn=deny") != std::string::npos)
+            return "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken "
+                   "back; "
+                   "start it with 'handover.design: vmm-exec' or 'vmm.sandbox: false', or use design 'relayed'";
+    if (const long filters = numberIn(procFile(vmm, "status"), "Seccomp_filters:"); filters > mostFilters)
+        return "the VMM has been executed so often that its process has " + std::to_string(filters) +
+               " sandboxes; use design 'relayed', whose new VMM is a new process";
+    return {};
+}
+
+std::string blockLostByExec(const std::vector<RamBlock>& blocks) {
+    for (const RamBlock& block : blocks) {
+        const bool isKept = block.shared && block.file && block.file->fd >= 0 && !block.guest_memfd;
+        if (!isKept) return block.idstr.empty() ? "(nameless)" : block.idstr;
+    }
+    return {};
+}
+
+UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
+    if (!vmm.inboxDescriptor)
+        throw std::runtime_error(
+            "the VMM was started without an inbox for descriptors; use design 'relayed', or power-cycle the VM");
+    // glibc 2.36 has pidfd_getfd() only in a header that clashes with <sys/wait.h> on some releases; see child_process.cpp.
+    const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, vmm.pid, 0)));
+    UniqueFd inbox(process ? static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), *vmm.inboxDescriptor, 0)) : -1);
+    if (!inbox)
+        throw std::system_error(errno, std::generic_category(),
+                                "take descriptor " + std::to_string(*vmm.inboxDescriptor) + " out of pid " +
+                                    std::to_string(vmm.pid) + " (the manager has to be root, or allowed to trace the VMM)");
+    const std::string path = directory + "/exec.sock";
+    if (!isInbox(inbox.get(), path))
+        throw std::runtime_error("descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +
+                                 " is not the inbox '" + path + "'; use design 'relayed'");
+    return inbox;
+}
+
+DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, std::size_t count) {
+    const auto isRam = [&](const std::string& path) {
+        struct stat status {};
+        if (::stat(path.c_str(), &status) != 0) return false;
+        const FileIdentity identity{status.st_dev, status.st_ino};
+        return std::ranges::any_of(blocks, [&](const RamBlock& block) { return block.file && block.file->identity == identity; });
+    };
+    DescriptorPlan plan;
+    for (const fs::directory_entry& entry : fs::directory_iterator(procFile(vmm, "fd"))) {
+        const int number = std::atoi(entry.path().filename().c_str());
+        const long flags = numberIn(procFile(vmm, "fdinfo/") + std::to_string(number), "flags:", 8);
+        if (flags < 0) continue;  // It has been closed since.
+        const bool isInherited = number > STDERR_FILENO && (flags & O_CLOEXEC) == 0 && !isRam(entry.path());
+        if (isInherited)
+            plan.close.push_back(number);
+        else
+            plan.first = std::max(plan.first, number + 1);
+    }
+    std::ranges::sort(plan.close);
+    plan.first += headroom;
+    // What is put in place is there three times for a moment: as it comes, above all, and in its place.
+    const long limit = numberIn(procFile(vmm, "limits"), "Max open files");
+    const long needed = std::max(plan.first, plan.close.empty() ? 0 : plan.close.back() + 1) + 3 * static_cast<long>(count);
+    if (limit >= 0 && limit < needed)
+        throw std::runtime_error("the new VMM needs " + std::to_string(needed) + " descriptors for a moment, and pid " +
+                                 std::to_string(vmm) + " may have " + std::to_string(limit) +
+                                 "; raise its limit (prlimit --nofile), or use design 'relayed'");
+    if (count > mostInParcel)
+        throw std::runtime_error("the new VMM needs " + std::to_string(count) + " descriptors, and not more than " +
+                                 std::to_string(mostInParcel) + " can be handed over; use design 'relayed'");
+    return plan;
+}
+
+bool runsAProgram(pid_t pid) {
+    char program[1];
+    return ::readlink(procFile(pid, "exe").c_str(), program, sizeof(program)) >= 0;
+}
+
+std::string shimProgram() {
+    if (const char* named = std::getenv("VH_SHIM"); named && *named) return named;
+    std::error_code ignored;
+    const fs::path here = fs::read_symlink("/proc/self/exe", ignored).parent_path();
+    std::string tried;
+    for (const fs::path& path :
+         {here / "vmm-shim", here.parent_path() / "vmm-shim" / "vmm-shim", fs::path(VH_BINDIR) / "vmm-shim"}) {
+        if (isExecutable(path)) return path;
+        tried += (tried.empty() ? "'" : ", '") + path.string() + "'";
+    }
+    throw std::runtime_error("the program that the VMM has to execute, vmm-shim, is at none of " + tried +
+                             "; install it, or name it in VH_SHIM");
+}
+
+ShimTrial::ShimTrial(int program, const std::string& name, const Identity& identity, std::function<void(std::string)> done) {
+    log_ = UniqueFd(::memfd_create("trial-log", MFD_CLOEXEC));
+    process_ =
+        ChildProcess::launch({.argv = {"/proc/self/fd/" + std::to_string(ChildProcess::firstDescriptor), "exec", "--check"},
+                              .descriptors = {program},
+                              .output = log_.get(),
+                              .identity = identity,
+                              .expendable = true,
+                              .endsWithManager = true});
+    process_.onExit([this, name, done = std::move(done)] {
+        deadline_.reset();
+        const std::string ended = process_.howItEnded();
+        if (ended == "exited with status 0") return done({});
+        const std::string said = lastWordsOf(log_.get());
+        done("'" + name + "', which the VMM has to execute, " + ended + (said.empty() ? "" : " (" + said + ")") +
+             " when the VMM's user executed it; make it readable and executable for everyone, on a file system that allows it");
+    });
+    deadline_ = EventSource::after(std::chrono::milliseconds(5'000), [this] { process_.killAll(); });
+}
+
+ShimTrial::~ShimTrial() {
+    process_.killAll();
+}
+
+}  // namespace vh

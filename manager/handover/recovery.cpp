@@ -1,0 +1,409 @@
+#include "manager/handover/recovery.h"
+
+#include <chrono>
+#include <filesystem>
+#include <utility>
+
+#include "manager/handover/in_place.h"
+#include "manager/resources/memory_files.h"
+#include "manager/resources/memory_room.h"
+#include "manager/resources/tap_guard.h"
+#include "vmm-shim/exec_inbox.h"
+
+namespace vh {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds patience{3'000};
+constexpr milliseconds executedPatience{20'000};  ///< For a VMM that is just being executed.
+
+const VmmRecord& oldOf(const VmRecord& record) {
+    return record.retiring ? *record.retiring : record.vmm;
+}
+
+VmmRecord newOf(const VmRecord& record) {
+    if (record.retiring) return record.vmm;
+    return record.fresh.value_or(VmmRecord{});
+}
+
+std::string pidOf(const VmmProcess& vmm) {
+    return "pid " + std::to_string(vmm.record().pid);
+}
+
+}  // namespace
+
+Recovery::Recovery(VmRecord record, VmDirectory directory, Done done)
+    : record_(std::move(record)),
+      directory_(std::move(directory)),
+      done_(std::move(done)),
+      old_(oldOf(record_), directory_.generation(oldOf(record_).generation)),
+      new_(newOf(record_), directory_.generation(newOf(record_).generation)) {
+    // From the next turn, so that no answer comes before the constructor is through.
+    timer_ = EventSource::after(milliseconds(0), [this] { guarded([this] { begin(); }); });
+}
+
+void Recovery::guarded(const std::function<void()>& step) {
+    try {
+        step();
+    } catch (const std::exception& error) {
+        finish(error.what());
+    }
+}
+
+void Recovery::begin() {
+    if (record_.starting) return finishStart();
+    if (record_.retiring) return keepNew();
+    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess()) return keepOldIfItRuns();
+    if (!new_.alive()) return keepOld();
+    askUntil_ = std::chrono::steady_clock::now() + executedPatience;
+    isOneProcess() ? askWhich() : askNew();
+}
+
+/// The new VMM may have run the guest, and has ended. It did not when the old one runs it: it was given back, and nobody wrote
+/// that down, or a person has decided so.
+void Recovery::keepOldIfItRuns() {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (reply.text("status") == "running") return keepOld();
+        finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " +
+               pidOf(old_) + ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
+               "' ends that one, and 'start' starts the VM anew");
+    });
+}
+
+void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done) {
+    const auto answered = [this, &vmm, command, arguments, done](const QmpReply& reply) {
+        guarded([&] {
+            if (command != "query-status" || !reply.ok() || vmm.hasOwnAnswer()) return done(reply);
+            // Both VMMs of an adopted VM listen on one monitor socket, and the other one took the call.
+            vmm.closeMonitor();
+            if (--callsLeft_ <= 0) return done({{}, QmpError{"Closed", "another process answers on its monitor"}});
+            timer_ = EventSource::after(milliseconds(20),
+                                        [this, &vmm, command, arguments, done] { ask(vmm, command, arguments, done); });
+        });
+    };
+    try {
+        vmm.monitor().execute(command, arguments, patience, answered);
+    } catch (const std::exception& error) {
+        timer_ = EventSource::after(milliseconds(0),
+                                    [answered, reply = QmpReply{{}, QmpError{"Closed", error.what()}}] { answered(reply); });
+    }
+}
+
+void Recovery::finishStart() {
+    if (!old_.alive()) return undoStart();
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (runState.empty())
+            return finish("its start was interrupted, and the VMM, " + pidOf(old_) +
+                          ", does not answer; 'virt-handover destroy " + directory_.vm() + "' ends it");
+        if (runState == "prelaunch") return end(old_, [this] { undoStart(); });
+        record_.starting = false;
+        directory_.write(record_);
+        finish({});
+    });
+}
+
+void Recovery::undoStart() {
+    undone_ = true;
+    finish({});
+}
+
+void Recovery::askNew() {
+    ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (runState.empty()) return askOld();
+        // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
+        const bool neverRan = runState == "paused" || runState == "inmigrate" || runState == "prelaunch";
+        if (!neverRan) return endOldUnlessItRuns();
+        // What it holds is the guest as it is by now, whether or not it came to run it.
+        if (record_.toldToRun && runState == "paused") return letNewRun("it had been told to");
+        if (old_.alive()) return record_.passthrough.empty() || runState != "paused" ? endNew() : askWhoHasDevices();
+        if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
+        letNewRun("the old VMM is gone");
+    });
+}
+
+/// The new VMM says that it has run the guest. An old one that still runs it says that this is not so.
+void Recovery::endOldUnlessItRuns() {
+    if (!old_.alive()) return keepNew();
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (runState == "postmigrate" || runState == "paused") return keepNew();
+        finish("the new VMM, " + pidOf(new_) + ", says that it has the guest, and the old one, " + pidOf(old_) + ", " +
+               (runState.empty() ? "does not answer" : "is in the state '" + runState + "'") +
+               "; a person must look, and end the one that does not have it");
+    });
+}
+
+/// An old VMM that has handed its devices over cannot run the guest any more (handover_table.h), and nobody but the new one can.
+void Recovery::askWhoHasDevices() {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (reply.text("status").empty())
+            return finish("the new VMM holds the guest, stopped, and the old one, " + pidOf(old_) +
+                          ", does not say whether it has given the guest's devices away; a person must look");
+        reply.text("status") == "postmigrate" ? letNewRun("the old VMM has handed over") : endNew();
+    });
+}
+
+void Recovery::letNewRun(const std::string& why) {
+    if (!record_.guestWasRunning) return endOldUnlessItRuns();
+    try {
+        if (!record_.adopted) joinBridges(record_.definition(), new_.record().pid);
+    } catch (const std::exception& error) {
+        return finish(std::string("the new VMM's network: ") + error.what());
+    }
+    ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
+        if (answer.ok()) return announce([this] { endOldUnlessItRuns(); });
+        finish(why + ", and the new one, " + pidOf(new_) + ", does not start the guest: " + answer.error->description);
+    });
+}
+
+/// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself. Once: a handover does
+/// it before it writes down that only the new VMM is left.
+void Recovery::announce(std::function<void()> then) {
+    if (!record_.fresh || std::exchange(announced_, true)) return then();
+    ask(new_, "announce-self", announcements(), [then = std::move(then)](const QmpReply&) { then(); });
+}
+
+void Recovery::againSoon(void (Recovery::*step)(), const std::string& problem) {
+    // The process's end settles it: then there is no VMM left.
+    if (!new_.alive()) return settle(new_.record(), old_.record().generation);
+    if (std::chrono::steady_clock::now() > askUntil_) return finish(problem + "; a person must look at " + pidOf(new_));
+    timer_ = EventSource::after(milliseconds(20), [this, step] { guarded([this, step] { (this->*step)(); }); });
+}
+
+void Recovery::askWhich() {
+    const auto unless = [this](const QmpReply& reply) {
+        if (reply.ok()) return false;
+        // Refused or hung up on: its listening socket went with the old VMM. One that is silent may be either, and is asked
+        // again.
+        const bool isSilent = reply.error->errorClass == "Timeout";
+        old_.closeMonitor();
+        isSilent ? againSoon(&Recovery::askWhich, "its VMM does not answer") : askExecuted();
+        return true;
+    };
+    ask(old_, "query-migrate", nullptr, [this, unless](const QmpReply& migration) {
+        if (unless(migration)) return;
+        ask(old_, "query-status", nullptr, [this, unless, migration](const QmpReply& reply) {
+            if (unless(reply)) return;
+            // `completed` may be that of the migration that this VMM came from; its own stops the guest first, and then executes.
+            const std::string migrating = migration.text("status"), status = migrating.empty() ? "none" : migrating,
+                              runState = reply.text("status");
+            const bool isStopped = runState == "postmigrate" || runState == "finish-migrate";
+            if (status == "none" || status == "cancelled" || status == "failed" || (status == "completed" && !isStopped))
+                return keepOld();
+            if (!std::exchange(cancelled_, true)) old_.monitor().execute("migrate_cancel", nullptr, patience, nullptr);
+            againSoon(&Recovery::askWhich, "the old VMM's migration does not end");
+        });
+    });
+}
+
+void Recovery::askExecuted() {
+    ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
+        if (!reply.ok()) {
+            new_.closeMonitor();
+            // Not long ago the process may have been neither: between its two monitors it executes one program after another.
+            return againSoon(&Recovery::askWhich, "neither the old VMM nor the one that it was to execute answers");
+        }
+        const std::string runState = reply.text("status");
+        if (runState.empty()) return againSoon(&Recovery::askExecuted, "the executed VMM does not say how it is");
+        if (runState == "inmigrate") return takeStateIn();
+        if (runState == "paused") return runExecuted();
+        keepExecuted();
+    });
+}
+
+void Recovery::takeStateIn() {
+    ask(new_, "query-migrate", nullptr, [this](const QmpReply& reply) {
+        const std::string status = reply.text("status");
+        if (reply.ok() && (status.empty() || status == "none") && !std::exchange(incoming_, true)) {
+            new_.monitor().execute("migrate-set-parameters", {{"announce-rounds", 0}}, patience, nullptr);  // See announce().
+            new_.monitor().execute("migrate-incoming", fdsetChannel(stateFdset), patience, nullptr);
+        }
+        againSoon(&Recovery::askExecuted, "the executed VMM does not take the devices' state in");
+    });
+}
+
+void Recovery::runExecuted() {
+    if (!record_.guestWasRunning) return keepExecuted();
+    try {
+        joinBridges(record_.definition(), new_.record().pid);
+    } catch (const std::exception& error) {
+        return finish(std::string("the executed VMM's network: ") + error.what());
+    }
+    ask(new_, "cont", nullptr, [this](const QmpReply& answer) {
+        if (answer.ok()) return keepExecuted();
+        finish("the executed VMM does not start the guest: " + answer.error->description);
+    });
+}
+
+void Recovery::keepExecuted() {
+    announce([this] {
+        ask(new_, "remove-fd", {{"fdset-id", stateFdset}},
+            [this](const QmpReply&) { settle(new_.record(), old_.record().generation); });
+    });
+}
+
+/// What a manager that died had put into a VMM that was not executed over; its monitor is connected.
+void Recovery::emptyInbox() {
+    if (!isOneProcess()) return;
+    try {
+        takeParcels(takeInbox(old_.record(), old_.directory()).get());
+    } catch (const std::exception&) {
+        // The next handover empties it, or says why it cannot.
+    }
+}
+
+void Recovery::askOld() {
+    if (!old_.alive()) return finish("the old VMM is gone and the new one does not answer; a person must look at " + pidOf(new_));
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        // A new VMM without a monitor, as while it waits for CPR state, is known to be harmless by the old one running the guest.
+        if (reply.text("status") == "running") return endNew();
+        finish("neither VMM can be shown to hold the guest: the new one, " + pidOf(new_) +
+               ", does not answer, and the old one, " + pidOf(old_) + ", does not run it; a person must look");
+    });
+}
+
+void Recovery::keepNew() {
+    announce([this] {
+        if (!old_.alive()) return doAfterwards(0);
+        retireOld();
+    });
+}
+
+void Recovery::retireOld() {
+    // Should this manager die, too, nobody has to ask again, and an old VMM that is about to end could not answer.
+    record_.retiring = old_.record();
+    record_.vmm = new_.record();
+    spare(new_.record());
+    record_.forgetHandover();
+    directory_.write(record_);
+    end(
+        old_, [this] { doAfterwards(0); }, [this] { leaveOld(); });
+}
+
+/// What would have to come afterwards has to wait for its end.
+void Recovery::leaveOld() {
+    if (!new_.alive())
+        return finish("the new VMM has ended, and the guest with it, and the old one, " + pidOf(old_) +
+                      ", does not end, not even by SIGKILL, so the kernel holds it, and what it has open of the guest's");
+    removeSockets(new_.record());
+    finish({});
+}
+
+/// See AdoptedVm. What the new VMM refuses it may have done already.
+void Recovery::doAfterwards(std::size_t next) {
+    if (!record_.adopted || next == record_.adopted->afterwards.size()) return settle(new_.record(), old_.record().generation);
+    const AdoptedVm::Command& command = record_.adopted->afterwards[next];
+    ask(new_, command.name, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
+}
+
+void Recovery::endNew() {
+    // As in a handover that goes back: a CPR exchange is cancelled first, for the new VMM's end would make the old one go ahead.
+    ask(old_, "migrate_cancel", nullptr, [this](const QmpReply&) {
+        const auto goBack = [this] {
+            old_.closeMonitor();  // Both VMMs of an adopted VM listen on one monitor socket: this may have been the new one's.
+            keepOld();
+        };
+        end(new_, goBack, [this, goBack] {
+            left_ = new_.record();
+            goBack();
+        });
+    });
+}
+
+void Recovery::keepOld() {
+    if (!old_.alive()) return settle(old_.record(), new_.record().generation);
+    try {
+        if (record_.adopted) TapGuard(*record_.adopted, old_.record().pid).restore();
+    } catch (const std::exception& error) {
+        return finish(error.what());
+    }
+    letOldRun();
+}
+
+void Recovery::letOldRun() {
+    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
+        const std::string runState = reply.text("status");
+        if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
+        if (runState.empty()) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
+        if (!record_.passthrough.empty() && runState == "postmigrate")
+            return finish(
+                "the new VMM is gone, and the old one, " + pidOf(old_) +
+                ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
+                "start it again");
+        const auto settled = [this] {
+            // As found before the handover, whatever that had set.
+            emptyInbox();
+            for (const int fdset : {stateFdset, shimFdset})
+                old_.monitor().execute("remove-fd", {{"fdset-id", fdset}}, patience, nullptr);
+            ask(old_, "migrate-set-parameters", {{"mode", "normal"}}, [this](const QmpReply&) {
+                cutBackMemoryFiles(old_.record().pid, record_.memoryBefore);
+                settle(old_.record(), new_.record().generation);
+            });
+        };
+        if (runState == "running" || !record_.guestWasRunning) return settled();
+        ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
+            if (answer.ok()) return settled();
+            // A migration that was cancelled just now takes a moment to let go of the guest.
+            if (--attemptsLeft_ == 0) return finish("the old VMM does not start the guest: " + answer.error->description);
+            timer_ = EventSource::after(milliseconds(20), [this] { guarded([this] { letOldRun(); }); });
+        });
+    });
+}
+
+void Recovery::end(VmmProcess& vmm, std::function<void()> then, std::function<void()> otherwise) {
+    if (!otherwise)
+        otherwise = [this, &vmm] { finish(pidOf(vmm) + " does not end, not even by SIGKILL, so the kernel holds it"); };
+    vmm.process().onExit([this, then = std::move(then)] {
+        timer_.reset();
+        guarded(then);
+    });
+    // Much memory, or devices that have to be let go of, take their time.
+    timer_ = EventSource::after(record_.definition().handover.deadlines.retire, [this, &vmm, otherwise = std::move(otherwise)] {
+        vmm.process().ignoreExit();
+        guarded(otherwise);
+    });
+    vmm.process().killAll();
+}
+
+/// While a handover lasts, it is the new VMM that the kernel is to end first when memory runs out.
+void Recovery::spare(const VmmRecord& kept) {
+    if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
+        setOomScore(kept.pid, *score);
+}
+
+void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
+    record_.vmm = kept;
+    spare(kept);
+    record_.forgetHandover();
+    record_.retiring = left_;
+    if (left_ && record_.adopted) record_.adopted->afterwards.clear();  // They are the new VMM's.
+    try {
+        directory_.write(record_);
+        if (!left_) directory_.removeGeneration(goneGeneration);
+        removeSockets(kept);
+        finish({});
+    } catch (const std::exception& error) {
+        finish(error.what());
+    }
+}
+
+/// Those of the manager that died: a relay's, and the one on which a command that held an upgrade was told to commit it.
+void Recovery::removeSockets(const VmmRecord& kept) const {
+    std::error_code ignored;
+    for (const std::string& socket : {relayPath(directory_.generation(kept.generation)), managerSocket(directory_.path())})
+        std::filesystem::remove(socket, ignored);
+}
+
+void Recovery::finish(std::string problem) {
+    timer_.reset();
+    for (VmmProcess* vmm : {&old_, &new_}) vmm->process().ignoreExit();
+    callSoon([done = std::exchange(done_, nullptr), record = undone_ ? std::nullopt : std::optional(record_),
+              problem = std::move(problem)] {
+        if (done) done(record, problem);
+    });
+}
+
+}  // namespace vh

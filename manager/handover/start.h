@@ -1,0 +1,65 @@
+// The first start of a VM: resolves what the definition leaves open, makes guest RAM, launches the VMM and lets the guest run.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "manager/record/vm_record.h"
+#include "manager/vmm/binary_probe.h"
+#include "manager/vmm/heartbeat.h"
+#include "manager/vmm/vmm_process.h"
+
+namespace vh {
+
+struct StartRequest {
+    VmDefinition definition;
+    std::string definitionFile;
+    std::string definitionText;
+    /// Wait until the guest probe ticks and has filled its RAM; no wait when absent.
+    std::optional<std::chrono::milliseconds> waitHeartbeat;
+};
+
+class Start {
+ public:
+    /// `problem` is empty when the guest runs. Otherwise nothing of the attempt is left, but for `guestRuns`: only the wait
+    /// failed.
+    struct Result {
+        VmRecord record;
+        std::string problem;
+        bool guestRuns = false;
+        std::vector<std::string> warnings;
+    };
+    using Done = std::function<void(Result)>;
+
+    /// `directory` is locked and has no record. Calls `done` from the main loop, once.
+    Start(StartRequest request, VmDirectory directory, Done done);
+
+ private:
+    void begin();
+    void resolve(const VmmBinary& binary);
+    void launch();
+    void letRun();
+    void awaitHeartbeat();
+    void fail(const std::string& problem);
+    void finish(const std::string& problem, bool guestRuns);
+    /// Runs a step; what it throws is the start's failure.
+    void guarded(const std::function<void()>& step);
+
+    StartRequest request_;
+    VmDirectory directory_;
+    Done done_;
+    VmRecord record_;
+    std::vector<std::string> warnings_;
+    std::vector<UniqueFd> deviceLocks_;
+    bool shareImplicitRam_ = false;
+    std::unique_ptr<BinaryProbe> probe_;
+    std::unique_ptr<VmmProcess> vmm_;
+    HeartbeatMonitor heartbeat_;
+    EventSource timer_;
+};
+
+}  // namespace vh

@@ -1,0 +1,72 @@
+// A VM that another manager started and goes on managing, such as a domain of libvirt: all that it takes to start a second VMM
+// for it. Who that manager is, and how the arguments came about, is of no interest here.
+//
+// Its VMM is not described by a definition, its descriptors come from the old VMM's process and not from us, and the new VMM is
+// made to resemble the old one's process (process_traits.h). All else of a handover is that of our own VMs.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "manager/record/tap_settings.h"
+
+namespace vh {
+
+struct AdoptedVm {
+    struct Descriptor {
+        int number = -1;  ///< In the new VMM.
+        int of = -1;      ///< In the old one.
+        bool tap = false;
+        TapSettings settings{};  ///< Of a tap, from just before a second VMM gets it.
+        std::string path{};      ///< To be opened instead of taken from the old one, when not empty: `/dev/vhost-net`.
+
+        bool operator==(const Descriptor&) const = default;
+    };
+
+    std::string title;    ///< What its manager calls it.
+    std::string monitor;  ///< The old VMM's monitor socket, which must be free.
+    std::uint64_t memoryBytes = 0;
+    std::vector<std::string> arguments;  ///< Of the new VMM, without `-incoming`.
+    std::vector<std::string> models;     ///< Device models that the new VMM must have.
+    std::vector<Descriptor> descriptors;
+    /// Monitor commands for the new VMM once the old one has ended: what two VMMs cannot have at once, such as a TCP port.
+    struct Command {
+        std::string name;
+        nlohmann::json arguments;
+
+        bool operator==(const Command&) const = default;
+    };
+    std::vector<Command> afterwards;
+    std::string pidFile;          ///< See LaunchSpec.
+    std::string logFile;          ///< Where what both VMMs say ends up.
+    std::string socketDirectory;  ///< Where the VMMs' user may make sockets, also under a security module's rules.
+
+    bool operator==(const AdoptedVm&) const = default;
+};
+
+nlohmann::json toJson(const AdoptedVm& vm);
+/// Throws nlohmann::json::exception.
+AdoptedVm adoptedVmFromJson(const nlohmann::json& value);
+
+/// What `adopt` is told of a VM, by a file: the members of AdoptedVm, and these.
+struct Adoption {
+    std::string vm;  ///< The name of its record.
+    std::string uuid;
+    std::string machine;
+    pid_t pid = 0;
+    std::uint64_t startTime = 0;
+    std::string binary;  ///< The new VMM's.
+    std::uint64_t pauseBudgetMs = 1000;
+    bool dryRun = false;
+    AdoptedVm adopted;
+};
+
+/// Throws std::runtime_error that names the file and what is wrong with it.
+Adoption readAdoption(const std::string& file);
+
+}  // namespace vh

@@ -1,0 +1,81 @@
+// What a handover was: a value, printed for people and for scripts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "config/exit_code.h"
+#include "config/vm_definition.h"
+#include "manager/record/handover_table.h"
+#include "manager/record/heartbeat_summary.h"
+#include "manager/record/passed_device.h"
+#include "vmm-shim/ram_blocks.h"
+
+namespace vh {
+
+struct VmmIdentity {
+    std::string binary;
+    std::string kind;     ///< `QEMU`, or `reference VMM`; empty until it is known.
+    std::string version;  ///< Empty until it is known.
+    int pid = 0;          ///< 0 while there is no process.
+    bool alive = false;   ///< When the handover was over, and not told to end by it.
+};
+
+struct StepTime {
+    State state;
+    double startMs = 0;  ///< Since the handover began.
+    double durationMs = 0;
+};
+
+struct HandoverReport {
+    std::string vm;
+    std::optional<Design> design;    ///< Absent when it did not come to a handover.
+    State outcome = State::Refused;  ///< A final state, or StandingBy while it waits for a commit.
+    /// The guest beat on the old VMM and was not heard on the new one, which says that it runs it. Shown as an outcome of its own
+    /// in place of Upgraded: a person has to look.
+    bool silent = false;
+    bool dryRun = false;  ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
+    std::string cause;    ///< Why it was not upgraded, or is silent; empty when all is well.
+    VmmIdentity old;
+    VmmIdentity fresh;
+    std::vector<StepTime> steps;
+    std::optional<double> stopToResumeMs;   ///< By QEMU's own events: STOP on the old VMM to RESUME, on whichever VMM it was.
+    std::optional<HeartbeatSummary> guest;  ///< Absent when the definition has no heartbeat or the guest was silent.
+    std::uint64_t bytesSent = 0;            ///< Migration stream, by QEMU's count on the old VMM.
+    std::uint64_t ramBytes = 0;
+    std::uint64_t ramCopiedBytes = 0;   ///< Guest RAM pages that went through the stream.
+    std::size_t ramBlocksCompared = 0;  ///< Of the old VMM; 0 when it did not come to that.
+    std::vector<RamBlockDifference> ramBlockDifferences;
+    std::vector<PassedDevice> passthrough;  ///< What the guest has of the host's devices.
+    double totalMs = 0;
+    std::vector<std::string> warnings;
+    /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.
+    bool shouldStartOver = false;
+    /// Lost, and no VMM can go on with the guest, also when the old one lives: the guest ended with the new one, to which it had
+    /// gone over. Only a new start helps.
+    bool guestIsGone = false;
+    bool oldVmmLeft = false;  ///< Upgraded, but the old VMM has not ended, not even by SIGKILL.
+    bool cancelled = false;   ///< A person, or the manager's own end, asked to stop.
+
+    ExitCode exitCode() const;
+};
+
+nlohmann::json toJson(const HandoverReport& report);
+
+/// Any answer as text. What a VMM said need not be UTF-8, which JSON is; such bytes are replaced.
+std::string jsonText(const nlohmann::json& value, int indent = -1);
+
+/// The table that `upgrade` ends with; takes the JSON form, as it may come from the daemon, and whatever that has said.
+std::string reportText(const nlohmann::json& report);
+
+/// `refused`, `rolled back`, `upgraded`, `lost`.
+std::string_view outcomeName(State finalState);
+/// What reports call an upgrade after which the guest was not heard.
+constexpr std::string_view silentOutcome = "silent";
+
+}  // namespace vh

@@ -1,0 +1,76 @@
+// What the manager opens so that a VMM need not: descriptors with names, in the order in which the VMM process inherits them.
+//
+// The manager is privileged and opens; the VMM is not and inherits. Each VMM process gets open file descriptions of its own for
+// disks and taps: QEMU's image locks belong to the open file description (fcntl F_OFD_SETLK, block/file-posix.c), so two VMMs on
+// a shared one would not keep each other out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/vm_definition.h"
+#include "manager/process/child_process.h"
+#include "manager/process/descriptors.h"
+#include "manager/record/vm_record.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+class Resources {
+ public:
+    /// Adds a descriptor; `name` is unique, like `disk/root/rw`.
+    void add(const std::string& name, UniqueFd fd);
+
+    bool has(const std::string& name) const;
+    /// The number that the first descriptor has inside the VMM process; the others follow.
+    void setFirstNumber(int first) { first_ = first; }
+    /// The number that the descriptor has inside the VMM process. Throws std::out_of_range for an unknown name.
+    int numberOf(const std::string& name) const;
+    /// The manager's own descriptor, borrowed.
+    int fd(const std::string& name) const;
+    /// In the order of their numbers.
+    std::vector<std::string> names() const;
+    /// All of them, borrowed, in the order of their numbers.
+    std::vector<int> descriptors() const;
+
+    /// Closes the manager's own copies, but for the taps, which joinBridges() still needs.
+    void release();
+
+ private:
+    std::size_t indexOf(const std::string& name) const;
+    std::vector<NamedDescriptor> named_;
+    int first_ = ChildProcess::firstDescriptor;
+};
+
+/// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's
+/// user only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
+UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity);
+
+/// What the host can give without swapping (MemAvailable, proc(5)).
+std::uint64_t availableMemoryBytes();
+
+/// One of our own files, opened anew with other flags. Throws std::system_error.
+UniqueFd reopen(int file, int flags);
+
+/// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
+UniqueFd reopenGuestRam(const VmmRecord& vmm);
+
+/// The passed-through devices of a running VMM, as openDevices() opened them: the same open files, taken out of its process.
+/// Throws std::runtime_error when what is there is not what the record says.
+std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm);
+
+/// Everything but guest RAM and passed-through devices that a VMM of this definition inherits: listening sockets in `directory`,
+/// disks, logs and taps, and an inbox where guest RAM is the VMM's own, so that it could be executed.
+Resources acquireResources(const VmDefinition& definition, const std::string& directory);
+
+/// Whether a tap with this name is one that collectResources() made.
+bool isOwnTap(const std::string& name);
+
+/// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read
+/// what is meant for the one that runs the guest.
+void joinBridges(const VmDefinition& definition, const Resources& resources);
+/// The same for a VMM that another manager started, whose taps are found by what the kernel says of its descriptors.
+void joinBridges(const VmDefinition& definition, pid_t vmm);
+
+}  // namespace vh

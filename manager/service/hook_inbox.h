@@ -1,0 +1,52 @@
+// What libvirt's hook (plugin/hook.cpp) tells the manager: one datagram when a domain has started, ended, or been found again by
+// a restarted libvirt. The hook must not wait, so notices may be lost: nothing may depend on one to arrive.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "manager/process/event_loop.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+struct HookNotice {
+    std::string name;
+    std::string uuid;
+    std::string operation;  ///< `started`, `reconnect`, `stopped` or `release`.
+    std::string reason;     ///< libvirt's word for it, such as `destroyed`; may be empty.
+
+    bool operator==(const HookNotice&) const = default;
+};
+
+/// Throws std::runtime_error that says what is wrong with it.
+HookNotice parseHookNotice(const std::string& datagram);
+
+class HookInbox {
+ public:
+    static constexpr std::size_t maximumBytes = 4096;
+
+    /// Listens on RUNTIME_DIRECTORY/libvirt-hook.sock, which only the manager's own user may write to; a socket left by an
+    /// earlier manager is replaced. `report` is told of what is not understood, a line each. Throws std::system_error.
+    HookInbox(const std::string& runtimeDirectory, std::function<void(const HookNotice&)> receive,
+              std::function<void(const std::string&)> report);
+    ~HookInbox();
+    HookInbox(const HookInbox&) = delete;
+
+    /// The last notice of each domain that has not been released since, by its uuid.
+    const std::map<std::string, HookNotice>& latest() const { return latest_; }
+
+ private:
+    void receiveAll();
+    void take(const std::string& datagram);
+
+    std::string path_;
+    std::function<void(const HookNotice&)> receive_;
+    std::function<void(const std::string&)> report_;
+    std::map<std::string, HookNotice> latest_;
+    UniqueFd socket_;
+    EventSource readable_;
+};
+
+}  // namespace vh

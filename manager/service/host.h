@@ -1,0 +1,157 @@
+// The VMs of this host, and every verb on them. The daemon serves it over D-Bus, `virt-handover --embed` runs it in its own
+// process.
+//
+// There is no state in here but work under way: what is known of a VM is its record on disk and its VMM process, so any number of
+// managers may come and go. One lock a VM keeps two verbs from working on it at once, also across processes.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "manager/handover/handover.h"
+#include "manager/handover/recovery.h"
+#include "manager/handover/start.h"
+#include "manager/record/vm_record.h"
+#include "manager/service/verbs.h"
+#include "manager/vmm/guest_states.h"
+#include "manager/vmm/strays.h"
+
+namespace vh {
+
+class Host : public Verbs {
+ public:
+    Host(std::string runtimeDirectory, std::string definitionDirectory);
+    ~Host() override;
+
+    void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) override;
+    void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) override;
+    void commit(const std::string& vm, Handover::Observer observer, Done done) override;
+    void cancel(const std::string& vm, Done done) override;
+    void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) override;
+    void destroy(const std::string& vm, Done done) override;
+    void list(Done done) override;
+    void show(const std::string& vm, Done done) override;
+    void console(const std::string& vm, Done done) override;
+
+    // VMs that another manager started; there is no D-Bus method for these. Each answers like an upgrade.
+
+    /// Hands a VM over of which only this file tells; answers with a report. The file is what is gone by as it is once the VM's
+    /// lock is held. So whoever gave the order takes it back by removing the file and then asks recoverAdopted(), which needs the
+    /// lock, too: either that waits for this handover and sees its end, or this handover finds no order, however late it comes.
+    void adopt(const std::string& file, Handover::Observer observer, Done done);
+    /// Finishes or undoes a handover of an adopted VM that was interrupted, and says which VMM it has: `vm`, `state` (`running`,
+    /// `dead`, or `none` when no handover of it was ever begun), and of a running one `pid`, `startTime`, `binary`.
+    void recoverAdopted(const std::string& vm, Done done);
+    /// Removes what is kept of an adopted VM that has ended.
+    void forgetAdopted(const std::string& vm, Done done);
+
+    /// How the last upgrade of this VM ended that stood by; none if there was no such.
+    std::optional<HandoverReport> endedStandby(const std::string& vm) const;
+
+    /// Told every line that a guest probe says while its VM is handed over. Port 0 is the old VMM's, 1 the new one's.
+    using GuestListener = std::function<void(const std::string& vm, const std::string& line,
+                                             std::chrono::steady_clock::time_point at, std::size_t port)>;
+    void onGuestHeard(GuestListener listener) { guestListener_ = std::move(listener); }
+
+    /// Told of what is about to happen to a VM that nobody but a person at work on it needs to know, a line each: which processes
+    /// `destroy` ends, and what a verb waits for.
+    void onNotice(std::function<void(const std::string&)> notice) { notice_ = std::move(notice); }
+
+    /// Rolls back the handovers that still can be; for a manager that is told to end.
+    void cancelHandovers(const std::string& why);
+    bool handoverUnderWay() const;
+    /// Calls once when no handover is under way any more.
+    void whenIdle(std::function<void()> callback);
+
+    /// Finishes or undoes what an earlier manager left half done, on every VM. Problems go to `report`, a line each.
+    void recoverAll(const std::function<void(const std::string&)>& report);
+
+ private:
+    /// One verb at work on one VM; its end releases the lock.
+    struct Operation {
+        std::string vm;
+        UniqueFd lock;
+        VmDirectory directory;
+        Done done;
+        bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
+        std::unique_ptr<Start> start;
+        std::unique_ptr<StrayCheck> strays;
+        std::unique_ptr<Recovery> recovery;
+        std::unique_ptr<Handover> handover;
+        Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
+        bool stoodBy = false;
+        std::unique_ptr<VmmProcess> vmm;
+        std::list<ChildProcess> ending;  ///< What `destroy` ends.
+        EventSource timer;
+        std::vector<std::string> warnings;  ///< Added to what the verb answers.
+    };
+    using Begun = std::function<void(Operation*)>;
+
+    /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
+    void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
+    VerbResult recorded(const std::string& vm) const;
+    VerbResult consoleOf(const std::string& vm) const;
+    VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
+    /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
+    void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);
+    /// Waiting for the lock of a VM that somebody has.
+    struct Wait {
+        bool isEndless = false;
+        bool isTold = false;  ///< The notice of it.
+        std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+    };
+    /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by any manager, and for who only
+    /// looks.
+    void beginOn(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
+    void tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait);
+    /// How long a verb waits.
+    std::chrono::milliseconds patienceWith(const std::string& vm) const;
+    /// Says to other verbs, of this and of other managers, whether this one is settling what another one left half done.
+    static void saySettling(const Operation& operation, bool isSo);
+    void end(Operation* operation, VerbResult result);
+    /// Runs a step of it; what it throws is its answer.
+    void guarded(Operation* operation, const std::function<void()>& step);
+    /// Gives back what a VM that has ended was given, and removes all that is known of it. Returns what could not be done.
+    std::vector<std::string> removeEnded(Operation& operation);
+    /// Ends the operation of a verb that has ended the VM.
+    void endWith(Operation* operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
+    /// SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
+    void endAll(Operation* operation, const std::set<pid_t>& pids, const nlohmann::json& names);
+    /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
+    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted = false);
+    /// Goes on with `then` when no process is left of this VM that may hold its guest, but for those on record; ends the
+    /// operation itself if there is one.
+    void settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then);
+    /// Goes on when no start and no handover of it is half done; without a record when it was a start that was undone.
+    void recover(Operation* operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then);
+    void startAnew(Operation* operation, const StartRequest& request);
+    void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);
+    void handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
+                    const HandoverReport& report);
+    /// Lets handovers begin in the order in which they were asked for, so many at once that none pays with its deadlines for the
+    /// others' work.
+    void beginWaiting();
+    /// The upgrade of this VM that stands by in this process, or else answers why there is none.
+    Operation* standingBy(const std::string& vm, const Done& done);
+
+    std::string runtimeDirectory_;
+    std::string definitionDirectory_;
+    std::list<std::unique_ptr<Operation>> operations_;
+    std::deque<Operation*> waiting_;                       ///< For their handover to begin.
+    std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by.
+    std::map<unsigned, EventSource> attempts_;             ///< To begin on a VM that somebody else has.
+    unsigned lastAttempt_ = 0;
+    std::list<std::unique_ptr<GuestStates>> questions_;
+    std::function<void()> idleCallback_;
+    std::function<void(const std::string&)> notice_;
+    GuestListener guestListener_;
+};
+
+}  // namespace vh

@@ -1,0 +1,202 @@
+#include "manager/service/terminal.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+#include <system_error>
+#include <thread>
+
+#include "manager/record/report.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+std::string_view explanation(State state) {
+    switch (state) {
+        case State::Preflight:
+            return "checking the definition, the new VMM and the old one";
+        case State::Launching:
+            return "starting the new VMM; the guest runs on";
+        case State::Exchanging:
+            return "setting both VMMs up; the guest runs on";
+        case State::Verifying:
+            return "comparing both VMMs' memory; the guest runs on";
+        case State::StandingBy:
+            return "everything is ready; waiting for a commit, the guest runs on";
+        case State::Switching:
+            return "stopping the guest on the old VMM, moving its devices' state";
+        case State::Proving:
+            return "asking the new VMM whether it holds the guest";
+        case State::Confirming:
+            return "letting the guest run on the new VMM";
+        case State::Retiring:
+            return "ending the old VMM";
+        case State::Discarding:
+            return "something is wrong: ending the new VMM";
+        case State::Resuming:
+            return "making sure that the guest runs on the old VMM";
+        case State::Ending:
+            return "making sure that it has ended";
+        case State::Refused:
+        case State::RolledBack:
+        case State::Upgraded:
+        case State::Lost:
+            return "";
+    }
+    return "";
+}
+
+/// Puts the terminal into raw mode, and back when it goes away.
+class RawTerminal {
+ public:
+    RawTerminal() {
+        if (::tcgetattr(STDIN_FILENO, &before_) != 0) return;
+        changed_ = true;
+        termios raw = before_;
+        ::cfmakeraw(&raw);
+        ::tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+    }
+    RawTerminal(const RawTerminal&) = delete;
+    ~RawTerminal() {
+        if (changed_) ::tcsetattr(STDIN_FILENO, TCSANOW, &before_);
+    }
+
+ private:
+    termios before_{};
+    bool changed_ = false;
+};
+
+enum class ConsoleEnd { Left, VmmGone, InputEnded };
+
+bool writeAll(int fd, const char* bytes, std::size_t length) {
+    while (length > 0) {
+        const ssize_t count = ::write(fd, bytes, length);
+        if (count < 0 && errno == EAGAIN) {
+            pollfd wait{fd, POLLOUT, 0};
+            ::poll(&wait, 1, 1000);
+            continue;
+        }
+        if (count <= 0) return false;
+        bytes += count;
+        length -= static_cast<std::size_t>(count);
+    }
+    return true;
+}
+
+ConsoleEnd converse(int socket, bool& readInput) {
+    constexpr char leave = 0x1d;  // Ctrl-]
+    for (;;) {
+        pollfd watched[2] = {{socket, POLLIN, 0}, {readInput ? STDIN_FILENO : -1, POLLIN, 0}};
+        if (::poll(watched, 2, -1) < 0 && errno != EINTR) return ConsoleEnd::VmmGone;
+        char buffer[4096];
+        if (watched[0].revents != 0) {
+            const ssize_t count = ::recv(socket, buffer, sizeof(buffer), 0);
+            if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) return ConsoleEnd::VmmGone;
+            if (count > 0 && !writeAll(STDOUT_FILENO, buffer, static_cast<std::size_t>(count))) return ConsoleEnd::Left;
+        }
+        if (watched[1].revents != 0) {
+            const ssize_t count = ::read(STDIN_FILENO, buffer, sizeof(buffer));
+            if (count <= 0) {
+                readInput = false;  // A script's input has ended; what the guest still says is wanted.
+                return ConsoleEnd::InputEnded;
+            }
+            const char* end = std::find(buffer, buffer + count, leave);
+            if (!writeAll(socket, buffer, static_cast<std::size_t>(end - buffer))) return ConsoleEnd::VmmGone;
+            if (end != buffer + count) return ConsoleEnd::Left;
+        }
+    }
+}
+
+}  // namespace
+
+std::string Table::text() const {
+    std::vector<std::size_t> widths;
+    for (const auto& row : rows_)
+        for (std::size_t column = 0; column < row.size(); ++column) {
+            if (column == widths.size()) widths.push_back(0);
+            widths[column] = std::max(widths[column], row[column].size());
+        }
+    std::string text;
+    for (const auto& row : rows_) {
+        std::string line;
+        for (std::size_t column = 0; column < row.size(); ++column)
+            line += row[column] + std::string(widths[column] - row[column].size() + 3, ' ');
+        line.erase(line.find_last_not_of(' ') + 1);
+        text += line + "\n";
+    }
+    return text;
+}
+
+ProgressPrinter::ProgressPrinter(std::ostream& out)
+    : out_(out), colour_(::isatty(&out == &std::cout ? STDOUT_FILENO : STDERR_FILENO) == 1) {}
+
+void ProgressPrinter::show(const HandoverProgress& step) {
+    closeLine(step.atMs);
+    if (isFinal(step.state)) return;
+    const bool alarming = step.state == State::Discarding || step.state == State::Resuming;
+    std::string title(name(step.state));
+    title.resize(12, ' ');
+    std::string what(explanation(step.state));
+    what.resize(std::max<std::size_t>(what.size(), 62), ' ');
+    pending_ +=
+        std::string("  ") + (colour_ ? (alarming ? "\033[33m" : "\033[36m") : "") + title + (colour_ ? "\033[0m" : "") + what;
+    open_ = true;
+    startedMs_ = step.atMs;
+    // Switching begins with a running guest, and Retiring too.
+    if (step.state <= State::Switching || step.state == State::Retiring || step.state == State::Ending) flush();
+}
+
+void ProgressPrinter::end(double atMs) {
+    closeLine(atMs);
+    flush();
+}
+
+void ProgressPrinter::closeLine(double atMs) {
+    if (!open_) return;
+    char text[32];
+    std::snprintf(text, sizeof(text), "%8.1f ms\n", atMs - startedMs_);
+    pending_ += text;
+    open_ = false;
+}
+
+void ProgressPrinter::flush() {
+    out_ << pending_ << std::flush;
+    pending_.clear();
+}
+
+int runConsole(const std::string& vm, const std::function<std::string()>& whereNow) {
+    const bool interactive = ::isatty(STDIN_FILENO) == 1;
+    if (interactive) std::cerr << "connected to " << vm << "; leave with Ctrl-]\r\n";
+    bool readInput = true;
+    std::string last;
+    for (;;) {
+        const std::string path = whereNow();
+        if (path.empty()) {
+            std::cerr << "virt-handover: vm '" << vm << "' is gone\n";
+            return last.empty() ? static_cast<int>(ExitCode::Refused) : 0;
+        }
+        try {
+            const UniqueFd socket = connectUnix(path);
+            last = path;
+            const RawTerminal raw;
+            ConsoleEnd end = converse(socket.get(), readInput);
+            while (end == ConsoleEnd::InputEnded) end = converse(socket.get(), readInput);
+            if (end == ConsoleEnd::Left) {
+                if (interactive) std::cerr << "\r\n";
+                return 0;
+            }
+        } catch (const std::system_error&) {
+            // Between two VMMs there may be no socket for a moment; or the VM has just ended, which whereNow() will tell.
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+}
+
+}  // namespace vh

@@ -1,0 +1,48 @@
+// What the command line shows on a terminal: a table, a handover's progress, and a VM's console.
+#pragma once
+
+#include <functional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "manager/handover/handover.h"
+
+namespace vh {
+
+/// Columns as wide as their widest cell.
+class Table {
+ public:
+    explicit Table(std::vector<std::string> header) { add(std::move(header)); }
+    void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+    std::string text() const;
+
+ private:
+    std::vector<std::vector<std::string>> rows_;
+};
+
+/// One line a state, with the time it took once it is over; coloured on a terminal only. Nothing is written while the guest may
+/// be stopped: a terminal that does not take its output (Ctrl-S, a full pipe) would keep it stopped.
+class ProgressPrinter {
+ public:
+    explicit ProgressPrinter(std::ostream& out);
+    void show(const HandoverProgress& step);
+    /// The last state ended.
+    void end(double atMs);
+
+ private:
+    void closeLine(double atMs);
+    void flush();
+
+    std::ostream& out_;
+    std::string pending_;
+    bool colour_ = false;
+    bool open_ = false;
+    double startedMs_ = 0;
+};
+
+/// Connects the terminal to a console socket until Ctrl-] or the end of the VM, and follows the VM to its next VMM. `whereNow`
+/// gives the socket's path, or nothing when the VM is gone. Returns an exit code.
+int runConsole(const std::string& vm, const std::function<std::string()>& whereNow);
+
+}  // namespace vh

@@ -1,0 +1,56 @@
+// What a manager can be asked, by the command line or anybody else: in this process (Host) or over D-Bus (DbusClient).
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "config/vm_definition.h"
+#include "manager/handover/handover.h"
+#include "manager/record/report.h"
+
+namespace vh {
+
+/// The answer to a verb: what to exit with, and an object. On anything but Done the object has `error`, but for upgrades, whose
+/// object is always a report.
+struct VerbResult {
+    ExitCode code = ExitCode::Done;
+    nlohmann::json value;
+};
+
+struct UpgradeOptions {
+    std::string binary;  ///< Empty: the one that the definition file names.
+    std::optional<Design> design;
+    std::optional<std::chrono::milliseconds> pauseBudget;
+    bool dryRun = false;
+    bool standby = false;  ///< Answer when everything is prepared, and hold it for commit() or cancel().
+};
+
+/// Every verb answers once, from the main loop or at once.
+class Verbs {
+ public:
+    using Done = std::function<void(VerbResult)>;
+
+    virtual ~Verbs() = default;
+
+    /// `what` is a file (it contains a slash or ends in .yaml) or the name of a definition in the definition directory.
+    virtual void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) = 0;
+    virtual void upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) = 0;
+    /// Switches a VM whose upgrade stands by; answers with the upgrade's report.
+    virtual void commit(const std::string& vm, Handover::Observer observer, Done done) = 0;
+    /// Undoes what an upgrade that stands by has prepared.
+    virtual void cancel(const std::string& vm, Done done) = 0;
+    /// Presses the power button and waits until the VMM has ended.
+    virtual void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) = 0;
+    /// Ends the VMM at once.
+    virtual void destroy(const std::string& vm, Done done) = 0;
+    virtual void list(Done done) = 0;
+    virtual void show(const std::string& vm, Done done) = 0;
+    /// Where the console of the VM's present VMM listens.
+    virtual void console(const std::string& vm, Done done) = 0;
+};
+
+}  // namespace vh

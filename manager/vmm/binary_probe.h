@@ -1,0 +1,55 @@
+// What a VMM binary can do, found out by asking it: it is started without a machine, as unprivileged as a VM would be, and ended.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "manager/process/child_process.h"
+#include "manager/vmm/qmp_client.h"
+
+namespace vh {
+
+struct VmmBinary {
+    std::string path;
+    std::string kind;     ///< See vmmKind().
+    std::string version;  ///< `11.1.3`
+    int majorVersion = 0;
+    std::set<std::string> machines;
+    std::map<std::string, std::string> aliases;  ///< `q35` -> `pc-q35-11.1`
+    std::set<std::string> missingModels;         ///< Of those asked for.
+};
+
+class BinaryProbe {
+ public:
+    struct Question {
+        std::string path;
+        Identity identity;
+        std::vector<std::string> deviceModels;  ///< Device models that must be there.
+        std::chrono::milliseconds deadline{10'000};
+    };
+    /// The cause is empty when the binary answered, else a sentence part such as `'/bin/true' is not a QEMU: it exited with ...`.
+    using Answer = std::function<void(VmmBinary, std::string cause)>;
+
+    /// Answers from the main loop, once; the process has been killed by then. Destroying the probe ends it without an answer.
+    BinaryProbe(Question question, Answer answer);
+    ~BinaryProbe();
+
+ private:
+    void ask();
+    void askModels(std::size_t index);
+    void finish(std::string cause);
+    Question question_;
+    Answer answer_;
+    VmmBinary binary_;
+    UniqueFd log_;
+    ChildProcess process_;
+    std::unique_ptr<QmpClient> monitor_;
+    EventSource deadline_;
+};
+
+}  // namespace vh

@@ -1,0 +1,77 @@
+// Reads what the guest probe (tests/guest/probe.c) says on the heartbeat port, and measures the guest's pause with it.
+//
+// The guest's own clock stops with the VM, so time is taken here, on the host, when a beat arrives. During a handover both VMMs'
+// ports are read: a line may begin on the old one and end on the new one, because QEMU migrates a half-sent buffer.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "manager/process/event_loop.h"
+#include "manager/record/heartbeat_summary.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+class HeartbeatMonitor {
+ public:
+    /// Told after every line of the probe.
+    void onLine(std::function<void()> callback) { lineCallback_ = std::move(callback); }
+
+    /// Told every line itself, when it arrived and on which port.
+    using Listener = std::function<void(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port)>;
+    void onHeard(Listener listener) { listener_ = std::move(listener); }
+
+    /// Starts to read the port of a VMM; the first one is the old VMM's, the second the new one's.
+    void listen(UniqueFd socket);
+
+    /// Reads what a port has to say just now, in case the main loop has not come to it.
+    void catchUp(std::size_t port) { readMore(port); }
+    /// Reads that port through another connection from now on: the one that it had may be silent for ever.
+    void listenAgain(std::size_t port, UniqueFd socket);
+
+    const HeartbeatSummary& summary() const { return summary_; }
+    std::size_t ports() const { return ports_.size(); }
+    /// The guest goes on beating there: beats have come at moments that lie apart. What it had put into the port's queue before
+    /// it was stopped, a VMM sends all at once, whether it runs the guest or not.
+    bool goesOn(std::size_t port) const { return ports_[port].goesOn; }
+    /// Forgets that it did, and waits for it anew.
+    void watchAfresh(std::size_t port);
+    /// A beat has come not longer ago than that.
+    bool hasBeatWithin(std::chrono::milliseconds age) const {
+        return lastNumber_ && std::chrono::steady_clock::now() - lastBeat_ <= age;
+    }
+
+    /// One line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
+    void take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port);
+
+ private:
+    struct Port {
+        UniqueFd socket;
+        EventSource readable;
+        std::optional<std::chrono::steady_clock::time_point> firstBeat;  ///< Since it is watched.
+        bool goesOn = false;
+    };
+    void read(std::size_t port, UniqueFd socket);
+    void readMore(std::size_t port);
+    /// False when there was nothing.
+    bool readOnce(std::size_t port);
+
+    std::vector<Port> ports_;
+    std::string partial_;
+    HeartbeatSummary summary_;
+    std::optional<std::uint64_t> lastNumber_;
+    bool mayHaveMissed_ = false;  ///< Since that number, through no fault of the VMMs'.
+    std::chrono::steady_clock::time_point lastBeat_{};
+    std::size_t lastPort_ = 0;
+    std::function<void()> lineCallback_;
+    Listener listener_;
+};
+
+}  // namespace vh

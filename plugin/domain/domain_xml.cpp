@@ -1,0 +1,111 @@
+#include "plugin/domain/domain_xml.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string_view>
+
+#include "plugin/domain/domain_memory.h"
+#include "plugin/domain/xml_tree.h"
+
+namespace vh {
+namespace {
+
+constexpr const char* qemuNamespace = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+std::string prefixOf(const std::string& name) {
+    const std::size_t colon = name.find(':');
+    return colon == std::string::npos ? "" : name.substr(0, colon);
+}
+std::string qualified(const std::string& prefix, const std::string& name) {
+    return prefix.empty() ? name : prefix + ":" + name;
+}
+
+/// `xmlns` or `xmlns:PREFIX` as the element or one around it declares it.
+std::string namespaceOf(pugi::xml_node element, const std::string& prefix) {
+    const std::string declaration = qualified("xmlns", prefix);
+    const std::string name = prefix.empty() ? "xmlns" : declaration;
+    for (; element; element = element.parent())
+        if (const pugi::xml_attribute found = element.attribute(name.c_str())) return found.value();
+    return "";
+}
+
+/// libvirt finds it by its namespace, whatever the prefix; an undeclared `qemu:` it does not find.
+pugi::xml_node findCommandLine(pugi::xml_node domain) {
+    for (pugi::xml_node child : domain.children()) {
+        const std::string prefix = prefixOf(child.name());
+        if (child.name() == qualified(prefix, "commandline") && namespaceOf(child, prefix) == qemuNamespace) return child;
+    }
+    return {};
+}
+
+bool isOn(std::string_view value) {
+    return value == "on" || value == "yes" || value == "true" || value == "y";
+}
+
+/// What the last of the -machine options says: QEMU merges them all, the later ones over the earlier.
+bool sharesImplicitRam(pugi::xml_node domain) {
+    bool shares = false;
+    bool isMachine = false;
+    for (pugi::xml_node argument : findCommandLine(domain).children()) {
+        if (argument.name() != qualified(prefixOf(argument.name()), "arg")) continue;
+        const std::string_view value = argument.attribute("value").value();
+        if (isMachine)
+            for (std::size_t begin = 0; begin <= value.size();) {
+                const std::size_t end = std::min(value.find(',', begin), value.size());
+                const std::string_view setting = value.substr(begin, end - begin);
+                if (setting.starts_with("aux-ram-share=")) shares = isOn(setting.substr(setting.find('=') + 1));
+                begin = end + 1;
+            }
+        isMachine = !isMachine && (value == "-machine" || value == "--machine" || value == "-M");
+    }
+    return shares;
+}
+
+/// The prefix that stands for QEMU's namespace in this domain, which is declared if need be.
+std::string declareNamespace(pugi::xml_node domain) {
+    for (pugi::xml_attribute attribute : domain.attributes()) {
+        const std::string name = attribute.name();
+        if (prefixOf(name) == "xmlns" && std::string_view(attribute.value()) == qemuNamespace) return name.substr(6);
+    }
+    setAttribute(domain, "xmlns:qemu", qemuNamespace);
+    return "qemu";
+}
+
+void shareImplicitRam(pugi::xml_node domain) {
+    pugi::xml_node commandLine = findCommandLine(domain);
+    if (!commandLine) {
+        const std::string name = qualified(declareNamespace(domain), "commandline");
+        commandLine = domain.child(name.c_str());
+        if (!commandLine) commandLine = insertChild(domain, {}, name);
+    }
+    const std::string argument = qualified(prefixOf(commandLine.name()), "arg");
+    for (const char* value : {"-machine", "aux-ram-share=on"})
+        insertChild(commandLine, {}, argument).append_attribute("value").set_value(value);
+}
+
+}  // namespace
+
+std::vector<Obstacle> memoryObstacles(pugi::xml_node domain) {
+    const std::string remedy = "make the domain ready, and start it anew";
+    std::vector<Obstacle> found;
+    const std::string why = memoryProblem(domain);
+    if (!why.empty()) found.push_back({why, remedy});
+    if (!sharesImplicitRam(domain))
+        found.push_back({"firmware, ROMs and video memory are not shared (no '-machine aux-ram-share=on')", remedy});
+    return found;
+}
+
+std::string makeReady(const std::string& xml) {
+    const pugi::xml_document document = parseXml(xml, "domain");
+    const pugi::xml_node domain = document.document_element();
+    const bool memoryIsReady = memoryProblem(domain).empty();
+    const bool implicitRamIsReady = sharesImplicitRam(domain);
+    if (memoryIsReady && implicitRamIsReady) return xml;
+    if (!memoryIsReady) shareMemory(domain);
+    if (!implicitRamIsReady) shareImplicitRam(domain);
+    if (!sharesImplicitRam(domain))
+        throw std::runtime_error("the last argument of the domain's qemu:commandline is an option without its value");
+    return printXml(document, xml);
+}
+
+}  // namespace vh

@@ -1,0 +1,49 @@
+// Which descriptors a new QEMU inherits, and how its arguments name them.
+//
+// libvirt passes sockets that listen, taps and log pipes by number, in the arguments at a start and by the monitor at a hotplug.
+// A number in the arguments is good for a socket or a tap as long as the device was not replaced, so the old QEMU's table of
+// descriptors is believed rather than it where the caller has one. It is never good for -add-fd: QEMU keeps a copy under another
+// number, which query-fdsets tells, and closes the one in the arguments, which then may be anything (system/vl.c:parse_add_fd and
+// cleanup_add_fd, 10.0). A terminal is opened by QEMU itself, and the new QEMU makes one of its own: see StatusChange.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "plugin/domain/live_domain.h"
+#include "plugin/domain/qemu_option.h"
+#include "plugin/machine/machine_sources.h"
+
+namespace vh {
+
+class InheritedDescriptors {
+ public:
+    InheritedDescriptors(const MachineSources& sources, const LiveDomain& live, const std::vector<QemuOption>& options);
+
+    /// Makes an option name descriptors that the new QEMU has, and notes them. `fresh` are the ids of what was added while the
+    /// domain ran and so names none yet. Returns options that have to stand before this one. Throws std::runtime_error for a
+    /// descriptor that is not understood or cannot be found.
+    std::vector<QemuOption> adapt(QemuOption& option, const std::set<std::string>& fresh);
+
+    std::vector<PassedDescriptor> take() { return std::move(passed_); }
+
+ private:
+    std::vector<QemuOption> adaptChardev(QemuOption& option, bool isFresh);
+    void adaptNetdev(QemuOption& option, bool isFresh);
+    void adaptSet(const QemuOption& option);
+    QemuOption passSetOf(const std::string& opaque, std::string& set);
+    int pass(PassedDescriptor descriptor);
+    int freshNumber() { return ++lastNumber_; }
+    int listenerOf(const std::string& chardevId, int otherwise) const;
+
+    const MachineSources& sources_;
+    const LiveDomain& live_;
+    nlohmann::json sets_;
+    std::set<std::string> usedSets_;
+    int lastNumber_ = 2;
+    std::vector<PassedDescriptor> passed_;
+};
+
+}  // namespace vh

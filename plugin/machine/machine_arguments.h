@@ -1,0 +1,39 @@
+// The argument list that a new QEMU needs to be the same machine as one that libvirt started, hotplug included.
+//
+// Theory of operation. Three sources, none of them whole:
+//  - The old process's own arguments (/proc/PID/cmdline): right in everything that libvirt decides at a start, stale after the
+//    first hotplug, snapshot or change of a medium.
+//  - The status XML: right in which devices there are now, what QEMU calls them (`<device alias=...>`), where they sit, and how
+//    their block nodes are named; it says nothing of how they are told to QEMU.
+//  - libvirt's own rendering of the live XML (`virsh domxml-to-native`): right in how each device is told to QEMU, but it is the
+//    rendering of a domain that is yet to start. It counts devices and block nodes anew (after rng0 has gone, rng1 is rng0),
+//    invents descriptors, directories and a CPU, and of a network it keeps nothing but MAC and model, not even the address
+//    (src/qemu/qemu_driver.c:qemuConnectDomainXMLToNative, libvirt 11.3.0).
+// So: everything from the first; without the devices that the second no longer has; and those that it has besides from the third,
+// found by their place on a bus and called what the second calls them. New networks are told from the second alone. A device that
+// was there from the start keeps its arguments, except for the image on top of its chain.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "plugin/machine/machine_sources.h"
+
+namespace vh {
+
+struct MachineArguments {
+    /// From `-name` on: no binary, no -incoming, no second monitor of an earlier handover (chardev `virt-handover`); with -S.
+    std::vector<std::string> arguments;
+    std::vector<PassedDescriptor> descriptors;
+    std::string machine;              ///< `pc-q35-10.0`
+    std::vector<std::string> models;  ///< Device models, each once, that the new QEMU must have.
+    /// Monitor commands (`execute`, `arguments`) for the new QEMU once the old one has ended: VNC's port can be had by one only.
+    nlohmann::json afterwards = nlohmann::json::array();
+};
+
+/// Throws std::runtime_error that names the option which is not understood: nothing is guessed.
+MachineArguments rebuildArguments(const MachineSources& sources);
+
+}  // namespace vh

@@ -1,0 +1,223 @@
+#include "plugin/upgrade/domain_handover.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+
+#include "plugin/host/durable_file.h"
+#include "plugin/machine/machine_arguments.h"
+#include "plugin/machine/process_descriptors.h"
+#include "vmm-shim/qmp/monitor.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+namespace fs = std::filesystem;
+
+constexpr milliseconds monitorDeadline{5'000};
+// libvirt's own entries for a few more vCPU threads and longer pids; the file is a few tens of KiB.
+constexpr std::size_t spareBytes = 64 * 1024;
+
+/// The domain's own XML in its status XML: what only a hotplug or another change of the domain alters.
+std::string domainPart(const std::string& statusXml) {
+    const std::size_t begin = statusXml.find("<domain "), end = statusXml.rfind("</domain>");
+    return begin == std::string::npos || end == std::string::npos ? std::string() : statusXml.substr(begin, end - begin);
+}
+
+void refuse(const std::string& why) {
+    throw std::runtime_error(why);
+}
+
+/// What QEMU itself says against a handover at this moment.
+void askQemu(Monitor& monitor) {
+    const std::string state = monitor.execute("query-status").value("status", "");
+    if (state != "running" && state != "paused") refuse("its QEMU is in state '" + state + "', not running or paused");
+    if (!monitor.execute("query-block-jobs").empty())
+        refuse("a block job is under way; wait for it, or end it with 'virsh blockjob'");
+    if (!monitor.execute("query-jobs").empty()) refuse("a job of QEMU's is under way; wait for it");
+}
+
+std::uint64_t memoryBytes(Monitor& monitor) {
+    const json summary = monitor.execute("query-memory-size-summary");
+    return summary.value("base-memory", std::uint64_t{0}) + summary.value("plugged-memory", std::uint64_t{0});
+}
+
+json command(const char* name, json arguments) {
+    return {{"execute", name}, {"arguments", std::move(arguments)}};
+}
+
+/// What libvirt has set by the monitor since the start, and what no argument and no migration state carries: the commands that
+/// set it again (qapi/block-core.json: BlockDeviceInfo, BlockIOThrottle; qapi/misc.json: IOThreadInfo; QEMU 10.0).
+json settingsToRepeat(Monitor& monitor) {
+    json commands = json::array();
+    for (const json& disk : monitor.execute("query-block")) {
+        const json inserted = disk.value("inserted", json::object());
+        // QEMU names a group, be it of one disk, exactly when there are limits.
+        if (!inserted.contains("group") || !disk.contains("qdev")) continue;
+        json limits{{"id", disk.at("qdev")}};
+        for (const auto& [key, value] : inserted.items())
+            if (key == "group" || key.starts_with("bps") || key.starts_with("iops")) limits[key] = value;
+        commands.push_back(command("block_set_io_throttle", std::move(limits)));
+    }
+    for (const json& thread : monitor.execute("query-iothreads"))
+        for (const char* setting : {"poll-max-ns", "poll-grow", "poll-shrink"})
+            commands.push_back(command("qom-set", {{"path", "/objects/" + thread.at("id").get<std::string>()},
+                                                   {"property", setting},
+                                                   {"value", thread.at(setting)}}));
+    for (const json& device : monitor.execute("qom-list", {{"path", "/machine/peripheral"}})) {
+        if (!device.value("type", "").starts_with("child<virtio-balloon")) continue;
+        const std::string path = "/machine/peripheral/" + device.at("name").get<std::string>();
+        constexpr const char* interval = "guest-stats-polling-interval";
+        const json seconds = monitor.execute("qom-get", {{"path", path}, {"property", interval}});
+        if (seconds != 0) commands.push_back(command("qom-set", {{"path", path}, {"property", interval}, {"value", seconds}}));
+    }
+    return commands;
+}
+
+std::vector<pid_t> vcpuThreads(Monitor& monitor) {
+    std::vector<std::pair<int, pid_t>> threads;
+    for (const json& cpu : monitor.execute("query-cpus-fast"))
+        threads.emplace_back(cpu.at("cpu-index").get<int>(), cpu.at("thread-id").get<pid_t>());
+    std::ranges::sort(threads);
+    std::vector<pid_t> ids;
+    for (const auto& [index, thread] : threads) ids.push_back(thread);
+    return ids;
+}
+
+/// `charserial0` -> `/dev/pts/3`.
+std::map<std::string, std::string> terminals(Monitor& monitor) {
+    constexpr std::string_view prefix = "pty:";
+    std::map<std::string, std::string> found;
+    for (const json& chardev : monitor.execute("query-chardev"))
+        if (const std::string file = chardev.at("filename"); file.starts_with(prefix))
+            found[chardev.at("label")] = file.substr(prefix.size());
+    return found;
+}
+
+/// libvirt ends a running domain whose files it does not believe: so believe nothing here.
+void checkFresh(const JournalDomain& domain, const DomainStatus& status) {
+    const std::string pid = std::to_string(domain.fresh.pid);
+    if (!isAlive(domain.fresh)) refuse("its new QEMU, pid " + pid + ", has ended");
+    const std::vector<std::string> words = commandLineOf(domain.fresh.pid);
+    const auto uuid = std::ranges::find(words, "-uuid");
+    if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
+        refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
+    if (!isListening(status.monitorPath)) refuse("nobody listens on its monitor '" + status.monitorPath + "'");
+    if (domain.capabilityFlags.empty()) refuse("the new QEMU's capabilities are not known");
+}
+
+}  // namespace
+
+void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const DomainPlan& plan) {
+    replaceFile(journal.statusCopy(plan.domain.uuid), plan.statusXml);
+    try {
+        reserveFile(paths.reservedStatusFile(plan.domain.title), plan.statusXml.size() + spareBytes);
+        // What the order does not need is left for the journal.
+        reserveFile(journal.reservedSpecFile(plan.domain.uuid), spareBytes);
+    } catch (const std::system_error&) {
+        ::unlink(paths.reservedStatusFile(plan.domain.title).c_str());
+        ::unlink(journal.statusCopy(plan.domain.uuid).c_str());
+        throw;
+    }
+}
+
+void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
+    ::unlink(paths.reservedStatusFile(domain.title).c_str());
+    ::unlink(journal.specFile(domain).c_str());
+    ::unlink(journal.reservedSpecFile(domain.uuid).c_str());
+    if (domain.phase == DomainPhase::Lost) return;
+    ::unlink(journal.statusCopy(domain.uuid).c_str());
+    // What a new QEMU that was given up has left.
+    if (domain.phase == DomainPhase::Unchanged) ::unlink(paths.newPidFile(domain.title).c_str());
+}
+
+json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds pauseBudget, std::string& oldVersion) {
+    const JournalDomain& domain = plan.domain;
+    const std::string statusXml = readFile(paths.statusFile(domain.title));
+    const DomainStatus status = readStatus(statusXml);
+    if (status.pid != domain.old.pid || !isAlive(domain.old)) refuse("it was restarted, or ended, in the meantime; try again");
+    if (domainPart(statusXml) != domainPart(plan.statusXml)) refuse("it was changed in the meantime (a hotplug?); try again");
+    if (status.hasBlockJob || status.hasJob) refuse("a job was begun in the meantime; wait for it and try again");
+
+    Monitor monitor(status.monitorPath, monitorDeadline);
+    oldVersion = monitor.version();
+    askQemu(monitor);
+    const ProcessDescriptors descriptors = descriptorsOf(status.pid);
+    const MachineArguments machine = rebuildArguments({.running = commandLineOf(status.pid),
+                                                       .native = plan.native,
+                                                       .statusXml = statusXml,
+                                                       .fdsets = monitor.execute("query-fdsets"),
+                                                       .tapFds = descriptors.tapFds,
+                                                       .listeners = descriptors.listeners,
+                                                       .usesVhost = descriptors.vhost});
+    json afterwards = machine.afterwards;
+    for (json& command : settingsToRepeat(monitor)) afterwards.push_back(std::move(command));
+    json passed = json::array();
+    for (const PassedDescriptor& one : machine.descriptors)
+        passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}, {"path", one.path}});
+    return {{"vm", ManagerCommand::recordName(domain.uuid)},
+            {"title", domain.title},
+            {"uuid", domain.uuid},
+            {"pid", domain.old.pid},
+            {"startTime", domain.old.startTime},
+            {"monitor", status.monitorPath},
+            {"binary", domain.emulator},
+            {"machine", machine.machine},
+            {"models", machine.models},
+            {"memoryBytes", memoryBytes(monitor)},
+            {"arguments", machine.arguments},
+            {"descriptors", passed},
+            {"afterwards", std::move(afterwards)},
+            {"pidFile", paths.newPidFile(domain.title)},
+            {"logFile", paths.logFile(domain.title)},
+            {"socketDirectory", fs::path(status.monitorPath).parent_path().string()},
+            {"pauseBudgetMs", pauseBudget.count()},
+            {"dryRun", false}};
+}
+
+void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
+    const std::string file = paths.statusFile(domain.title);
+    const std::string before = readFile(file);
+    const DomainStatus status = readStatus(before);
+    if (status.uuid != domain.uuid) refuse("'" + file + "' is about domain " + status.uuid);
+    if (status.pid != domain.old.pid && status.pid != domain.fresh.pid)
+        refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
+    checkFresh(domain, status);
+    if (status.pid != domain.fresh.pid) {
+        Monitor monitor(status.monitorPath, monitorDeadline);
+        const std::string after = rewriteStatus(before, {.pid = domain.fresh.pid,
+                                                         .vcpuThreads = vcpuThreads(monitor),
+                                                         .emulator = domain.emulator,
+                                                         .capabilityFlags = domain.capabilityFlags,
+                                                         .terminals = terminals(monitor)});
+        const DomainStatus rewritten = readStatus(after);
+        if (rewritten.pid != domain.fresh.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
+            refuse("the rewritten status XML does not say what it should");
+        replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
+    }
+    const std::string pidFile = paths.newPidFile(domain.title);
+    if (::rename(pidFile.c_str(), paths.pidFile(domain.title).c_str()) != 0 && errno != ENOENT)
+        throw std::system_error(errno, std::generic_category(), "rename '" + pidFile + "'");
+}
+
+bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
+    const std::string file = paths.statusFile(domain.title), aside = journal.asideFile(domain.uuid);
+    // A rename needs no space; on another file system there is the copy from before.
+    if (::rename(file.c_str(), aside.c_str()) == 0) return true;
+    if (errno == ENOENT) return false;
+    if (errno != EXDEV) throw std::system_error(errno, std::generic_category(), "move '" + file + "' aside");
+    if (::unlink(file.c_str()) != 0) throw std::system_error(errno, std::generic_category(), "remove '" + file + "'");
+    return true;
+}
+
+}  // namespace vh

@@ -1,0 +1,45 @@
+// One domain's part of an upgrade, while libvirt is locked out: from its files and its QEMU to the manager's order, and from a
+// new QEMU that has the guest back to libvirt's files.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "plugin/domain/status_xml.h"
+#include "plugin/host/host_paths.h"
+#include "plugin/upgrade/manager_command.h"
+#include "plugin/upgrade/upgrade_journal.h"
+
+namespace vh {
+
+/// What had to be asked of libvirt while it was there.
+struct DomainPlan {
+    JournalDomain domain;
+    std::string statusXml;            ///< Read before `native`: while it stays the same, `native` is right.
+    std::vector<std::string> native;  ///< See machine_arguments.h.
+    std::string newVersion;           ///< Of the new QEMU.
+};
+
+/// Takes the space for all that is written after the point of no return, and keeps a copy of the status XML. Throws
+/// std::system_error; nothing is left then.
+void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const DomainPlan& plan);
+/// Removes what reserveFiles() made, but for the copy of a lost domain.
+void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
+
+/// The manager's order (manager/README.md: adopt). Throws std::runtime_error for what speaks against a handover now: nothing was
+/// touched then. `oldVersion` is what the old QEMU says of itself.
+nlohmann::json makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
+                         std::string& oldVersion);
+
+/// Makes libvirt's files speak of `domain.fresh`: status XML, then pid file. May be done again at any time. Throws
+/// std::runtime_error when libvirt would not accept them; they are as they were then.
+void adoptInFiles(const HostPaths& paths, const JournalDomain& domain);
+
+/// For a lost domain whose new QEMU may have the guest: libvirt must not see the status XML, or it would work with the old one.
+/// False when there was nothing to move.
+bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
+
+}  // namespace vh

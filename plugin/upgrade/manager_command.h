@@ -1,0 +1,67 @@
+// The manager, as a program that is run: `virt-handover --embed adopt` does what touches a guest.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "plugin/host/process.h"
+
+namespace vh {
+
+/// No program may decide: the manager's exit code 4.
+class PersonNeeded : public std::runtime_error {
+ public:
+    using std::runtime_error::runtime_error;
+};
+
+/// What became of a domain's VMM, when whoever handed it over cannot say any more.
+struct Settled {
+    enum class State { Unknown, Running, Dead };
+    State state = State::Unknown;  ///< Unknown: the manager never began with it.
+    ProcessIdentity process;       ///< Of Running: the one that has the guest.
+    std::string left{};            ///< Of Running: what to say of another one that SIGKILL does not end.
+};
+
+/// What the manager has on record of a domain.
+struct ManagerRecord {
+    std::string uuid;
+    pid_t pid = 0;
+    std::string binary;
+    bool interrupted = false;  ///< Or a handover of it is under way.
+};
+
+class ManagerCommand {
+ public:
+    /// The program is VH_CLI in the environment, else beside this one, else where it is installed.
+    explicit ManagerCommand(std::string runtimeDirectory);
+
+    /// The name that the manager's records have for a domain.
+    static std::string recordName(const std::string& uuid) { return "libvirt-" + uuid; }
+
+    /// The report of the handover, or nothing when the manager ended without one: then settle() finds out. `stop` (borrowed) asks
+    /// it to roll back what still can be when it becomes readable. Throws std::runtime_error when the manager does not end at
+    /// all.
+    std::optional<nlohmann::json> adopt(const std::string& specFile, std::chrono::milliseconds deadline, int stop) const;
+
+    /// Waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it cannot be found out.
+    Settled settle(const std::string& uuid) const;
+
+    /// Of all domains. Throws std::runtime_error.
+    std::vector<ManagerRecord> records() const;
+
+    /// Drops the record of a domain whose VMM is dead.
+    void forget(const std::string& uuid) const;
+
+ private:
+    std::vector<std::string> command(std::vector<std::string> words) const;
+
+    std::string program_;
+    std::string runtimeDirectory_;
+};
+
+}  // namespace vh

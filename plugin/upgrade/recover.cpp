@@ -1,0 +1,188 @@
+#include "plugin/upgrade/recover.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "plugin/host/command.h"
+#include "plugin/upgrade/orphans.h"
+#include "plugin/upgrade/settle.h"
+#include "plugin/upgrade/upgrade_journal.h"
+#include "vmm-shim/json_text.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::chrono::milliseconds guardianPatience{120'000}, guardianPause{100};
+
+/// To what the dead process had planned comes what is there now: somebody may have started libvirt since.
+LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) {
+    LockOutPlan plan = before;
+    const LockOutPlan now = planLockOut(settings);
+    const auto add = [](std::vector<std::string>& to, const std::vector<std::string>& from) {
+        for (const std::string& unit : from)
+            if (std::ranges::find(to, unit) == to.end()) to.push_back(unit);
+    };
+    add(plan.maskedUnits, now.maskedUnits);
+    add(plan.startedUnits, now.startedUnits);
+    if (now.daemon) plan.daemon = now.daemon;
+    return plan;
+}
+
+RecoveredDomain conclude(const JournalDomain& domain) {
+    RecoveredDomain result{domain.title, domain.uuid, "lost", domain.cause, 0};
+    if (domain.phase == DomainPhase::Adopted) result.outcome = "upgraded";
+    if (domain.phase == DomainPhase::Adopted && isAlive(domain.old)) {
+        result.oldQemuLeft = true;
+        result.cause = oldQemuLeftText(domain);
+    }
+    if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
+    if (domain.phase == DomainPhase::Ended) result.outcome = "ended";
+    result.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
+    return result;
+}
+
+UniqueFd lockOf(const JournalDirectory& directory, bool wait) {
+    UniqueFd lock = wait ? directory.waitForLock() : directory.tryLock();
+    if (!lock) throw UpgradeRefused("an upgrade or recovery of libvirt domains is under way: wait for its end");
+    return lock;
+}
+
+/// What no journal tells of: what can be put right becomes part of the journal, as if an upgrade had left it so; of the rest a
+/// person is told.
+void addOrphans(const RecoverSurroundings& surroundings, const JournalDirectory& directory,
+                std::optional<UpgradeJournal>& journal, RecoverSummary& summary) {
+    for (const Orphan& orphan : findOrphans(surroundings.paths, ManagerCommand(surroundings.runtimeDirectory))) {
+        const auto isIt = [&](const JournalDomain& domain) { return domain.uuid == orphan.domain.uuid; };
+        if (journal && std::ranges::any_of(journal->domains, isIt)) continue;
+        if (!orphan.remedy.empty()) {
+            summary.domains.push_back(
+                {orphan.domain.title, orphan.domain.uuid, "lost", orphan.what + ": " + orphan.remedy, orphan.qemu});
+            continue;
+        }
+        reserveFiles(surroundings.paths, directory, {.domain = orphan.domain, .statusXml = orphan.statusXml});
+        if (!journal) journal.emplace();
+        journal->domains.push_back(orphan.domain);
+    }
+}
+
+RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
+    const JournalDirectory directory(surroundings.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, surroundings.wait);
+    std::optional<UpgradeJournal> journal = directory.read();
+    RecoverSummary summary;
+    // A guardian is for one upgrade, which leaves a journal when there is something to do.
+    try {
+        if (!surroundings.inheritedLock) addOrphans(surroundings, directory, journal, summary);
+    } catch (const std::exception& error) {  // No reason to leave what the journal tells of.
+        summary.warnings.push_back(std::string("domains whose QEMU libvirt does not know were not looked for: ") + error.what());
+    }
+    if (!journal) {
+        summary.nothing = summary.domains.empty();
+        return summary;
+    }
+    for (JournalDomain& domain : journal->domains)
+        if (domain.phase == DomainPhase::Prepared) domain.phase = DomainPhase::Unchanged;
+    std::string problem;
+    if (std::ranges::any_of(journal->domains, &JournalDomain::unfinished)) {
+        const ManagerCommand manager(surroundings.runtimeDirectory);
+        if (!surroundings.inheritedLock) {
+            journal->lockOut = planNow(surroundings.lockOut, journal->lockOut);
+            directory.write(*journal);
+        }
+        LockOut lockOut(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
+        for (JournalDomain& domain : journal->domains) {
+            if (!domain.unfinished()) continue;
+            settle(surroundings.paths, directory, manager, domain);
+            directory.write(*journal);
+        }
+        problem = lockOut.release();
+    } else {
+        problem = letLibvirtIn(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
+    }
+    if (!problem.empty()) summary.warnings.push_back(problem);
+    for (const JournalDomain& domain : journal->domains) {
+        summary.domains.push_back(conclude(domain));
+        releaseFiles(surroundings.paths, directory, domain);
+    }
+    std::erase_if(journal->domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
+    journal->lockOut = {};
+    if (journal->domains.empty())
+        directory.remove();
+    else
+        directory.write(*journal);
+    return summary;
+}
+
+}  // namespace
+
+ExitCode RecoverSummary::exitCode() const {
+    const bool needed =
+        std::ranges::any_of(domains, [](const RecoveredDomain& one) { return one.outcome == "lost" || one.oldQemuLeft; });
+    return needed ? ExitCode::Lost : ExitCode::Done;
+}
+
+RecoverSummary recover(RecoverSurroundings surroundings) {
+    const auto deadline = std::chrono::steady_clock::now() + guardianPatience;
+    for (;;) {
+        try {
+            return recoverNow(surroundings);
+        } catch (const LockedOutAlready&) {
+            // The guardian of a killed upgrade has libvirt's lock and waits for the one that we had until now: it is the one to
+            // recover.
+            if (std::chrono::steady_clock::now() > deadline) throw;
+            std::this_thread::sleep_for(guardianPause);
+        }
+    }
+}
+
+void forgetLost(const RecoverSurroundings& surroundings, const std::string& name) {
+    const JournalDirectory directory(surroundings.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, surroundings.wait);
+    std::optional<UpgradeJournal> journal = directory.read();
+    const auto isIt = [&](const JournalDomain& domain) {
+        return domain.phase == DomainPhase::Lost && (domain.uuid == name || domain.title == name);
+    };
+    if (!journal || std::erase_if(journal->domains, isIt) == 0) throw UpgradeRefused("there is no lost domain '" + name + "'");
+    if (journal->domains.empty())
+        directory.remove();
+    else
+        directory.write(*journal);
+}
+
+json toJson(const RecoverSummary& summary) {
+    json domains = json::array();
+    for (const RecoveredDomain& one : summary.domains)
+        domains.push_back({{"domain", one.domain},
+                           {"uuid", one.uuid},
+                           {"outcome", one.outcome},
+                           {"cause", one.cause},
+                           {"pid", one.pid},
+                           {"oldQemuLeft", one.oldQemuLeft}});
+    return {{"domains", domains},
+            {"warnings", summary.warnings},
+            {"nothing", summary.nothing},
+            {"exitCode", static_cast<int>(summary.exitCode())}};
+}
+
+std::string recoverText(const json& summary) {
+    const JsonReader all(summary);
+    std::string text = all.isTrue("/nothing") ? "nothing to recover\n" : "";
+    for (const json& entry : all.list("/domains")) {
+        const JsonReader one(entry);
+        text += one.shown("/domain") + ": " + one.shown("/outcome");
+        if (one.number("/pid").value_or(0) != 0) text += "   pid " + one.shown("/pid");
+        text += "\n";
+        if (const std::string cause = one.text("/cause"); !cause.empty()) text += "  cause: " + cause + "\n";
+    }
+    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
+    return text;
+}
+
+}  // namespace vh

@@ -1,0 +1,481 @@
+#include "plugin/upgrade/upgrade.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+
+#include "plugin/host/command.h"
+#include "plugin/host/durable_file.h"
+#include "plugin/host/libvirt_connection.h"
+#include "plugin/upgrade/guardian.h"
+#include "plugin/upgrade/readiness.h"
+#include "plugin/upgrade/settle.h"
+#include "plugin/upgrade/upgrade_journal.h"
+#include "vmm-shim/json_text.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds, std::chrono::steady_clock;
+
+constexpr milliseconds libvirtTimeout{30'000};
+constexpr milliseconds returnDeadline{60'000};
+constexpr milliseconds returnPause{50};
+// Longer than all deadlines of the manager's own states together (manager/record/handover_table.h).
+constexpr milliseconds handoverDeadline{120'000};
+
+double since(steady_clock::time_point began) {
+    return std::chrono::duration<double, std::milli>(steady_clock::now() - began).count();
+}
+
+/// One domain on its way.
+struct Candidate {
+    DomainPlan plan;
+    std::string state;  ///< As libvirt had it before.
+    DomainOutcome outcome;
+};
+
+class Upgrade {
+ public:
+    Upgrade(const UpgradeRequest& request, const UpgradeSurroundings& surroundings)
+        : request_(request),
+          surroundings_(surroundings),
+          directory_(surroundings.runtimeDirectory),
+          manager_(surroundings.runtimeDirectory) {}
+
+    UpgradeSummary run() {
+        const UniqueFd lock = directory_.tryLock();
+        if (!lock) throw UpgradeRefused("another upgrade or recovery of libvirt domains is under way: wait for its end");
+        refuseUnfinished();
+        prepare();
+        if (request_.dryRun || candidates_.empty()) return summary();
+        reserve();
+        if (candidates_.empty()) return summary();
+        exchange();
+        return summary();
+    }
+
+ private:
+    void refuseUnfinished() const {
+        const std::optional<UpgradeJournal> left = directory_.read();
+        if (!left) return;
+        for (const JournalDomain& domain : left->domains)
+            if (domain.phase == DomainPhase::Lost)
+                throw UpgradeRefused("domain '" + domain.title + "' was lost by an earlier upgrade: " + domain.cause +
+                                     ". When it is in order again: 'virt-handover libvirt recover --forget " + domain.uuid + "'");
+        throw UpgradeRefused("an earlier upgrade was interrupted: 'virt-handover libvirt recover' finishes or undoes it");
+    }
+
+    bool interrupted() const {
+        pollfd entry{surroundings_.interrupts, POLLIN, 0};
+        return surroundings_.interrupts >= 0 && ::poll(&entry, 1, 0) > 0;
+    }
+
+    void end(DomainOutcome outcome) { ended_.push_back(std::move(outcome)); }
+
+    /// Step 1. The connection is closed at the end: libvirt is about to go.
+    void prepare() {
+        const LibvirtConnection libvirt(surroundings_.uri, libvirtTimeout);
+        std::vector<LibvirtDomain> domains = request_.all ? libvirt.running() : std::vector<LibvirtDomain>();
+        for (const std::string& name : request_.domains) domains.push_back(libvirt.find(name));
+        std::set<std::string> seen;
+        for (const LibvirtDomain& domain : domains) {
+            if (interrupted()) throw UpgradeRefused("interrupted");
+            if (seen.insert(domain.uuid).second) prepare(libvirt, domain);
+        }
+    }
+
+    void prepare(const LibvirtConnection& libvirt, const LibvirtDomain& domain) {
+        surroundings_.say("checking domain '" + domain.name + "'");
+        const Readiness readiness =
+            checkReadiness(libvirt, surroundings_.paths, domain, {.emulator = request_.emulator, .force = request_.force});
+        DomainOutcome outcome{.domain = domain.name,
+                              .uuid = domain.uuid,
+                              .outcome = request_.all ? "skipped" : "refused",
+                              .oldVersion = readiness.running.version,
+                              .newVersion = readiness.installed.version,
+                              .pid = readiness.status.pid,
+                              .notes = readiness.notes};
+        if (!readiness.ready()) {
+            for (const Obstacle& obstacle : readiness.obstacles) {
+                outcome.cause += (outcome.cause.empty() ? "" : "; ") + obstacle.what;
+                if (!obstacle.remedy.empty() && outcome.remedy.find(obstacle.remedy) == std::string::npos)
+                    outcome.remedy += (outcome.remedy.empty() ? "" : "; ") + obstacle.remedy;
+            }
+            return end(outcome);
+        }
+        if (request_.all && readiness.runsInstalled()) {
+            outcome.cause = "it runs this QEMU already";
+            return end(outcome);
+        }
+        try {
+            Candidate candidate{.plan = plan(libvirt, readiness), .state = domain.state, .outcome = outcome};
+            candidate.outcome.outcome = request_.dryRun ? "ready" : "refused";
+            candidates_.push_back(std::move(candidate));
+        } catch (const LibvirtUnreachable&) {
+            throw;
+        } catch (const std::exception& error) {
+            outcome.cause = error.what();
+            end(outcome);
+        }
+    }
+
+    DomainPlan plan(const LibvirtConnection& libvirt, const Readiness& readiness) {
+        DomainPlan plan;
+        plan.domain.uuid = readiness.domain.uuid;
+        plan.domain.title = readiness.domain.name;
+        plan.domain.old = identityOf(readiness.status.pid);
+        plan.domain.upgrade = identityOf(::getpid());
+        plan.domain.emulator = readiness.installed.path;
+        plan.domain.capabilityFlags = capabilityFlags(surroundings_.paths.capabilitiesDirectory, readiness.installed.path);
+        plan.statusXml = readiness.statusXml;
+        plan.native = libvirt.nativeCommand(readiness.domain.uuid);
+        plan.newVersion = readiness.installed.version;
+        dropOldRecord(plan.domain);
+        return plan;
+    }
+
+    /// The manager may know this domain from an earlier upgrade, since when it may have been shut down and started again.
+    void dropOldRecord(const JournalDomain& domain) const {
+        const Settled before = manager_.settle(domain.uuid);
+        if (before.state == Settled::State::Dead) manager_.forget(domain.uuid);
+        if (before.state == Settled::State::Running && before.process != domain.old)
+            throw std::runtime_error("libvirt says that its QEMU is pid " + std::to_string(domain.old.pid) +
+                                     ", and an earlier upgrade left it on pid " + std::to_string(before.process.pid) +
+                                     ", which lives: two QEMUs of one domain. A person must look");
+        if (!before.left.empty()) throw std::runtime_error(before.left);
+    }
+
+    /// Step 2.
+    void reserve() {
+        std::erase_if(candidates_, [this](Candidate& candidate) {
+            try {
+                reserveFiles(surroundings_.paths, directory_, candidate.plan);
+                return false;
+            } catch (const std::exception& error) {
+                candidate.outcome.cause = error.what();
+                candidate.outcome.remedy = "free space under /run";
+                end(candidate.outcome);
+                return true;
+            }
+        });
+    }
+
+    /// Steps 3 to 5.
+    void exchange() {
+        journal_.lockOut = planLockOut(surroundings_.lockOut);
+        for (const Candidate& candidate : candidates_) journal_.domains.push_back(candidate.plan.domain);
+        directory_.write(journal_);
+        const auto began = steady_clock::now();
+        surroundings_.say("stopping libvirt; guests run on");
+        try {
+            LockOut lockOut(surroundings_.lockOut, journal_.lockOut);
+            startGuardian(surroundings_.runtimeDirectory, lockOut.descriptor());
+            handOverAll();
+            surroundings_.say("starting libvirt again");
+            if (const std::string problem = lockOut.release(); !problem.empty()) warnings_.push_back(problem);
+        } catch (const std::exception& error) {
+            for (Candidate& candidate : candidates_)
+                if (candidate.outcome.cause.empty()) candidate.outcome.cause = error.what();
+        }
+        awaitLibvirt(began);
+        tidyUp();
+    }
+
+    void handOverAll() {
+        std::atomic<std::size_t> next = 0;
+        const auto work = [&] {
+            for (std::size_t i; (i = next++) < candidates_.size();) {
+                Candidate& candidate = candidates_[i];
+                JournalDomain& domain = journal_.domains[i];
+                try {
+                    handOver(candidate, domain);
+                } catch (const std::exception& error) {
+                    // Whatever one domain brings about is not the end of the others: their guests are under way, and libvirt is
+                    // away.
+                    giveUp(candidate, domain, error.what());
+                }
+            }
+        };
+        std::vector<std::jthread> workers;
+        const std::size_t count = std::clamp<std::size_t>(request_.parallel, 1, candidates_.size());
+        for (std::size_t i = 0; i < count; ++i) workers.emplace_back(work);
+    }
+
+    void write(const std::lock_guard<std::mutex>&) { directory_.write(journal_); }
+
+    void handOver(Candidate& candidate, JournalDomain& domain) {
+        DomainOutcome& outcome = candidate.outcome;
+        try {
+            if (interrupted()) throw std::runtime_error("interrupted before it began");
+            const json order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
+            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), order.dump(2));
+            setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
+        } catch (const std::exception& error) {
+            outcome.cause = error.what();
+            note(domain, [](JournalDomain& one) {
+                one.phase = DomainPhase::Unchanged;
+                noticeItsEnd(one);
+            });
+            if (domain.phase == DomainPhase::Ended) conclude(domain, outcome);
+            return;
+        }
+        surroundings_.say("handing over domain '" + domain.title + "'");
+        JournalDomain now = domain;
+        outcome.outcome.clear();
+        try {
+            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts);
+            if (report) takeReport(*report, now, outcome);
+        } catch (const std::exception& error) {
+            outcome.cause = error.what();
+        }
+        if (now.phase == DomainPhase::Committed) {
+            note(domain, [&](JournalDomain& one) { one = now; });
+            finish(surroundings_.paths, directory_, now);
+        }
+        if (now.unfinished()) settle(surroundings_.paths, directory_, manager_, now);
+        if (outcome.cause.empty() && interrupted()) outcome.cause = "interrupted";
+        noticeItsEnd(now);
+        note(domain, [&](JournalDomain& one) { one = now; });
+        conclude(now, outcome);
+    }
+
+    /// Finds out what became of a domain whose part ended as nobody has foreseen.
+    void giveUp(Candidate& candidate, JournalDomain& domain, const std::string& cause) {
+        JournalDomain now = domain;
+        candidate.outcome.outcome.clear();
+        candidate.outcome.cause = cause;
+        if (now.unfinished())
+            settle(surroundings_.paths, directory_, manager_, now);
+        else if (now.phase == DomainPhase::Prepared)
+            now.phase = DomainPhase::Unchanged;
+        note(domain, [&](JournalDomain& one) { one = now; });
+        conclude(now, candidate.outcome);
+    }
+
+    static void conclude(const JournalDomain& domain, DomainOutcome& outcome) {
+        switch (domain.phase) {
+            case DomainPhase::Adopted:
+                outcome.outcome = "upgraded";
+                outcome.cause.clear();
+                outcome.pid = domain.fresh.pid;
+                // Found out where no report has said it.
+                if (!outcome.oldQemuLeft && isAlive(domain.old)) {
+                    outcome.oldQemuLeft = true;
+                    outcome.notes.push_back(oldQemuLeftText(domain));
+                }
+                return;
+            case DomainPhase::Unchanged:
+                if (outcome.outcome.empty()) outcome.outcome = "rolled back";
+                if (outcome.cause.empty()) outcome.cause = "the manager ended before it was done";
+                if (outcome.cause.find("Permission denied") != std::string::npos && isConfined(domain.old.pid))
+                    outcome.remedy =
+                        "a security profile confines this domain; 'journalctl -k' names what it does not let the new QEMU do";
+                return;
+            case DomainPhase::Prepared:
+            case DomainPhase::HandingOver:
+            case DomainPhase::Committed:
+            case DomainPhase::Lost:
+                break;
+            case DomainPhase::Ended:
+                outcome.outcome = "ended";
+                outcome.pid = 0;
+                outcome.cause = domain.cause;
+                return;
+        }
+        outcome.outcome = "lost";
+        outcome.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
+        outcome.cause += (outcome.cause.empty() ? "" : ": ") + domain.cause;
+    }
+
+    /// Throws when it cannot be written: nothing may begin then.
+    template <typename Change>
+    void setPhase(JournalDomain& domain, Change&& change) {
+        const std::lock_guard guard(mutex_);
+        change(domain);
+        write(guard);
+    }
+
+    /// The journal is for another process to go by, which asks the manager anyway: what cannot be written any more does not stop
+    /// us.
+    template <typename Change>
+    void note(JournalDomain& domain, Change&& change) {
+        try {
+            setPhase(domain, change);
+        } catch (const std::exception& error) {
+            const std::lock_guard guard(mutex_);
+            warnings_.emplace_back(error.what());
+        }
+    }
+
+    /// Step 5: it is done when libvirt says so.
+    void awaitLibvirt(steady_clock::time_point began) {
+        const auto deadline = steady_clock::now() + returnDeadline;
+        for (;;) {
+            try {
+                const LibvirtConnection libvirt(surroundings_.uri, returnDeadline);
+                libvirt.version();
+                awayMs_ = since(began);
+                for (Candidate& candidate : candidates_) verify(libvirt, candidate);
+                return;
+            } catch (const LibvirtUnreachable& error) {
+                if (steady_clock::now() >= deadline) {
+                    unreachable_ = true;
+                    warnings_.push_back(std::string("libvirt did not come back: ") + error.what() + "; guests run on, start it");
+                    return;
+                }
+                std::this_thread::sleep_for(returnPause);
+            }
+        }
+    }
+
+    void verify(const LibvirtConnection& libvirt, Candidate& candidate) {
+        if (candidate.outcome.outcome != "upgraded") return;
+        const JournalDomain& domain = candidate.plan.domain;
+        try {
+            const LibvirtDomain now = libvirt.find(domain.uuid);
+            if (now.state != candidate.state)
+                throw std::runtime_error("it was " + candidate.state + " before, and libvirt says that it is " + now.state);
+            const pid_t pid = readStatus(readFile(surroundings_.paths.statusFile(domain.title))).pid;
+            if (pid != candidate.outcome.pid)
+                throw std::runtime_error("libvirt says that its QEMU is pid " + std::to_string(pid) + ", but it is pid " +
+                                         std::to_string(candidate.outcome.pid));
+        } catch (const LibvirtUnreachable&) {
+            throw;
+        } catch (const std::exception& error) {
+            candidate.outcome.outcome = "lost";
+            candidate.outcome.cause = std::string("handed over, but libvirt does not have it as it was: ") + error.what();
+        }
+    }
+
+    /// Lost domains stay in the journal, for a person and for recover; all else is over.
+    void tidyUp() {
+        for (const JournalDomain& domain : journal_.domains) releaseFiles(surroundings_.paths, directory_, domain);
+        std::erase_if(journal_.domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
+        journal_.lockOut = {};
+        try {
+            if (journal_.domains.empty())
+                directory_.remove();
+            else
+                directory_.write(journal_);
+        } catch (const std::exception& error) {
+            warnings_.emplace_back(error.what());
+        }
+    }
+
+    UpgradeSummary summary() {
+        for (Candidate& candidate : candidates_) end(candidate.outcome);
+        std::ranges::sort(ended_, {}, &DomainOutcome::domain);
+        return {ended_, awayMs_, warnings_, unreachable_};
+    }
+
+    const UpgradeRequest& request_;
+    const UpgradeSurroundings& surroundings_;
+    const JournalDirectory directory_;
+    const ManagerCommand manager_;
+    std::vector<Candidate> candidates_;
+    std::vector<DomainOutcome> ended_;
+    std::mutex mutex_;  ///< Workers share the journal and the warnings.
+    UpgradeJournal journal_;
+    std::vector<std::string> warnings_;
+    std::optional<double> awayMs_;
+    bool unreachable_ = false;
+};
+
+std::string formatted(const char* format, double value) {
+    std::array<char, 64> text{};
+    std::snprintf(text.data(), text.size(), format, value);
+    return text.data();
+}
+
+}  // namespace
+
+void takeReport(const json& report, JournalDomain& domain, DomainOutcome& outcome) {
+    const std::string end = report.value("outcome", "");
+    outcome.cause = report.value("cause", "");
+    if (const json& pause = report.value("/vmm/stopToResumeMs"_json_pointer, json()); pause.is_number()) outcome.pauseMs = pause;
+    for (const json& warning : report.value("warnings", json::array())) outcome.notes.push_back(warning);
+    if (end == "refused") {
+        outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
+    } else if (end == "rolled back") {
+        domain.phase = DomainPhase::Unchanged;
+        outcome.outcome = end;
+    } else if (end == "upgraded") {
+        domain.fresh = identityOf(report.value("/new/pid"_json_pointer, 0));
+        if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
+        outcome.oldQemuLeft = report.value("oldVmmLeft", false);
+    }
+}
+
+ExitCode UpgradeSummary::exitCode() const {
+    const auto any = [this](const char* end) {
+        return std::ranges::any_of(domains, [end](const DomainOutcome& one) { return one.outcome == end; });
+    };
+    if (any("lost") || std::ranges::any_of(domains, &DomainOutcome::oldQemuLeft)) return ExitCode::Lost;
+    if (libvirtUnreachable) return ExitCode::Unreachable;
+    if (any("rolled back")) return ExitCode::RolledBack;
+    if (any("refused")) return ExitCode::Refused;
+    return any("ended") ? ExitCode::Ended : ExitCode::Done;
+}
+
+json toJson(const UpgradeSummary& summary) {
+    json domains = json::array();
+    for (const DomainOutcome& one : summary.domains)
+        domains.push_back({{"domain", one.domain},
+                           {"uuid", one.uuid},
+                           {"outcome", one.outcome},
+                           {"cause", one.cause},
+                           {"remedy", one.remedy},
+                           {"oldVersion", one.oldVersion},
+                           {"newVersion", one.newVersion},
+                           {"pid", one.pid},
+                           {"stopToResumeMs", one.pauseMs ? json(*one.pauseMs) : json()},
+                           {"notes", one.notes},
+                           {"oldQemuLeft", one.oldQemuLeft}});
+    return {{"domains", domains},
+            {"libvirtAwayMs", summary.libvirtAwayMs ? json(*summary.libvirtAwayMs) : json()},
+            {"warnings", summary.warnings},
+            {"exitCode", static_cast<int>(summary.exitCode())}};
+}
+
+std::string upgradeText(const json& summary) {
+    std::string text;
+    const JsonReader all(summary);
+    for (const json& entry : all.list("/domains")) {
+        const JsonReader one(entry);
+        const auto field = [&one](const std::string& key) { return one.text("/" + key); };
+        const std::string outcome = one.shown("/outcome");
+        text += one.shown("/domain") + ": " + outcome;
+        if (outcome == "upgraded" || outcome == "ready") text += "   QEMU " + field("oldVersion") + " -> " + field("newVersion");
+        if (outcome == "upgraded") text += "   pid " + one.shown("/pid");
+        if (const auto paused = one.number("/stopToResumeMs"))
+            text += "   paused " + formatted("%.1f ms", *paused) + " (STOP to RESUME)";
+        if (outcome == "rolled back") text += "   the guest runs on its old QEMU as before";
+        if (outcome == "refused") text += "   nothing was touched";
+        if (outcome == "ended") text += "   nothing to recover";
+        text += "\n";
+        if (!field("cause").empty()) text += "  cause: " + field("cause") + "\n";
+        if (!field("remedy").empty()) text += "  remedy: " + field("remedy") + "\n";
+        for (const json& note : one.list("/notes")) text += "  note: " + JsonReader(note).shown("") + "\n";
+    }
+    if (all.list("/domains").empty()) text += "no domain is running here\n";
+    if (const auto away = all.number("/libvirtAwayMs"))
+        text += "libvirt was away for " + formatted("%.1f s", *away / 1000) + "\n";
+    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
+    return text;
+}
+
+UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeSurroundings& surroundings) {
+    return Upgrade(request, surroundings).run();
+}
+
+}  // namespace vh

@@ -1,0 +1,174 @@
+#include "plugin/upgrade/upgrade_journal.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <stdexcept>
+#include <system_error>
+
+#include <nlohmann/json.hpp>
+
+#include "plugin/host/durable_file.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+
+constexpr int journalFormat = 1;
+constexpr std::array phases{DomainPhase::Prepared,  DomainPhase::HandingOver, DomainPhase::Committed, DomainPhase::Adopted,
+                            DomainPhase::Unchanged, DomainPhase::Ended,       DomainPhase::Lost};
+
+json toJson(const ProcessIdentity& process) {
+    return {{"pid", process.pid}, {"startTime", process.startTime}};
+}
+
+ProcessIdentity processFrom(const json& value) {
+    return {value.at("pid").get<pid_t>(), value.at("startTime").get<std::uint64_t>()};
+}
+
+json toJson(const LockOutPlan& plan) {
+    json value{{"maskedUnits", plan.maskedUnits}, {"startedUnits", plan.startedUnits}};
+    if (plan.daemon)
+        value["daemon"] = {{"program", plan.daemon->program},
+                           {"argv", plan.daemon->argv},
+                           {"environment", plan.daemon->environment},
+                           {"directory", plan.daemon->directory}};
+    return value;
+}
+
+LockOutPlan planFrom(const json& value) {
+    LockOutPlan plan;
+    value.at("maskedUnits").get_to(plan.maskedUnits);
+    value.at("startedUnits").get_to(plan.startedUnits);
+    if (!value.contains("daemon")) return plan;
+    const json& daemon = value.at("daemon");
+    plan.daemon = StoppedDaemon{daemon.at("program"), daemon.at("argv").get<std::vector<std::string>>(),
+                                daemon.at("environment").get<std::vector<std::string>>(), daemon.at("directory")};
+    if (plan.daemon->argv.empty()) throw std::runtime_error("the stopped daemon has no command line");
+    return plan;
+}
+
+json toJson(const JournalDomain& domain) {
+    return {{"uuid", domain.uuid},
+            {"name", domain.title},
+            {"phase", name(domain.phase)},
+            {"old", toJson(domain.old)},
+            {"new", toJson(domain.fresh)},
+            {"emulator", domain.emulator},
+            {"capabilityFlags", domain.capabilityFlags},
+            {"cause", domain.cause},
+            {"upgrade", toJson(domain.upgrade)}};
+}
+
+DomainPhase phaseNamed(const std::string& text) {
+    for (const DomainPhase phase : phases)
+        if (name(phase) == text) return phase;
+    throw std::runtime_error("there is no phase '" + text + "'");
+}
+
+JournalDomain domainFrom(const json& value) {
+    JournalDomain domain;
+    value.at("uuid").get_to(domain.uuid);
+    value.at("name").get_to(domain.title);
+    domain.phase = phaseNamed(value.at("phase"));
+    domain.old = processFrom(value.at("old"));
+    domain.fresh = processFrom(value.at("new"));
+    value.at("emulator").get_to(domain.emulator);
+    value.at("capabilityFlags").get_to(domain.capabilityFlags);
+    value.at("cause").get_to(domain.cause);
+    if (value.contains("upgrade")) domain.upgrade = processFrom(value.at("upgrade"));
+    // It becomes part of file names.
+    if (domain.uuid.size() != 36 || domain.uuid.find_first_not_of("0123456789abcdef-") != std::string::npos)
+        throw std::runtime_error("'" + domain.uuid + "' is no UUID");
+    return domain;
+}
+
+}  // namespace
+
+std::string_view name(DomainPhase phase) {
+    switch (phase) {
+        case DomainPhase::Prepared:
+            return "prepared";
+        case DomainPhase::HandingOver:
+            return "handing over";
+        case DomainPhase::Committed:
+            return "committed";
+        case DomainPhase::Adopted:
+            return "adopted";
+        case DomainPhase::Unchanged:
+            return "unchanged";
+        case DomainPhase::Ended:
+            return "ended";
+        case DomainPhase::Lost:
+            return "lost";
+    }
+    return {};
+}
+
+JournalDirectory::JournalDirectory(const std::string& runtimeDirectory) : path_(runtimeDirectory + "/libvirt.d") {
+    makeDirectories(runtimeDirectory, 0755);
+    makeDirectories(path_, 0700);
+}
+
+std::string JournalDirectory::specFile(const JournalDomain& domain) const {
+    return path_ + "/" + domain.uuid + "." + std::to_string(domain.upgrade.pid) + "-" + std::to_string(domain.upgrade.startTime) +
+           ".spec.json";
+}
+
+std::optional<UpgradeJournal> JournalDirectory::read() const {
+    std::error_code ignored;
+    if (!std::filesystem::exists(journalFile(), ignored)) return std::nullopt;
+    try {
+        const json value = json::parse(readFile(journalFile()));
+        if (value.at("format") != journalFormat) throw std::runtime_error("its format is " + value.at("format").dump());
+        UpgradeJournal journal;
+        journal.lockOut = planFrom(value.at("lockOut"));
+        for (const json& domain : value.at("domains")) journal.domains.push_back(domainFrom(domain));
+        return journal;
+    } catch (const std::exception& error) {
+        throw std::runtime_error(
+            "cannot understand '" + journalFile() + "': " + error.what() +
+            "; it says which domains were being upgraded: compare /proc and 'virsh list' before removing it");
+    }
+}
+
+void JournalDirectory::write(const UpgradeJournal& journal) const {
+    json domains = json::array();
+    for (const JournalDomain& domain : journal.domains) domains.push_back(toJson(domain));
+    const json value{{"format", journalFormat}, {"lockOut", toJson(journal.lockOut)}, {"domains", domains}};
+    // An environment need not be UTF-8. What is replaced is lost for the daemon that is started again, and for nobody else.
+    replaceFile(journalFile(), value.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+void JournalDirectory::remove() const {
+    if (::unlink(journalFile().c_str()) != 0 && errno != ENOENT)
+        throw std::system_error(errno, std::generic_category(), "remove '" + journalFile() + "'");
+}
+
+UniqueFd JournalDirectory::openLock() const {
+    const std::string file = path_ + "/lock";
+    UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!fd) throw std::system_error(errno, std::generic_category(), "open '" + file + "'");
+    return fd;
+}
+
+UniqueFd JournalDirectory::tryLock() const {
+    UniqueFd fd = openLock();
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+    if (errno == EWOULDBLOCK) return {};
+    throw std::system_error(errno, std::generic_category(), "lock '" + path_ + "/lock'");
+}
+
+UniqueFd JournalDirectory::waitForLock() const {
+    UniqueFd fd = openLock();
+    while (::flock(fd.get(), LOCK_EX) != 0)
+        if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "lock '" + path_ + "/lock'");
+    return fd;
+}
+
+}  // namespace vh

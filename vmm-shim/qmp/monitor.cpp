@@ -1,0 +1,196 @@
+#include "vmm-shim/qmp/monitor.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "vmm-shim/json_nesting.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds, std::chrono::steady_clock;
+
+constexpr std::size_t maxMessageBytes = std::size_t{16} << 20;
+
+sigset_t ending() {
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, signal);
+    return signals;
+}
+
+/// Inodes of the accepted ends of connections to the socket at `path`.
+std::set<std::string> acceptedEnds(const std::string& path) {
+    // Num RefCount Protocol Flags Type St Inode Path. An accepted end has its listener's path, a connecting one has none; a
+    // listener has the flag __SO_ACCEPTCON, 0x10000 (net/unix/af_unix.c:unix_stream_connect, unix_seq_show, Linux 6.1).
+    std::ifstream table("/proc/net/unix");
+    std::set<std::string> inodes;
+    std::string line;
+    while (std::getline(table, line)) {
+        if (!line.ends_with(" " + path)) continue;
+        std::istringstream columns(line);
+        std::string number, references, protocol, type, state, inode;
+        unsigned long flags = 0;
+        columns >> number >> references >> protocol >> std::hex >> flags >> type >> state >> inode;
+        if (columns && !(flags & 0x10000)) inodes.insert("socket:[" + inode + "]");
+    }
+    return inodes;
+}
+
+bool hasOneOf(const std::filesystem::path& process, const std::set<std::string>& targets) {
+    std::error_code gone;
+    for (const auto& entry : std::filesystem::directory_iterator(process / "fd", gone)) {
+        std::error_code closed;
+        if (targets.contains(std::filesystem::read_symlink(entry.path(), closed).string())) return true;
+    }
+    return false;
+}
+
+}  // namespace
+
+Interrupts::Interrupts() {
+    const sigset_t signals = ending();
+    ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+    signals_ = UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals_) throw std::system_error(errno, std::generic_category(), "signalfd");
+}
+
+Interrupts::~Interrupts() {
+    const sigset_t signals = ending();
+    ::sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
+int awaitReadable(std::initializer_list<int> descriptors, steady_clock::time_point deadline, int interrupts) {
+    std::vector<pollfd> entries{{interrupts, POLLIN, 0}};
+    for (const int descriptor : descriptors) entries.push_back({descriptor, POLLIN, 0});
+    for (;;) {
+        const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
+        const int ready =
+            ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
+        if (ready < 0 && errno == EINTR) continue;
+        if (ready < 0) throw std::system_error(errno, std::generic_category(), "poll");
+        if (ready == 0) return -1;
+        if (entries.front().revents != 0) throw Interrupted();
+        return std::ranges::find_if(entries, [](const pollfd& entry) { return entry.revents != 0; })->fd;
+    }
+}
+
+Monitor::Monitor(const std::string& path, milliseconds timeout) : path_(path), timeout_(timeout) {
+    const auto deadline = steady_clock::now() + timeout;
+    const std::string busy = "nobody greets within " + std::to_string(timeout.count()) +
+                             " ms: a monitor serves one client at a time, and another one may be connected";
+    try {
+        socket_ = connectUnix(path);
+    } catch (const std::system_error& error) {
+        // A socket whose backlog is full, which QEMU makes 1 long (chardev/char-socket.c, 10.0 and 11.1).
+        if (error.code().value() == EAGAIN) lost(busy);
+        throw MonitorUnreachable(error.what());
+    }
+    std::optional<json> greeting;
+    while (!(greeting = nextMessage())) {
+        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0) lost(busy);
+        readMore();
+    }
+    if (!greeting->contains("QMP")) lost("it is not a monitor that answers");
+    const json numbers = greeting->value("/QMP/version/qemu"_json_pointer, json::object());
+    for (const char* part : {"major", "minor", "micro"})
+        version_ += (version_.empty() ? "" : ".") + numbers.value(part, json(0)).dump();
+    execute("qmp_capabilities");
+}
+
+json Monitor::execute(const std::string& command, const json& arguments) {
+    const auto deadline = steady_clock::now() + timeout_;
+    send(command, arguments);
+    for (;;) {
+        if (std::optional<json> result = answer()) return *result;
+        // What never stops saying something else is no answer either.
+        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0)
+            lost("no answer to '" + command + "' within " + std::to_string(timeout_.count()) + " ms");
+    }
+}
+
+void Monitor::send(const std::string& command, const json& arguments) {
+    json message{{"execute", command}, {"id", ++id_}};
+    if (!arguments.is_null()) message["arguments"] = arguments;
+    command_ = command;
+    const std::string bytes = message.dump() + "\n";
+    // A command is a few hundred bytes, and the one before it has been read: the socket is not full.
+    if (sendSome(socket_.get(), bytes.data(), bytes.size()) != bytes.size()) lost("it does not take '" + command + "'");
+}
+
+std::optional<json> Monitor::answer() {
+    readMore();
+    while (const std::optional<json> message = nextMessage()) {
+        if (message->value("id", json()) != json(id_)) continue;  // An event, or an answer that came too late.
+        if (message->contains("error"))
+            throw CommandRefused(command_ + ": " + message->value("/error/desc"_json_pointer, std::string("refused")));
+        return message->value("return", json::object());
+    }
+    return std::nullopt;
+}
+
+pid_t Monitor::vmmPid() const {
+    namespace fs = std::filesystem;
+    const std::set<std::string> ends = acceptedEnds(path_);
+    std::set<pid_t> owners;
+    std::error_code gone;
+    for (const auto& process : fs::directory_iterator("/proc", gone)) {
+        const std::string name = process.path().filename();
+        if (name.find_first_not_of("0123456789") == std::string::npos && hasOneOf(process.path(), ends))
+            owners.insert(static_cast<pid_t>(std::stol(name)));
+    }
+    if (owners.size() == 1) return *owners.begin();
+    throw std::runtime_error(
+        "monitor '" + path_ + "': " +
+        (owners.empty() ? "the VMM's process cannot be found (is it another user's?)" : "more than one process answers there") +
+        "; name it with --pid");
+}
+
+void Monitor::lost(const std::string& why) const {
+    throw MonitorUnreachable("monitor '" + path_ + "': " + why);
+}
+
+void Monitor::readMore() {
+    std::vector<UniqueFd> unwanted;
+    try {
+        while (const auto count = receiveSome(socket_.get(), input_, unwanted)) {
+            if (*count == 0) lost("the connection was closed");
+            if (input_.size() > maxMessageBytes) lost("what it says is longer than any answer");
+        }
+    } catch (const std::system_error& error) {
+        lost(error.what());
+    }
+}
+
+std::optional<json> Monitor::nextMessage() {
+    const std::size_t end = input_.find('\n', taken_);
+    if (end == std::string::npos) {
+        // Once, and not at each line: of short ones there may be many.
+        input_.erase(0, std::exchange(taken_, 0));
+        return std::nullopt;
+    }
+    const std::string_view line(input_.data() + taken_, end - taken_);
+    taken_ = end + 1;
+    if (jsonNesting(line) > deepestNesting) lost("what it says is nested deeper than any answer");
+    json message = json::parse(line, nullptr, false);
+    if (!message.is_object()) lost("it is not a monitor that answers");
+    return message;
+}
+
+}  // namespace vh
