@@ -53,7 +53,7 @@ void readPlan(Section& section, ComparePlan& plan) {
         pair.required("old", target.old, readPath);
         pair.required("new", target.fresh, readPath);
     });
-    factor(section, "designs", plan.designs, oneOf(std::vector<Design>(allDesigns.begin(), allDesigns.end())));
+    factor(section, "designs", plan.designs, oneOf(allDesigns()));
     section.optional("rounds", plan.rounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
     section.optional("baseline_rounds", plan.baselineRounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
     section.optional("warm_up_rounds", plan.warmUpRounds, [](std::string_view text) { return readNumber(text, 0, 100); });
@@ -150,10 +150,6 @@ std::string toYaml(const ComparePlan& plan) {
     YAML::Emitter emitter;
     emitter << root;
     return std::string(emitter.c_str()) + "\n";
-}
-
-bool isBaseline(Design design) {
-    return design == Design::Copy || design == Design::SaveRestore;
 }
 
 std::string_view name(Load load) {

@@ -54,7 +54,7 @@ struct ProbeGuest {
 
 struct ComparePlan {
     std::vector<VmmPair> pairs;
-    std::vector<Design> designs{allDesigns.begin(), allDesigns.end()};
+    std::vector<Design> designs = allDesigns();
     unsigned rounds = 10;
     unsigned baselineRounds =
         0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
@@ -83,9 +83,6 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file);
 
 /// Text that parses to an equal plan.
 std::string toYaml(const ComparePlan& plan);
-
-/// Whether a design is there to compare with: it copies all of guest RAM.
-bool isBaseline(Design design);
 
 std::string_view name(Load);
 std::optional<Load> loadNamed(std::string_view text);

@@ -129,30 +129,18 @@ void readVmm(Section& section, Vmm& vmm) {
 }
 
 void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {
-    const auto design = oneOf(std::vector<Design>(allDesigns.begin(), allDesigns.end()));
-    const bool hasDesign = section.optional("design", handover.design, design);
+    const bool hasDesign = section.optional("design", handover.design, oneOf(allDesigns()));
     section.optional("pause_budget", handover.pauseBudget, parseDuration);
     section.block("deadlines", handover.deadlines, readDeadlines);
     section.optional("on_failure", handover.onFailure, oneOf({OnFailure::Report, OnFailure::Retry}));
     section.optional("save_directory", handover.saveDirectory, readPath);
 
     if (!hasDesign || !ownerIsKnown) return;
-    if (handover.design == Design::ManagerOwned && memory.owner != MemoryOwner::Manager) {
-        section.error("design",
-                      "found 'manager-owned' while memory.owner is 'vmm', expected 'memory.owner: manager' (the guest RAM must "
-                      "be a file that the manager holds)");
-    }
-    if (handover.design == Design::VmmOwned && memory.owner != MemoryOwner::Vmm) {
-        section.error("design",
-                      "found 'vmm-owned' while memory.owner is 'manager', expected 'memory.owner: vmm' (the old VMM hands the "
-                      "guest RAM over)");
-    }
-    if (handover.design == Design::VmmExec && memory.owner != MemoryOwner::Vmm) {
-        section.error(
-            "design",
-            "found 'vmm-exec' while memory.owner is 'manager', expected 'memory.owner: vmm' (the VMM keeps the guest RAM "
-            "when it executes the new one)");
-    }
+    const DesignRow& row = rowOf(handover.design);
+    if (row.owner && *row.owner != memory.owner)
+        section.error("design", "found '" + std::string(row.name) + "' while memory.owner is '" +
+                                    std::string(name(memory.owner)) + "', expected 'memory.owner: " +
+                                    std::string(name(*row.owner)) + "' (" + std::string(row.ownerReason) + ")");
 }
 
 void readVm(Section& section, VmDefinition& vm) {

@@ -17,16 +17,6 @@ std::string_view name(Accelerator accelerator) {
     return "";
 }
 
-std::string_view name(MemoryOwner owner) {
-    switch (owner) {
-        case MemoryOwner::Manager:
-            return "manager";
-        case MemoryOwner::Vmm:
-            return "vmm";
-    }
-    return "";
-}
-
 std::string_view name(DiskFormat format) {
     switch (format) {
         case DiskFormat::Raw:
@@ -77,31 +67,6 @@ std::string_view name(VfioInterface interface) {
             return "group";
     }
     return "";
-}
-
-std::string_view name(Design design) {
-    switch (design) {
-        case Design::Relayed:
-            return "relayed";
-        case Design::ManagerOwned:
-            return "manager-owned";
-        case Design::VmmOwned:
-            return "vmm-owned";
-        case Design::VmmExec:
-            return "vmm-exec";
-        case Design::Copy:
-            return "copy";
-        case Design::SaveRestore:
-            return "save-restore";
-    }
-    return "";
-}
-
-std::optional<Design> designNamed(std::string_view text) {
-    for (const Design design : allDesigns) {
-        if (name(design) == text) return design;
-    }
-    return std::nullopt;
 }
 
 namespace {

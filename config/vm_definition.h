@@ -13,10 +13,11 @@
 #include <string_view>
 #include <vector>
 
+#include "config/design.h"
+
 namespace vh {
 
 enum class Accelerator { Kvm, Tcg, Auto };
-enum class MemoryOwner { Manager, Vmm };
 enum class DiskFormat { Raw, Qcow2 };
 enum class DiskCache { Writeback, None };
 enum class NetworkType { User, Tap };
@@ -24,11 +25,6 @@ enum class OnFailure { Report, Retry };
 /// Which of the kernel's two ways to a passed-through device is gone: a device node of its own with an iommufd, or its IOMMU
 /// group's with a container. Auto looks at the host.
 enum class VfioInterface { Auto, Cdev, Group };
-
-/// How a handover carries guest RAM and device state from the old VMM to the new one; the names are those of the README's table.
-enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
-inline constexpr std::array allDesigns{Design::Relayed, Design::ManagerOwned, Design::VmmOwned,
-                                       Design::VmmExec, Design::Copy,         Design::SaveRestore};
 
 struct Cpu {
     std::string model = "max";
@@ -148,16 +144,11 @@ struct VmDefinition {
 };
 
 std::string_view name(Accelerator);
-std::string_view name(MemoryOwner);
 std::string_view name(DiskFormat);
 std::string_view name(DiskCache);
 std::string_view name(NetworkType);
 std::string_view name(OnFailure);
 std::string_view name(VfioInterface);
-std::string_view name(Design);
-
-/// The design called `text`, if there is one.
-std::optional<Design> designNamed(std::string_view text);
 
 /// Every key with its value as a file would have it, by path: `memory.size` -> `512MiB`, `disks[0].file` -> `/x.img`.
 std::map<std::string, std::string> flatten(const VmDefinition&);

@@ -136,7 +136,7 @@ std::string diskCopy(const Workplace& workplace, const std::string& disk, unsign
 }
 
 MemoryOwner ownerFor(Design design) {
-    return design == Design::VmmOwned || design == Design::VmmExec ? MemoryOwner::Vmm : MemoryOwner::Manager;
+    return rowOf(design).owner.value_or(MemoryOwner::Manager);
 }
 
 }  // namespace vh

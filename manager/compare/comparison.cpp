@@ -261,7 +261,7 @@ json& Comparison::seriesOf(std::size_t cell, Design design) {
 
 unsigned Comparison::roundsOf(Design design) const {
     const ComparePlan& plan = settings_.plan;
-    return isBaseline(design) && plan.baselineRounds != 0 ? std::min(plan.baselineRounds, plan.rounds) : plan.rounds;
+    return rowOf(design).baseline && plan.baselineRounds != 0 ? std::min(plan.baselineRounds, plan.rounds) : plan.rounds;
 }
 
 std::vector<unsigned> Comparison::missing(std::size_t cell, Design design, unsigned first, unsigned last) const {
@@ -326,7 +326,8 @@ void Comparison::runCell(std::size_t index) {
     };
     // What one stand needs, and a design that copies RAM once more.
     const std::uint64_t standBytes = cell.vms * cell.ram.sizeBytes;
-    const bool copies = cell.ram.baselines && std::ranges::any_of(settings_.plan.designs, isBaseline);
+    const bool copies =
+        cell.ram.baselines && std::ranges::any_of(settings_.plan.designs, [](Design one) { return rowOf(one).baseline; });
     const std::uint64_t needed = (stands.size() + (copies ? 1 : 0)) * standBytes + spareBytes;
     if (standBytes + spareBytes > availableMemoryBytes()) {
         for (const Design design : settings_.plan.designs)
@@ -735,10 +736,11 @@ json newResults(const ComparisonSettings& settings, const std::vector<std::strin
         entry["title"] = entry["id"];
         json series = json::array();
         for (const Design design : plan.designs)
-            series.push_back({{"design", name(design)},
-                              {"notRun", isBaseline(design) && !cell.ram.baselines ? "the plan leaves it out at this size" : ""},
-                              {"rounds", json::array()},
-                              {"inspection", nullptr}});
+            series.push_back(
+                {{"design", name(design)},
+                 {"notRun", rowOf(design).baseline && !cell.ram.baselines ? "the plan leaves it out at this size" : ""},
+                 {"rounds", json::array()},
+                 {"inspection", nullptr}});
         entry["series"] = series;
         entries.push_back(entry);
     }

@@ -93,7 +93,7 @@ class Command {
         // first QEMU of a process was not allowed, none that it executes ever is.
         if (definition_.vmm.sandbox)
             option("-sandbox", std::string("on,obsolete=deny,elevateprivileges=deny,") +
-                                   (definition_.handover.design == Design::VmmExec ? "" : "spawn=deny,") +
+                                   (rowOf(definition_.handover.design).state == StatePath::Exec ? "" : "spawn=deny,") +
                                    "resourcecontrol=deny");
     }
 

@@ -99,7 +99,7 @@ TEST(VmDefinition, allowsArgumentsThatOnlyLookLikeRefusedOnes) {
 }
 
 TEST(Names, findsEachDesignByItsName) {
-    for (const Design design : allDesigns) {
+    for (const Design design : allDesigns()) {
         EXPECT_EQ(designNamed(name(design)), design);
     }
     EXPECT_EQ(designNamed("Copy"), std::nullopt);
@@ -248,6 +248,14 @@ TEST(Mutations, giveADefinitionOrConfigErrorsAndNothingElse) {
     }
     EXPECT_GT(good, 0u) << "no mutation is harmless: the test does not reach the reading of values";
     EXPECT_LT(good, rounds);
+}
+
+TEST(Release, isReadFromAVersion) {
+    EXPECT_EQ(releaseOf("10.0.2"), (Release{10, 0}));
+    EXPECT_EQ(releaseOf("11.1"), (Release{11, 1}));
+    EXPECT_EQ(releaseOf("11"), Release{});
+    EXPECT_EQ(releaseOf(""), Release{});
+    EXPECT_LT(releaseOf("9.2.0"), releaseOf("10.0.0")) << "by number, not by letter";
 }
 
 }  // namespace

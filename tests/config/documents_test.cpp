@@ -264,6 +264,40 @@ TEST(Readme, hasTheDefaultsAndTheRequiredKeysOfTheSchema) {
     }
 }
 
+std::string cellOf(Release oldest) {
+    return oldest == Release{} ? "any" : text(oldest);
+}
+
+/// The table of designs in the README, from their rows.
+std::string renderedDesigns() {
+    std::string table =
+        "| `--design` | guest RAM | firmware, ROMs, video memory | device state | who checks, before the guest stops | "
+        "`memory.owner` | old QEMU | new QEMU | prepared beforehand | way back | passed-through devices |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for (const DesignRow& row : designRows) {
+        const auto yes = [](bool is) { return std::string(is ? "yes" : "no"); };
+        for (const std::string& cell :
+             {"`" + std::string(row.name) + "`" + (row.baseline ? " (baseline)" : ""), std::string(row.guestRam),
+              std::string(row.implicitRam), std::string(row.deviceState), std::string(row.checkedBy),
+              row.owner ? "`" + std::string(name(*row.owner)) + "`" : "either", cellOf(row.oldestOld), cellOf(row.oldestNew),
+              yes(row.standsBy), yes(row.wayBack), std::string(row.noDevices.empty() ? "yes" : "no")})
+            table += "| " + cell + " ";
+        table += "|\n";
+    }
+    return table;
+}
+
+TEST(Readme, hasTheTableOfDesignsThatTheRowsMake) {
+    const char* root = std::getenv("VH_SOURCE_DIR");
+    std::ifstream stream(std::string(root ? root : ".") + "/README.md");
+    const std::string text((std::istreambuf_iterator<char>(stream)), {}), begin = "<!-- designs -->\n", end = "<!-- /designs -->";
+    const std::size_t from = text.find(begin), to = text.find(end);
+    ASSERT_TRUE(from != std::string::npos && to != std::string::npos) << "README.md has no place for the table of designs";
+    EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), renderedDesigns())
+        << "put this between the two marks:\n"
+        << renderedDesigns();
+}
+
 TEST(Readme, listsTheArgumentsThatTheParserRefuses) {
     auto stream = openInConfig("README.md");
     const std::string text{std::istreambuf_iterator<char>(stream), {}};

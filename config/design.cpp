@@ -1,0 +1,36 @@
+#include "config/design.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace vh {
+
+Release releaseOf(std::string_view version) {
+    Release release;
+    return std::sscanf(std::string(version).c_str(), "%d.%d", &release.major, &release.minor) == 2 ? release : Release{};
+}
+
+std::string text(Release release) {
+    return std::to_string(release.major) + "." + std::to_string(release.minor);
+}
+
+std::vector<Design> allDesigns() {
+    std::vector<Design> all;
+    for (const DesignRow& row : designRows) all.push_back(row.design);
+    return all;
+}
+
+std::string_view name(Design design) {
+    return rowOf(design).name;
+}
+
+std::string_view name(MemoryOwner owner) {
+    return owner == MemoryOwner::Manager ? "manager" : "vmm";
+}
+
+std::optional<Design> designNamed(std::string_view text) {
+    const auto row = std::ranges::find(designRows, text, &DesignRow::name);
+    return row == designRows.end() ? std::nullopt : std::optional(row->design);
+}
+
+}  // namespace vh

@@ -1,0 +1,193 @@
+// What each design of a handover is: one row. How guest RAM and device state travel from the old VMM to the new one, what that
+// needs, and what it cannot do. The parser, preflight, the argument list, comparisons and the report page ask the row; the tables
+// of README.md and of the report page are rendered from it. How it is done is a file in manager/handover/.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vh {
+
+enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
+enum class MemoryOwner { Manager, Vmm };
+
+/// A release of QEMU, without its last number.
+struct Release {
+    int major = 0;
+    int minor = 0;
+
+    auto operator<=>(const Release&) const = default;
+};
+/// Of `10.0.2`; 0.0 for what is no version.
+Release releaseOf(std::string_view version);
+/// `10.0`
+std::string text(Release release);
+
+/// By whom a new VMM gets to guest RAM.
+enum class RamPath {
+    File,         ///< The manager has the file, and gives it to both.
+    Descriptors,  ///< QEMU's CPR state carries the descriptors of all RAM blocks, implicit ones included.
+    Copied,
+};
+
+/// How the device state goes, and so which steps a handover takes.
+enum class StatePath { Cpr, Stream, File, Exec };
+
+struct DesignRow {
+    Design design;
+    std::string_view name;  ///< `--design`
+    RamPath ram;
+    StatePath state;
+    std::optional<MemoryOwner> owner;  ///< What the VM must have been started with; none: either.
+    std::string_view ownerReason;
+    /// The oldest QEMU on either side; 0.0: any. Since 8.2 `migrate` and `migrate-incoming` have the argument `channels`
+    /// (qapi/migration.json), which every new VMM is told.
+    Release oldestOld, oldestNew;
+    bool standsBy;               ///< There is something to prepare and to hold before the guest stops.
+    bool wayBack;                ///< Until the new VMM is told to run the guest.
+    bool baseline;               ///< What others are compared with, and nobody's first choice.
+    std::string_view noDevices;  ///< Why passed-through devices do not go with it; empty: they do.
+    // For people.
+    std::string_view guestRam, implicitRam, deviceState, checkedBy;
+};
+
+constexpr std::array designRows = {
+    DesignRow{.design = Design::Relayed,
+              .name = "relayed",
+              .ram = RamPath::Descriptors,
+              .state = StatePath::Cpr,
+              .owner = {},
+              .ownerReason = "",
+              .oldestOld = {10, 0},
+              .oldestNew = {10, 0},
+              .standsBy = true,
+              .wayBack = true,
+              .baseline = false,
+              .noDevices = "",
+              .guestRam = "the manager's memfd (or QEMU's own), mapped by both VMMs",
+              .implicitRam = "QEMU's memfds, through `vmm-shim`",
+              .deviceState = "migration stream",
+              .checkedBy = "the manager: every name and descriptor of the CPR state, and both VMMs' RAM blocks"},
+    DesignRow{.design = Design::ManagerOwned,
+              .name = "manager-owned",
+              .ram = RamPath::File,
+              .state = StatePath::Stream,
+              .owner = MemoryOwner::Manager,
+              .ownerReason = "the guest RAM must be a file that the manager holds",
+              .oldestOld = {8, 2},
+              .oldestNew = {8, 2},
+              .standsBy = true,
+              .wayBack = true,
+              .baseline = false,
+              .noDevices =
+                  "the new VMM would configure the kernel a second time for one device (bind it to the iommufd, attach it, "
+                  "map guest RAM, reset it), which the kernel refuses while the old one has it",
+              .guestRam = "the manager's memfd, mapped by both VMMs",
+              .implicitRam = "copied, under 1 MB",
+              .deviceState = "migration stream with `x-ignore-shared`",
+              .checkedBy = "the manager: both VMMs' RAM blocks"},
+    DesignRow{.design = Design::VmmOwned,
+              .name = "vmm-owned",
+              .ram = RamPath::Descriptors,
+              .state = StatePath::Cpr,
+              .owner = MemoryOwner::Vmm,
+              .ownerReason = "the old VMM hands the guest RAM over",
+              .oldestOld = {10, 0},
+              .oldestNew = {10, 0},
+              .standsBy = true,
+              .wayBack = true,
+              .baseline = false,
+              .noDevices = "",
+              .guestRam = "QEMU's own memfds, sent from old to new (`cpr-transfer`)",
+              .implicitRam = "the same",
+              .deviceState = "migration stream",
+              .checkedBy = "of what is sent, the two QEMUs only; the manager: both VMMs' RAM blocks"},
+    DesignRow{.design = Design::VmmExec,
+              .name = "vmm-exec",
+              .ram = RamPath::Descriptors,
+              .state = StatePath::Exec,
+              .owner = MemoryOwner::Vmm,
+              .ownerReason = "the VMM keeps the guest RAM when it executes the new one",
+              .oldestOld = {10, 2},
+              .oldestNew = {10, 2},
+              .standsBy = false,
+              .wayBack = false,
+              .baseline = false,
+              .noDevices = "it was never tried with them, and it cannot go back",
+              .guestRam = "QEMU's own memfds, kept by its process, which executes the new QEMU (`cpr-exec`)",
+              .implicitRam = "the same",
+              .deviceState = "in a memfd",
+              .checkedBy = "the manager: RAM blocks, of a rehearsal before the exec and of the new QEMU after it"},
+    DesignRow{.design = Design::Copy,
+              .name = "copy",
+              .ram = RamPath::Copied,
+              .state = StatePath::Stream,
+              .owner = {},
+              .ownerReason = "",
+              .oldestOld = {},
+              .oldestNew = {8, 2},
+              .standsBy = false,
+              .wayBack = true,
+              .baseline = true,
+              .noDevices = "the state inside a real device cannot be copied",
+              .guestRam = "migrated over a socket while the guest runs (under TCG from QEMU before 9.0: while it stands still)",
+              .implicitRam = "copied",
+              .deviceState = "migration stream",
+              .checkedBy = "QEMU, while it loads the stream"},
+    DesignRow{.design = Design::SaveRestore,
+              .name = "save-restore",
+              .ram = RamPath::Copied,
+              .state = StatePath::File,
+              .owner = {},
+              .ownerReason = "",
+              .oldestOld = {8, 2},
+              .oldestNew = {8, 2},
+              .standsBy = false,
+              .wayBack = true,
+              .baseline = true,
+              .noDevices = "the state inside a real device cannot be copied",
+              .guestRam = "saved to a file, read back",
+              .implicitRam = "copied",
+              .deviceState = "in the file",
+              .checkedBy = "QEMU, while it loads the file"},
+};
+
+constexpr std::size_t designCount = static_cast<std::size_t>(Design::SaveRestore) + 1;
+
+namespace proofs {
+
+constexpr bool everyDesignHasItsRow() {
+    if (designRows.size() != designCount) return false;
+    for (std::size_t i = 0; i < designRows.size(); ++i) {
+        const DesignRow& row = designRows[i];
+        if (static_cast<std::size_t>(row.design) != i || row.name.empty() || row.guestRam.empty() || row.implicitRam.empty() ||
+            row.deviceState.empty() || row.checkedBy.empty() || row.owner.has_value() == row.ownerReason.empty())
+            return false;
+    }
+    return true;
+}
+
+static_assert(everyDesignHasItsRow());
+
+}  // namespace proofs
+
+constexpr const DesignRow& rowOf(Design design) {
+    return designRows[static_cast<std::size_t>(design)];
+}
+
+/// The guest's RAM is not moved, and nowhere twice.
+constexpr bool sharesRam(Design design) {
+    return rowOf(design).ram != RamPath::Copied;
+}
+
+std::vector<Design> allDesigns();
+std::string_view name(Design design);
+std::string_view name(MemoryOwner owner);
+/// The design called `text`, if there is one.
+std::optional<Design> designNamed(std::string_view text);
+
+}  // namespace vh
