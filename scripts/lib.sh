@@ -39,5 +39,27 @@ configureAndBuild() {
     if [ ! -f "$directory/build.ninja" ]; then
         meson setup "$directory" "$sourceDir" "$@" || return
     fi
-    meson compile -C "$directory"
+    setpriv --pdeathsig KILL -- meson compile -C "$directory"
+}
+
+# endingWithUs COMMAND...: does not outlive us, whatever ends us. On SIGINT and SIGTERM it has ten seconds to clean up, and then
+# whenInterrupted STATUS has to end us.
+endingWithUs() {
+    local child status=0
+    # What a shell starts in the background ignores SIGINT, and so would every test.
+    setpriv --pdeathsig KILL -- env --default-signal=INT,QUIT "$@" </dev/null &
+    child=$!
+    trap 'stopChild "$child"; whenInterrupted 130' INT
+    trap 'stopChild "$child"; whenInterrupted 143' TERM HUP
+    wait "$child" || status=$?
+    trap - INT TERM HUP
+    return "$status"
+}
+stopChild() {
+    local tenths
+    kill -TERM "$1" 2>/dev/null || return 0
+    for ((tenths = 0; tenths < 100; tenths++)); do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.1
+    done
 }
