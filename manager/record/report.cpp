@@ -112,19 +112,6 @@ std::string nextStep(const JsonReader& report) {
 
 }  // namespace
 
-std::string_view name(State state) {
-    static constexpr std::array<std::string_view, stateCount> names = {
-        "preflight", "launching",  "exchanging", "verifying", "standing by", "switching",   "proving",  "confirming",
-        "retiring",  "discarding", "resuming",   "ending",    "refused",     "rolled back", "upgraded", "lost"};
-    return names.at(static_cast<std::size_t>(state));
-}
-
-std::string_view name(Event event) {
-    static constexpr std::array<std::string_view, eventCount> names = {"done",     "failed",   "timed out",
-                                                                       "new died", "old died", "cancelled"};
-    return names.at(static_cast<std::size_t>(event));
-}
-
 std::string_view outcomeName(State finalState) {
     return name(finalState);
 }

@@ -11,9 +11,9 @@
 
 #include "config/exit_code.h"
 #include "config/vm_definition.h"
-#include "manager/record/handover_table.h"
 #include "manager/record/heartbeat_summary.h"
 #include "manager/record/passed_device.h"
+#include "manager/record/state.h"
 #include "vmm-shim/ram_blocks.h"
 
 namespace vh {
@@ -41,6 +41,7 @@ struct HandoverReport {
     bool silent = false;
     bool dryRun = false;  ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
     std::string cause;    ///< Why it was not upgraded, or is silent; empty when all is well.
+    std::string remedy;   ///< What a person can do about it, where that is known.
     VmmIdentity old;
     VmmIdentity fresh;
     std::vector<StepTime> steps;

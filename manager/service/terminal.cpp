@@ -32,6 +32,10 @@ std::string_view explanation(State state) {
             return "everything is ready; waiting for a commit, the guest runs on";
         case State::Switching:
             return "stopping the guest on the old VMM, moving its devices' state";
+        case State::Withdrawing:
+            return "asking the old VMM not to execute the new one";
+        case State::Executing:
+            return "the old VMM has executed the new one, which takes the devices' state";
         case State::Proving:
             return "asking the new VMM whether it holds the guest";
         case State::Confirming:

@@ -1,5 +1,5 @@
 // Walks the handover table, first through what must fail, and keeps its picture in manager/README.md true.
-#include "manager/record/handover_table.h"
+#include "manager/handover/handover_table.h"
 
 #include <fstream>
 #include <set>
@@ -32,8 +32,16 @@ std::vector<Event> allEvents() {
 
 constexpr Event misfortunes[] = {Event::Failed, Event::TimedOut, Event::NewDied, Event::OldDied, Event::Cancelled};
 
+constexpr WayBack allWays[] = {WayBack::UntilConfirmed, WayBack::UntilHandedOver, WayBack::UntilExecuted};
+
+/// What can happen at all: an exec is only where the old VMM was told to.
+bool canHappen(State state, Event event, WayBack way) {
+    return event != Event::Executed ||
+           (way == WayBack::UntilExecuted && (state == State::Switching || state == State::Withdrawing));
+}
+
 /// Every state that can follow, the given one among them.
-std::set<State> reachableFrom(State state) {
+std::set<State> reachableFrom(State state, WayBack way = WayBack::UntilConfirmed) {
     std::set<State> seen{state};
     std::vector<State> open{state};
     while (!open.empty()) {
@@ -41,21 +49,22 @@ std::set<State> reachableFrom(State state) {
         open.pop_back();
         if (isFinal(here)) continue;
         for (const Event event : allEvents())
-            if (seen.insert(next(here, event)).second) open.push_back(next(here, event));
+            if (canHappen(here, event, way) && seen.insert(next(here, event, way)).second) open.push_back(next(here, event, way));
     }
     return seen;
 }
 
 /// Where a handover ends to which nothing happens any more but that its work is done.
-State endOf(State state) {
-    while (!isFinal(state)) state = next(state, Event::Done);
+State endOf(State state, WayBack way = WayBack::UntilConfirmed) {
+    while (!isFinal(state)) state = next(state, Event::Done, way);
     return state;
 }
 
-/// Whether a state has other answers with passed-through devices.
-bool isOtherwise(State state) {
+/// Whether a state has other answers, or is there only, with less of a way back.
+bool isOtherwise(State state, WayBack way) {
+    if (!reachableFrom(State::Preflight).contains(state)) return true;
     for (const Event event : allEvents())
-        if (next(state, event, true) != next(state, event)) return true;
+        if (next(state, event, way) != next(state, event)) return true;
     return false;
 }
 
@@ -113,7 +122,7 @@ TEST(HandoverTable, isLostWhenTheOldVmmDoesNotTakeTheGuestBack) {
 
 TEST(HandoverTable, letsTheOldVmmRunOnlyWhenTheNewOneIsDiscarded) {
     for (const State state : allStates()) {
-        if (isFinal(state) || state == State::Discarding || state == State::Resuming) continue;
+        if (isFinal(state) || state == State::Discarding || state == State::Resuming || state == State::Withdrawing) continue;
         for (const Event event : allEvents())
             EXPECT_NE(next(state, event), State::Resuming) << name(state) << ": " << name(event);
     }
@@ -128,11 +137,13 @@ TEST(HandoverTable, upgradesWhenNothingGoesWrong) {
 }
 
 TEST(HandoverTable, reachesEveryStateAndEveryEnd) {
-    EXPECT_EQ(reachableFrom(State::Preflight).size(), stateCount);
-    std::set<State> ends;
-    for (const State state : reachableFrom(State::Preflight))
-        if (isFinal(state)) ends.insert(state);
-    EXPECT_THAT(ends, UnorderedElementsAre(State::Refused, State::RolledBack, State::Upgraded, State::Lost));
+    EXPECT_EQ(reachableFrom(State::Preflight, WayBack::UntilExecuted).size(), stateCount);
+    for (const WayBack way : allWays) {
+        std::set<State> ends;
+        for (const State state : reachableFrom(State::Preflight, way))
+            if (isFinal(state)) ends.insert(state);
+        EXPECT_THAT(ends, UnorderedElementsAre(State::Refused, State::RolledBack, State::Upgraded, State::Lost));
+    }
 }
 
 TEST(HandoverTable, canAlwaysEnd) {
@@ -153,7 +164,8 @@ TEST(HandoverTable, knowsWhenTheGuestIsStopped) {
     std::set<State> stopped;
     for (const State state : allStates())
         if (guestIsStopped(state)) stopped.insert(state);
-    EXPECT_THAT(stopped, UnorderedElementsAre(State::Switching, State::Proving, State::Confirming));
+    EXPECT_THAT(stopped,
+                UnorderedElementsAre(State::Switching, State::Withdrawing, State::Executing, State::Proving, State::Confirming));
 }
 
 TEST(HandoverTable, hasANameForEverything) {
@@ -166,35 +178,64 @@ TEST(HandoverTable, hasANameForEverything) {
 }
 
 TEST(HandoverTable, neverGivesTheGuestBackToAVmmThatHasGivenItsDevicesAway) {
-    EXPECT_FALSE(isBeforePointOfNoReturn(State::Proving, true));
-    EXPECT_TRUE(isBeforePointOfNoReturn(State::Switching, true));
+    constexpr WayBack way = WayBack::UntilHandedOver;
+    EXPECT_FALSE(isBeforePointOfNoReturn(State::Proving, way));
+    EXPECT_TRUE(isBeforePointOfNoReturn(State::Switching, way));
     for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied})
-        EXPECT_EQ(next(State::Proving, event, true), State::Lost) << name(event);
-    EXPECT_EQ(next(State::Proving, Event::Cancelled, true), State::Proving);
-    EXPECT_EQ(next(State::Proving, Event::OldDied, true), State::Confirming);
-    EXPECT_EQ(next(State::Confirming, Event::Failed, true), State::Lost);
-    for (const State state : allStates()) EXPECT_FALSE(isBeforePointOfNoReturn(state, true) && isOtherwise(state)) << name(state);
+        EXPECT_EQ(next(State::Proving, event, way), State::Lost) << name(event);
+    EXPECT_EQ(next(State::Proving, Event::Cancelled, way), State::Proving);
+    EXPECT_EQ(next(State::Proving, Event::OldDied, way), State::Confirming);
+    EXPECT_EQ(next(State::Confirming, Event::Failed, way), State::Lost);
+    for (const State state : reachableFrom(State::Preflight, way))
+        EXPECT_FALSE(isBeforePointOfNoReturn(state, way) && isOtherwise(state, way)) << name(state);
+}
+
+TEST(HandoverTable, letsTheExecDecideWhetherItIsTooLateToStop) {
+    constexpr WayBack way = WayBack::UntilExecuted;
+    for (const Event event : {Event::Failed, Event::TimedOut, Event::Cancelled})
+        EXPECT_EQ(next(State::Switching, event, way), State::Withdrawing) << name(event);
+    EXPECT_EQ(endOf(State::Withdrawing, way), State::RolledBack);
+    EXPECT_EQ(endOf(next(State::Withdrawing, Event::Executed, way), way), State::Upgraded);
+    EXPECT_EQ(endOf(next(State::Switching, Event::Executed, way), way), State::Upgraded);
+    EXPECT_EQ(next(State::Withdrawing, Event::Cancelled, way), State::Withdrawing) << "it has been asked for already";
+}
+
+TEST(HandoverTable, hasNoWayBackFromAnExec) {
+    constexpr WayBack way = WayBack::UntilExecuted;
+    EXPECT_TRUE(isBeforePointOfNoReturn(State::Withdrawing, way));
+    EXPECT_FALSE(isBeforePointOfNoReturn(State::Executing, way));
+    for (const State state : {State::Executing, State::Proving, State::Confirming}) {
+        for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied, Event::OldDied})
+            EXPECT_EQ(next(state, event, way), State::Lost) << name(state) << ": " << name(event);
+        EXPECT_EQ(next(state, Event::Cancelled, way), state) << name(state);
+    }
+    for (const Event event : {Event::NewDied, Event::OldDied})
+        for (const State state : {State::Switching, State::Withdrawing})
+            EXPECT_EQ(next(state, event, way), State::Lost) << "it is the guest's own process";
 }
 
 // The picture.
 
-/// With passed-through devices only the rows that are otherwise.
-std::string markdownTable(bool passthrough = false) {
+/// With less of a way back, only the rows that are otherwise.
+std::string markdownTable(WayBack way) {
+    const bool all = way == WayBack::UntilConfirmed;
+    std::vector<Event> events = allEvents();
+    if (way != WayBack::UntilExecuted) events.pop_back();
     std::string text = "| state | guest |";
-    for (const Event event : allEvents()) text += " " + std::string(name(event)) + " |";
+    for (const Event event : events) text += " " + std::string(name(event)) + " |";
     text += "\n|---|---|";
-    for (std::size_t i = 0; i < eventCount; ++i) text += "---|";
+    for (std::size_t i = 0; i < events.size(); ++i) text += "---|";
     text += "\n";
-    for (const State state : allStates()) {
-        if (isFinal(state) || (passthrough && !isOtherwise(state))) continue;
+    for (const State state : reachableFrom(State::Preflight, way)) {
+        if (isFinal(state) || (!all && !isOtherwise(state, way))) continue;
         const auto before = static_cast<State>(static_cast<int>(state) - 1);
-        const bool noReturn = !isBeforePointOfNoReturn(state, passthrough) && isBeforePointOfNoReturn(before, passthrough);
+        const bool noReturn = !isBeforePointOfNoReturn(state, way) && isBeforePointOfNoReturn(before, way);
         text += "| " + std::string(name(state)) + (noReturn ? " (point of no return)" : "") + " | " +
                 (guestIsStopped(state) ? "stopped" : "") + " |";
-        for (const Event event : allEvents()) {
-            const State following = next(state, event, passthrough);
+        for (const Event event : events) {
+            const State following = next(state, event, way);
             const std::string cell(following == state ? "(noted)" : name(following));
-            text += " " + (isFinal(following) ? "**" + cell + "**" : cell) + " |";
+            text += !canHappen(state, event, way) ? " |" : " " + (isFinal(following) ? "**" + cell + "**" : cell) + " |";
         }
         text += "\n";
     }
@@ -210,8 +251,11 @@ TEST(HandoverTable, isTheOneInTheReadme) {
     ASSERT_NE(to, std::string::npos) << "no line '" << end << "' in '" << path << "'";
     ASSERT_LT(from, to);
     const std::size_t start = from + begin.size();
-    const std::string made =
-        "\n" + markdownTable() + "\nWith passed-through devices these rows are otherwise:\n\n" + markdownTable(true) + "\n";
+    const std::string made = "\n" + markdownTable(WayBack::UntilConfirmed) +
+                             "\nWith passed-through devices these rows are otherwise:\n\n" +
+                             markdownTable(WayBack::UntilHandedOver) +
+                             "\nWhere the old VMM executes the new one in its own process (`vmm-exec`), these:\n\n" +
+                             markdownTable(WayBack::UntilExecuted) + "\n";
     if (acceptsGoldens()) {
         std::ofstream(path) << readme.replace(start, to - start, made);
         GTEST_SKIP() << "wrote the table into '" << path << "' (VH_ACCEPT=1): look at the difference, and run again without";

@@ -1,5 +1,5 @@
 // The handover as a table: in which state, what may happen, and what follows. Every design goes through the same table; a design
-// only changes what a state does (handover.cpp).
+// only changes what a state does (steps.h), and how far there is a way back.
 //
 //   Preflight -> Launching -> Exchanging -> Verifying -> StandingBy -> Switching -> Proving -> Confirming -> Retiring -> Ending
 //   -> Upgraded
@@ -8,45 +8,26 @@
 //                                                             |
 //                                                          Resuming -> RolledBack
 //
-// Up to StandingBy the guest runs on the old VMM. From Switching on it is stopped; Confirming, where the new VMM is told to run
-// it, is the point of no return. Lost is for what no program may decide: both VMMs are left as they are.
+// Up to StandingBy, which is passed over unless it was asked for, the guest runs on the old VMM. From Switching on it is stopped;
+// Confirming, where the new VMM is told to run it, is the point of no return. Lost is for what no program may decide: both VMMs
+// are left as they are.
+//
+// Where the old VMM executes the new one in its own process, there is nothing to discard once the guest is stopped, and no way
+// back once it has been executed:
+//
+//   ... -> Switching --executed--> Executing -> Proving -> Confirming -> Retiring -> Ending -> Upgraded
+//              |                       ^  |         |            |
+//              +----> Withdrawing -----+  +---------+------------+---> Lost
+//                         |  (it was too late)
+//                      Resuming -> RolledBack
 #pragma once
 
 #include <array>
 #include <cstddef>
-#include <string_view>
+
+#include "manager/record/state.h"
 
 namespace vh {
-
-enum class State {
-    Preflight,   ///< Touches nothing: the definition, the new binary, the old VMM's condition, space.
-    Launching,   ///< Starts the new VMM, which waits.
-    Exchanging,  ///< Sets both up for the design; with CPR the old VMM's state goes over and the new VMM builds its machine.
-    Verifying,   ///< Compares the two VMMs' RAM blocks and mappings while the guest still runs.
-    StandingBy,  ///< Waits for a commit, when one was asked for, and then makes sure that nothing has changed meanwhile.
-    Switching,   ///< The old VMM stops the guest and sends device state.
-    Proving,     ///< The new VMM answers and says that it holds a stopped guest.
-    Confirming,  ///< `cont` on the new VMM: the point of no return.
-    Retiring,    ///< Has the old VMM end by itself.
-    Discarding,  ///< Ends the new VMM for certain.
-    Resuming,    ///< The old VMM runs the guest again.
-    Ending,      ///< Ends the old VMM for certain, whatever it said or did not say in Retiring.
-    Refused,
-    RolledBack,
-    Upgraded,
-    Lost,
-};
-constexpr std::size_t stateCount = 16;
-
-enum class Event {
-    Done,      ///< The state's work is complete.
-    Failed,    ///< It cannot be completed, for a known cause.
-    TimedOut,  ///< Its deadline or the pause budget has passed.
-    NewDied,
-    OldDied,
-    Cancelled,  ///< A person or the manager's own end asks to stop.
-};
-constexpr std::size_t eventCount = 6;
 
 struct Transition {
     State state;
@@ -54,18 +35,27 @@ struct Transition {
     State next;  ///< The same state: noted, nothing changes.
 };
 
-constexpr bool isFinal(State state) {
-    return state >= State::Refused;
-}
+/// How far a handover can go back to the old VMM.
+enum class WayBack {
+    UntilConfirmed,
+    /// With passed-through devices: an old VMM whose migration has completed has given their interrupts away for good
+    /// (hw/vfio/cpr.c:vfio_cpr_kvm_close_notifier and vfio_cpr_pci_notifier, QEMU 11.1). On it the guest would run and wait for
+    /// its devices for ever.
+    UntilHandedOver,
+    /// The old VMM's process becomes the new one.
+    UntilExecuted,
+};
 
-/// Before this the guest cannot have run on the new VMM. With passed-through devices it is earlier: see passthroughTable.
-constexpr bool isBeforePointOfNoReturn(State state, bool passthrough = false) {
-    return state < (passthrough ? State::Proving : State::Confirming);
+/// Before this the guest cannot have run on the new VMM, and the old one can have it back.
+constexpr bool isBeforePointOfNoReturn(State state, WayBack way = WayBack::UntilConfirmed) {
+    return state < (way == WayBack::UntilConfirmed    ? State::Confirming
+                    : way == WayBack::UntilHandedOver ? State::Proving
+                                                      : State::Executing);
 }
 
 /// The guest is, or may be, stopped for the handover's sake.
 constexpr bool guestIsStopped(State state) {
-    return state == State::Switching || state == State::Proving || state == State::Confirming;
+    return state >= State::Switching && state <= State::Confirming;
 }
 
 constexpr std::array handoverTable = {
@@ -112,6 +102,21 @@ constexpr std::array handoverTable = {
     // out.
     Transition{State::Switching, Event::OldDied, State::Proving},
     Transition{State::Switching, Event::Cancelled, State::Discarding},
+
+    // Where the process is the new VMM's or is about to be: of WayBack::UntilExecuted only.
+    Transition{State::Withdrawing, Event::Done, State::Resuming},
+    Transition{State::Withdrawing, Event::Failed, State::Resuming},
+    Transition{State::Withdrawing, Event::TimedOut, State::Resuming},
+    Transition{State::Withdrawing, Event::NewDied, State::Lost},
+    Transition{State::Withdrawing, Event::OldDied, State::Lost},
+    Transition{State::Withdrawing, Event::Cancelled, State::Withdrawing},
+
+    Transition{State::Executing, Event::Done, State::Proving},
+    Transition{State::Executing, Event::Failed, State::Lost},
+    Transition{State::Executing, Event::TimedOut, State::Lost},
+    Transition{State::Executing, Event::NewDied, State::Lost},
+    Transition{State::Executing, Event::OldDied, State::Lost},
+    Transition{State::Executing, Event::Cancelled, State::Executing},
 
     Transition{State::Proving, Event::Done, State::Confirming},
     Transition{State::Proving, Event::Failed, State::Discarding},
@@ -163,30 +168,59 @@ constexpr std::array handoverTable = {
     Transition{State::Resuming, Event::Cancelled, State::Resuming},
 };
 
-/// What is otherwise with passed-through devices. An old VMM whose migration has completed has given their interrupts away for
-/// good (hw/vfio/cpr.c:vfio_cpr_kvm_close_notifier and vfio_cpr_pci_notifier, QEMU 11.1): on it the guest would run and wait for
-/// its devices for ever. So it does not get the guest back; a later look may still find the new VMM well (recovery.h).
+/// What is otherwise with passed-through devices: the old VMM does not get the guest back once it has handed over. A later look
+/// may still find the new VMM well (recovery.h).
 constexpr std::array passthroughTable = {
     Transition{State::Proving, Event::Failed, State::Lost},    Transition{State::Proving, Event::TimedOut, State::Lost},
     Transition{State::Proving, Event::NewDied, State::Lost},   Transition{State::Proving, Event::Cancelled, State::Proving},
     Transition{State::Confirming, Event::Failed, State::Lost},
 };
 
-/// What follows. Every state that is not final has an answer to every event, which the assertions below prove.
-constexpr State next(State state, Event event, bool passthrough = false) {
-    if (passthrough)
-        for (const Transition& row : passthroughTable)
-            if (row.state == state && row.event == event) return row.next;
-    for (const Transition& row : handoverTable)
-        if (row.state == state && row.event == event) return row.next;
-    return State::Lost;
+/// What is otherwise where the old VMM executes the new one: until it does, whoever wants to stop has it withdraw and waits for
+/// what comes of it, since the exec may win; after it there is no way but on.
+constexpr std::array execTable = {
+    Transition{State::Switching, Event::Executed, State::Executing},
+    Transition{State::Switching, Event::Failed, State::Withdrawing},
+    Transition{State::Switching, Event::TimedOut, State::Withdrawing},
+    Transition{State::Switching, Event::NewDied, State::Lost},
+    Transition{State::Switching, Event::OldDied, State::Lost},
+    Transition{State::Switching, Event::Cancelled, State::Withdrawing},
+    Transition{State::Withdrawing, Event::Executed, State::Executing},
+    Transition{State::Proving, Event::Failed, State::Lost},
+    Transition{State::Proving, Event::TimedOut, State::Lost},
+    Transition{State::Proving, Event::NewDied, State::Lost},
+    Transition{State::Proving, Event::OldDied, State::Lost},
+    Transition{State::Proving, Event::Cancelled, State::Proving},
+    Transition{State::Confirming, Event::Failed, State::Lost},
+    Transition{State::Confirming, Event::OldDied, State::Lost},
+};
+
+namespace rows {
+
+template <std::size_t size>
+constexpr const Transition* find(const std::array<Transition, size>& table, State state, Event event) {
+    for (const Transition& row : table)
+        if (row.state == state && row.event == event) return &row;
+    return nullptr;
+}
+
+}  // namespace rows
+
+/// What follows. Every state that is not final has an answer to every event, which the assertions below prove. An exec that
+/// nobody has waited for is beyond what a program may decide.
+constexpr State next(State state, Event event, WayBack way = WayBack::UntilConfirmed) {
+    const Transition* row = way == WayBack::UntilHandedOver ? rows::find(passthroughTable, state, event)
+                            : way == WayBack::UntilExecuted ? rows::find(execTable, state, event)
+                                                            : nullptr;
+    if (!row) row = rows::find(handoverTable, state, event);
+    return row ? row->next : State::Lost;
 }
 
 namespace proofs {
 
 constexpr bool everyQuestionHasOneAnswer() {
     for (std::size_t state = 0; state < stateCount; ++state)
-        for (std::size_t event = 0; event < eventCount; ++event) {
+        for (std::size_t event = 0; event < static_cast<std::size_t>(Event::Executed); ++event) {
             int answers = 0;
             for (const Transition& row : handoverTable)
                 answers += static_cast<std::size_t>(row.state) == state && static_cast<std::size_t>(row.event) == event;
@@ -195,13 +229,19 @@ constexpr bool everyQuestionHasOneAnswer() {
     return true;
 }
 
+constexpr bool movesOn(const Transition& row) {
+    const bool mustMove = row.event == Event::Done || row.event == Event::Failed || row.event == Event::TimedOut;
+    return row.next > row.state || (row.next == row.state && !mustMove);
+}
+
 /// Rows that move, always move down the enumeration, so nothing goes round; and what a state waits for can always end it.
 constexpr bool everyWaitEnds() {
-    for (const Transition& row : handoverTable) {
-        if (row.next < row.state) return false;
-        const bool mustMove = row.event == Event::Done || row.event == Event::Failed || row.event == Event::TimedOut;
-        if (mustMove && row.next == row.state) return false;
-    }
+    for (const Transition& row : handoverTable)
+        if (!movesOn(row)) return false;
+    for (const Transition& row : passthroughTable)
+        if (!movesOn(row)) return false;
+    for (const Transition& row : execTable)
+        if (!movesOn(row)) return false;
     return true;
 }
 
@@ -212,8 +252,8 @@ constexpr bool leadsToOldVmm(State state) {
 /// Whatever goes wrong before the point of no return while the old VMM lives gives the guest back to it.
 constexpr bool failuresBeforeNoReturnRollBack() {
     for (const Transition& row : handoverTable)
-        if (isBeforePointOfNoReturn(row.state) && row.event != Event::Done && row.event != Event::OldDied &&
-            !leadsToOldVmm(row.next))
+        if (isBeforePointOfNoReturn(row.state) && row.state != State::Withdrawing && row.state != State::Executing &&
+            row.event != Event::Done && row.event != Event::OldDied && !leadsToOldVmm(row.next))
             return false;
     return leadsToOldVmm(next(State::Discarding, Event::Done)) && leadsToOldVmm(next(State::Resuming, Event::Done));
 }
@@ -221,11 +261,28 @@ constexpr bool failuresBeforeNoReturnRollBack() {
 /// An old VMM that has given its devices away never gets the guest back, and every wait still ends.
 constexpr bool devicesNeverComeBack() {
     for (const Transition& row : handoverTable)
-        if (!isBeforePointOfNoReturn(row.state, true) && row.state <= State::Retiring &&
-            leadsToOldVmm(next(row.state, row.event, true)))
+        if (!isBeforePointOfNoReturn(row.state, WayBack::UntilHandedOver) && row.state <= State::Retiring &&
+            leadsToOldVmm(next(row.state, row.event, WayBack::UntilHandedOver)))
             return false;
-    for (const Transition& row : passthroughTable)
-        if (row.next == row.state && row.event != Event::Cancelled) return false;
+    return true;
+}
+
+/// Once the new VMM has been executed there is no old one. Before that, whatever goes wrong while the process lives either gives
+/// the guest back or, when the exec was first, goes on with it; and nothing is discarded that is the guest's own process.
+constexpr bool nothingComesBackFromAnExec() {
+    constexpr WayBack way = WayBack::UntilExecuted;
+    for (std::size_t s = 0; s < stateCount; ++s)
+        for (std::size_t e = 0; e < eventCount; ++e) {
+            const auto state = static_cast<State>(s);
+            const auto event = static_cast<Event>(e);
+            if (isFinal(state)) continue;
+            const State following = next(state, event, way);
+            if (state >= State::Executing && state <= State::Retiring && leadsToOldVmm(following)) return false;
+            if (guestIsStopped(state) && following == State::Discarding) return false;
+            const bool dies = event == Event::NewDied || event == Event::OldDied;
+            if ((state == State::Switching || state == State::Withdrawing) && !dies && following == State::Lost) return false;
+            if (following == State::Executing && event != Event::Executed && state != State::Executing) return false;
+        }
     return true;
 }
 
@@ -239,7 +296,9 @@ constexpr bool neverTwoVmms() {
         if (row.next == State::Upgraded && row.state != State::Ending) return false;
         if (row.next == State::Ending && row.state != State::Retiring && row.state != State::Ending) return false;
         if ((row.state == State::Retiring || row.state == State::Ending) && leadsToOldVmm(row.next)) return false;
-        if (row.next == State::Resuming && row.state != State::Discarding && row.state != State::Resuming) return false;
+        if (row.next == State::Resuming && row.state != State::Discarding && row.state != State::Resuming &&
+            row.state != State::Withdrawing)
+            return false;
     }
     return true;
 }
@@ -248,11 +307,9 @@ static_assert(everyQuestionHasOneAnswer());
 static_assert(everyWaitEnds());
 static_assert(failuresBeforeNoReturnRollBack());
 static_assert(devicesNeverComeBack());
+static_assert(nothingComesBackFromAnExec());
 static_assert(neverTwoVmms());
 
 }  // namespace proofs
-
-std::string_view name(State state);
-std::string_view name(Event event);
 
 }  // namespace vh

@@ -1,0 +1,238 @@
+#include "manager/handover/course.h"
+
+#include <algorithm>
+
+#include "vmm-shim/json_text.h"
+
+namespace vh {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+std::string inMilliseconds(milliseconds duration) {
+    return std::to_string(duration.count()) + " ms";
+}
+
+Course::Course(HandoverRequest asked, VmDirectory where, HandoverObserver observer)
+    : request(std::move(asked)), directory(std::move(where)), design(rowOf(request.design)), observer_(std::move(observer)) {
+    report.vm = request.definition.name;
+    report.warnings = request.warnings;
+    report.design = request.design;
+    report.old = {record().vmm.binary, record().vmm.kind, record().vmm.version, record().vmm.pid};
+    report.fresh.binary = request.binary;
+    report.ramBytes = definition().memory.sizeBytes;
+    report.passthrough = record().passthrough;
+    heartbeat.onHeard(std::move(request.heard));
+}
+
+WayBack Course::wayBack() const {
+    return !design.wayBack ? WayBack::UntilExecuted : passesThrough() ? WayBack::UntilHandedOver : WayBack::UntilConfirmed;
+}
+
+void Course::enter(State state) {
+    if (state == State::StandingBy && !request.standby) return enter(next(state, Event::Done));
+    const double now = sinceBeginMs();
+    if (!report.steps.empty()) report.steps.back().durationMs = now - report.steps.back().startMs;
+    state_ = state;
+    const unsigned epoch = ++epoch_;
+    deadline_.reset();
+    timer_.reset();
+    if (!isBeforePointOfNoReturn()) {
+        pauseBudget_.reset();
+        confirming = confirming || state <= State::Confirming;
+    }
+    if (!isFinal(state)) report.steps.push_back({state, now});
+    if (observer_)
+        observer_({state, now, oldVmm ? oldVmm->record().pid : 0, newVmm ? newVmm->record().pid : 0, guestIsStopped(),
+                   newVmm ? &newVmm->resources() : nullptr});
+    if (epoch != epoch_) return;  // The observer cancelled.
+    if (isFinal(state)) return finish();
+    restartDeadline(std::string(name(state)));
+    try {
+        begin(state);
+    } catch (const std::exception& error) {
+        fail(error);
+    }
+}
+
+void Course::restartDeadline(const std::string& what) {
+    // In preflight the new binary has a deadline of its own, and says itself that it was not met.
+    const milliseconds more = state_ == State::Retiring    ? silenceTimeout
+                              : state_ == State::Preflight ? deadlineOf(State::Launching)
+                                                           : milliseconds(0);
+    const milliseconds deadline = deadlineOf(state_) + more;
+    deadline_ = EventSource::after(deadline, within([this, what, deadline] {
+                                       post(Event::TimedOut, what + " took longer than " + inMilliseconds(deadline));
+                                   }));
+}
+
+void Course::post(Event event, const std::string& cause) {
+    if (isFinal(state_)) return;
+    const State following = next(state_, event, wayBack());
+    if (following == state_) return unheeded(event, cause);
+    if (event != Event::Done && event != Event::Executed && report.cause.empty()) report.cause = cause;
+    if (event == Event::Cancelled) report.cancelled = true;
+    if (following == State::Lost && report.cause != cause) report.cause += "; then " + cause;
+    enter(following);
+}
+
+void Course::fail(const std::exception& error) {
+    const auto* refusal = dynamic_cast<const Refusal*>(&error);
+    if (refusal && report.cause.empty()) report.remedy = refusal->obstacle().remedy;
+    fail(std::string(error.what()));
+}
+
+void Course::failUnlessNewDies(const std::string& cause) {
+    after(milliseconds(100), [this, cause] { fail(cause); });
+}
+
+void Course::after(milliseconds delay, std::function<void()> callback) {
+    timer_ = EventSource::after(delay, within(std::move(callback)));
+}
+
+void Course::send(VmmProcess& vmm, const std::string& command, json arguments, std::function<void(const QmpReply&)> then,
+                  UniqueFd descriptor) {
+    const auto answered = within([then = std::move(then)](const QmpReply& reply) {
+        // A VMM that closes its monitor is ending, and how it ends is the better cause: its exit, or the deadline, comes next.
+        if (reply.ok() || reply.error->errorClass != "Closed") then(reply);
+    });
+    vmm.monitor().execute(command, std::move(arguments), deadlineOf(state_), answered, std::move(descriptor));
+}
+
+void Course::ask(VmmProcess& vmm, const std::string& command, json arguments, std::function<void(const QmpReply&)> then,
+                 UniqueFd descriptor) {
+    send(
+        vmm, command, std::move(arguments),
+        [this, &vmm, command, then = std::move(then)](const QmpReply& reply) {
+            if (!reply.ok()) return fail(errorText(vmm, command, *reply.error));
+            then(reply);
+        },
+        std::move(descriptor));
+}
+
+void Course::run(std::vector<Command> commands, std::function<void()> then) {
+    if (commands.empty()) return then();
+    const Command first = std::move(commands.front());
+    commands.erase(commands.begin());
+    ask(*first.vmm, first.name, first.arguments,
+        [this, rest = std::move(commands), then = std::move(then)](const QmpReply&) { run(rest, then); });
+}
+
+void Course::tidy(VmmProcess& vmm, const std::string& command, json arguments, std::function<void()> then) {
+    vmm.monitor().execute(command, std::move(arguments), tidyTimeout,
+                          within([then = std::move(then)](const QmpReply&) { then(); }));
+}
+
+void Course::gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then) {
+    vmm.gatherRamBlocks(deadlineOf(state_),
+                        within([this, &vmm, then = std::move(then)](std::vector<RamBlock> blocks, const std::string& problem) {
+                            // As in send(): how a VMM ends is the better cause than that it has closed its monitor.
+                            if (!problem.empty() && vmm.monitor().closed()) return;
+                            if (!problem.empty()) throw std::runtime_error(describe(vmm) + ": RAM blocks: " + problem);
+                            then(std::move(blocks));
+                        }));
+}
+
+void Course::askForBlockers(std::function<void(const std::vector<std::string>&)> then) {
+    ask(*oldVmm, "query-migrate", nullptr, [then = std::move(then)](const QmpReply& reply) {
+        std::vector<std::string> reasons;
+        for (const json& blocked : JsonReader(reply.value).list("/blocked-reasons"))
+            reasons.push_back(blocked.is_string() ? blocked.get<std::string>() : blocked.dump());
+        then(reasons);
+    });
+}
+
+void Course::listenToOldVmm() {
+    oldVmm->monitor().onEvent([this](const QmpEvent& event) {
+        if (event.name == "STOP") guestStopped(event.at);
+        if (event.name == "RESUME") guestResumed(event.at);
+        if (event.name != "MIGRATION") return;
+        oldMigration = JsonReader(event.data).text("/status");
+        migrated(true);
+    });
+}
+
+void Course::listenToNewVmm() {
+    newVmm->monitor().onEvent([this](const QmpEvent& event) {
+        if (event.name == "RESUME") guestResumed(event.at);
+        if (event.name != "MIGRATION") return;
+        newMigration = JsonReader(event.data).text("/status");
+        migrated(false);
+    });
+}
+
+void Course::guestStopped(Clock::time_point at) {
+    stoppedAt_ = at;
+    guestHasStopped();
+    if (!isBeforePointOfNoReturn()) return;
+    const milliseconds budget = definition().handover.pauseBudget;
+    pauseBudget_ = EventSource::after(budget, [this, budget] {
+        if (isBeforePointOfNoReturn())
+            post(Event::TimedOut, "the guest had been stopped for " + inMilliseconds(budget) + ", its pause budget");
+    });
+}
+
+void Course::guestResumed(Clock::time_point at) {
+    // Not below zero, whatever two VMMs say.
+    if (stoppedAt_) report.stopToResumeMs = std::max(0.0, std::chrono::duration<double, std::milli>(at - *stoppedAt_).count());
+    stoppedAt_.reset();
+    pauseBudget_.reset();
+}
+
+milliseconds Course::deadlineOf(State state) const {
+    const Deadlines& deadlines = definition().handover.deadlines;
+    switch (state) {
+        case State::Launching:
+            return deadlines.launch;
+        case State::Exchanging:
+            return deadlines.exchange;
+        case State::Verifying:
+            return deadlines.verify;
+        case State::StandingBy:
+            return committed ? deadlines.exchange : deadlines.standby;
+        case State::Switching:
+        case State::Executing:
+            return deadlines.switchOver;
+        case State::Retiring:
+        case State::Ending:
+            return deadlines.retire;
+        case State::Preflight:
+        case State::Withdrawing:
+        case State::Proving:
+        case State::Confirming:
+        case State::Discarding:
+        case State::Resuming:
+        case State::Refused:
+        case State::RolledBack:
+        case State::Upgraded:
+        case State::Lost:
+            break;
+    }
+    return stepTimeout;
+}
+
+double Course::sinceBeginMs() const {
+    return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count();
+}
+
+std::string Course::describe(const VmmProcess& vmm) const {
+    return &vmm == oldVmm.get() ? "the old VMM" : "the new VMM";
+}
+
+std::string Course::errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const {
+    return describe(vmm) + ": " + command + ": " + error.description;
+}
+
+Identity Course::identity() const {
+    return record().adopted ? Identity::ofProcess(record().vmm.pid) : Identity::of(definition().vmm.user);
+}
+
+void Course::keepRecord() {
+    try {
+        directory.write(record());
+    } catch (const std::exception& error) {
+        warn(error.what());
+    }
+}
+
+}  // namespace vh

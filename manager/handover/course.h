@@ -1,0 +1,188 @@
+// What all parts of a handover share, and what moves it. No design is known here.
+//
+// Theory of operation. post() looks an event up in the table (handover_table.h) and enter() begins the next state's work; nothing
+// else moves a handover. Work is asynchronous: monitor commands, monitor events, process exits and timers call back, and each
+// callback is bound to the state it was started in (within()), so a late answer can never act in another state. A state's work
+// that throws has failed. Three things are watched all the time: that either VMM dies, that a state outlives its deadline, and,
+// from QEMU's STOP on, that the guest is stopped for longer than its pause budget.
+#pragma once
+
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "config/design.h"
+#include "config/obstacle.h"
+#include "manager/handover/handover_table.h"
+#include "manager/handover/request.h"
+#include "manager/process/event_loop.h"
+#include "manager/record/report.h"
+#include "manager/record/vm_record.h"
+#include "manager/resources/network_switch.h"
+#include "manager/vmm/binary_probe.h"
+#include "manager/vmm/vmm_process.h"
+
+namespace vh {
+
+/// For steps that no definition sets a deadline for: preflight, confirming, going back.
+constexpr std::chrono::milliseconds stepTimeout{10'000};
+/// For what is done for tidiness: it must not make a resumed guest a lost one.
+constexpr std::chrono::milliseconds tidyTimeout{2'000};
+
+/// How long the new VMM's guest may be silent, in Retiring, before a person is told; see guest_beats.cpp.
+constexpr std::chrono::milliseconds silenceTimeout{6'000};
+
+class Course {
+ public:
+    using Clock = std::chrono::steady_clock;
+    struct Command {
+        VmmProcess* vmm;
+        std::string name;
+        nlohmann::json arguments;
+    };
+    Course(HandoverRequest request, VmDirectory directory, HandoverObserver observer);
+    Course(const Course&) = delete;
+    virtual ~Course() = default;
+
+    // What a state's work is, and what it hears of.
+    /// Begins the work of a state that is not final.
+    virtual void begin(State state) = 0;
+    virtual void finish() = 0;
+    /// An event changes nothing in this state.
+    virtual void unheeded(Event event, const std::string& cause) = 0;
+    /// The new VMM's process is there, and all that it has inherited.
+    virtual void newVmmIsThere() = 0;
+    virtual void newVmmEnded() = 0;
+    virtual void guestHasStopped() = 0;
+    /// A VMM has told how its migration is.
+    virtual void migrated(bool byOld) = 0;
+
+    State state() const { return state_; }
+    void enter(State state);
+    void post(Event event, const std::string& cause);
+    void fail(const std::string& cause) { post(Event::Failed, cause); }
+    void done() { post(Event::Done, {}); }
+    /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
+    void failUnlessNewDies(const std::string& cause);
+
+    /// Wraps a callback so that it acts only while the handover is still in today's state, and so that its exceptions fail that
+    /// state.
+    template <class Callback>
+    auto within(Callback callback) {
+        return [this, epoch = epoch_, callback = std::move(callback)](auto&&... arguments) {
+            if (epoch != epoch_) return;
+            try {
+                callback(std::forward<decltype(arguments)>(arguments)...);
+            } catch (const std::exception& error) {
+                fail(error);
+            }
+        };
+    }
+    void fail(const std::exception& error);
+    /// Calls back in this state, once; a later call takes the place of an earlier one.
+    void after(std::chrono::milliseconds delay, std::function<void()> callback);
+    void cancelTimer() { timer_.reset(); }
+    /// Sets the state's deadline anew, from now on.
+    void restartDeadline(const std::string& what);
+
+    /// Sends a command; `then` gets the answer, whatever it is, if the state is still the same.
+    void send(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, std::function<void(const QmpReply&)> then,
+              UniqueFd descriptor = {});
+    /// As send(), and an answer that is an error fails the state.
+    void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, std::function<void(const QmpReply&)> then,
+             UniqueFd descriptor = {});
+    /// Sends commands one after another; an answer that is an error fails the state.
+    void run(std::vector<Command> commands, std::function<void()> then);
+    /// Asks for what is done for tidiness: goes on whatever the answer, or without one.
+    void tidy(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, std::function<void()> then);
+    void gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
+    /// What keeps the old VMM from migrating, in the mode that is set (migration/migration.c:fill_source_migration_info, 10.0 and
+    /// 11.1).
+    void askForBlockers(std::function<void(const std::vector<std::string>&)> then);
+
+    /// To be called after every connection to its monitor.
+    void listenToOldVmm();
+    void listenToNewVmm();
+    bool guestIsStopped() const { return stoppedAt_.has_value(); }
+    void dropPauseBudget() { pauseBudget_.reset(); }
+
+    std::chrono::milliseconds deadlineOf(State state) const;
+    double sinceBeginMs() const;
+    std::string errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const;
+    std::string describe(const VmmProcess& vmm) const;
+    Identity identity() const;  ///< Whom the VMMs run as.
+
+    /// Where a failure must not stop what is being done: only a manager that comes after this one's death goes by the record, and
+    /// one that is out of date makes it ask more.
+    void keepRecord();
+    void warn(const std::string& what) { report.warnings.push_back(what); }
+
+    VmRecord& record() { return request.record; }
+    const VmRecord& record() const { return request.record; }
+    const VmDefinition& definition() const { return request.definition; }
+    bool passesThrough() const { return !request.record.passthrough.empty(); }
+    /// The guest is heard on the heartbeat port of both VMMs: it is told of any change of connection, and should see none
+    /// (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
+    bool listensToGuest() const { return request.definition.heartbeat && wasRunning; }
+    bool sharesRam() const { return design.ram != RamPath::Copied; }
+    WayBack wayBack() const;
+    bool isBeforePointOfNoReturn() const { return vh::isBeforePointOfNoReturn(state_, wayBack()); }
+    /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.
+    bool isOneProcess() const { return newVmm && newVmm->record().pid == oldVmm->record().pid; }
+
+    HandoverRequest request;
+    VmDirectory directory;
+    const DesignRow& design;
+    HandoverReport report;
+
+    std::unique_ptr<VmmProcess> oldVmm, newVmm;
+    VmmBinary newBinary;
+    HeartbeatMonitor heartbeat;
+    std::optional<NetworkSwitch> network;  ///< From the switch on, until one of the VMMs runs the guest.
+    std::vector<NamedDescriptor> devices;  ///< Passed through: the manager's own.
+
+    bool wasRunning = true;      ///< The guest ran before the handover; a paused one stays paused.
+    bool configuredOld = false;  ///< Migration settings of the old VMM were changed.
+    bool migrateSent = false;
+    bool committed = false;
+    bool oldLetGo = false;     ///< Standing by: the old VMM runs the guest as if there were no handover.
+    bool confirming = false;   ///< The new VMM was, or was about to be, told to run the guest.
+    std::string oldMigration;  ///< The status that each VMM's latest MIGRATION event told.
+    std::string newMigration;
+
+ protected:
+    void observe(HandoverObserver observer) { observer_ = std::move(observer); }
+
+ private:
+    void guestStopped(Clock::time_point at);
+    void guestResumed(Clock::time_point at);
+
+    const Clock::time_point begun_ = Clock::now();
+    HandoverObserver observer_;
+    State state_ = State::Preflight;
+    unsigned epoch_ = 0;  ///< Counts the states entered; see within().
+    EventSource deadline_, pauseBudget_, timer_;
+    std::optional<Clock::time_point> stoppedAt_;  ///< When STOP was said; none while the guest runs.
+};
+
+/// A refusal with its remedy, where what throws has one.
+class Refusal : public std::runtime_error {
+ public:
+    explicit Refusal(Obstacle obstacle) : std::runtime_error(obstacle.what), obstacle_(std::move(obstacle)) {}
+    const Obstacle& obstacle() const { return obstacle_; }
+
+ private:
+    Obstacle obstacle_;
+};
+
+/// `250 ms`
+std::string inMilliseconds(std::chrono::milliseconds duration);
+
+}  // namespace vh

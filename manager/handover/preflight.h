@@ -1,0 +1,84 @@
+// Preflight's judgement: a pure function from what is known of a handover that was asked for to what stands against it. The facts
+// come in (questions.h), the cheap ones first; what is not known yet stands against nothing.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/design.h"
+#include "config/obstacle.h"
+#include "config/vm_definition.h"
+#include "manager/record/passed_device.h"
+#include "manager/resources/memory_room.h"
+#include "manager/vmm/binary_probe.h"
+#include "vmm-shim/ram_blocks.h"
+
+namespace vh {
+
+/// Since this release QEMU's `migrate` has the argument `channels`, and can save to a file (qapi/migration.json).
+constexpr Release firstWithChannels{8, 2};
+/// Since this release both sides of CPR know passed-through devices.
+constexpr Release firstWithDevices{10, 1};
+
+struct HandoverFacts {
+    // What was asked for, and what the VM is.
+    Design design = Design::Relayed;
+    bool standby = false;
+    MemoryOwner owner = MemoryOwner::Manager;
+    Accelerator accelerator = Accelerator::Tcg;
+    std::string machine;
+    std::uint64_t ramBytes = 0;
+    std::chrono::milliseconds pauseBudget{0};
+    std::vector<PassedDevice> devices;
+    std::vector<std::string> vmmArguments;  ///< Of the definition.
+
+    // The host.
+    std::string runtimeDirectory, saveDirectory;
+    std::uint64_t runtimeFreeBytes = UINT64_MAX, saveFreeBytes = UINT64_MAX, availableBytes = UINT64_MAX;
+    std::optional<MemoryRoom> room;  ///< Of the memory cgroup with the least.
+    ResidentMemory resident;         ///< Of the old VMM.
+    struct MissingFile {
+        std::string path, why;
+    };
+    std::vector<MissingFile> missingFiles;  ///< That the new VMM opens at its start.
+    std::string devicesProblem;             ///< What the kernel says against handing these devices over.
+
+    std::optional<VmmBinary> newBinary;
+
+    struct OldVmm {
+        std::string kind, version;  ///< Empty until it has said so.
+    } old;
+    struct Exec {
+        std::string forbidden, shimProblem;
+    } exec;
+
+    // The guest, by its VMM; what is not known yet is empty.
+    std::string runState;
+    bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
+    pid_t oldPid = 0;
+    bool hasBlockJobs = false;
+    struct Held {
+        std::vector<std::string> listeners, taps, deletedFiles;  ///< What a second VMM cannot have beside it.
+    } held;
+    std::vector<std::string> blockers;  ///< Of a migration, in the design's mode and in mode `normal`.
+    std::vector<std::string> serials,
+        drivelessNvmes;           ///< Devices on whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
+    std::string privateRamBlock;  ///< The first that no other process can map.
+};
+
+/// What stands against the handover by what is known, or nothing.
+std::optional<Obstacle> obstacleTo(const HandoverFacts& facts);
+
+/// Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its RAM is copied: a guest was seen to crash
+/// on the new VMM after each of eight live copies from 7.2 (9.0 has "physmem: Fix migration dirty bitmap coherency with TCG
+/// memory access").
+bool losesWritesOfRunningGuest(const HandoverFacts& facts);
+
+/// QEMU 10.1 and later always append "CprState/vfio devices" to the CPR state, and 10.0 ends with "vmstate_load_state error -2"
+/// on it (hw/vfio/cpr-iommufd.c:vmstate_cpr_vfio_devices has no `.needed`, 11.1).
+bool sendsVfioSubsection(const std::string& version);
+
+}  // namespace vh

@@ -1,0 +1,51 @@
+// Preflight's questions: to the host, the new binary and the old VMM. Touches nothing; each answer is judged as soon as it is
+// there (preflight.h).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "manager/handover/course.h"
+#include "manager/handover/preflight.h"
+#include "manager/handover/steps.h"
+
+namespace vh {
+
+/// Tells one file at a path from another: device, inode, size and time of its last change. All zero when there is none.
+using FileStamp = std::array<std::int64_t, 5>;
+
+class Questions {
+ public:
+    Questions(Course& course, Steps& steps);
+
+    /// Everything, up to the guest. `then` when nothing stands against the handover; what does is thrown (Refusal).
+    void ask(std::function<void()> then);
+    /// The guest once more: it may have changed while the new VMM stood by.
+    void askGuestAgain(std::function<void()> then);
+
+    /// The operator asked for what is installed there, and it was proved when it was probed. Committing another, or one that is
+    /// gone, would leave the guest on what nobody has looked at, or nobody can start again. Throws what has become of it.
+    void checkStillInstalled() const;
+
+ private:
+    void judge() const;
+    void askHost();
+    void askOldVmm(std::function<void()> then);
+    void askGuest(std::function<void()> then);
+    void askWhatItHolds();
+    void askBlockers(std::function<void()> then);
+    void askFatalDevices(std::vector<std::string> places, std::vector<std::string> controllers, std::function<void()> then);
+    void askRam(std::function<void()> then);
+
+    Course& course_;
+    Steps& steps_;
+    HandoverFacts facts_;
+    std::unique_ptr<BinaryProbe> probe_;
+    FileStamp binaryStamp_{};  ///< Of the file when it was probed.
+};
+
+}  // namespace vh
