@@ -111,14 +111,18 @@ class Runner {
     Host* host_ = nullptr;  ///< The same object, when embedded.
 };
 
-/// Prints an answer: the object itself for scripts, `text` for people; errors of people go to standard error. The one place where
-/// text of others, such as what a VMM said, reaches a person.
-int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text) {
+/// Prints an answer: the object itself for scripts, `text` or the report for people; errors of people go to standard error. The
+/// one place where text of others, such as what a VMM said, reaches a person.
+int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text = nullptr) {
     const JsonReader value(result.value);
     if (options.asJson)
-        std::cout << jsonText(result.value, 2) << std::endl;
+        std::cout << jsonText(toJson(result), 2) << std::endl;
+    else if (result.report)
+        std::cout << forTerminal(reportText(*result.report)) << std::flush;
     else if (!value.at("/error").is_null())
-        std::cerr << "virt-handover: " << forTerminal(value.shown("/error")) << std::endl;
+        std::cerr << "virt-handover: " << forTerminal(value.shown("/error")) << std::endl
+                  << (value.text("/remedy").empty() ? "" : "  remedy: " + forTerminal(value.text("/remedy")) + "\n")
+                  << std::flush;
     else
         std::cout << forTerminal(text(result.value)) << std::flush;
     return static_cast<int>(result.code);
@@ -204,7 +208,7 @@ class Progress {
         return [this](const HandoverProgress& step) { printer_.show(step); };
     }
     void end(const VerbResult& result) {
-        if (const auto total = JsonReader(result.value).number("/totalMs")) printer_.end(*total);
+        if (result.report) printer_.end(result.report->totalMs);
     }
 
  private:
@@ -223,13 +227,12 @@ int upgrade(const Options& options) {
     const VerbResult result =
         runner.wait([&](Verbs::Done done) { runner.verbs().upgrade(options.vm, request, progress.observer(), std::move(done)); });
     progress.end(result);
-    if (!runner.embedded() || JsonReader(result.value).text("/outcome") != outcomeName(State::StandingBy))
-        return answer(options, result, reportText);
+    if (!runner.embedded() || !result.report || result.report->outcome != State::StandingBy) return answer(options, result);
     // A script gets one document, which says how it ended; until then it sees the state "standing by" in `list` and `show`.
-    if (!options.asJson) answer(options, result, reportText);
+    if (!options.asJson) answer(options, result);
     runner.holdStandby(options.runtimeDirectory, options.vm);
     const std::optional<HandoverReport> ended = runner.embedded()->endedStandby(options.vm);
-    return answer(options, ended ? VerbResult{ended->exitCode(), toJson(*ended)} : result, reportText);
+    return answer(options, ended ? VerbResult::of(*ended) : result);
 }
 
 /// Where an upgrade stands by: in the daemon, or in the command that prepared it.
@@ -244,7 +247,7 @@ VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Ve
     try {
         Runner runner(holderOf(options));
         return runner.wait([&](Verbs::Done done) { verb(runner.verbs(), std::move(done)); });
-    } catch (const Unreachable&) {
+    } catch (const NotThere&) {
         if (!options.embed) throw;
         return {ExitCode::Refused,
                 {{"error", "no command holds an upgrade of vm '" + options.vm +
@@ -260,7 +263,7 @@ int commit(const Options& options) {
     const VerbResult result = askHolder(
         options, [&](Verbs& verbs, Verbs::Done done) { verbs.commit(options.vm, progress.observer(), std::move(done)); });
     progress.end(result);
-    return answer(options, result, reportText);
+    return answer(options, result);
 }
 
 int cancel(const Options& options) {
@@ -283,7 +286,7 @@ int adopt(const Options& options) {
     const VerbResult result =
         runner.wait([&](Verbs::Done done) { host.adopt(options.vm, progress.observer(), std::move(done)); });
     progress.end(result);
-    return answer(options, result, reportText);
+    return answer(options, result);
 }
 
 int shutdown(const Options& options) {
@@ -352,11 +355,9 @@ int runForLibvirt(const Options& options, int verb, int argc, char** argv) {
     for (const fs::path& path :
          {here.parent_path() / "plugin" / "virt-handover-libvirt", fs::path(VH_LIBEXECDIR) / "virt-handover-libvirt"})
         if (::access(path.c_str(), X_OK) == 0) ::execv(path.c_str(), arguments.data());
-    return answer(options,
-                  {ExitCode::Usage,
-                   {{"error", std::string("cannot run '") + VH_LIBEXECDIR +
-                                  "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}},
-                  nullptr);
+    return answer(options, {ExitCode::Usage,
+                            {{"error", std::string("cannot run '") + VH_LIBEXECDIR +
+                                           "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}});
 }
 
 std::vector<std::string> verbsOf(const CLI::App& app) {
@@ -448,7 +449,7 @@ int main(int argc, char** argv) {
     add("version", "print the version", version, false);
 
     const auto failed = [&options](ExitCode code, const std::string& error) {
-        return answer(options, {code, {{"error", error}}}, nullptr);
+        return answer(options, {code, {{"error", error}}});
     };
     // Also a mistake is answered in the form that was asked for, wherever in the line that was.
     options.asJson = std::find(argv, argv + argc, std::string("--json")) != argv + argc;

@@ -54,18 +54,14 @@ struct Options {
     int guard = -1;
 };
 
-std::string jsonText(const json& value) {
-    return value.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
-}
-
 int answer(const Options& options, ExitCode code, const json& value, const std::string& text) {
-    std::cout << (options.asJson ? jsonText(value) : forTerminal(text)) << std::flush;
+    std::cout << (options.asJson ? jsonText(value, 2) + "\n" : forTerminal(text)) << std::flush;
     return static_cast<int>(code);
 }
 
 int fail(const Options& options, ExitCode code, const std::string& error) {
     if (options.asJson)
-        std::cout << jsonText({{"error", error}}) << std::flush;
+        std::cout << jsonText({{"error", error}}, 2) << std::endl;
     else
         std::cerr << "virt-handover: " << forTerminal(error) << std::endl;
     return static_cast<int>(code);
@@ -168,8 +164,7 @@ int upgradeDomains(const Options& options) {
                                                      .say = [](const std::string& line) {
                                                          std::cerr << "virt-handover: " + forTerminal(line) + "\n" << std::flush;
                                                      }});
-    const json value = toJson(summary);
-    return answer(options, summary.exitCode(), value, upgradeText(value));
+    return answer(options, summary.exitCode(), toJson(summary), upgradeText(summary));
 }
 
 int recoverDomains(const Options& options) {
@@ -184,10 +179,9 @@ int recoverDomains(const Options& options) {
         return answer(options, ExitCode::Done, {{"forgotten", options.forget}}, "forgotten\n");
     }
     const RecoverSummary summary = recover(std::move(surroundings));
-    const json value = toJson(summary);
-    if (options.guard < 0) return answer(options, summary.exitCode(), value, recoverText(value));
+    if (options.guard < 0) return answer(options, summary.exitCode(), toJson(summary), recoverText(summary));
     if (!summary.nothing)
-        std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << forTerminal(recoverText(value)) << std::flush;
+        std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << forTerminal(recoverText(summary)) << std::flush;
     return static_cast<int>(summary.exitCode());
 }
 

@@ -13,6 +13,15 @@
 
 #include <nlohmann/json.hpp>
 
+/// What may be absent is null.
+template <class Value>
+struct nlohmann::adl_serializer<std::optional<Value>> {
+    static void to_json(json& value, const std::optional<Value>& from) { value = from ? json(*from) : json(); }
+    static void from_json(const json& value, std::optional<Value>& to) {
+        to = value.is_null() ? std::nullopt : std::optional(value.get<Value>());
+    }
+};
+
 namespace vh {
 
 /// Looks into a value that it borrows, by paths such as `/old/pid`.

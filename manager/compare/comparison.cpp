@@ -418,9 +418,9 @@ void Comparison::findOutWhichRun(std::size_t cell, Stand& stand) {
                 vm.definition.name, {.binary = cells_[cell].pair.fresh, .design = design, .dryRun = true},
                 [](const HandoverProgress&) {}, std::move(done));
         });
-        learn(result.value, cells_[cell].pair.old, vm.pid);
-        learn(result.value, cells_[cell].pair.fresh, 0);
-        seriesOf(cell, design)["notRun"] = result.value.value("outcome", "") == "ready" ? "" : result.value.value("cause", "");
+        learn(toJson(result), cells_[cell].pair.old, vm.pid);
+        learn(toJson(result), cells_[cell].pair.fresh, 0);
+        seriesOf(cell, design)["notRun"] = result.report ? result.report->cause : "";
     }
     setRunning(vm, false);
     json& entry = results_["cells"][cell];
@@ -553,9 +553,9 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
             },
             [this, &attempt, &vm, &cell](const VerbResult& result) {
                 attempt.result = result;
-                const std::string outcome = result.value.value("outcome", "");
-                if (outcome != "upgraded" && outcome != "rolled back") return;
-                const bool upgraded = outcome == "upgraded";
+                const std::string_view outcome = result.report ? result.report->outcomeText() : "";
+                const bool upgraded = outcome == outcomeName(State::Upgraded);
+                if (!upgraded && outcome != outcomeName(State::RolledBack)) return;
                 host_->show(vm.definition.name, [&vm](const VerbResult& shown) {
                     vm.directory = shown.value.value("directory", "");
                     vm.pid = shown.value.value("pid", 0);
@@ -587,7 +587,7 @@ void Comparison::runRound(std::size_t index, Stand& stand, Design design, unsign
         Vm& vm = stand.vms[i];
         Attempt& attempt = attempts[i];
         vm.watch.stopListening();
-        const json& report = attempt.result->value;
+        const json report = toJson(*attempt.result);
         const bool upgraded = report.value("outcome", "") == "upgraded";
         learn(report, upgraded ? cell.pair.fresh : "", vm.pid);
         json entry = vm.watch.figures(beganAtMs, cell.writes() && vm.definition.heartbeat, upgraded);
@@ -649,7 +649,7 @@ void Comparison::goBack(Stand& stand) {
             });
             if (result.code != ExitCode::Done) {
                 note("VMs had to be started anew in place of going back from " + vm.binary + " to " + old + ": " +
-                     result.value.value("cause", ""));
+                     (result.report ? result.report->cause : ""));
                 throw GuestLost{};
             }
             const VerbResult shown = wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); });
@@ -696,7 +696,7 @@ void Comparison::inspectOnce(std::size_t index, Stand& stand, Design design) {
             },
             std::move(done));
     });
-    if (result.value.value("outcome", "") == "upgraded") {
+    if (result.report && result.report->outcomeText() == outcomeName(State::Upgraded)) {
         vm.binary = trace ? trace->program() : cell.pair.fresh;
         const VerbResult shown = wait([&](Verbs::Done done) { host_->show(vm.definition.name, std::move(done)); });
         vm.directory = shown.value.value("directory", "");
@@ -713,7 +713,7 @@ void Comparison::inspectOnce(std::size_t index, Stand& stand, Design design) {
         if (vm.binary != vm.definition.vmm.binary) goBack(stand);
         return;
     }
-    if (result.value.value("outcome", "") == "lost") throw GuestLost{};
+    if (result.code == ExitCode::Lost) throw GuestLost{};
     setRunning(vm, false);
 }
 

@@ -3,13 +3,20 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <stdexcept>
 
 #include "vmm-shim/json_text.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmmIdentity, binary, kind, version, pid, alive)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HeartbeatSummary, beats, lost, repeated, longestGapMs, pauseMs, status, errors)
+
 namespace {
 
 using nlohmann::json;
+
+constexpr std::string_view readyOutcome = "ready";  ///< Of a dry run.
 
 std::string formatted(const char* format, double value) {
     char text[64];
@@ -17,21 +24,8 @@ std::string formatted(const char* format, double value) {
     return text;
 }
 
-json toJson(const VmmIdentity& vmm) {
-    return {{"binary", vmm.binary}, {"kind", vmm.kind}, {"version", vmm.version}, {"pid", vmm.pid}, {"alive", vmm.alive}};
-}
-
-json toJson(const HeartbeatSummary& guest) {
-    json value{{"beats", guest.beats},       {"lost", guest.lost},
-               {"repeated", guest.repeated}, {"longestGapMs", guest.longestGapMs},
-               {"status", guest.status},     {"errors", guest.errors}};
-    value["pauseMs"] = guest.pauseMs ? json(*guest.pauseMs) : json();
-    return value;
-}
-
-std::string versionOf(const JsonReader& report, const std::string& vmm) {
-    const std::string kind = report.text(vmm + "/kind"), version = report.text(vmm + "/version");
-    return (kind.empty() ? "QEMU" : kind) + " " + (version.empty() ? "?" : version);
+std::string versionOf(const VmmIdentity& vmm) {
+    return (vmm.kind.empty() ? "QEMU" : vmm.kind) + " " + (vmm.version.empty() ? "?" : vmm.version);
 }
 
 std::string megabytes(std::uint64_t bytes) {
@@ -41,79 +35,118 @@ std::string mebibytes(std::uint64_t bytes) {
     return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024));
 }
 
+bool isUpgraded(const HandoverReport& report) {
+    return !report.dryRun && report.outcome == State::Upgraded;
+}
+
 /// The lines under the first: what the guest felt and what it cost.
-std::string figures(const JsonReader& report) {
+std::string figures(const HandoverReport& report) {
     std::string line;
     const auto add = [&line](const std::string& text) { line += (line.empty() ? "  " : "   ") + text; };
-    if (const auto pause = report.number("/guest/pauseMs"))
-        add("guest pause " + formatted("%.1f ms", *pause) + " (heartbeats)");
-    else if (const auto gap = report.number("/guest/longestGapMs"))
-        add("longest gap " + formatted("%.1f ms", *gap) + " (heartbeats)");
-    if (const auto stopped = report.number("/vmm/stopToResumeMs")) add(formatted("%.1f ms", *stopped) + " (STOP to RESUME)");
-    if (const std::string outcome = report.text("/outcome");
-        outcome == outcomeName(State::Upgraded) || outcome == silentOutcome) {
-        add(megabytes(report.count("/bytesSent")) + " sent");
-        add(mebibytes(report.count("/ramCopiedBytes")) + " of " + mebibytes(report.count("/ramBytes")) + " MiB RAM copied");
+    if (report.guest && report.guest->pauseMs)
+        add("guest pause " + formatted("%.1f ms", *report.guest->pauseMs) + " (heartbeats)");
+    else if (report.guest)
+        add("longest gap " + formatted("%.1f ms", report.guest->longestGapMs) + " (heartbeats)");
+    if (report.stopToResumeMs) add(formatted("%.1f ms", *report.stopToResumeMs) + " (STOP to RESUME)");
+    if (isUpgraded(report)) {
+        add(megabytes(report.bytesSent) + " sent");
+        add(mebibytes(report.ramCopiedBytes) + " of " + mebibytes(report.ramBytes) + " MiB RAM copied");
     }
-    add("total " + formatted("%.2f s", report.number("/totalMs").value_or(0) / 1000));
+    add("total " + formatted("%.2f s", report.totalMs / 1000));
     return line + "\n";
 }
 
 /// What the comparison of RAM blocks found, but for a fatal difference, which is the cause already.
-std::string ramBlocks(const JsonReader& report) {
-    if (report.count("/ramBlocks/compared") == 0) return {};
-    const json& differences = report.list("/ramBlocks/differences");
-    std::string text = "  RAM blocks: " + report.shown("/ramBlocks/compared") + " compared";
-    const bool fatal = std::ranges::any_of(
-        differences, [](const json& difference) { return JsonReader(difference).text("/severity") == "fatal"; });
+std::string ramBlocks(const HandoverReport& report) {
+    if (report.ramBlocksCompared == 0) return {};
+    const std::vector<RamBlockDifference>& differences = report.ramBlockDifferences;
+    std::string text = "  RAM blocks: " + std::to_string(report.ramBlocksCompared) + " compared";
+    const bool fatal =
+        std::ranges::any_of(differences, [](const RamBlockDifference& one) { return one.severity == Severity::Fatal; });
     text += differences.empty() ? ", all alike\n" : fatal ? ", not fit for a handover\n" : ", fit for a handover\n";
     constexpr std::size_t shown = 4;
-    for (std::size_t i = 0; i < std::min(shown, differences.size()); ++i) {
-        const JsonReader difference(differences.at(i));
-        text += "    " + difference.shown("/severity") + ": " + difference.shown("/text") + "\n";
-    }
+    for (std::size_t i = 0; i < std::min(shown, differences.size()); ++i)
+        text += "    " + std::string(name(differences[i].severity)) + ": " + describe(differences[i]) + "\n";
     if (differences.size() > shown)
         text += "    and " + std::to_string(differences.size() - shown) + " more; --json has them all\n";
     return text;
 }
 
 /// Of a handover that is lost: what a person has to do with the processes that are left, for the first line.
-std::string whatIsLeft(const JsonReader& report) {
-    const std::uint64_t old = report.count("/old/pid"), fresh = report.count("/new/pid");
-    const bool oldLives = report.isTrue("/old/alive"), newLives = report.isTrue("/new/alive");
-    if (old == 0 && fresh == 0) return "a person must look; see the cause";
-    if (!oldLives && !newLives)
-        return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.shown("/vm") + "' starts it anew";
-    if (report.isTrue("/guestIsGone"))
-        return "the guest is gone: it ended with the new VMM, and the old one, pid " + std::to_string(old) +
+std::string whatIsLeft(const HandoverReport& report) {
+    const VmmIdentity &old = report.old, &fresh = report.fresh;
+    if (old.pid == 0 && fresh.pid == 0) return "a person must look; see the cause";
+    if (!old.alive && !fresh.alive)
+        return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.vm + "' starts it anew";
+    if (report.guestIsGone)
+        return "the guest is gone: it ended with the new VMM, and the old one, pid " + std::to_string(old.pid) +
                ", cannot go on with it";
-    if (oldLives && newLives && old != fresh)
-        return "a person must look: the old VMM is pid " + std::to_string(old) + ", the new one pid " + std::to_string(fresh);
-    return "a person must look at pid " + std::to_string(oldLives ? old : fresh) + ", the only VMM of it that is left";
+    if (old.alive && fresh.alive && old.pid != fresh.pid)
+        return "a person must look: the old VMM is pid " + std::to_string(old.pid) + ", the new one pid " +
+               std::to_string(fresh.pid);
+    return "a person must look at pid " + std::to_string(old.alive ? old.pid : fresh.pid) + ", the only VMM of it that is left";
 }
 
 /// And how, unless the first line has said all there is to do. Nothing that a later command would refuse.
-std::string nextStep(const JsonReader& report) {
-    const std::string vm = report.shown("/vm"),
-                      givingUp = "'virt-handover destroy " + vm + "' gives the guest up and ends what is left of it\n";
-    const bool hasNone = report.count("/old/pid") == 0 && report.count("/new/pid") == 0;
-    if (hasNone)
+std::string nextStep(const HandoverReport& report) {
+    const std::string givingUp = "'virt-handover destroy " + report.vm + "' gives the guest up and ends what is left of it\n";
+    if (report.old.pid == 0 && report.fresh.pid == 0)
         return "  what to do: see the cause. Every further command on this VM looks again first, and goes on when it can;\n  " +
                givingUp;
-    if (!report.isTrue("/old/alive") && !report.isTrue("/new/alive")) return {};
-    if (report.isTrue("/guestIsGone"))
-        return "  what to do: 'virt-handover destroy " + vm + "' ends the old VMM, and 'virt-handover start " + vm +
+    if (!report.old.alive && !report.fresh.alive) return {};
+    if (report.guestIsGone)
+        return "  what to do: 'virt-handover destroy " + report.vm + "' ends the old VMM, and 'virt-handover start " + report.vm +
                "' then starts the VM anew\n";
-    return "  what to do: 'virt-handover upgrade " + vm +
+    return "  what to do: 'virt-handover upgrade " + report.vm +
            " --dry-run' asks the VMMs again who has the guest, and settles it when they answer.\n"
            "  Before you end a process, ask its own monitor (query-status): the guest may run there.\n  " +
            givingUp;
+}
+
+/// The rest of the first line: what that outcome means.
+std::string meaning(const HandoverReport& report) {
+    const VmmIdentity &old = report.old, &fresh = report.fresh;
+    const bool isOneKind = old.kind == fresh.kind;
+    const std::string change = versionOf(old) + " -> " +
+                               (!isOneKind              ? versionOf(fresh)
+                                : fresh.version.empty() ? "?"
+                                                        : fresh.version);
+    if (report.dryRun || report.outcome == State::Upgraded || report.outcome == State::StandingBy) return change;
+    if (report.outcome == State::Lost) return whatIsLeft(report);
+    if (report.outcome == State::RolledBack) return "the guest runs on " + versionOf(old) + " as before";
+    return "nothing was touched";
+}
+
+json toJson(const RamBlockDifference& difference) {
+    return {{"block", difference.idstr},   {"field", difference.field}, {"old", difference.old},
+            {"new", difference.fresh},     {"why", difference.why},     {"severity", name(difference.severity)},
+            {"text", describe(difference)}};
+}
+
+template <class Value, class... Values>
+Value named(const json& text, Value first, Values... others) {
+    for (const Value value : {first, others...})
+        if (text == name(value)) return value;
+    throw std::runtime_error("'" + text.dump() + "' is not known here");
+}
+
+RamBlockDifference differenceFrom(const json& value) {
+    return {value.at("block"),
+            value.at("field"),
+            value.at("old"),
+            value.at("new"),
+            named(value.at("severity"), Severity::Harmless, Severity::Adaptable, Severity::Fatal),
+            value.at("why")};
 }
 
 }  // namespace
 
 std::string_view outcomeName(State finalState) {
     return name(finalState);
+}
+
+std::string_view HandoverReport::outcomeText() const {
+    return dryRun ? readyOutcome : silent && outcome == State::Upgraded ? silentOutcome : outcomeName(outcome);
 }
 
 ExitCode HandoverReport::exitCode() const {
@@ -132,26 +165,17 @@ json toJson(const HandoverReport& report) {
     for (const StepTime& step : report.steps)
         steps.push_back({{"state", name(step.state)}, {"startMs", step.startMs}, {"durationMs", step.durationMs}});
     json blocks = json::array();
-    for (const RamBlockDifference& difference : report.ramBlockDifferences)
-        blocks.push_back({{"block", difference.idstr},
-                          {"field", difference.field},
-                          {"old", difference.old},
-                          {"new", difference.fresh},
-                          {"severity", name(difference.severity)},
-                          {"why", difference.why},
-                          {"text", describe(difference)}});
-    const bool silent = report.silent && report.outcome == State::Upgraded;
+    for (const RamBlockDifference& difference : report.ramBlockDifferences) blocks.push_back(toJson(difference));
     return {{"vm", report.vm},
             {"design", report.design ? json(name(*report.design)) : json()},
-            {"outcome", report.dryRun ? "ready"
-                        : silent      ? silentOutcome
-                                      : outcomeName(report.outcome)},
+            {"outcome", report.outcomeText()},
             {"exitCode", static_cast<int>(report.exitCode())},
             {"cause", report.cause},
-            {"old", toJson(report.old)},
-            {"new", toJson(report.fresh)},
-            {"vmm", {{"stopToResumeMs", report.stopToResumeMs ? json(*report.stopToResumeMs) : json()}}},
-            {"guest", report.guest ? toJson(*report.guest) : json()},
+            {"remedy", report.remedy},
+            {"old", report.old},
+            {"new", report.fresh},
+            {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
+            {"guest", report.guest},
             {"bytesSent", report.bytesSent},
             {"ramBytes", report.ramBytes},
             {"ramCopiedBytes", report.ramCopiedBytes},
@@ -164,50 +188,75 @@ json toJson(const HandoverReport& report) {
             {"warnings", report.warnings}};
 }
 
+HandoverReport handoverReportFromJson(const json& value) {
+    HandoverReport report;
+    value.at("vm").get_to(report.vm);
+    const auto design = value.at("design").get<std::optional<std::string>>();
+    if (design && !(report.design = designNamed(*design))) throw std::runtime_error("there is no design '" + *design + "'");
+    const std::string outcome = value.at("outcome");
+    report.dryRun = outcome == readyOutcome;
+    report.silent = outcome == silentOutcome;
+    const std::optional<State> state = report.dryRun ? State::Refused : report.silent ? State::Upgraded : stateNamed(outcome);
+    if (!state) throw std::runtime_error("there is no outcome '" + outcome + "'");
+    report.outcome = *state;
+    value.at("cause").get_to(report.cause);
+    report.remedy = value.value("remedy", "");
+    value.at("old").get_to(report.old);
+    value.at("new").get_to(report.fresh);
+    value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
+    value.at("guest").get_to(report.guest);
+    value.at("bytesSent").get_to(report.bytesSent);
+    value.at("ramBytes").get_to(report.ramBytes);
+    value.at("ramCopiedBytes").get_to(report.ramCopiedBytes);
+    value.at("ramBlocks").at("compared").get_to(report.ramBlocksCompared);
+    for (const json& one : value.at("ramBlocks").at("differences")) report.ramBlockDifferences.push_back(differenceFrom(one));
+    for (const json& one : value.at("passthrough"))
+        report.passthrough.push_back(
+            {.id = one.at("id"),
+             .address = one.at("address"),
+             .interface = named(one.at("interface"), VfioInterface::Cdev, VfioInterface::Group, VfioInterface::Auto)});
+    report.guestIsGone = value.value("guestIsGone", false);
+    report.oldVmmLeft = value.value("oldVmmLeft", false);
+    value.at("totalMs").get_to(report.totalMs);
+    for (const json& step : value.at("steps")) {
+        const std::optional<State> entered = stateNamed(step.at("state").get<std::string>());
+        if (!entered) throw std::runtime_error("there is no state " + step.at("state").dump());
+        report.steps.push_back({*entered, step.at("startMs"), step.at("durationMs")});
+    }
+    value.at("warnings").get_to(report.warnings);
+    return report;
+}
+
 std::string jsonText(const json& value, int indent) {
     return value.dump(indent, ' ', false, json::error_handler_t::replace);
 }
 
-std::string reportText(const json& value) {
-    const JsonReader report(value);
-    const std::string outcome = report.shown("/outcome"), cause = report.text("/cause");
-    const std::string vm = report.shown("/vm");
-    std::string text = vm + ": " + outcome + "   ";
-    if (outcome == outcomeName(State::Upgraded) || outcome == silentOutcome || outcome == outcomeName(State::StandingBy) ||
-        outcome == "ready")
-        text +=
-            versionOf(report, "/old") + " -> " +
-            (report.text("/old/kind") == report.text("/new/kind") ? report.text("/new/version", "?") : versionOf(report, "/new"));
-    else if (outcome == outcomeName(State::Lost))
-        text += whatIsLeft(report);
-    else if (outcome == outcomeName(State::RolledBack))
-        text += "the guest runs on " + versionOf(report, "/old") + " as before";
-    else if (outcome == outcomeName(State::Refused))
-        text += "nothing was touched";
-    if (const std::string design = report.text("/design"); !design.empty()) text += "   design " + design;
+std::string reportText(const HandoverReport& report) {
+    const std::string outcome(report.outcomeText());
+    std::string text = report.vm + ": " + outcome + "   " + meaning(report);
+    if (report.design) text += "   design " + std::string(name(*report.design));
     text += "\n";
-    if (!cause.empty()) text += "  cause: " + cause + "\n";
+    if (!report.cause.empty()) text += "  cause: " + report.cause + "\n";
+    if (!report.remedy.empty()) text += "  remedy: " + report.remedy + "\n";
     if (outcome == outcomeName(State::Lost)) text += nextStep(report);
     if (outcome == silentOutcome)
-        text += "  a person must look whether the guest is alive: 'virt-handover console " + vm +
-                "', and its network. If it is not, " + "'virt-handover destroy " + vm +
+        text += "  a person must look whether the guest is alive: 'virt-handover console " + report.vm +
+                "', and its network. If it is not, " + "'virt-handover destroy " + report.vm +
                 "' and 'start' begin it anew; the old VMM could not have it back\n";
-    if (outcome == "ready")
+    if (report.dryRun)
         text += "  dry run: preflight found nothing in the way\n";
-    else if (outcome == outcomeName(State::StandingBy))
-        text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " + vm +
+    else if (report.outcome == State::StandingBy)
+        text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " + report.vm +
                 "' switches, 'cancel' undoes\n";
-    else if (outcome != outcomeName(State::Refused))
+    else if (report.outcome != State::Refused)
         text += figures(report);
     text += ramBlocks(report);
-    for (const json& entry : report.list("/passthrough")) {
-        const JsonReader device(entry);
-        text += "  passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
-                device.shown("/interface") + "\n";
-    }
-    for (const json& error : report.list("/guest/errors"))
-        text += "  the guest probe reports: " + JsonReader(error).shown("") + "\n";
-    for (const json& warning : report.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
+    for (const PassedDevice& device : report.passthrough)
+        text +=
+            "  passed through: " + device.id + ", " + device.address + ", by its " + std::string(name(device.interface)) + "\n";
+    if (report.guest)
+        for (const std::string& error : report.guest->errors) text += "  the guest probe reports: " + error + "\n";
+    for (const std::string& warning : report.warnings) text += "  warning: " + warning + "\n";
     return text;
 }
 

@@ -41,7 +41,7 @@ struct HandoverReport {
     bool silent = false;
     bool dryRun = false;  ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
     std::string cause;    ///< Why it was not upgraded, or is silent; empty when all is well.
-    std::string remedy;   ///< What a person can do about it, where that is known.
+    std::string remedy;   ///< What a person can do about the cause; empty when that says it, or nothing can be done.
     VmmIdentity old;
     VmmIdentity fresh;
     std::vector<StepTime> steps;
@@ -64,19 +64,25 @@ struct HandoverReport {
     bool cancelled = false;   ///< A person, or the manager's own end, asked to stop.
 
     ExitCode exitCode() const;
+    /// As people and scripts are told it: also `ready` and `silent`.
+    std::string_view outcomeText() const;
 };
 
 nlohmann::json toJson(const HandoverReport& report);
+/// What toJson() made, in this process or another one. Throws std::exception when it is no report as this version knows it; keys
+/// that are not known, as a later version may have them, are passed over.
+HandoverReport handoverReportFromJson(const nlohmann::json& value);
 
 /// Any answer as text. What a VMM said need not be UTF-8, which JSON is; such bytes are replaced.
 std::string jsonText(const nlohmann::json& value, int indent = -1);
 
-/// The table that `upgrade` ends with; takes the JSON form, as it may come from the daemon, and whatever that has said.
-std::string reportText(const nlohmann::json& report);
+/// The table that `upgrade` ends with.
+std::string reportText(const HandoverReport& report);
 
 /// `refused`, `rolled back`, `upgraded`, `lost`.
 std::string_view outcomeName(State finalState);
 /// What reports call an upgrade after which the guest was not heard.
 constexpr std::string_view silentOutcome = "silent";
+
 
 }  // namespace vh

@@ -21,79 +21,206 @@ GVariant* text(const std::string& value) {
     return g_variant_new_string(value.c_str());
 }
 
-/// An answer of the manager, which may be of another version, or damaged.
-VerbResult resultOf(int code, const char* answer) {
-    json value = json::parse(answer, nullptr, false);
-    const bool known = code >= static_cast<int>(ExitCode::Done) && code <= static_cast<int>(ExitCode::Unreachable);
-    if (known && value.is_object()) return {static_cast<ExitCode>(code), std::move(value)};
-    return {ExitCode::Unreachable,
-            {{"error", "the manager gave an answer that is not understood (code " + std::to_string(code) +
-                           "); is virt-handoverd of another version than this command?"}}};
+/// An answer of the manager, which may be damaged.
+VerbResult resultOf(int code, const char* answer, bool isReport) {
+    try {
+        json value = json::parse(answer);
+        const bool known = code >= static_cast<int>(ExitCode::Done) && code <= static_cast<int>(ExitCode::Unreachable);
+        if (!known || !value.is_object()) throw std::runtime_error("code " + std::to_string(code));
+        if (isReport && !value.contains("error")) return {static_cast<ExitCode>(code), {}, handoverReportFromJson(value)};
+        return {static_cast<ExitCode>(code), std::move(value)};
+    } catch (const std::exception& error) {
+        return {ExitCode::Unreachable,
+                {{"error", std::string("virt-handoverd gave an answer that is not understood: ") + error.what() +
+                               "; 'virt-handover show' says how the VM is now"}}};
+    }
 }
+
+std::string takeText(GError* error) {
+    std::string text = error->message;
+    g_error_free(error);
+    return text;
+}
+
+std::string frozen(milliseconds patience) {
+    return "virt-handoverd is there and has not answered for " + std::to_string(patience.count() / 1000) +
+           " s: it is stopped, or hangs; VMs go on without it. 'systemctl status virt-handoverd' shows it, 'systemctl restart "
+           "virt-handoverd' ends that";
+}
+
+/// What was asked for may have been done or not; a handover in the middle is settled by the next manager.
+constexpr const char* whatToDo =
+    ". Whether what was asked for was done is not known: 'virt-handover show' says how the VM is, once the manager runs again";
+
+/// What is asked for in the main loop's turns, and waited for by turning it.
+struct Awaited {
+    GError* error = nullptr;
+    bool isThere = false;
+
+    void await() const {
+        while (!isThere) g_main_context_iteration(nullptr, TRUE);
+    }
+};
 
 }  // namespace
 
-DbusClient::DbusClient(const std::string& runtimeDirectory) {
-    const std::string socket = managerSocket(runtimeDirectory);
-    char* escaped = g_dbus_address_escape_value(socket.c_str());
-    const std::string address = std::string("unix:path=") + escaped;
-    g_free(escaped);
-    GError* error = nullptr;
-    connection_ = g_dbus_connection_new_for_address_sync(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr,
-                                                         nullptr, &error);
-    if (connection_) return;
-    const std::string cause = error->message;
-    g_error_free(error);
-    throw Unreachable("the manager cannot be reached: " + cause +
-                      "; start virt-handoverd, or work without it: virt-handover --embed ...");
+/// A call that is waited for, with what shows meanwhile that the manager lives.
+struct DbusClient::Call {
+    explicit Call(Done whenDone) : done(std::move(whenDone)) {}
+    Call(const Call&) = delete;
+    ~Call() { g_object_unref(cancellable); }
+
+    Done done;
+    bool isReport = false;
+    GCancellable* cancellable = g_cancellable_new();
+    std::chrono::milliseconds patience{};
+    EventSource nextPing;
+};
+
+DbusClient::DbusClient(const std::string& runtimeDirectory, Patience patience) : patience_(patience) {
+    connect(managerSocket(runtimeDirectory));
+    try {
+        sayHello();
+    } catch (...) {
+        g_object_unref(connection_);
+        throw;
+    }
 }
 
 DbusClient::~DbusClient() {
     g_object_unref(connection_);
 }
 
-void DbusClient::call(const char* method, GVariant* arguments, Done done) {
-    g_dbus_connection_call(
-        connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"), G_DBUS_CALL_FLAGS_NONE,
-        G_MAXINT, nullptr,
-        [](GObject* source, GAsyncResult* result, gpointer data) {
-            const std::unique_ptr<Done> answer(static_cast<Done*>(data));
-            GError* error = nullptr;
-            GVariant* value = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, &error);
-            if (!value) {
-                const std::string cause = error->message;
-                g_error_free(error);
-                // What was asked for may have been done or not; a handover in the middle is settled by the next manager.
-                return (*answer)({ExitCode::Unreachable, {{"error", "the manager went away before it answered: " + cause}}});
-            }
-            int code = 0;
-            const char* object = "";
-            g_variant_get(value, "(i&s)", &code, &object);
-            (*answer)(resultOf(code, object));
-            g_variant_unref(value);
+void DbusClient::connect(const std::string& socket) {
+    struct Connecting : Awaited {
+        GDBusConnection* connection = nullptr;
+    } attempt;
+    char* escaped = g_dbus_address_escape_value(socket.c_str());
+    const std::string address = std::string("unix:path=") + escaped;
+    g_free(escaped);
+    const std::unique_ptr<GCancellable, decltype(&g_object_unref)> cancellable(g_cancellable_new(), g_object_unref);
+    const EventSource deadline =
+        EventSource::after(patience_.answer, [&cancellable] { g_cancellable_cancel(cancellable.get()); });
+    g_dbus_connection_new_for_address(
+        address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, cancellable.get(),
+        [](GObject*, GAsyncResult* result, gpointer data) {
+            auto& awaited = *static_cast<Connecting*>(data);
+            awaited.connection = g_dbus_connection_new_for_address_finish(result, &awaited.error);
+            awaited.isThere = true;
         },
-        new Done(std::move(done)));
+        &attempt);
+    attempt.await();
+    connection_ = attempt.connection;
+    if (connection_) return;
+    const bool isSilent = g_error_matches(attempt.error, G_IO_ERROR, G_IO_ERROR_CANCELLED);
+    const std::string cause = takeText(attempt.error);
+    if (isSilent) throw Unreachable(frozen(patience_.answer) + ", or work without it: virt-handover --embed ...");
+    throw NotThere("the manager cannot be reached: " + cause +
+                   "; start virt-handoverd, or work without it: virt-handover --embed ...");
+}
+
+void DbusClient::sayHello() {
+    struct Greeting : Awaited {
+        GVariant* value = nullptr;
+    } greeting;
+    g_dbus_connection_call(
+        connection_, nullptr, dbusPath, dbusInterface, "Hello", g_variant_new("(u)", dbusProtocol), G_VARIANT_TYPE("(us)"),
+        G_DBUS_CALL_FLAGS_NONE, static_cast<int>(patience_.answer.count()), nullptr,
+        [](GObject* source, GAsyncResult* result, gpointer data) {
+            auto& awaited = *static_cast<Greeting*>(data);
+            awaited.value = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, &awaited.error);
+            awaited.isThere = true;
+        },
+        &greeting);
+    greeting.await();
+    if (!greeting.value) {
+        const bool isOlder = g_error_matches(greeting.error, G_DBUS_ERROR, G_DBUS_ERROR_UNKNOWN_METHOD);
+        const bool isSilent = g_error_matches(greeting.error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
+        const std::string cause = takeText(greeting.error);
+        if (isOlder) throw Unreachable(otherVersion("this command, " VH_VERSION ",", ""));
+        throw Unreachable(isSilent ? frozen(patience_.answer) : "the manager went away before it answered: " + cause);
+    }
+    guint32 protocol = 0;
+    const char* text = "";
+    g_variant_get(greeting.value, "(u&s)", &protocol, &text);
+    const std::string version = text;
+    g_variant_unref(greeting.value);
+    if (protocol != dbusProtocol) throw Unreachable(otherVersion("this command, " VH_VERSION ",", version));
+}
+
+void DbusClient::call(const char* method, GVariant* arguments, Answer when, Done done) {
+    const auto waiting = std::make_shared<Call>(std::move(done));
+    waiting->isReport = when == Answer::Report;
+    const auto answered = [](GObject* source, GAsyncResult* result, gpointer data) {
+        const std::unique_ptr<std::shared_ptr<Call>> owned(static_cast<std::shared_ptr<Call>*>(data));
+        Call& call = **owned;
+        call.nextPing.reset();
+        GError* error = nullptr;
+        GVariant* value = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, &error);
+        if (!value) {
+            const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                                  g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
+            const std::string cause = takeText(error);
+            const std::string why = isSilent ? frozen(call.patience) : "the manager went away before it answered: " + cause;
+            return call.done({ExitCode::Unreachable, {{"error", why + whatToDo}}});
+        }
+        int code = 0;
+        const char* object = "";
+        g_variant_get(value, "(i&s)", &code, &object);
+        const VerbResult found = resultOf(code, object, call.isReport);
+        g_variant_unref(value);
+        call.done(found);
+    };
+    waiting->patience = patience_.answer;
+    g_dbus_connection_call(connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"),
+                           G_DBUS_CALL_FLAGS_NONE, when == Answer::AtOnce ? static_cast<int>(patience_.answer.count()) : G_MAXINT,
+                           waiting->cancellable, answered, new std::shared_ptr<Call>(waiting));
+    if (when != Answer::AtOnce) pingLater(waiting);
+}
+
+void DbusClient::pingLater(const std::shared_ptr<Call>& call) {
+    call->nextPing = EventSource::after(patience_.ping, [this, waiting = std::weak_ptr<Call>(call)] {
+        struct Ping {
+            DbusClient* client;
+            std::weak_ptr<Call> call;
+        };
+        g_dbus_connection_call(
+            connection_, nullptr, dbusPath, dbusInterface, "Ping", nullptr, nullptr, G_DBUS_CALL_FLAGS_NONE,
+            static_cast<int>(patience_.answer.count()), nullptr,
+            [](GObject* source, GAsyncResult* result, gpointer data) {
+                const std::unique_ptr<Ping> ping(static_cast<Ping*>(data));
+                GVariant* answer = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, nullptr);
+                if (answer) g_variant_unref(answer);
+                const std::shared_ptr<Call> asked = ping->call.lock();
+                if (!asked) return;  // It has been answered meanwhile.
+                answer ? ping->client->pingLater(asked) : g_cancellable_cancel(asked->cancellable);
+            },
+            new Ping{this, waiting});
+    });
 }
 
 void DbusClient::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
     call("Start", g_variant_new("(@su)", text(what), static_cast<guint32>(waitHeartbeat.value_or(milliseconds(0)).count())),
-         std::move(done));
+         Answer::Later, std::move(done));
 }
 
 void DbusClient::callObserved(const char* method, GVariant* arguments, Handover::Observer observer, Done done) {
     const guint subscription = g_dbus_connection_signal_subscribe(
         connection_, nullptr, dbusInterface, "Progress", dbusPath, nullptr, G_DBUS_SIGNAL_FLAGS_NONE,
         [](GDBusConnection*, const char*, const char*, const char*, const char*, GVariant* values, gpointer data) {
-            guint32 state = 0;
+            const char* state = "";
             HandoverProgress step{};
             gboolean stopped = FALSE;
-            g_variant_get(values, "(&sudiib)", nullptr, &state, &step.atMs, &step.oldPid, &step.newPid, &stopped);
+            if (!g_variant_is_of_type(values, G_VARIANT_TYPE("(ssdiib)"))) return;
+            g_variant_get(values, "(&s&sdiib)", nullptr, &state, &step.atMs, &step.oldPid, &step.newPid, &stopped);
             step.stopped = stopped == TRUE;
-            step.state = static_cast<State>(state);
-            if (state < stateCount) (*static_cast<Handover::Observer*>(data))(step);
+            const std::optional<State> entered = stateNamed(state);
+            if (!entered) return;
+            step.state = *entered;
+            (*static_cast<Handover::Observer*>(data))(step);
         },
         new Handover::Observer(std::move(observer)), [](gpointer data) { delete static_cast<Handover::Observer*>(data); });
-    call(method, arguments, [this, subscription, done = std::move(done)](const VerbResult& result) {
+    call(method, arguments, Answer::Report, [this, subscription, done = std::move(done)](const VerbResult& result) {
         g_dbus_connection_signal_unsubscribe(connection_, subscription);
         done(result);
     });
@@ -115,24 +242,24 @@ void DbusClient::commit(const std::string& vm, Handover::Observer observer, Done
     callObserved("Commit", g_variant_new("(@s)", text(vm)), std::move(observer), std::move(done));
 }
 void DbusClient::cancel(const std::string& vm, Done done) {
-    call("Cancel", g_variant_new("(@s)", text(vm)), std::move(done));
+    call("Cancel", g_variant_new("(@s)", text(vm)), Answer::Later, std::move(done));
 }
 
 void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done) {
-    call("Shutdown", g_variant_new("(@su)", text(vm), static_cast<guint32>(timeout.count())), std::move(done));
+    call("Shutdown", g_variant_new("(@su)", text(vm), static_cast<guint32>(timeout.count())), Answer::Later, std::move(done));
 }
 
 void DbusClient::destroy(const std::string& vm, Done done) {
-    call("Destroy", g_variant_new("(@s)", text(vm)), std::move(done));
+    call("Destroy", g_variant_new("(@s)", text(vm)), Answer::Later, std::move(done));
 }
 void DbusClient::list(Done done) {
-    call("List", nullptr, std::move(done));
+    call("List", nullptr, Answer::AtOnce, std::move(done));
 }
 void DbusClient::show(const std::string& vm, Done done) {
-    call("Show", g_variant_new("(@s)", text(vm)), std::move(done));
+    call("Show", g_variant_new("(@s)", text(vm)), Answer::AtOnce, std::move(done));
 }
 void DbusClient::console(const std::string& vm, Done done) {
-    call("Console", g_variant_new("(@s)", text(vm)), std::move(done));
+    call("Console", g_variant_new("(@s)", text(vm)), Answer::AtOnce, std::move(done));
 }
 
 }  // namespace vh

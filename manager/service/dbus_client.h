@@ -1,6 +1,8 @@
 // The manager's verbs, asked of virt-handoverd on its private socket.
 #pragma once
 
+#include <chrono>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -10,15 +12,26 @@
 
 namespace vh {
 
-/// The daemon is not there, or does not let us in.
+/// The daemon cannot be asked: it does not answer, or is of another version.
 class Unreachable : public std::runtime_error {
     using std::runtime_error::runtime_error;
+};
+/// There is none, or it does not let us in.
+class NotThere : public Unreachable {
+    using Unreachable::Unreachable;
 };
 
 class DbusClient : public Verbs {
  public:
+    /// For how long a daemon may be silent that should answer at once, and how often one that is at work is asked whether it lives.
+    struct Patience {
+        std::chrono::milliseconds answer{15'000};
+        std::chrono::milliseconds ping{3'000};
+    };
+
     /// Connects at once. Throws Unreachable.
-    explicit DbusClient(const std::string& runtimeDirectory);
+    explicit DbusClient(const std::string& runtimeDirectory) : DbusClient(runtimeDirectory, Patience()) {}
+    DbusClient(const std::string& runtimeDirectory, Patience patience);
     DbusClient(const DbusClient&) = delete;
     ~DbusClient() override;
 
@@ -33,11 +46,20 @@ class DbusClient : public Verbs {
     void console(const std::string& vm, Done done) override;
 
  private:
-    /// Calls a method whose answer is (code, JSON text); takes the floating `arguments`.
-    void call(const char* method, GVariant* arguments, Done done);
+    struct Call;
+    /// When a method is answered: as soon as the daemon has looked, when it is done, or then and by a report.
+    enum class Answer { AtOnce, Later, Report };
 
+    void connect(const std::string& socket);
+    /// Both sides say what they speak.
+    void sayHello();
+    /// Calls a method whose answer is (code, JSON text); takes the floating `arguments`.
+    void call(const char* method, GVariant* arguments, Answer when, Done done);
+    /// Gives a call up when the daemon is silent.
+    void pingLater(const std::shared_ptr<Call>& call);
     void callObserved(const char* method, GVariant* arguments, Handover::Observer observer, Done done);
 
+    const Patience patience_;
     GDBusConnection* connection_ = nullptr;
 };
 

@@ -1,5 +1,6 @@
 #include "manager/service/dbus_service.h"
 
+#include <manager_interface.h>  // Generated.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,62 +15,6 @@ namespace vh {
 namespace {
 
 using std::chrono::milliseconds;
-
-// Answers are a pair: the exit code that the verb would have, and an object in JSON, the same text that --json prints.
-constexpr const char* interfaceXml = R"(
-<node>
-  <interface name='org.virt_handover.Manager1'>
-    <method name='Start'>
-      <arg name='what' type='s' direction='in'/>
-      <arg name='wait_heartbeat_ms' type='u' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <!-- options: binary s, design s, pause_budget_ms u, dry_run b, standby b -->
-    <method name='Upgrade'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='options' type='a{sv}' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='report' type='s' direction='out'/>
-    </method>
-    <!-- For an upgrade that stands by. -->
-    <method name='Commit'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='report' type='s' direction='out'/>
-    </method>
-    <method name='Cancel'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <method name='Shutdown'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='timeout_ms' type='u' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <method name='Destroy'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <method name='List'>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <method name='Show'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <method name='Console'>
-      <arg name='vm' type='s' direction='in'/>
-      <arg name='code' type='i' direction='out'/><arg name='json' type='s' direction='out'/>
-    </method>
-    <!-- A handover enters a state (the number is handover_table.h's); to the connection that asked for it. -->
-    <signal name='Progress'>
-      <arg name='vm' type='s'/>
-      <arg name='state' type='u'/>
-      <arg name='at_ms' type='d'/>
-      <arg name='old_pid' type='i'/>
-      <arg name='new_pid' type='i'/>
-      <arg name='stopped' type='b'/>
-    </signal>
-  </interface>
-</node>)";
 
 gboolean isWelcome(GDBusAuthObserver*, GIOStream*, GCredentials* peer, gpointer) {
     if (!peer) return FALSE;
@@ -91,8 +36,15 @@ bool boolOf(GVariant* options, const char* key) {
 
 }  // namespace
 
+std::string otherVersion(const std::string& whose, const std::string& version) {
+    return whose + " is of another version than virt-handoverd" + (version.empty() ? "" : ", which is " + version) +
+           ": each would misread the other, so nothing was asked for and nothing was touched. Restart virt-handoverd, so that "
+           "what "
+           "is installed runs (no VM notices that), and use the virt-handover that was installed with it";
+}
+
 DbusService::DbusService(Verbs& verbs, const std::string& runtimeDirectory)
-    : verbs_(verbs), socket_(managerSocket(runtimeDirectory)), interface_(g_dbus_node_info_new_for_xml(interfaceXml, nullptr)) {
+    : verbs_(verbs), socket_(managerSocket(runtimeDirectory)) {
     if (isListening(socket_)) throw std::runtime_error("another virt-handoverd listens on '" + socket_ + "'");
     ::unlink(socket_.c_str());
     char* guid = g_dbus_generate_guid();
@@ -108,7 +60,6 @@ DbusService::DbusService(Verbs& verbs, const std::string& runtimeDirectory)
     if (!server_) {
         const std::string cause = error->message;
         g_error_free(error);
-        g_dbus_node_info_unref(interface_);
         throw std::runtime_error("listen on '" + socket_ + "': " + cause);
     }
     ::chmod(socket_.c_str(), 0600);
@@ -124,12 +75,11 @@ DbusService::DbusService(Verbs& verbs, const std::string& runtimeDirectory)
 DbusService::~DbusService() {
     g_dbus_server_stop(server_);
     g_object_unref(server_);
-    for (GDBusConnection* connection : connections_) {
+    for (const auto& [connection, protocol] : connections_) {
         g_signal_handlers_disconnect_by_data(connection, this);
         g_dbus_connection_flush_sync(connection, nullptr, nullptr);  // An answer may have been the last thing to do.
         g_object_unref(connection);
     }
-    g_dbus_node_info_unref(interface_);
     ::unlink(socket_.c_str());
 }
 
@@ -141,12 +91,14 @@ void DbusService::serve(GDBusConnection* connection) {
         nullptr,
         nullptr,
         {}};
-    connections_.insert(static_cast<GDBusConnection*>(g_object_ref(connection)));
+    connections_.emplace(static_cast<GDBusConnection*>(g_object_ref(connection)), 0);
     g_signal_connect(connection, "closed", G_CALLBACK(+[](GDBusConnection* closed, gboolean, GError*, gpointer self) {
                          if (static_cast<DbusService*>(self)->connections_.erase(closed) > 0) g_object_unref(closed);
                      }),
                      this);
-    g_dbus_connection_register_object(connection, dbusPath, interface_->interfaces[0], &table, this, nullptr, nullptr);
+    g_dbus_connection_register_object(connection, dbusPath,
+                                      const_cast<GDBusInterfaceInfo*>(&org_virt_handover_manager1_interface), &table, this,
+                                      nullptr, nullptr);
 }
 
 void DbusService::handle(GDBusConnection* connection, const std::string& method, GVariant* arguments,
@@ -155,15 +107,22 @@ void DbusService::handle(GDBusConnection* connection, const std::string& method,
     // that goes away takes nothing with it: the verb goes on, and its answer is dropped.
     const Verbs::Done answer = [invocation](const VerbResult& result) {
         g_dbus_method_invocation_return_value(
-            invocation, g_variant_new("(is)", static_cast<int>(result.code), jsonText(result.value).c_str()));
+            invocation, g_variant_new("(is)", static_cast<int>(result.code), jsonText(toJson(result)).c_str()));
     };
+    if (method == "Hello") {
+        g_variant_get(arguments, "(u)", &connections_[connection]);
+        return g_dbus_method_invocation_return_value(invocation, g_variant_new("(us)", dbusProtocol, VH_VERSION));
+    }
+    if (method == "Ping") return g_dbus_method_invocation_return_value(invocation, nullptr);
+    if (method != "List" && method != "Show" && method != "Console" && connections_[connection] != dbusProtocol)
+        return answer({ExitCode::Unreachable, {{"error", otherVersion("this command", VH_VERSION)}}});
     const char* subject = "";
     if (g_variant_n_children(arguments) > 0) g_variant_get_child(arguments, 0, "&s", &subject);
     // The connection outlives its callers' interest in it: an upgrade that stands by goes on when they have gone.
     const std::shared_ptr<GDBusConnection> peer(static_cast<GDBusConnection*>(g_object_ref(connection)), g_object_unref);
     const Handover::Observer observer = [peer, vm = std::string(subject)](const HandoverProgress& step) {
         g_dbus_connection_emit_signal(peer.get(), nullptr, dbusPath, dbusInterface, "Progress",
-                                      g_variant_new("(sudiib)", vm.c_str(), static_cast<guint32>(step.state), step.atMs,
+                                      g_variant_new("(ssdiib)", vm.c_str(), std::string(name(step.state)).c_str(), step.atMs,
                                                     step.oldPid, step.newPid, step.stopped ? TRUE : FALSE),
                                       nullptr);
     };

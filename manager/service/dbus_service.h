@@ -1,8 +1,9 @@
-// The manager's verbs on D-Bus: a private server on a unix socket, no bus daemon needed. The interface is in dbus_service.cpp, in
-// D-Bus's own notation.
+// The manager's verbs on D-Bus: a private server on a unix socket, no bus daemon needed. The interface is in
+// org.virt_handover.Manager1.xml, from which gdbus-codegen makes what GDBus checks calls against. It makes no more of it: its
+// proxies and skeletons would have a function of each method's own where one serves all here, since all answers are alike.
 #pragma once
 
-#include <set>
+#include <map>
 #include <string>
 
 #include <gio/gio.h>
@@ -13,6 +14,11 @@ namespace vh {
 
 constexpr const char* dbusInterface = "org.virt_handover.Manager1";
 constexpr const char* dbusPath = "/org/virt_handover/Manager1";
+/// What both sides of a connection have to have in common. 1 had no Hello, and numbers for states.
+constexpr guint32 dbusProtocol = 2;
+
+/// What to say when that is not so; `version` is the manager's, where it has said that.
+std::string otherVersion(const std::string& whose, const std::string& version);
 
 class DbusService {
  public:
@@ -28,9 +34,8 @@ class DbusService {
 
     Verbs& verbs_;
     std::string socket_;
-    GDBusNodeInfo* interface_ = nullptr;
     GDBusServer* server_ = nullptr;
-    std::set<GDBusConnection*> connections_;
+    std::map<GDBusConnection*, guint32> connections_;  ///< With the protocol that each speaks; 0 before it has said so.
 };
 
 }  // namespace vh

@@ -96,13 +96,7 @@ void HookInbox::take(const std::string& datagram) {
     try {
         notice = parseHookNotice(datagram);
     } catch (const std::exception& error) {
-        report_(std::string("a notice of libvirt's hook is dropped: ") + error.what());
-        return;
-    }
-    if (notice.operation == "release") {
-        latest_.erase(notice.uuid);
-    } else {
-        latest_[notice.uuid] = notice;
+        return report_(std::string("a notice of libvirt's hook is dropped: ") + error.what());
     }
     receive_(notice);
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <string>
 
 #include "manager/process/event_loop.h"
@@ -34,9 +33,6 @@ class HookInbox {
     ~HookInbox();
     HookInbox(const HookInbox&) = delete;
 
-    /// The last notice of each domain that has not been released since, by its uuid.
-    const std::map<std::string, HookNotice>& latest() const { return latest_; }
-
  private:
     void receiveAll();
     void take(const std::string& datagram);
@@ -44,7 +40,6 @@ class HookInbox {
     std::string path_;
     std::function<void(const HookNotice&)> receive_;
     std::function<void(const std::string&)> report_;
-    std::map<std::string, HookNotice> latest_;
     UniqueFd socket_;
     EventSource readable_;
 };

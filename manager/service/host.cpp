@@ -164,7 +164,8 @@ void Host::guarded(Operation* operation, const std::function<void()>& step) {
 }
 
 void Host::end(Operation* operation, VerbResult result) {
-    for (const std::string& warning : operation->warnings) result.value["warnings"].push_back(warning);
+    for (const std::string& warning : operation->warnings)
+        result.report ? result.report->warnings.push_back(warning) : result.value["warnings"].push_back(warning);
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
     callSoon([this, operation, result = std::move(result)] {
         const Done done = std::move(operation->done);
@@ -284,12 +285,12 @@ void Host::startAnew(Operation* operation, const StartRequest& request) {
 
 void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& then) {
     const auto reported = [vm, done](const VerbResult& result) {
-        if (result.value.contains("outcome") || result.code == ExitCode::Usage) return done(result);
+        if (result.report || result.code == ExitCode::Usage) return done(result);
         HandoverReport report;
         report.vm = vm;
         report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
         report.cause = JsonReader(result.value).text("/error");
-        done({report.exitCode(), toJson(report)});
+        done(VerbResult::of(std::move(report)));
     };
     beginOn(vm, reported, then);
 }
@@ -412,7 +413,7 @@ void Host::runHandover(Operation* operation, const HandoverRequest& request, con
                                    });
     operation->handover->onStandby([this, operation](const HandoverReport& report) {
         operation->stoodBy = true;
-        if (const Done done = std::exchange(operation->done, nullptr)) done({report.exitCode(), toJson(report)});
+        if (const Done done = std::exchange(operation->done, nullptr)) done(VerbResult::of(report));
         beginWaiting();
     });
     waiting_.push_back(operation);
@@ -450,7 +451,7 @@ void Host::handedOver(Operation* operation, const HandoverRequest& request, cons
         (report.outcome == State::Refused || report.outcome == State::RolledBack))
         operation->directory.remove();
     if (operation->stoodBy) endedStandbys_[operation->vm] = report;
-    end(operation, {report.exitCode(), toJson(report)});
+    end(operation, VerbResult::of(report));
 }
 
 Host::Operation* Host::standingBy(const std::string& vm, const Done& done) {
@@ -493,9 +494,10 @@ void Host::cancel(const std::string& vm, Done done) {
     Operation* operation = standingBy(vm, done);
     if (!operation) return;
     operation->done = [vm, done](const VerbResult& result) {
-        if (JsonReader(result.value).text("/outcome") == outcomeName(State::RolledBack))
+        if (result.code == ExitCode::RolledBack)
             return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
-        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + JsonReader(result.value).text("/cause")}}});
+        const std::string why = result.report ? result.report->cause : JsonReader(result.value).text("/error");
+        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + why}}});
     };
     operation->handover->cancel("cancelled");
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -14,12 +15,21 @@
 
 namespace vh {
 
-/// The answer to a verb: what to exit with, and an object. On anything but Done the object has `error`, but for upgrades, whose
-/// object is always a report.
+/// The answer to a verb: what to exit with, and what there is to say.
 struct VerbResult {
     ExitCode code = ExitCode::Done;
-    nlohmann::json value;
+    /// An object; on anything but Done it has `error`, and may have `remedy`. Nothing where there is a report.
+    nlohmann::json value{};
+    /// Of an upgrade, also of one that is refused; but not where it was not understood which VM is meant.
+    std::optional<HandoverReport> report{};
+
+    static VerbResult of(HandoverReport report) { return {report.exitCode(), {}, std::move(report)}; }
 };
+
+/// As D-Bus carries it and --json prints it.
+inline nlohmann::json toJson(const VerbResult& result) {
+    return result.report ? toJson(*result.report) : result.value;
+}
 
 struct UpgradeOptions {
     std::string binary;  ///< Empty: the one that the definition file names.

@@ -54,14 +54,18 @@ std::vector<std::string> ManagerCommand::command(std::vector<std::string> words)
     return argv;
 }
 
-std::optional<json> ManagerCommand::adopt(const std::string& specFile, milliseconds deadline, int stop) const {
+std::optional<HandoverReport> ManagerCommand::adopt(const std::string& specFile, milliseconds deadline, int stop) const {
     const CommandResult result =
         run({.argv = command({specFile}), .deadline = deadline, .patience = rollBackPatience, .stop = stop});
-    json report = answerOf(result);
-    if (report.contains("outcome")) return report;
+    const json answer = answerOf(result);
     // What it says before it begins is an error and nothing else.
-    if (report.contains("error") && (result.status == refused || result.status == 1))
-        return json{{"outcome", "refused"}, {"cause", JsonReader(report).shown("/error")}};
+    if (answer.contains("error") && (result.status == refused || result.status == 1))
+        return HandoverReport{.outcome = State::Refused, .cause = JsonReader(answer).shown("/error")};
+    try {
+        return handoverReportFromJson(answer);
+    } catch (const std::exception&) {
+        // It ended without one: whoever asked finds out what became of the VM.
+    }
     if (result.left) throw std::runtime_error("the manager that hands it over: " + result.describe());
     return std::nullopt;
 }

@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "manager/record/report.h"
 #include "plugin/host/process.h"
 
 namespace vh {
@@ -46,7 +45,7 @@ class ManagerCommand {
     /// The report of the handover, or nothing when the manager ended without one: then settle() finds out. `stop` (borrowed) asks
     /// it to roll back what still can be when it becomes readable. Throws std::runtime_error when the manager does not end at
     /// all.
-    std::optional<nlohmann::json> adopt(const std::string& specFile, std::chrono::milliseconds deadline, int stop) const;
+    std::optional<HandoverReport> adopt(const std::string& specFile, std::chrono::milliseconds deadline, int stop) const;
 
     /// Waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it cannot be found out.
     Settled settle(const std::string& uuid) const;

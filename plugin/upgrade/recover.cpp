@@ -12,9 +12,11 @@
 #include "plugin/upgrade/orphans.h"
 #include "plugin/upgrade/settle.h"
 #include "plugin/upgrade/upgrade_journal.h"
-#include "vmm-shim/json_text.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RecoveredDomain, domain, uuid, outcome, cause, pid, oldQemuLeft)
+
 namespace {
 
 using nlohmann::json;
@@ -157,31 +159,21 @@ void forgetLost(const RecoverSurroundings& surroundings, const std::string& name
 }
 
 json toJson(const RecoverSummary& summary) {
-    json domains = json::array();
-    for (const RecoveredDomain& one : summary.domains)
-        domains.push_back({{"domain", one.domain},
-                           {"uuid", one.uuid},
-                           {"outcome", one.outcome},
-                           {"cause", one.cause},
-                           {"pid", one.pid},
-                           {"oldQemuLeft", one.oldQemuLeft}});
-    return {{"domains", domains},
+    return {{"domains", summary.domains},
             {"warnings", summary.warnings},
             {"nothing", summary.nothing},
             {"exitCode", static_cast<int>(summary.exitCode())}};
 }
 
-std::string recoverText(const json& summary) {
-    const JsonReader all(summary);
-    std::string text = all.isTrue("/nothing") ? "nothing to recover\n" : "";
-    for (const json& entry : all.list("/domains")) {
-        const JsonReader one(entry);
-        text += one.shown("/domain") + ": " + one.shown("/outcome");
-        if (one.number("/pid").value_or(0) != 0) text += "   pid " + one.shown("/pid");
+std::string recoverText(const RecoverSummary& summary) {
+    std::string text = summary.nothing ? "nothing to recover\n" : "";
+    for (const RecoveredDomain& one : summary.domains) {
+        text += one.domain + ": " + one.outcome;
+        if (one.pid != 0) text += "   pid " + std::to_string(one.pid);
         text += "\n";
-        if (const std::string cause = one.text("/cause"); !cause.empty()) text += "  cause: " + cause + "\n";
+        if (!one.cause.empty()) text += "  cause: " + one.cause + "\n";
     }
-    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
+    for (const std::string& warning : summary.warnings) text += "warning: " + warning + "\n";
     return text;
 }
 

@@ -66,7 +66,7 @@ struct RecoverSummary {
 };
 
 nlohmann::json toJson(const RecoverSummary& summary);
-std::string recoverText(const nlohmann::json& summary);
+std::string recoverText(const RecoverSummary& summary);
 
 /// Throws UpgradeRefused when an upgrade is under way; std::runtime_error when the journal cannot be understood, or libvirt
 /// cannot be kept away.

@@ -399,20 +399,21 @@ std::string formatted(const char* format, double value) {
 
 }  // namespace
 
-void takeReport(const json& report, JournalDomain& domain, DomainOutcome& outcome) {
-    const std::string end = report.value("outcome", "");
-    outcome.cause = report.value("cause", "");
-    if (const json& pause = report.value("/vmm/stopToResumeMs"_json_pointer, json()); pause.is_number()) outcome.pauseMs = pause;
-    for (const json& warning : report.value("warnings", json::array())) outcome.notes.push_back(warning);
-    if (end == "refused") {
+void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutcome& outcome) {
+    const std::string_view end = report.outcomeText();
+    outcome.cause = report.cause;
+    outcome.remedy = report.remedy;
+    outcome.pauseMs = report.stopToResumeMs;
+    outcome.notes.insert(outcome.notes.end(), report.warnings.begin(), report.warnings.end());
+    if (end == outcomeName(State::Refused)) {
         outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
-    } else if (end == "rolled back") {
+    } else if (end == outcomeName(State::RolledBack)) {
         domain.phase = DomainPhase::Unchanged;
         outcome.outcome = end;
-    } else if (end == "upgraded") {
-        domain.fresh = identityOf(report.value("/new/pid"_json_pointer, 0));
+    } else if (end == outcomeName(State::Upgraded)) {
+        domain.fresh = identityOf(report.fresh.pid);
         if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
-        outcome.oldQemuLeft = report.value("oldVmmLeft", false);
+        outcome.oldQemuLeft = report.oldVmmLeft;
     }
 }
 
@@ -438,39 +439,34 @@ json toJson(const UpgradeSummary& summary) {
                            {"oldVersion", one.oldVersion},
                            {"newVersion", one.newVersion},
                            {"pid", one.pid},
-                           {"stopToResumeMs", one.pauseMs ? json(*one.pauseMs) : json()},
+                           {"stopToResumeMs", one.pauseMs},
                            {"notes", one.notes},
                            {"oldQemuLeft", one.oldQemuLeft}});
     return {{"domains", domains},
-            {"libvirtAwayMs", summary.libvirtAwayMs ? json(*summary.libvirtAwayMs) : json()},
+            {"libvirtAwayMs", summary.libvirtAwayMs},
             {"warnings", summary.warnings},
             {"exitCode", static_cast<int>(summary.exitCode())}};
 }
 
-std::string upgradeText(const json& summary) {
+std::string upgradeText(const UpgradeSummary& summary) {
     std::string text;
-    const JsonReader all(summary);
-    for (const json& entry : all.list("/domains")) {
-        const JsonReader one(entry);
-        const auto field = [&one](const std::string& key) { return one.text("/" + key); };
-        const std::string outcome = one.shown("/outcome");
-        text += one.shown("/domain") + ": " + outcome;
-        if (outcome == "upgraded" || outcome == "ready") text += "   QEMU " + field("oldVersion") + " -> " + field("newVersion");
-        if (outcome == "upgraded") text += "   pid " + one.shown("/pid");
-        if (const auto paused = one.number("/stopToResumeMs"))
-            text += "   paused " + formatted("%.1f ms", *paused) + " (STOP to RESUME)";
+    for (const DomainOutcome& one : summary.domains) {
+        const std::string& outcome = one.outcome;
+        text += one.domain + ": " + outcome;
+        if (outcome == "upgraded" || outcome == "ready") text += "   QEMU " + one.oldVersion + " -> " + one.newVersion;
+        if (outcome == "upgraded") text += "   pid " + std::to_string(one.pid);
+        if (one.pauseMs) text += "   paused " + formatted("%.1f ms", *one.pauseMs) + " (STOP to RESUME)";
         if (outcome == "rolled back") text += "   the guest runs on its old QEMU as before";
         if (outcome == "refused") text += "   nothing was touched";
         if (outcome == "ended") text += "   nothing to recover";
         text += "\n";
-        if (!field("cause").empty()) text += "  cause: " + field("cause") + "\n";
-        if (!field("remedy").empty()) text += "  remedy: " + field("remedy") + "\n";
-        for (const json& note : one.list("/notes")) text += "  note: " + JsonReader(note).shown("") + "\n";
+        if (!one.cause.empty()) text += "  cause: " + one.cause + "\n";
+        if (!one.remedy.empty()) text += "  remedy: " + one.remedy + "\n";
+        for (const std::string& note : one.notes) text += "  note: " + note + "\n";
     }
-    if (all.list("/domains").empty()) text += "no domain is running here\n";
-    if (const auto away = all.number("/libvirtAwayMs"))
-        text += "libvirt was away for " + formatted("%.1f s", *away / 1000) + "\n";
-    for (const json& warning : all.list("/warnings")) text += "warning: " + JsonReader(warning).shown("") + "\n";
+    if (summary.domains.empty()) text += "no domain is running here\n";
+    if (summary.libvirtAwayMs) text += "libvirt was away for " + formatted("%.1f s", *summary.libvirtAwayMs / 1000) + "\n";
+    for (const std::string& warning : summary.warnings) text += "warning: " + warning + "\n";
     return text;
 }
 

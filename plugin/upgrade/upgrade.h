@@ -25,6 +25,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/exit_code.h"
+#include "manager/record/report.h"
 #include "plugin/host/host_paths.h"
 #include "plugin/upgrade/lock_out.h"
 #include "plugin/upgrade/upgrade_journal.h"
@@ -56,7 +57,7 @@ struct DomainOutcome {
 };
 
 /// What the manager's report says of a domain. Whatever is no clear end leaves the phase, and it is found out.
-void takeReport(const nlohmann::json& report, JournalDomain& domain, DomainOutcome& outcome);
+void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutcome& outcome);
 
 struct UpgradeSummary {
     std::vector<DomainOutcome> domains;
@@ -68,7 +69,7 @@ struct UpgradeSummary {
 };
 
 nlohmann::json toJson(const UpgradeSummary& summary);
-std::string upgradeText(const nlohmann::json& summary);
+std::string upgradeText(const UpgradeSummary& summary);
 
 struct UpgradeSurroundings {
     std::string uri;

@@ -15,6 +15,10 @@
 #include "plugin/host/durable_file.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessIdentity, pid, startTime)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(StoppedDaemon, program, argv, environment, directory)
+
 namespace {
 
 using nlohmann::json;
@@ -23,21 +27,9 @@ constexpr int journalFormat = 1;
 constexpr std::array phases{DomainPhase::Prepared,  DomainPhase::HandingOver, DomainPhase::Committed, DomainPhase::Adopted,
                             DomainPhase::Unchanged, DomainPhase::Ended,       DomainPhase::Lost};
 
-json toJson(const ProcessIdentity& process) {
-    return {{"pid", process.pid}, {"startTime", process.startTime}};
-}
-
-ProcessIdentity processFrom(const json& value) {
-    return {value.at("pid").get<pid_t>(), value.at("startTime").get<std::uint64_t>()};
-}
-
 json toJson(const LockOutPlan& plan) {
     json value{{"maskedUnits", plan.maskedUnits}, {"startedUnits", plan.startedUnits}};
-    if (plan.daemon)
-        value["daemon"] = {{"program", plan.daemon->program},
-                           {"argv", plan.daemon->argv},
-                           {"environment", plan.daemon->environment},
-                           {"directory", plan.daemon->directory}};
+    if (plan.daemon) value["daemon"] = *plan.daemon;
     return value;
 }
 
@@ -46,9 +38,7 @@ LockOutPlan planFrom(const json& value) {
     value.at("maskedUnits").get_to(plan.maskedUnits);
     value.at("startedUnits").get_to(plan.startedUnits);
     if (!value.contains("daemon")) return plan;
-    const json& daemon = value.at("daemon");
-    plan.daemon = StoppedDaemon{daemon.at("program"), daemon.at("argv").get<std::vector<std::string>>(),
-                                daemon.at("environment").get<std::vector<std::string>>(), daemon.at("directory")};
+    plan.daemon = value.at("daemon").get<StoppedDaemon>();
     if (plan.daemon->argv.empty()) throw std::runtime_error("the stopped daemon has no command line");
     return plan;
 }
@@ -57,12 +47,12 @@ json toJson(const JournalDomain& domain) {
     return {{"uuid", domain.uuid},
             {"name", domain.title},
             {"phase", name(domain.phase)},
-            {"old", toJson(domain.old)},
-            {"new", toJson(domain.fresh)},
+            {"old", domain.old},
+            {"new", domain.fresh},
             {"emulator", domain.emulator},
             {"capabilityFlags", domain.capabilityFlags},
             {"cause", domain.cause},
-            {"upgrade", toJson(domain.upgrade)}};
+            {"upgrade", domain.upgrade}};
 }
 
 DomainPhase phaseNamed(const std::string& text) {
@@ -76,12 +66,12 @@ JournalDomain domainFrom(const json& value) {
     value.at("uuid").get_to(domain.uuid);
     value.at("name").get_to(domain.title);
     domain.phase = phaseNamed(value.at("phase"));
-    domain.old = processFrom(value.at("old"));
-    domain.fresh = processFrom(value.at("new"));
+    value.at("old").get_to(domain.old);
+    value.at("new").get_to(domain.fresh);
     value.at("emulator").get_to(domain.emulator);
     value.at("capabilityFlags").get_to(domain.capabilityFlags);
     value.at("cause").get_to(domain.cause);
-    if (value.contains("upgrade")) domain.upgrade = processFrom(value.at("upgrade"));
+    if (value.contains("upgrade")) value.at("upgrade").get_to(domain.upgrade);
     // It becomes part of file names.
     if (domain.uuid.size() != 36 || domain.uuid.find_first_not_of("0123456789abcdef-") != std::string::npos)
         throw std::runtime_error("'" + domain.uuid + "' is no UUID");

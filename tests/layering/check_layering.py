@@ -3,6 +3,7 @@
 
     tests ----> everything
     plugin --process--> manager ----> vmm-shim <---- plugin
+       \\-----------------> manager/record
        \\-----> config <-----/
 
 config and vmm-shim include nothing of ours but themselves. Within a room a file may include what is in its own wing (a folder) and in
@@ -22,7 +23,7 @@ MAY_INCLUDE = {
     "config": {"config"},
     "vmm-shim": {"vmm-shim"},
     "manager": {"manager", "config", "vmm-shim"},
-    "plugin": {"plugin", "config", "vmm-shim"},
+    "plugin": {"plugin", "config", "vmm-shim", "manager/record"},  # What the manager's process answers is read as it was written.
     "tests": {"tests", "plugin", "manager", "config", "vmm-shim"},
 }
 # In the order of who may include whom; a room that is not here has no wings.
@@ -85,7 +86,7 @@ def problems_of_include(root, room, quote, target):
         yield f'"{target}" does not start with a room\'s name'
     elif ".." in target.split("/"):
         yield f'"{target}" leaves its room'
-    elif first not in MAY_INCLUDE[room]:
+    elif first not in MAY_INCLUDE[room] and target.rpartition("/")[0] not in MAY_INCLUDE[room]:
         yield f'"{target}": {room} may include {", ".join(sorted(MAY_INCLUDE[room]))} only'
     elif not (root / target).is_file():
         yield f'"{target}" does not exist'
@@ -134,7 +135,7 @@ def self_test():
         "manager/vmm/v.h": '#include "manager/record/r.h"\n',
         "manager/record/r.h": "",
         "plugin/host/h.h": "",
-        "plugin/p.cpp": '#include "config/a.h"\n#include "plugin/p.h"\n',
+        "plugin/p.cpp": '#include "config/a.h"\n#include "plugin/p.h"\n#include "manager/record/r.h"\n',
         "plugin/p.h": "",
         "tests/t.cpp": '#include "manager/m.h"\n#include "plugin/p.h"\n#include "tests/t.h"\n',
         "tests/t.h": "",
@@ -147,6 +148,7 @@ def self_test():
         ("manager/x.cpp", '#include "plugin/p.h"', "manager may include"),
         ("manager/x.cpp", '#include "tests/t.h"', "manager may include"),
         ("plugin/x.cpp", '#include "manager/m.h"', "plugin may include"),
+        ("plugin/x.cpp", '#include "manager/vmm/v.h"', "plugin may include config, manager/record, plugin, vmm-shim only"),
         ("plugin/x.c", '#include "tests/t.h"', "plugin may include"),
         ("manager/x.cpp", '#include "m.h"', "does not start with a room's name"),
         ("manager/x.cpp", '#include "../config/a.h"', "does not start with a room's name"),

@@ -154,7 +154,7 @@ std::vector<HandoverReport> all() {
 }
 
 std::string shown(const HandoverReport& report) {
-    return reportText(toJson(report)) + "\n" + toJson(report).dump(2) + "\n";
+    return reportText(report) + "\n" + toJson(report).dump(2) + "\n";
 }
 
 TEST(Report, ofAnUpgrade) {
@@ -227,7 +227,7 @@ TEST(Report, needsAPersonWhenTheOldVmmDoesNotEnd) {
 TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
     HandoverReport report = lost();
     const auto firstLine = [&] {
-        const std::string text = reportText(toJson(report));
+        const std::string text = reportText(report);
         return text.substr(0, text.find('\n'));
     };
     const std::string old = std::to_string(report.old.pid), fresh = std::to_string(report.fresh.pid);
@@ -235,7 +235,7 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
     report.fresh.alive = false;
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
     report.guestIsGone = true;
-    EXPECT_THAT(reportText(toJson(report)),
+    EXPECT_THAT(reportText(report),
                 testing::AllOf(testing::HasSubstr("the guest is gone"), testing::HasSubstr("'virt-handover destroy web1'"),
                                testing::HasSubstr("'virt-handover start web1'"), testing::Not(testing::HasSubstr("--dry-run")),
                                testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
@@ -254,9 +254,29 @@ TEST(Report, namesItsOutcomes) {
 
 TEST(Report, readsTheSameWhenItCameOverTheWire) {
     for (const HandoverReport& report : all()) {
-        const json here = toJson(report);
-        EXPECT_EQ(reportText(json::parse(here.dump())), reportText(here));
+        const HandoverReport there = handoverReportFromJson(json::parse(toJson(report).dump()));
+        EXPECT_EQ(toJson(there), toJson(report));
+        EXPECT_EQ(reportText(there), reportText(report));
+        EXPECT_EQ(there.exitCode(), report.exitCode());
     }
+}
+
+TEST(Report, isReadThoughALaterVersionSaysMore) {
+    json value = toJson(upgraded());
+    value["moon"] = "full";
+    value["old"]["mood"] = 7;
+    EXPECT_EQ(reportText(handoverReportFromJson(value)), reportText(upgraded()));
+    value.erase("remedy");
+    EXPECT_EQ(reportText(handoverReportFromJson(value)), reportText(upgraded())) << "as of an earlier version";
+}
+
+TEST(Report, saysWhatCanBeDoneAboutTheCause) {
+    HandoverReport report = refused();
+    report.remedy = "install QEMU 10.0 or later";
+    EXPECT_THAT(reportText(report), testing::HasSubstr("\n  remedy: install QEMU 10.0 or later\n"));
+    EXPECT_EQ(toJson(report)["remedy"], "install QEMU 10.0 or later");
+    EXPECT_EQ(handoverReportFromJson(toJson(report)).remedy, report.remedy);
+    EXPECT_THAT(reportText(refused()), testing::Not(testing::HasSubstr("remedy")));
 }
 
 /// Every value of a JSON document, and every part of it.
@@ -271,8 +291,8 @@ std::vector<json::json_pointer> places(const json& value, const json::json_point
     return found;
 }
 
-/// A daemon of another version answers, or one that has been damaged.
-TEST(Report, isPrintedWhateverIsInIt) {
+/// A daemon of another version answers, or one that has been damaged: it is understood or refused, and nothing else happens.
+TEST(Report, isReadOrRefusedWhateverIsInIt) {
     const std::vector<json> others{nullptr,
                                    true,
                                    -1,
@@ -285,23 +305,33 @@ TEST(Report, isPrintedWhateverIsInIt) {
                                    json::array({nullptr, 5, "x"}),
                                    json::object(),
                                    json{{"a", 1}}};
+    const auto isRead = [](const json& value) {
+        try {
+            return !reportText(handoverReportFromJson(value)).empty();
+        } catch (const std::exception& error) {
+            EXPECT_STRNE(error.what(), "");
+            return false;
+        }
+    };
     for (const HandoverReport& report : all()) {
         const json whole = toJson(report);
+        EXPECT_TRUE(isRead(whole));
         for (const json::json_pointer& place : places(whole)) {
             for (const json& other : others) {
                 json changed = whole;
                 changed[place] = other;
-                EXPECT_FALSE(reportText(changed).empty())
-                    << place << " is " << other.dump(-1, ' ', false, json::error_handler_t::replace);
+                isRead(changed);
             }
             if (place.empty()) continue;
             json without = whole;
             json& parent = without[place.parent_pointer()];
-            if (parent.is_array())
-                parent.erase(std::stoul(place.back()));
-            else
-                parent.erase(place.back());
-            EXPECT_FALSE(reportText(without).empty()) << "without " << place;
+            parent.is_array() ? parent.erase(std::stoul(place.back())) : void(parent.erase(place.back()));
+            isRead(without);
+        }
+        for (const char* key : {"/outcome", "/old", "/steps", "/warnings"}) {
+            json changed = whole;
+            changed[json::json_pointer(key)] = 5;
+            EXPECT_FALSE(isRead(changed)) << key;
         }
     }
 }

@@ -10,31 +10,53 @@
 namespace vh {
 namespace {
 
-using nlohmann::json;
 using testing::HasSubstr;
 
-json upgradedReport(bool oldVmmLeft) {
-    return {{"outcome", "upgraded"},
-            {"new", {{"pid", ::getpid()}, {"alive", true}}},
-            {"old", {{"pid", 4711}, {"alive", oldVmmLeft}}},
-            {"oldVmmLeft", oldVmmLeft},
-            {"warnings", oldVmmLeft ? json{"the old VMM, pid 4711, does not end"} : json::array()}};
+HandoverReport upgradedReport(bool oldVmmLeft) {
+    HandoverReport report{.vm = "libvirt-u", .outcome = State::Upgraded, .oldVmmLeft = oldVmmLeft};
+    report.fresh = {.pid = ::getpid(), .alive = true};
+    report.old = {.pid = 4711, .alive = oldVmmLeft};
+    if (oldVmmLeft) report.warnings = {"the old VMM, pid 4711, does not end"};
+    return report;
 }
 
-UpgradeSummary summaryOf(const json& report) {
+UpgradeSummary summaryOf(const HandoverReport& report) {
     JournalDomain domain{.uuid = "u", .title = "web1", .phase = DomainPhase::HandingOver};
     DomainOutcome outcome{.domain = "web1", .uuid = "u", .outcome = "upgraded"};
-    takeReport(report, domain, outcome);
+    // As the manager's process gives it.
+    takeReport(handoverReportFromJson(nlohmann::json::parse(toJson(report).dump())), domain, outcome);
     EXPECT_EQ(domain.phase, DomainPhase::Committed);
     EXPECT_EQ(domain.fresh, identityOf(::getpid()));
     return {.domains = {outcome}, .libvirtAwayMs = {}, .warnings = {}};
+}
+
+TEST(UpgradeAnswer, saysWhatTheManagerSaysCanBeDone) {
+    JournalDomain domain{.uuid = "u", .title = "web1", .phase = DomainPhase::HandingOver};
+    DomainOutcome outcome{.domain = "web1", .uuid = "u", .notes = {"as before"}};
+    takeReport(
+        {.vm = "libvirt-u", .outcome = State::Refused, .cause = "it is too old", .remedy = "install another", .warnings = {"w"}},
+        domain, outcome);
+    EXPECT_EQ(domain.phase, DomainPhase::HandingOver) << "another manager may be at work on it";
+    const std::string text = upgradeText({.domains = {outcome}, .libvirtAwayMs = {}, .warnings = {}});
+    EXPECT_THAT(text, HasSubstr("web1: refused   nothing was touched\n  cause: it is too old\n  remedy: install another\n"
+                                "  note: as before\n  note: w\n"));
+}
+
+TEST(UpgradeAnswer, leavesItToBeFoundOutWhenTheGuestIsLostOrSilent) {
+    for (const bool silent : {false, true}) {
+        JournalDomain domain{.uuid = "u", .title = "web1", .phase = DomainPhase::HandingOver};
+        DomainOutcome outcome{.domain = "web1", .uuid = "u"};
+        takeReport({.vm = "libvirt-u", .outcome = silent ? State::Upgraded : State::Lost, .silent = silent}, domain, outcome);
+        EXPECT_EQ(domain.phase, DomainPhase::HandingOver);
+        EXPECT_EQ(outcome.outcome, "");
+    }
 }
 
 TEST(UpgradeAnswer, needsAPersonWhenTheOldQemuDoesNotEnd) {
     const UpgradeSummary left = summaryOf(upgradedReport(true)), ended = summaryOf(upgradedReport(false));
     EXPECT_EQ(left.exitCode(), ExitCode::Lost);
     EXPECT_EQ(toJson(left)["domains"][0]["oldQemuLeft"], true);
-    EXPECT_THAT(upgradeText(toJson(left)), HasSubstr("note: the old VMM, pid 4711, does not end"));
+    EXPECT_THAT(upgradeText(left), HasSubstr("note: the old VMM, pid 4711, does not end"));
     EXPECT_EQ(ended.exitCode(), ExitCode::Done);
     EXPECT_EQ(toJson(ended)["domains"][0]["oldQemuLeft"], false);
 }
@@ -49,7 +71,7 @@ TEST(RecoverAnswer, needsAPersonWhenTheOldQemuDoesNotEnd) {
 
 TEST(RecoverAnswer, namesNoProcessWhereThereIsNone) {
     const RecoverSummary summary{.domains = {{"web1", "u", "ended", "", 0}, {"web2", "v", "upgraded", "", 4711}}, .warnings = {}};
-    const std::string text = recoverText(toJson(summary));
+    const std::string text = recoverText(summary);
     EXPECT_THAT(text, HasSubstr("web1: ended\n"));
     EXPECT_THAT(text, HasSubstr("web2: upgraded   pid 4711\n"));
 }

@@ -1049,7 +1049,7 @@ int discard(const std::vector<std::string>& arguments) {
             fresh = progress.newPid;
         },
         [&](const VerbResult& result) {
-            std::cout << jsonText(result.value, 2) << std::endl;
+            std::cout << jsonText(toJson(result), 2) << std::endl;
             code = static_cast<int>(result.code);
             ended = true;
         });

@@ -25,7 +25,9 @@ int main(int argc, char** argv) {
         if (delay.count() == 0) ::kill(::getpid(), SIGKILL);
         later = EventSource::after(delay, [] { ::kill(::getpid(), SIGKILL); });
     };
-    const Verbs::Done done = [&](const VerbResult& result) { ended = result.value["outcome"] != name(State::StandingBy); };
+    const Verbs::Done done = [&](const VerbResult& result) {
+        ended = !result.report || result.report->outcome != State::StandingBy;
+    };
     const std::string vm = argv[2];
     vm.find('/') == std::string::npos ? host.upgrade(vm, options, dieThen, done) : host.adopt(vm, dieThen, done);
     while (!ended) g_main_context_iteration(nullptr, TRUE);

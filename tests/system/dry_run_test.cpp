@@ -57,7 +57,7 @@ class DryRunTest : public testing::Test {
         std::size_t answered = 0;
         for (Vm& vm : vms)
             verb(vm, [&](const VerbResult& result) {
-                vm.answer = result.value;
+                vm.answer = toJson(result);
                 vm.answer["code"] = static_cast<int>(result.code);
                 ++answered;
             });

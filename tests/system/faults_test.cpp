@@ -99,7 +99,7 @@ class FaultsTest : public testing::TestWithParam<Design> {
         std::size_t answered = 0;
         for (Case* one : which)
             host.upgrade(one->vm, {.binary = binary(*one)}, nullptr, [&, one](const VerbResult& result) {
-                take(*one, result.value);
+                take(*one, toJson(result));
                 ++answered;
             });
         ASSERT_TRUE(turnUntil([&] { return answered == which.size(); }, milliseconds(300'000)));

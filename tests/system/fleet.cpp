@@ -28,7 +28,7 @@ std::vector<VerbResult> forAll(int count, const std::function<void(int, Verbs::D
     for (int i = 0; i < count; ++i)
         callSoon([&, i] {
             verb(i, [&, i](const VerbResult& result) {
-                results[static_cast<std::size_t>(i)] = result;
+                results[static_cast<std::size_t>(i)] = {result.code, toJson(result)};
                 ++answered;
             });
         });

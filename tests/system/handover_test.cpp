@@ -292,7 +292,7 @@ TEST_P(HandoverTest, refusesASecondUpgradeOfTheSameVm) {
         if (progress.state != State::Exchanging) return;
         UpgradeOptions options;
         options.binary = newQemu();
-        host().upgrade("vm", options, nullptr, [&](const VerbResult& result) { second = result.value; });
+        host().upgrade("vm", options, nullptr, [&](const VerbResult& result) { second = toJson(result); });
     });
     EXPECT_EQ(second.value("outcome", ""), "refused");
     EXPECT_THAT(second.value("cause", ""), HasSubstr("another command is at work on vm 'vm'"));

@@ -78,7 +78,7 @@ TEST_P(HeartbeatTest, thatStopsWithTheSwitchIsAnOutcomeOfItsOwn) {
     EXPECT_EQ(result.value["outcome"], "silent");
     EXPECT_EQ(result.value["exitCode"], 4);
     EXPECT_THAT(result.value.value("cause", ""), HasSubstr("beat on the old VMM and has not been heard on the new one"));
-    const std::string text = reportText(result.value);
+    const std::string text = reportText(*result.report);
     EXPECT_THAT(text, HasSubstr("vm: silent"));
     EXPECT_THAT(text, HasSubstr("virt-handover console vm"));
     EXPECT_THAT(text, HasSubstr("virt-handover destroy vm"));

@@ -170,6 +170,7 @@ VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
         ADD_FAILURE() << "no answer within two minutes";
         return {};
     }
+    (**answer).value = toJson(**answer);
     return **answer;
 }
 
