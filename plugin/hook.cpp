@@ -33,13 +33,13 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 
 #include <nlohmann/json.hpp>
 #include <yaml-cpp/yaml.h>
 
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace {
@@ -147,11 +147,11 @@ bool policySays(const std::string& operation) {
     const UniqueFd policy(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!policy) {
         if (errno == ENOENT) return false;
-        throw std::system_error(errno, std::generic_category(), "open '" + file + "'");
+        throwErrno("open '" + file + "'");
     }
     std::string text(maximumPolicyBytes + 1, '\0');
     const ssize_t length = ::read(policy.get(), text.data(), text.size());
-    if (length < 0) throw std::system_error(errno, std::generic_category(), "read '" + file + "'");
+    if (length < 0) throwErrno("read '" + file + "'");
     if (static_cast<std::size_t>(length) > maximumPolicyBytes) throw std::runtime_error("'" + file + "' is larger than 64 KiB");
     text.resize(static_cast<std::size_t>(length));
 

@@ -12,10 +12,10 @@
 #include <map>
 #include <set>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "vmm-shim/bytes.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -201,7 +201,7 @@ CarryingSender CprSender::senderOf(const CprCapture& capture) {
 
 bool CprSender::sendSome(int socket) {
     if (!sender_.sendSome(socket)) return false;
-    if (::shutdown(socket, SHUT_WR) != 0) throw std::system_error(errno, std::generic_category(), "end the CPR state");
+    if (::shutdown(socket, SHUT_WR) != 0) throwErrno("end the CPR state");
     return true;
 }
 

@@ -7,20 +7,16 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
-#include <system_error>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
 
-[[noreturn]] void fail(int error, const std::string& what) {
-    throw std::system_error(error, std::generic_category(), what);
-}
-
 UniqueFd datagramSocket() {
     UniqueFd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd) fail(errno, "create a unix socket");
+    if (!fd) throwErrno("create a unix socket");
     return fd;
 }
 
@@ -31,7 +27,7 @@ UniqueFd makeInbox(const std::string& path) {
     const sockaddr_un address = unixAddress(path);
     // Whoever may write to it may post.
     if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 || ::chmod(path.c_str(), 0600) != 0)
-        fail(errno, "bind socket '" + path + "'");
+        throwErrno("bind socket '" + path + "'");
     return fd;
 }
 
@@ -46,7 +42,7 @@ bool isInbox(int fd, const std::string& path) {
 }
 
 void postParcel(const std::string& path, const std::string& label, const std::vector<int>& descriptors) {
-    if (descriptors.size() > mostInParcel) fail(EMSGSIZE, "post descriptors to '" + path + "'");
+    if (descriptors.size() > mostInParcel) throwErrno("post descriptors to '" + path + "'", EMSGSIZE);
     const UniqueFd socket = datagramSocket();
     sockaddr_un address = unixAddress(path);
     iovec data{const_cast<char*>(label.data()), label.size()};
@@ -69,7 +65,7 @@ void postParcel(const std::string& path, const std::string& label, const std::ve
     do {
         sent = ::sendmsg(socket.get(), &message, MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
-    if (sent < 0) fail(errno, "post descriptors to '" + path + "'");
+    if (sent < 0) throwErrno("post descriptors to '" + path + "'");
 }
 
 std::vector<Parcel> takeParcels(int inbox) {

@@ -3,9 +3,9 @@
 
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <cstdint>
-#include <system_error>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 
@@ -17,7 +17,7 @@ struct FileIdentity {
     /// Throws std::system_error.
     static FileIdentity of(int fd) {
         struct stat status {};
-        if (::fstat(fd, &status) != 0) throw std::system_error(errno, std::generic_category(), "fstat");
+        if (::fstat(fd, &status) != 0) throwErrno("fstat");
         return {status.st_dev, status.st_ino};
     }
     bool operator==(const FileIdentity&) const = default;

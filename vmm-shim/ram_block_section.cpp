@@ -9,10 +9,10 @@
 #include <limits>
 #include <set>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "vmm-shim/bytes.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -131,14 +131,14 @@ void await(int socket, short events, steady_clock::time_point end) {
         const int ready = left <= 0 ? 0 : ::poll(&entry, 1, static_cast<int>(std::min<long long>(left, 1 << 30)));
         if (ready > 0) return;
         if (ready < 0 && errno == EINTR) continue;
-        throw std::system_error(ready < 0 ? errno : ETIMEDOUT, std::generic_category(), "exchange of the RAM blocks");
+        throwErrno("exchange of the RAM blocks", ready < 0 ? errno : ETIMEDOUT);
     }
 }
 
 /// Empty when the descriptor is the file; else what it is instead.
 std::string whatIsWrong(int fd, const BackingFile& file) {
     struct stat status {};
-    if (::fstat(fd, &status) != 0) throw std::system_error(errno, std::generic_category(), "fstat");
+    if (::fstat(fd, &status) != 0) throwErrno("fstat");
     if (FileIdentity{status.st_dev, status.st_ino} != file.identity) return "is another file";
     if (static_cast<std::uint64_t>(status.st_size) != file.size)
         return "has " + std::to_string(status.st_size) + " bytes instead of " + std::to_string(file.size);
@@ -199,7 +199,7 @@ void sendRamBlocks(int socket, const RamBlockExchange& exchange, milliseconds de
     CarryingSender sender(std::move(encoded.bytes), std::move(encoded.serviceBytes), std::move(descriptors));
     do await(socket, POLLOUT, end);
     while (!sender.sendSome(socket));
-    if (::shutdown(socket, SHUT_WR) != 0) throw std::system_error(errno, std::generic_category(), "end the RAM block record");
+    if (::shutdown(socket, SHUT_WR) != 0) throwErrno("end the RAM block record");
 }
 
 RamBlockExchange receiveRamBlocks(int socket, milliseconds deadline) {

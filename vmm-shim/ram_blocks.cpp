@@ -15,16 +15,14 @@
 #include <system_error>
 #include <utility>
 
+#include "vmm-shim/throw_errno.h"
+
 namespace vh {
 namespace {
 
 constexpr std::uint64_t kib = 1024, mib = 1024 * kib, gib = 1024 * mib;
 /// QEMU_VMALLOC_ALIGN on x86 (include/qemu/osdep.h, 10.0 and 11.1): a huge page.
 constexpr std::uint64_t hugeAlign = 2 * mib;
-
-[[noreturn]] void fail(int error, const std::string& what) {
-    throw std::system_error(error, std::generic_category(), what);
-}
 
 template <typename Number>
 std::optional<Number> number(std::string_view text, int base) {
@@ -114,7 +112,7 @@ struct Mapping {
 
 std::vector<Mapping> readMappings(const std::string& process) {
     std::ifstream file(process + "/maps");
-    if (!file) fail(errno, "open '" + process + "/maps'");
+    if (!file) throwErrno("open '" + process + "/maps'");
     std::vector<Mapping> mappings;
     std::string line;
     while (std::getline(file, line)) {
@@ -139,7 +137,7 @@ std::vector<Mapping> readMappings(const std::string& process) {
         if (!path.starts_with("/dev/zero")) mapping.file = {makedev(*major, *minor), *number_};
         mappings.push_back(mapping);
     }
-    if (file.bad() || mappings.empty()) fail(file.bad() ? EIO : ESRCH, "read '" + process + "/maps'");
+    if (file.bad() || mappings.empty()) throwErrno("read '" + process + "/maps'", file.bad() ? EIO : ESRCH);
     return mappings;
 }
 
@@ -157,7 +155,7 @@ struct OpenFiles {
 
 OpenFiles readDescriptors(const std::string& process) {
     const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir((process + "/fd").c_str()), ::closedir);
-    if (!directory) fail(errno, "open '" + process + "/fd'");
+    if (!directory) throwErrno("open '" + process + "/fd'");
     OpenFiles open;
     while (const dirent* entry = ::readdir(directory.get())) {
         const auto fd = number<int>(entry->d_name, 10);
@@ -184,7 +182,7 @@ BackingFile backingFile(const Mapping& mapping, const OpenFiles& open, const std
     // No descriptor is kept, or the file system shows another device number in maps than to stat(), as btrfs and overlayfs do.
     const std::string path = process + "/map_files/" + mapping.range;
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) fail(errno, "look at '" + path + "'");
+    if (::stat(path.c_str(), &status) != 0) throwErrno("look at '" + path + "'");
     const FileIdentity identity{status.st_dev, status.st_ino};
     const auto found = has(identity);
     return {identity, static_cast<std::uint64_t>(status.st_size), found == open.files.end() ? -1 : found->fd};

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <type_traits>
 #include <utility>
 
 namespace vh {
@@ -23,7 +24,7 @@ class UniqueFd {
 
     int get() const { return fd_; }
     explicit operator bool() const { return fd_ >= 0; }
-    int release() { return std::exchange(fd_, -1); }
+    [[nodiscard]] int release() { return std::exchange(fd_, -1); }
     void reset() {
         if (fd_ >= 0) ::close(release());
     }
@@ -31,5 +32,7 @@ class UniqueFd {
  private:
     int fd_ = -1;
 };
+// Else a vector that grows would copy them, or close some when that fails.
+static_assert(std::is_nothrow_move_constructible_v<UniqueFd> && std::is_nothrow_move_assignable_v<UniqueFd>);
 
 }  // namespace vh

@@ -13,16 +13,14 @@
 #include <fstream>
 #include <system_error>
 
+#include "vmm-shim/throw_errno.h"
+
 namespace vh {
 namespace {
 
-[[noreturn]] void fail(int error, const std::string& what) {
-    throw std::system_error(error, std::generic_category(), what);
-}
-
 UniqueFd streamSocket(int flags) {
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
-    if (!fd) fail(errno, "create a unix socket");
+    if (!fd) throwErrno("create a unix socket");
     return fd;
 }
 
@@ -35,7 +33,7 @@ const sockaddr* generic(const sockaddr_un& address) {
 sockaddr_un unixAddress(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof(address.sun_path)) fail(ENAMETOOLONG, "socket '" + path + "'");
+    if (path.size() >= sizeof(address.sun_path)) throwErrno("socket '" + path + "'", ENAMETOOLONG);
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     return address;
 }
@@ -44,22 +42,22 @@ UniqueFd listenUnix(const std::string& path) {
     UniqueFd fd = streamSocket(0);
     const sockaddr_un address = unixAddress(path);
     // Before it has a name, and whatever the umask: nobody else may connect.
-    if (::fchmod(fd.get(), 0600) != 0) fail(errno, "set the mode of socket '" + path + "'");
-    if (::bind(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "bind socket '" + path + "'");
-    if (::listen(fd.get(), 8) != 0) fail(errno, "listen on '" + path + "'");
+    if (::fchmod(fd.get(), 0600) != 0) throwErrno("set the mode of socket '" + path + "'");
+    if (::bind(fd.get(), generic(address), sizeof(address)) != 0) throwErrno("bind socket '" + path + "'");
+    if (::listen(fd.get(), 8) != 0) throwErrno("listen on '" + path + "'");
     return fd;
 }
 
 UniqueFd connectUnix(const std::string& path) {
     UniqueFd fd = streamSocket(SOCK_NONBLOCK);
     const sockaddr_un address = unixAddress(path);
-    if (::connect(fd.get(), generic(address), sizeof(address)) != 0) fail(errno, "connect to '" + path + "'");
+    if (::connect(fd.get(), generic(address), sizeof(address)) != 0) throwErrno("connect to '" + path + "'");
     return fd;
 }
 
 std::pair<UniqueFd, UniqueFd> unixPair() {
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) fail(errno, "create a socket pair");
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) throwErrno("create a socket pair");
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -129,7 +127,7 @@ std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) 
     } while (sent < 0 && errno == EINTR);
     if (sent >= 0) return static_cast<std::size_t>(sent);
     if (errno == EAGAIN) return 0;
-    fail(errno, "send on a unix socket");
+    throwErrno("send on a unix socket");
 }
 
 CarryingSender::CarryingSender(std::string bytes, std::vector<std::size_t> carriers, std::vector<int> descriptors)
@@ -163,7 +161,7 @@ std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vect
         count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     } while (count < 0 && errno == EINTR);
     if (count < 0 && errno == EAGAIN) return std::nullopt;
-    if (count < 0) fail(errno, "receive on a unix socket");
+    if (count < 0) throwErrno("receive on a unix socket");
     // Owned before anything else is looked at.
     for (const cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, const_cast<cmsghdr*>(header))) {
         if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -174,7 +172,7 @@ std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vect
             descriptors.emplace_back(fd);
         }
     }
-    if (message.msg_flags & MSG_CTRUNC) fail(EMFILE, "receive descriptors on a unix socket");
+    if (message.msg_flags & MSG_CTRUNC) throwErrno("receive descriptors on a unix socket", EMFILE);
     bytes.append(data, static_cast<std::size_t>(count));
     return static_cast<std::size_t>(count);
 }

@@ -18,6 +18,7 @@
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "manager/record/report.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/terminal_text.h"
 
 namespace vh {
@@ -259,8 +260,8 @@ int compare(const CompareOptions& options, bool asJson) {
     }
     results["summary"] = summarize(results);
     writeResults(resultsFile, results);
-    replaceFile(directory + "/results.csv", comparisonCsv(results));
-    replaceFile(directory + "/report.html", reportPage(results));
+    replaceFile(directory + "/results.csv", comparisonCsv(results), 0666);
+    replaceFile(directory + "/report.html", reportPage(results), 0666);
     const std::string report = directory + "/report.html";
     std::optional<CheckResult> checked;
     if (complete && !options.baseline.empty()) checked = check(namedResults(options.baseline), results, options.tolerance);

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <ctime>
 #include <filesystem>
@@ -26,6 +25,7 @@
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
 #include "manager/resources/resources.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -184,7 +184,7 @@ Comparison::Comparison(ComparisonSettings settings, json results, Progress progr
         for (Cell& cell : cells_) cell.devices.network = false;
 
     std::string directory = workplacePrefix + std::string("XXXXXX");
-    if (!::mkdtemp(directory.data())) throw std::system_error(errno, std::generic_category(), "make a directory in '/tmp'");
+    if (!::mkdtemp(directory.data())) throwErrno("make a directory in '/tmp'");
     ::chmod(directory.c_str(), 0755);  // The VMMs run as another user.
     workplace_ = {directory, bridgeName, addressPrefix};
     results_["workplace"] = directory;

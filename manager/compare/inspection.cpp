@@ -26,6 +26,7 @@
 #include <system_error>
 
 #include "vmm-shim/file_identity.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -33,20 +34,16 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 /// Files of /proc have no size, and reading one may fail where opening did not.
 std::string contentsOf(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) fail("open '" + path + "'");
+    if (!fd) throwErrno("open '" + path + "'");
     std::string text;
     std::array<char, 65536> buffer{};
     for (;;) {
         const ssize_t length = ::read(fd.get(), buffer.data(), buffer.size());
         if (length < 0 && errno == EINTR) continue;
-        if (length < 0) fail("read '" + path + "'");
+        if (length < 0) throwErrno("read '" + path + "'");
         if (length == 0) return text;
         text.append(buffer.data(), static_cast<std::size_t>(length));
     }
@@ -293,14 +290,14 @@ TraceCount parseTrace(std::string_view text) {
 
 TraceWrapper::TraceWrapper(const std::string& directory, const std::string& binary, const Identity& identity)
     : directory_(directory + "/trace-XXXXXX") {
-    if (!::mkdtemp(directory_.data())) fail("make a directory in '" + directory + "'");
+    if (!::mkdtemp(directory_.data())) throwErrno("make a directory in '" + directory + "'");
     program_ = directory_ + "/traced-vmm";
     const std::string traces = directory_ + "/traces";
     try {
         // The VMM's user may run the program but not change it, and write traces.
         if (::chmod(directory_.c_str(), 0755) != 0 || ::mkdir(traces.c_str(), 0700) != 0 ||
             (identity.change && ::chown(traces.c_str(), identity.uid, identity.gid) != 0))
-            fail("prepare '" + traces + "'");
+            throwErrno("prepare '" + traces + "'");
         // A binary is started more than once: first of all it is asked what it can do. $$ is the pid that exec leaves as it is.
         // -D: the tracer is a grandchild, and who started this waits for the VMM itself (strace(1)).
         const std::string text = "#!/bin/sh\nexec strace -D -f -qq -e trace=ioctl,memfd_create -e signal=none -o " +
@@ -308,7 +305,7 @@ TraceWrapper::TraceWrapper(const std::string& directory, const std::string& bina
         const UniqueFd file(::open(program_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755));
         if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
             ::fchmod(file.get(), 0755) != 0)
-            fail("write '" + program_ + "'");
+            throwErrno("write '" + program_ + "'");
     } catch (...) {
         std::error_code ignored;
         std::filesystem::remove_all(directory_, ignored);

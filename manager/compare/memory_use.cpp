@@ -9,6 +9,8 @@
 #include <system_error>
 #include <utility>
 
+#include "vmm-shim/throw_errno.h"
+
 namespace vh {
 namespace {
 
@@ -21,7 +23,7 @@ std::uint64_t privateBytes(pid_t pid) {
         if (word == "Pss:") rollup >> all;
         if (word == "Pss_Shmem:") rollup >> shared;
     }
-    if (all == 0) throw std::system_error(ESRCH, std::generic_category(), "read '" + path + "'");
+    if (all == 0) throwErrno("read '" + path + "'", ESRCH);
     return (all - shared) * 1024;
 }
 

@@ -25,6 +25,8 @@
 #include <system_error>
 #include <vector>
 
+#include "vmm-shim/throw_errno.h"
+
 namespace vh {
 namespace {
 
@@ -40,7 +42,7 @@ sockaddr_in addressOf(const char* text) {
 }
 
 void need(int result, const char* what) {
-    if (result < 0) throw std::system_error(errno, std::generic_category(), what);
+    if (result < 0) throwErrno(what);
 }
 
 void bringUp(int control, const std::string& interface) {
@@ -96,8 +98,8 @@ Pinger::Pinger(const std::string& address, std::chrono::milliseconds interval, s
       payloadBytes_(payloadBytes + payloadBytes % 2),
       socket_(::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMP)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    if (!socket_) throw std::system_error(errno, std::generic_category(), "open a socket for echo requests");
-    if (!wake_) throw std::system_error(errno, std::generic_category(), "make an eventfd");
+    if (!socket_) throwErrno("open a socket for echo requests");
+    if (!wake_) throwErrno("make an eventfd");
     // Several pingers of one process hear each other's answers.
     static std::atomic<std::uint16_t> nextId = static_cast<std::uint16_t>(::getpid());
     id_ = nextId++;

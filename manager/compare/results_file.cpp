@@ -1,32 +1,22 @@
 #include "manager/compare/results_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
 #include <set>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "manager/compare/summary.h"
 #include "manager/record/report.h"
-#include "vmm-shim/unique_fd.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {
 
 using nlohmann::json;
-
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
 
 std::string inQuotes(std::string_view text) {
     return "'" + std::string(text) + "'";
@@ -223,45 +213,11 @@ std::string withoutPrefix(const std::string& message) {
 }
 
 std::string textOf(const std::string& path) {
-    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!file) fail("open '" + path + "'");
-    const auto limit = [&path](std::size_t size) {
-        if (size > greatestResultsBytes)
-            throw std::runtime_error(inQuotes(path) + ": more than " + std::to_string(greatestResultsBytes >> 20) +
-                                     " MiB are no results of a comparison");
-    };
-    struct stat status {};
-    if (::fstat(file.get(), &status) != 0) fail("look at '" + path + "'");
-    limit(static_cast<std::size_t>(status.st_size));  // Of a pipe it is 0.
-    std::string text;
-    std::vector<char> buffer(1 << 20);
-    for (;;) {
-        const ssize_t count = ::read(file.get(), buffer.data(), buffer.size());
-        if (count < 0 && errno == EINTR) continue;
-        if (count < 0) fail("read '" + path + "'");
-        if (count == 0) return text;
-        text.append(buffer.data(), static_cast<std::size_t>(count));
-        limit(text.size());
-    }
-}
-
-void writeAll(int fd, std::string_view text, const std::string& path) {
-    while (!text.empty()) {
-        const ssize_t count = ::write(fd, text.data(), text.size());
-        if (count < 0 && errno == EINTR) continue;
-        if (count < 0) fail("write '" + path + "'");
-        text.remove_prefix(static_cast<std::size_t>(count));
-    }
-}
-
-/// A new name is on disk only when its directory is.
-void syncDirectoryOf(const std::string& path) {
-    const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-    const std::string directory = parent.empty() ? "." : parent.string();
-    UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!fd) fail("open directory '" + directory + "'");
-    // Not every file system can do that for a directory (open(2) allows it, fsync(2): EINVAL).
-    if (::fsync(fd.get()) != 0 && errno != EINVAL) fail("sync directory '" + directory + "'");
+    std::string text = readFile(path, greatestResultsBytes + 1);
+    if (text.size() > greatestResultsBytes)
+        throw std::runtime_error(inQuotes(path) + ": more than " + std::to_string(greatestResultsBytes >> 20) +
+                                 " MiB are no results of a comparison");
+    return text;
 }
 
 }  // namespace
@@ -286,27 +242,8 @@ json readResults(const std::string& path) {
     return parseResults(textOf(path), path);
 }
 
-void replaceFile(const std::string& path, std::string_view text) {
-    const std::string draft = path + ".new";
-    // What an interrupted run left; a link that somebody put there in a shared directory is not followed either.
-    if (::unlink(draft.c_str()) != 0 && errno != ENOENT) fail("remove '" + draft + "'");
-    UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (!fd) fail("create '" + draft + "'");
-    try {
-        writeAll(fd.get(), text, draft);
-        // Without it some file systems put the name on disk before the text.
-        if (::fsync(fd.get()) != 0) fail("sync '" + draft + "'");
-        fd.reset();
-        if (::rename(draft.c_str(), path.c_str()) != 0) fail("replace '" + path + "'");
-    } catch (...) {
-        ::unlink(draft.c_str());
-        throw;
-    }
-    syncDirectoryOf(path);
-}
-
 void writeResults(const std::string& path, const json& results) {
-    replaceFile(path, jsonText(results, 1) + "\n");
+    replaceFile(path, jsonText(results, 1) + "\n", 0666);
 }
 
 }  // namespace vh

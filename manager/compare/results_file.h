@@ -23,8 +23,4 @@ nlohmann::json parseResults(std::string_view text, const std::string& name);
 
 void writeResults(const std::string& path, const nlohmann::json& results);
 
-/// Replaces a file by rename: whoever reads it finds the old or the new one, and so does who looks after a crash. Throws
-/// std::system_error, and then the old one is as it was.
-void replaceFile(const std::string& path, std::string_view text);
-
 }  // namespace vh

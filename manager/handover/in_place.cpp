@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -18,6 +17,7 @@
 
 #include "manager/vmm/vmm_process.h"
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -90,9 +90,8 @@ UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, vmm.pid, 0)));
     UniqueFd inbox(process ? static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), *vmm.inboxDescriptor, 0)) : -1);
     if (!inbox)
-        throw std::system_error(errno, std::generic_category(),
-                                "take descriptor " + std::to_string(*vmm.inboxDescriptor) + " out of pid " +
-                                    std::to_string(vmm.pid) + " (the manager has to be root, or allowed to trace the VMM)");
+        throwErrno("take descriptor " + std::to_string(*vmm.inboxDescriptor) + " out of pid " + std::to_string(vmm.pid) +
+                   " (the manager has to be root, or allowed to trace the VMM)");
     const std::string path = directory + "/exec.sock";
     if (!isInbox(inbox.get(), path))
         throw std::runtime_error("descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +

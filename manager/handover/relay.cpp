@@ -9,9 +9,9 @@
 #include <cstring>
 #include <exception>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -29,7 +29,7 @@ UniqueFd listenAs(const Identity& user, const std::string& path) {
     const std::string what = "listen on '" + path + "'";
     int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, what, bind, fd.get()) : errno;
     if (error == 0 && ::listen(fd.get(), 8) != 0) error = errno;
-    if (error != 0) throw std::system_error(error, std::generic_category(), what);
+    if (error != 0) throwErrno(what, error);
     return fd;
 }
 
@@ -41,8 +41,7 @@ UniqueFd connectAs(const Identity& user, const std::string& path) {
         return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
     };
     const std::string what = "connect to '" + path + "'";
-    if (const int error = fd ? doAs(user, what, connect, fd.get()) : errno)
-        throw std::system_error(error, std::generic_category(), what);
+    if (const int error = fd ? doAs(user, what, connect, fd.get()) : errno) throwErrno(what, error);
     return fd;
 }
 

@@ -1,16 +1,16 @@
 #include "manager/process/cgroups.h"
 
-#include <cerrno>
 #include <fstream>
 #include <sstream>
-#include <system_error>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
 
 std::ifstream opened(const std::string& path) {
     std::ifstream file(path);
-    if (!file) throw std::system_error(errno, std::generic_category(), "read '" + path + "'");
+    if (!file) throwErrno("read '" + path + "'");
     return file;
 }
 

@@ -19,8 +19,9 @@
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -278,12 +279,12 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     plan.devNull = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
 
     int ends[2];
-    if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw std::system_error(errno, std::generic_category(), "create a pipe");
+    if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throwErrno("create a pipe");
     UniqueFd told(ends[0]);
     plan.complaints = UniqueFd(ends[1]);
 
     const pid_t pid = ::fork();
-    if (pid < 0) throw std::system_error(errno, std::generic_category(), "start '" + spec.argv.at(0) + "'");
+    if (pid < 0) throwErrno("start '" + spec.argv.at(0) + "'");
     if (pid == 0) becomeChild(plan);
 
     ChildProcess child;

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -18,34 +17,25 @@
 #include <map>
 #include <sstream>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "manager/process/cgroups.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 std::string procPath(pid_t pid, const std::string& name) {
     return "/proc/" + std::to_string(pid) + "/" + name;
-}
-
-std::string readAll(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) fail("read '" + path + "'");
-    return {std::istreambuf_iterator<char>(file), {}};
 }
 
 /// `Uid: 1 2 3 4` of /proc/PID/status (proc(5)) -> `Uid` -> `1 2 3 4`.
 std::map<std::string, std::string> statusOf(pid_t pid) {
     std::map<std::string, std::string> fields;
-    std::istringstream lines(readAll(procPath(pid, "status")));
+    std::istringstream lines(readFile(procPath(pid, "status")));
     for (std::string line; std::getline(lines, line);)
         if (const std::size_t colon = line.find(':'); colon != std::string::npos)
             fields[line.substr(0, colon)] = line.substr(std::min(line.find_first_not_of(" \t", colon + 1), line.size()));
@@ -67,7 +57,7 @@ std::map<int, rlimit> limitsOf(pid_t pid) {
         {"Max realtime timeout", RLIMIT_RTTIME}};
     constexpr std::size_t nameWidth = 26;
     std::map<int, rlimit> limits;
-    std::istringstream lines(readAll(procPath(pid, "limits")));
+    std::istringstream lines(readFile(procPath(pid, "limits")));
     for (std::string line; std::getline(lines, line);) {
         std::string name = line.substr(0, nameWidth);
         name.erase(name.find_last_not_of(' ') + 1);
@@ -115,18 +105,18 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
     ProcessTraits traits;
     for (const std::string& file : filesToGetFrom(::getpid(), pid, true)) {
         traits.cgroups_.emplace_back(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
-        if (!traits.cgroups_.back()) fail("open '" + file + "'");
+        if (!traits.cgroups_.back()) throwErrno("open '" + file + "'");
     }
     struct stat its {
     }, ours{};
     const std::string mounts = procPath(pid, "ns/mnt");
-    if (::stat(mounts.c_str(), &its) != 0 || ::stat("/proc/self/ns/mnt", &ours) != 0) fail("look at '" + mounts + "'");
+    if (::stat(mounts.c_str(), &its) != 0 || ::stat("/proc/self/ns/mnt", &ours) != 0) throwErrno("look at '" + mounts + "'");
     if (its.st_ino != ours.st_ino) {
         traits.mountNamespace_ = UniqueFd(::open(mounts.c_str(), O_RDONLY | O_CLOEXEC));
-        if (!traits.mountNamespace_) fail("open '" + mounts + "'");
+        if (!traits.mountNamespace_) throwErrno("open '" + mounts + "'");
     }
     traits.workingDirectory_ = fs::read_symlink(procPath(pid, "cwd"));
-    const std::string environment = readAll(procPath(pid, "environ"));
+    const std::string environment = readFile(procPath(pid, "environ"));
     traits.environment_.assign(environment.begin(), environment.end());
     traits.environment_.push_back('\0');
     for (char* entry = traits.environment_.data(); *entry != '\0'; entry += std::strlen(entry) + 1)
@@ -149,7 +139,8 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
     traits.capabilities_ = {hexadecimal(field("CapInh")), hexadecimal(field("CapPrm")), hexadecimal(field("CapEff")),
                             hexadecimal(field("CapBnd")), hexadecimal(field("CapAmb"))};
 
-    if (::sched_getaffinity(pid, sizeof(traits.affinity_), &traits.affinity_) != 0) fail("read the CPU affinity of its VMM");
+    if (::sched_getaffinity(pid, sizeof(traits.affinity_), &traits.affinity_) != 0)
+        throwErrno("read the CPU affinity of its VMM");
     for (const auto& [resource, value] : limitsOf(pid)) {
         rlimit own{};
         ::getrlimit(static_cast<__rlimit_resource>(resource), &own);
@@ -215,9 +206,10 @@ void placeLike(pid_t thread, pid_t model) {
     cpu_set_t affinity;
     if (::sched_getaffinity(model, sizeof(affinity), &affinity) != 0 ||
         ::sched_setaffinity(thread, sizeof(affinity), &affinity) != 0)
-        fail("let thread " + std::to_string(thread) + " run on the CPUs of thread " + std::to_string(model));
+        throwErrno("let thread " + std::to_string(thread) + " run on the CPUs of thread " + std::to_string(model));
     for (const std::string& name : filesToGetFrom(thread, model, false))
-        if (!(std::ofstream(name) << thread << std::flush)) fail("put thread " + std::to_string(thread) + " into '" + name + "'");
+        if (!(std::ofstream(name) << thread << std::flush))
+            throwErrno("put thread " + std::to_string(thread) + " into '" + name + "'");
 }
 
 }  // namespace vh

@@ -17,6 +17,8 @@
 
 #include "config/parse.h"
 #include "manager/process/child_process.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -26,10 +28,6 @@ namespace fs = std::filesystem;
 
 constexpr int recordFormat = 1;
 constexpr std::string_view beingSettled = "an interrupted verb is being settled\n";
-
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
 
 json toJson(const FileIdentity& file) {
     return {{"device", file.device}, {"inode", file.inode}};
@@ -69,20 +67,6 @@ VmmRecord vmmFromJson(const json& value) {
     if (value.contains("inbox")) vmm.inboxDescriptor = value.at("inbox").get<int>();
     for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
     return vmm;
-}
-
-void makeDirectory(const std::string& path, mode_t mode) {
-    if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) fail("create directory '" + path + "'");
-    if (::chmod(path.c_str(), mode) != 0) fail("set the mode of '" + path + "'");  // mkdir() obeys the umask.
-}
-
-void writeAll(int fd, const std::string& text, const std::string& path) {
-    for (std::size_t done = 0; done < text.size();) {
-        const ssize_t count = ::write(fd, text.data() + done, text.size() - done);
-        if (count < 0 && errno == EINTR) continue;
-        if (count < 0) fail("write '" + path + "'");
-        done += static_cast<std::size_t>(count);
-    }
 }
 
 /// In a directory of the VMM's user, and by him: the link to it is his, so that one can see who that is.
@@ -207,22 +191,17 @@ void VmDirectory::write(const VmRecord& record) const {
         value["memoryBefore"].push_back(toJson(kept.identity));
         value["memoryBefore"].back()["size"] = kept.size;
     }
-    const std::string file = path() + "/record.json", draft = file + ".new";
-    {
-        UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-        if (!fd) fail("create '" + draft + "'");
-        writeAll(fd.get(), value.dump(2) + "\n", draft);
-    }
-    if (::rename(draft.c_str(), file.c_str()) != 0) fail("replace '" + file + "'");
+    // A guest may be waiting for this, and it ends with the host: so not for the disk (fsync(2)), where that is not /run's tmpfs.
+    replaceFile(path() + "/record.json", value.dump(2) + "\n", 0600, Outlives::Writer);
 }
 
 std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) const {
     removeGeneration(number);
-    makeDirectory(path(), 0711);
+    makeDirectories(path(), 0711);
     const std::string directory = generation(number), incoming = directory + "/incoming";
-    makeDirectory(directory, 0711);
-    makeDirectory(incoming, 0700);
-    if (::geteuid() == 0 && ::chown(incoming.c_str(), uid, gid) != 0) fail("give '" + incoming + "' to the VMM's user");
+    makeDirectories(directory, 0711);
+    makeDirectories(incoming, 0700);
+    if (::geteuid() == 0 && ::chown(incoming.c_str(), uid, gid) != 0) throwErrno("give '" + incoming + "' to the VMM's user");
     return directory;
 }
 
@@ -231,7 +210,7 @@ void VmDirectory::moveIncoming(unsigned number, const std::string& socketDirecto
     struct stat made {};
     if (::stat(incoming.c_str(), &made) != 0 || ::rmdir(incoming.c_str()) != 0 ||
         ::symlink(socketDirectory.c_str(), incoming.c_str()) != 0 || ::lchown(incoming.c_str(), made.st_uid, made.st_gid) != 0)
-        fail("let '" + incoming + "' be '" + socketDirectory + "'");
+        throwErrno("let '" + incoming + "' be '" + socketDirectory + "'");
     removeIncomingSockets(generation(number));
 }
 
@@ -264,13 +243,13 @@ void VmDirectory::remove() const {
 
 UniqueFd VmDirectory::tryLock() const {
     // One that exists is somebody's, as it is: it may be /tmp.
-    if (struct stat status{}; ::stat(runtime_.c_str(), &status) != 0) makeDirectory(runtime_, 0755);
+    if (struct stat status{}; ::stat(runtime_.c_str(), &status) != 0) makeDirectories(runtime_, 0755);
     // Where others may make files (no directory of ours, but somebody's choice), the name may lead to what is not to be written
     // to.
     UniqueFd fd(::open(lockFile().c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
-    if (!fd) fail("open '" + lockFile() + "'");
+    if (!fd) throwErrno("open '" + lockFile() + "'");
     struct stat file {};
-    if (::fstat(fd.get(), &file) != 0) fail("look at '" + lockFile() + "'");
+    if (::fstat(fd.get(), &file) != 0) throwErrno("look at '" + lockFile() + "'");
     if (!S_ISREG(file.st_mode) || file.st_nlink != 1)
         throw std::runtime_error("'" + lockFile() + "' is no lock file; have a runtime directory that nobody else can write to");
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
@@ -278,7 +257,7 @@ UniqueFd VmDirectory::tryLock() const {
         return fd;
     }
     if (errno == EWOULDBLOCK) return {};
-    fail("lock '" + lockFile() + "'");
+    throwErrno("lock '" + lockFile() + "'");
 }
 
 void VmDirectory::sayBeingSettled(int lock, bool isSo) {

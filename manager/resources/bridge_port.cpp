@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "manager/process/descriptors.h"
+#include "vmm-shim/throw_errno.h"
 
 // After <net/if.h>, which they would otherwise clash with.
 #include <linux/if_link.h>
@@ -33,10 +34,6 @@
 namespace vh {
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 ifreq requestFor(const std::string& device) {
     ifreq request{};
     std::strncpy(request.ifr_name, device.c_str(), IFNAMSIZ - 1);
@@ -50,7 +47,7 @@ int control(unsigned long what, ifreq& request) {
 
 int indexOf(const std::string& device) {
     const unsigned index = ::if_nametoindex(device.c_str());
-    if (index == 0) fail("find the network device '" + device + "'");
+    if (index == 0) throwErrno("find the network device '" + device + "'");
     return static_cast<int>(index);
 }
 
@@ -78,18 +75,18 @@ class RouteRequest {
         ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
         const auto length = static_cast<std::uint32_t>(bytes_.size());
         std::memcpy(bytes_.data(), &length, sizeof(length));
-        if (!socket || ::send(socket.get(), bytes_.data(), bytes_.size(), 0) < 0) fail(what);
+        if (!socket || ::send(socket.get(), bytes_.data(), bytes_.size(), 0) < 0) throwErrno(what);
         alignas(nlmsghdr) std::array<char, 65536> buffer;
         for (;;) {
             const ssize_t received = ::recv(socket.get(), buffer.data(), buffer.size(), 0);
-            if (received < 0) fail(what);
+            if (received < 0) throwErrno(what);
             auto left = static_cast<unsigned>(received);
             for (const auto* message = reinterpret_cast<const nlmsghdr*>(buffer.data()); NLMSG_OK(message, left);
                  message = NLMSG_NEXT(message, left)) {
                 if (message->nlmsg_type == NLMSG_DONE) return;
                 if (message->nlmsg_type == NLMSG_ERROR) {
                     errno = -static_cast<const nlmsgerr*>(NLMSG_DATA(message))->error;
-                    if (errno != 0) fail(what);
+                    if (errno != 0) throwErrno(what);
                     return;
                 }
                 if (each) each(*message);
@@ -126,16 +123,16 @@ MacAddress parseMac(const std::string& text) {
 
 Tap makeTap(const std::string& pattern) {
     UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-    if (!fd) fail("open '/dev/net/tun'");
+    if (!fd) throwErrno("open '/dev/net/tun'");
     ifreq request = requestFor(pattern);
     request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) fail("create a tap '" + pattern + "'");
+    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) throwErrno("create a tap '" + pattern + "'");
     return {request.ifr_name, std::move(fd)};
 }
 
 std::string nameOfTap(int fd) {
     ifreq tap{};
-    if (::ioctl(fd, TUNGETIFF, &tap) != 0) fail("find the device of a tap");
+    if (::ioctl(fd, TUNGETIFF, &tap) != 0) throwErrno("find the device of a tap");
     return tap.ifr_name;
 }
 
@@ -160,7 +157,7 @@ std::vector<Tap> tapsOf(pid_t pid) {
 
 MacAddress addressOf(const std::string& device) {
     ifreq request = requestFor(device);
-    if (control(SIOCGIFHWADDR, request) != 0) fail("read the address of '" + device + "'");
+    if (control(SIOCGIFHWADDR, request) != 0) throwErrno("read the address of '" + device + "'");
     MacAddress address;
     std::memcpy(address.data(), request.ifr_hwaddr.sa_data, address.size());
     return address;
@@ -170,19 +167,19 @@ void setAddress(const std::string& device, const MacAddress& address) {
     ifreq request = requestFor(device);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     std::memcpy(request.ifr_hwaddr.sa_data, address.data(), address.size());
-    if (control(SIOCSIFHWADDR, request) != 0) fail("set the address of '" + device + "'");
+    if (control(SIOCSIFHWADDR, request) != 0) throwErrno("set the address of '" + device + "'");
 }
 
 void joinBridge(const std::string& device, const std::string& bridge) {
     ifreq join = requestFor(bridge);
     join.ifr_ifindex = indexOf(device);
-    if (control(SIOCBRADDIF, join) != 0 && errno != EBUSY) fail("join tap '" + device + "' to bridge '" + bridge + "'");
+    if (control(SIOCBRADDIF, join) != 0 && errno != EBUSY) throwErrno("join tap '" + device + "' to bridge '" + bridge + "'");
 }
 
 void bringUp(const std::string& device) {
     ifreq up = requestFor(device);
     up.ifr_flags = IFF_UP;
-    if (control(SIOCSIFFLAGS, up) != 0) fail("bring up tap '" + device + "'");
+    if (control(SIOCSIFFLAGS, up) != 0) throwErrno("bring up tap '" + device + "'");
 }
 
 void keepFloodsFrom(const std::string& port) {
@@ -251,13 +248,13 @@ void moveQueued(int from, const std::string& to, Packets which) {
     constexpr std::size_t headerTaken = 10;
     constexpr std::size_t mostAtOnce = 10'000;  // More than any queue holds: who goes on filling it is not waited for.
     int headerBytes = 0;
-    if (::ioctl(from, TUNGETVNETHDRSZ, &headerBytes) != 0) fail("read the header length of a tap");
+    if (::ioctl(from, TUNGETVNETHDRSZ, &headerBytes) != 0) throwErrno("read the header length of a tap");
     const UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     const int on = 1;
     const sockaddr_ll port{.sll_family = AF_PACKET, .sll_ifindex = indexOf(to)};
     if (!socket || ::setsockopt(socket.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) != 0 ||
         ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&port), sizeof(port)) != 0)
-        fail("send to the reader of '" + to + "'");
+        throwErrno("send to the reader of '" + to + "'");
     std::vector<char> packet(68 * 1024);
     const auto header = static_cast<std::size_t>(headerBytes);
     for (std::size_t moved = 0; moved < mostAtOnce; ++moved) {

@@ -8,14 +8,13 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <fstream>
 #include <stdexcept>
-#include <system_error>
 
 #include "manager/process/descriptors.h"
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -23,17 +22,13 @@ namespace {
 
 constexpr const char* ownTaps = "vh";  ///< What the names of taps begin with, before a number.
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 UniqueFd openFile(const std::string& path, int flags) {
     // Opening a pipe waits for its other end, and the main loop of every VM with it.
     struct stat status {};
     if (::stat(path.c_str(), &status) == 0 && S_ISFIFO(status.st_mode))
         throw std::runtime_error("open '" + path + "': a named pipe cannot be a disk or a log");
     UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0600));
-    if (!fd) fail("open '" + path + "'");
+    if (!fd) throwErrno("open '" + path + "'");
     return fd;
 }
 
@@ -107,12 +102,12 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
     }
     const std::string name = definition.name + "/ram0";
     UniqueFd fd(::memfd_create(name.c_str(), flags));
-    if (!fd) fail("create memfd '" + name + "'");
-    if (::ftruncate(fd.get(), static_cast<off_t>(memory.sizeBytes)) != 0) fail("size memfd '" + name + "'");
-    if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) fail("seal memfd '" + name + "'");
-    if (::fchmod(fd.get(), 0600) != 0) fail("set the mode of memfd '" + name + "'");
+    if (!fd) throwErrno("create memfd '" + name + "'");
+    if (::ftruncate(fd.get(), static_cast<off_t>(memory.sizeBytes)) != 0) throwErrno("size memfd '" + name + "'");
+    if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) throwErrno("seal memfd '" + name + "'");
+    if (::fchmod(fd.get(), 0600) != 0) throwErrno("set the mode of memfd '" + name + "'");
     if (identity.change && ::fchown(fd.get(), identity.uid, identity.gid) != 0)
-        fail("give memfd '" + name + "' to the VMM's user");
+        throwErrno("give memfd '" + name + "' to the VMM's user");
     return fd;
 }
 
@@ -128,7 +123,7 @@ std::uint64_t availableMemoryBytes() {
 UniqueFd reopen(int file, int flags) {
     const std::string path = "/proc/self/fd/" + std::to_string(file);
     UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
-    if (!fd) fail("open '" + path + "' again");
+    if (!fd) throwErrno("open '" + path + "' again");
     return fd;
 }
 

@@ -9,12 +9,11 @@
 #include <linux/ethtool.h>
 #include <linux/sockios.h>
 
-#include <cerrno>
 #include <cstring>
 #include <string>
-#include <system_error>
 #include <vector>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -35,15 +34,11 @@ constexpr Feature knownFeatures[] = {
     {"tx-udp-segmentation", TUN_F_USO4 | TUN_F_USO6},
 };
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 void ethtool(int socket, const char* device, void* request) {
     ifreq call{};
     std::strncpy(call.ifr_name, device, IFNAMSIZ - 1);
     call.ifr_data = static_cast<char*>(request);
-    if (::ioctl(socket, SIOCETHTOOL, &call) != 0) fail("read the features of tap '" + std::string(device) + "'");
+    if (::ioctl(socket, SIOCETHTOOL, &call) != 0) throwErrno("read the features of tap '" + std::string(device) + "'");
 }
 
 template <class Header>
@@ -88,16 +83,17 @@ unsigned offloadsOf(const char* device) {
 
 TapSettings tapSettingsOf(int tap) {
     ifreq device{};
-    if (::ioctl(tap, TUNGETIFF, &device) != 0) fail("find the device of a tap");
+    if (::ioctl(tap, TUNGETIFF, &device) != 0) throwErrno("find the device of a tap");
     TapSettings settings{.offloads = offloadsOf(device.ifr_name)};
-    if (::ioctl(tap, TUNGETVNETHDRSZ, &settings.headerBytes) != 0) fail("read the header length of a tap");
+    if (::ioctl(tap, TUNGETVNETHDRSZ, &settings.headerBytes) != 0) throwErrno("read the header length of a tap");
     return settings;
 }
 
 void setTap(int tap, const TapSettings& settings) {
     int bytes = settings.headerBytes;
-    if (::ioctl(tap, TUNSETVNETHDRSZ, &bytes) != 0) fail("set the header length of a tap back");
-    if (::ioctl(tap, TUNSETOFFLOAD, static_cast<unsigned long>(settings.offloads)) != 0) fail("set the offloads of a tap back");
+    if (::ioctl(tap, TUNSETVNETHDRSZ, &bytes) != 0) throwErrno("set the header length of a tap back");
+    if (::ioctl(tap, TUNSETOFFLOAD, static_cast<unsigned long>(settings.offloads)) != 0)
+        throwErrno("set the offloads of a tap back");
 }
 
 }  // namespace vh

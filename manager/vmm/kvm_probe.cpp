@@ -8,13 +8,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
-#include <system_error>
 #include <vector>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -44,7 +43,7 @@ struct Mapping {
     Mapping(std::size_t bytes, int fd)
         : address(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0)),
           length(bytes) {
-        if (address == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "map memory for a trial guest");
+        if (address == MAP_FAILED) throwErrno("map memory for a trial guest");
     }
     Mapping(const Mapping&) = delete;
     ~Mapping() { ::munmap(address, length); }
@@ -53,7 +52,7 @@ struct Mapping {
 template <class Argument>
 int call(int fd, unsigned long request, Argument argument, const char* name) {
     const int result = ::ioctl(fd, request, argument);
-    if (result < 0) throw std::system_error(errno, std::generic_category(), name);
+    if (result < 0) throwErrno(name);
     return result;
 }
 
@@ -114,7 +113,7 @@ bool hostHasBmi2() {
 std::string whyKvmCannotRun() {
     try {
         const UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
-        if (!kvm) throw std::system_error(errno, std::generic_category(), "'/dev/kvm'");
+        if (!kvm) throwErrno("'/dev/kvm'");
         if (const int version = call(kvm.get(), KVM_GET_API_VERSION, 0UL, "KVM_GET_API_VERSION"); version != KVM_API_VERSION)
             throw std::runtime_error("KVM has API version " + std::to_string(version));
         if (run(kvm.get(), realMode, false) != 0x55) throw std::runtime_error("a trial guest computed nonsense in real mode");

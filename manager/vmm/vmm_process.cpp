@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
@@ -17,6 +16,7 @@
 
 #include "manager/process/descriptors.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -29,7 +29,7 @@ namespace {
 UniqueFd obtain(const AdoptedVm::Descriptor& descriptor, pid_t old) {
     if (descriptor.path.empty()) return takeDescriptor(old, descriptor.of);
     UniqueFd file(::open(descriptor.path.c_str(), O_RDWR | O_CLOEXEC));
-    if (!file) throw std::system_error(errno, std::generic_category(), "open '" + descriptor.path + "'");
+    if (!file) throwErrno("open '" + descriptor.path + "'");
     return file;
 }
 
@@ -59,7 +59,7 @@ std::unique_ptr<VmmProcess> VmmProcess::furnish(VmmLaunch& launch, int firstDesc
         vmm->record_.disks[disk.id] = FileIdentity::of(vmm->resources_.fd("disk/" + disk.id + "/ro"));
     const std::string logFile = vmm->directory_ + "/vmm.log";
     vmm->log_ = UniqueFd(::open(logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    if (!vmm->log_) throw std::system_error(errno, std::generic_category(), "create '" + logFile + "'");
+    if (!vmm->log_) throwErrno("create '" + logFile + "'");
     std::map<std::string, BackingImage> backing;
     for (const Disk& disk : launch.definition.disks) {
         if (disk.format != DiskFormat::Qcow2) continue;

@@ -2,7 +2,6 @@
 
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <stdexcept>
@@ -11,7 +10,8 @@
 
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/xml_tree.h"
-#include "plugin/host/durable_file.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -128,7 +128,7 @@ std::string rewriteStatus(const std::string& xml, const StatusChange& change) {
 
 std::vector<std::string> capabilityFlags(const std::string& cacheDirectory, const std::string& emulator) {
     struct stat binary = {};
-    if (stat(emulator.c_str(), &binary) < 0) throw std::system_error(errno, std::generic_category(), "stat '" + emulator + "'");
+    if (stat(emulator.c_str(), &binary) < 0) throwErrno("stat '" + emulator + "'");
     const std::string remedy = "; ask libvirt for it: virsh domcapabilities --emulatorbin " + shellQuoted(emulator);
     bool isStale = false;
     for (const auto& entry : std::filesystem::directory_iterator(cacheDirectory)) {

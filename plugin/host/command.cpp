@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <system_error>
 #include <thread>
 
 #include "plugin/host/process.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -21,13 +21,9 @@ namespace {
 
 using std::chrono::milliseconds, std::chrono::steady_clock;
 
-[[noreturn]] void fail(int error, const std::string& what) {
-    throw std::system_error(error, std::generic_category(), what);
-}
-
 std::pair<UniqueFd, UniqueFd> makePipe() {
     int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) fail(errno, "pipe");
+    if (::pipe2(ends, O_CLOEXEC) != 0) throwErrno("pipe");
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -67,7 +63,7 @@ class Spawning {
     pid_t start(const std::string& program, const std::vector<std::string>& argv, char* const* environment) {
         pid_t pid = 0;
         const int error = ::posix_spawnp(&pid, program.c_str(), &actions_, &attributes_, pointers(argv).data(), environment);
-        if (error != 0) fail(error, "start '" + program + "'");
+        if (error != 0) throwErrno("start '" + program + "'", error);
         return pid;
     }
 
@@ -123,7 +119,7 @@ CommandResult run(const Command& command) {
         const int ready =
             ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
         if (ready < 0 && errno == EINTR) continue;
-        if (ready < 0) fail(errno, "poll");
+        if (ready < 0) throwErrno("poll");
         if (entries[1].revents != 0) readSome(output, result.output);
         if (entries[2].revents != 0) readSome(errors, result.errors);
         // What a grandchild may still write does not interest: only what is in the pipes when the program has ended.

@@ -12,10 +12,10 @@
 #include <regex>
 #include <sstream>
 #include <stdexcept>
-#include <system_error>
 
 #include "plugin/host/command.h"
 #include "plugin/host/process.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -130,7 +130,7 @@ std::string versionIn(const std::string& file) {
 
 std::string buildIdOf(const std::string& file) {
     std::ifstream input(file, std::ios::binary);
-    if (!input) throw std::system_error(errno, std::generic_category(), "read '" + file + "'");
+    if (!input) throwErrno("read '" + file + "'");
     const auto header = structAt<Elf64_Ehdr>(readAt(input, 0, sizeof(Elf64_Ehdr)), 0);
     if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0 || header->e_ident[EI_CLASS] != ELFCLASS64) return {};
     const std::string table = readAt(input, header->e_phoff, std::size_t{header->e_phnum} * sizeof(Elf64_Phdr));

@@ -12,7 +12,8 @@
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
-#include <system_error>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -24,7 +25,7 @@ constexpr milliseconds killPatience{10'000};
 
 std::vector<std::string> wordsOf(const std::string& path) {
     std::ifstream input(path, std::ios::binary);
-    if (!input) throw std::system_error(errno, std::generic_category(), "read '" + path + "'");
+    if (!input) throwErrno("read '" + path + "'");
     std::vector<std::string> words;
     std::string word;
     while (std::getline(input, word, '\0')) words.push_back(word);
@@ -75,7 +76,7 @@ std::optional<pid_t> lockHolder(int fd) {
     struct flock lock {};
     lock.l_type = F_RDLCK;
     lock.l_len = 1;
-    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) throw std::system_error(errno, std::generic_category(), "look who has a lock");
+    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) throwErrno("look who has a lock");
     return lock.l_type == F_UNLCK ? std::nullopt : std::optional(lock.l_pid);
 }
 
@@ -86,8 +87,7 @@ std::optional<pid_t> lockHolder(const std::string& file) {
 
 UniqueFd openProcess(pid_t pid) {
     UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!process && errno != ESRCH)
-        throw std::system_error(errno, std::generic_category(), "pidfd_open of pid " + std::to_string(pid));
+    if (!process && errno != ESRCH) throwErrno("pidfd_open of pid " + std::to_string(pid));
     return process;
 }
 
@@ -97,14 +97,13 @@ bool awaitEnd(int pidfd, steady_clock::time_point deadline) {
         pollfd entry{pidfd, POLLIN, 0};
         const int ready = ::poll(&entry, 1, static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
         if (ready < 0 && errno == EINTR) continue;
-        if (ready < 0) throw std::system_error(errno, std::generic_category(), "poll");
+        if (ready < 0) throwErrno("poll");
         return ready > 0;
     }
 }
 
 void signalProcess(int pidfd, int signal) {
-    if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) != 0 && errno != ESRCH)
-        throw std::system_error(errno, std::generic_category(), "send a signal");
+    if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) != 0 && errno != ESRCH) throwErrno("send a signal");
 }
 
 void endProcess(int pidfd, milliseconds patience) {

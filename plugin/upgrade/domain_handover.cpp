@@ -11,10 +11,11 @@
 #include <string_view>
 #include <system_error>
 
-#include "plugin/host/durable_file.h"
 #include "plugin/machine/machine_arguments.h"
 #include "plugin/machine/process_descriptors.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -207,7 +208,7 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
     }
     const std::string pidFile = paths.newPidFile(domain.title);
     if (::rename(pidFile.c_str(), paths.pidFile(domain.title).c_str()) != 0 && errno != ENOENT)
-        throw std::system_error(errno, std::generic_category(), "rename '" + pidFile + "'");
+        throwErrno("rename '" + pidFile + "'");
 }
 
 bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain) {
@@ -215,8 +216,8 @@ bool setAside(const HostPaths& paths, const JournalDirectory& journal, const Jou
     // A rename needs no space; on another file system there is the copy from before.
     if (::rename(file.c_str(), aside.c_str()) == 0) return true;
     if (errno == ENOENT) return false;
-    if (errno != EXDEV) throw std::system_error(errno, std::generic_category(), "move '" + file + "' aside");
-    if (::unlink(file.c_str()) != 0) throw std::system_error(errno, std::generic_category(), "remove '" + file + "'");
+    if (errno != EXDEV) throwErrno("move '" + file + "' aside");
+    if (::unlink(file.c_str()) != 0) throwErrno("remove '" + file + "'");
     return true;
 }
 

@@ -17,8 +17,9 @@
 #include <utility>
 
 #include "plugin/host/command.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/process.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -35,10 +36,6 @@ constexpr std::array units{
 /// How often a daemon that came up in the middle is stopped before this is given up.
 constexpr int maxAttempts = 5;
 constexpr milliseconds systemctlDeadline{30'000};
-
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
 
 std::string lockFile(const LockOutSettings& settings) {
     return settings.stateDirectory + "/driver.pid";
@@ -133,7 +130,7 @@ std::optional<Daemon> daemonWith(const UniqueFd& file, const std::string& path, 
 /// None when it is not there. What others have put in its place is not followed, and has no daemon's lock.
 UniqueFd openLockFile(const std::string& path) {
     UniqueFd file(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
-    if (!file && errno != ENOENT && errno != ELOOP && errno != EISDIR && errno != ENXIO) fail("open '" + path + "'");
+    if (!file && errno != ENOENT && errno != ELOOP && errno != EISDIR && errno != ENXIO) throwErrno("open '" + path + "'");
     return file;
 }
 
@@ -148,14 +145,14 @@ UniqueFd replaceLockFile(const std::string& path, const std::string& draft) {
     ::unlink(draft.c_str());
     // 0600: who cannot open it can have no lock on it, not even one that waits for the end of ours.
     UniqueFd file(::open(draft.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!file) fail("create '" + draft + "'");
+    if (!file) throwErrno("create '" + draft + "'");
     const flock lock = firstByte(F_WRLCK);
-    if (::fcntl(file.get(), F_OFD_SETLK, &lock) != 0) fail("lock '" + draft + "'");
+    if (::fcntl(file.get(), F_OFD_SETLK, &lock) != 0) throwErrno("lock '" + draft + "'");
     const auto move = [&](unsigned how) { return ::renameat2(AT_FDCWD, draft.c_str(), AT_FDCWD, path.c_str(), how) == 0; };
     while (!move(RENAME_EXCHANGE)) {
-        if (errno != ENOENT) fail("replace '" + path + "'");
+        if (errno != ENOENT) throwErrno("replace '" + path + "'");
         if (move(RENAME_NOREPLACE)) break;
-        if (errno != EEXIST) fail("make '" + path + "'");
+        if (errno != EEXIST) throwErrno("make '" + path + "'");
     }
     return file;
 }

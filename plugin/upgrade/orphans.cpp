@@ -12,8 +12,8 @@
 
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/status_xml.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/emulator.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {

@@ -8,7 +8,8 @@
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/qemu_option.h"
 #include "plugin/host/command.h"
-#include "plugin/host/durable_file.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 class ScratchDirectory {
  public:
     ScratchDirectory() : path_((fs::temp_directory_path() / "virt-handover-XXXXXX").string()) {
-        if (!::mkdtemp(path_.data())) throw std::system_error(errno, std::generic_category(), "create '" + path_ + "'");
+        if (!::mkdtemp(path_.data())) throwErrno("create '" + path_ + "'");
     }
     ScratchDirectory(const ScratchDirectory&) = delete;
     ~ScratchDirectory() {

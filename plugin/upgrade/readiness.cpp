@@ -7,9 +7,9 @@
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/process.h"
 #include "plugin/upgrade/tested_versions.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {

@@ -4,8 +4,9 @@
 
 #include <cerrno>
 #include <exception>
-#include <system_error>
 #include <thread>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -35,8 +36,7 @@ void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain
 /// Before the manager is asked: a child that has not begun yet must not begin when that has been answered.
 void takeBackOrder(const JournalDirectory& journal, const JournalDomain& domain) {
     const std::string file = journal.specFile(domain);
-    if (::unlink(file.c_str()) != 0 && errno != ENOENT)
-        throw std::system_error(errno, std::generic_category(), "take back the order '" + file + "'");
+    if (::unlink(file.c_str()) != 0 && errno != ENOENT) throwErrno("take back the order '" + file + "'");
 }
 
 }  // namespace

@@ -13,12 +13,12 @@
 #include <thread>
 
 #include "plugin/host/command.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/libvirt_connection.h"
 #include "plugin/upgrade/guardian.h"
 #include "plugin/upgrade/readiness.h"
 #include "plugin/upgrade/settle.h"
 #include "plugin/upgrade/upgrade_journal.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {

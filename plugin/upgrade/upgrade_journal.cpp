@@ -12,7 +12,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "plugin/host/durable_file.h"
+#include "vmm-shim/file.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 
@@ -136,14 +137,13 @@ void JournalDirectory::write(const UpgradeJournal& journal) const {
 }
 
 void JournalDirectory::remove() const {
-    if (::unlink(journalFile().c_str()) != 0 && errno != ENOENT)
-        throw std::system_error(errno, std::generic_category(), "remove '" + journalFile() + "'");
+    if (::unlink(journalFile().c_str()) != 0 && errno != ENOENT) throwErrno("remove '" + journalFile() + "'");
 }
 
 UniqueFd JournalDirectory::openLock() const {
     const std::string file = path_ + "/lock";
     UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd) throw std::system_error(errno, std::generic_category(), "open '" + file + "'");
+    if (!fd) throwErrno("open '" + file + "'");
     return fd;
 }
 
@@ -151,13 +151,13 @@ UniqueFd JournalDirectory::tryLock() const {
     UniqueFd fd = openLock();
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
     if (errno == EWOULDBLOCK) return {};
-    throw std::system_error(errno, std::generic_category(), "lock '" + path_ + "/lock'");
+    throwErrno("lock '" + path_ + "/lock'");
 }
 
 UniqueFd JournalDirectory::waitForLock() const {
     UniqueFd fd = openLock();
     while (::flock(fd.get(), LOCK_EX) != 0)
-        if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "lock '" + path_ + "/lock'");
+        if (errno != EINTR) throwErrno("lock '" + path_ + "/lock'");
     return fd;
 }
 

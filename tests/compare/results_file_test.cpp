@@ -1,11 +1,7 @@
 #include "manager/compare/results_file.h"
 
-#include <sys/resource.h>
-
-#include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <system_error>
 
@@ -54,11 +50,6 @@ std::string problemWith(const std::string& pointer, const json& value) {
     json results = whole();
     results[json::json_pointer(pointer)] = value;
     return problemOf(results);
-}
-
-std::string textOf(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
 }
 
 TEST(ResultsFile, readsWhatItWrote) {
@@ -181,57 +172,6 @@ TEST(ResultsFile, refusesFilesThatAreTooLarge) {
         FAIL();
     } catch (const std::runtime_error& error) {
         EXPECT_EQ(error.what(), "'" + path + "': more than 256 MiB are no results of a comparison");
-    }
-}
-
-TEST(ResultsFile, replacesAFileWhole) {
-    const TemporaryDirectory directory;
-    const std::string path = directory.path() + "/x";
-    replaceFile(path, "first, and longer");
-    replaceFile(path, "second");
-    EXPECT_EQ(textOf(path), "second");
-    EXPECT_FALSE(fs::exists(path + ".new"));
-}
-
-TEST(ResultsFile, leavesTheOldFileWhenTheDiskIsFull) {
-    const TemporaryDirectory directory;
-    const std::string path = directory.path() + "/x";
-    replaceFile(path, "old");
-    // A limit on the size of files fails in the same place as a disk that fills up.
-    rlimit before{};
-    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-    const rlimit small{4096, before.rlim_max};
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-    std::string said;
-    try {
-        replaceFile(path, std::string(1 << 20, 'x'));
-    } catch (const std::system_error& error) {
-        said = error.what();
-    }
-    ::setrlimit(RLIMIT_FSIZE, &before);
-    std::signal(SIGXFSZ, handler);
-    EXPECT_EQ(said, "write '" + path + ".new': File too large");
-    EXPECT_EQ(textOf(path), "old");
-    EXPECT_FALSE(fs::exists(path + ".new"));
-}
-
-TEST(ResultsFile, doesNotFollowALinkThatLiesInTheWay) {
-    const TemporaryDirectory directory;
-    const std::string path = directory.path() + "/x", victim = directory.path() + "/victim";
-    std::ofstream(victim) << "precious";
-    fs::create_symlink(victim, path + ".new");
-    replaceFile(path, "text");
-    EXPECT_EQ(textOf(victim), "precious");
-    EXPECT_EQ(textOf(path), "text");
-}
-
-TEST(ResultsFile, namesADirectoryThatIsNotThere) {
-    try {
-        replaceFile("/nonexistent/x", "text");
-        FAIL();
-    } catch (const std::system_error& error) {
-        EXPECT_STREQ(error.what(), "create '/nonexistent/x.new': No such file or directory");
     }
 }
 

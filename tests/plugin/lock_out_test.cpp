@@ -14,9 +14,9 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/process.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {

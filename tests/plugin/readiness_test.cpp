@@ -14,11 +14,11 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/host/durable_file.h"
 #include "plugin/host/process.h"
 #include "plugin/machine/process_descriptors.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

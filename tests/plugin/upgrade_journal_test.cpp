@@ -9,8 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "plugin/host/durable_file.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {
@@ -121,33 +121,6 @@ TEST_F(UpgradeJournalTest, isForRootOnly) {
     using std::filesystem::perms;
     EXPECT_EQ(std::filesystem::status(directory_.path()).permissions(), perms::owner_all);
     EXPECT_EQ(std::filesystem::status(directory_.journalFile()).permissions(), perms::owner_read | perms::owner_write);
-}
-
-TEST(DurableFile, aFileThatCannotBeReplacedIsAsItWas) {
-    const TemporaryDirectory scratch;
-    const std::string file = scratch.path() + "/file";
-    replaceFile(file, "before");
-    std::filesystem::create_directory(file + ".new");
-    EXPECT_THROW(replaceFile(file, "after"), std::system_error);
-    EXPECT_EQ(readFile(file), "before");
-}
-
-TEST(DurableFile, aReservedFileBecomesExactlyTheText) {
-    const TemporaryDirectory scratch;
-    const std::string file = scratch.path() + "/file", reserved = file + ".reserved";
-    replaceFile(file, "before");
-    reserveFile(reserved, 100'000);
-    EXPECT_EQ(std::filesystem::file_size(reserved), 100'000U);
-    replaceFromReserved(reserved, file, "after");
-    EXPECT_EQ(readFile(file), "after");
-    EXPECT_FALSE(std::filesystem::exists(reserved));
-}
-
-TEST(DurableFile, whatCannotBeReservedLeavesNothing) {
-    const TemporaryDirectory scratch;
-    const std::string reserved = scratch.path() + "/reserved";
-    EXPECT_THROW(reserveFile(reserved, std::size_t{1} << 62), std::system_error);
-    EXPECT_FALSE(std::filesystem::exists(reserved));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "vmm-shim/json_nesting.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -68,7 +69,7 @@ Interrupts::Interrupts() {
     const sigset_t signals = ending();
     ::sigprocmask(SIG_BLOCK, &signals, nullptr);
     signals_ = UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-    if (!signals_) throw std::system_error(errno, std::generic_category(), "signalfd");
+    if (!signals_) throwErrno("signalfd");
 }
 
 Interrupts::~Interrupts() {
@@ -84,7 +85,7 @@ int awaitReadable(std::initializer_list<int> descriptors, steady_clock::time_poi
         const int ready =
             ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
         if (ready < 0 && errno == EINTR) continue;
-        if (ready < 0) throw std::system_error(errno, std::generic_category(), "poll");
+        if (ready < 0) throwErrno("poll");
         if (ready == 0) return -1;
         if (entries.front().revents != 0) throw Interrupted();
         return std::ranges::find_if(entries, [](const pollfd& entry) { return entry.revents != 0; })->fd;

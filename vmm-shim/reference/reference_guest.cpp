@@ -14,7 +14,8 @@
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
-#include <system_error>
+
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -22,13 +23,9 @@ namespace {
 constexpr std::uint64_t mappingAlignment = std::uint64_t{2} << 20;
 constexpr unsigned mostErrorLines = 20;  ///< As tests/guest/probe.c; the rest is counted only.
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 std::uint64_t sizeOf(int fd, const std::string& what) {
     struct stat status {};
-    if (::fstat(fd, &status) != 0) fail("look at " + what);
+    if (::fstat(fd, &status) != 0) throwErrno("look at " + what);
     return static_cast<std::uint64_t>(status.st_size);
 }
 
@@ -78,14 +75,14 @@ std::string tableLine(const std::string& idstr, std::uint64_t offset, std::uint6
 
 UniqueFd makeMemfd(const std::string& name, std::uint64_t size) {
     UniqueFd fd(::memfd_create(name.c_str(), MFD_CLOEXEC));
-    if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) fail("make a memfd '" + name + "'");
+    if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) throwErrno("make a memfd '" + name + "'");
     return fd;
 }
 
 Mapping::Mapping(int fd, bool shared, std::size_t length) : length_(length) {
     // Too much is reserved, the aligned part taken, and the rest given back.
     void* reserved = ::mmap(nullptr, length + mappingAlignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (reserved == MAP_FAILED) fail("map " + std::to_string(length) + " bytes");
+    if (reserved == MAP_FAILED) throwErrno("map " + std::to_string(length) + " bytes");
     char* begin = static_cast<char*>(reserved);
     const std::size_t before = (mappingAlignment - reinterpret_cast<std::uintptr_t>(begin) % mappingAlignment) % mappingAlignment;
     if (before > 0) ::munmap(begin, before);
@@ -95,7 +92,7 @@ Mapping::Mapping(int fd, bool shared, std::size_t length) : length_(length) {
     if (::mmap(address_, length, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED) {
         const int error = errno;
         ::munmap(address_, length);
-        throw std::system_error(error, std::generic_category(), "map " + std::to_string(length) + " bytes");
+        throwErrno("map " + std::to_string(length) + " bytes", error);
     }
 }
 
@@ -104,7 +101,8 @@ Mapping::~Mapping() {
 }
 
 void Mapping::replace(int fd) {
-    if (::mmap(address_, length_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) fail("map a file anew");
+    if (::mmap(address_, length_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+        throwErrno("map a file anew");
 }
 
 ReferenceGuest::ReferenceGuest(const ReferenceOptions& options, CprCapture received) : beatsPerSecond_(options.beatsPerSecond) {
@@ -113,7 +111,7 @@ ReferenceGuest::ReferenceGuest(const ReferenceOptions& options, CprCapture recei
     UniqueFd file;
     if (named) {
         file = UniqueFd(::open(backend.path.c_str(), O_RDWR | O_CLOEXEC));
-        if (!file) fail("open '" + backend.path + "'");
+        if (!file) throwErrno("open '" + backend.path + "'");
     } else if (file = claim(received, backend.id); !file) {
         file = makeMemfd(backend.type, backend.size);
     }
@@ -141,13 +139,14 @@ void ReferenceGuest::addImplicit(const std::string& idstr, std::uint64_t used, s
     UniqueFd file;
     if (shared && !(file = claim(received, idstr))) file = makeMemfd(idstr, max);
     if (file && sizeOf(file.get(), "memory of '" + idstr + "'") < max && ::ftruncate(file.get(), static_cast<off_t>(max)) != 0)
-        fail("make the memory of '" + idstr + "' larger");
+        throwErrno("make the memory of '" + idstr + "' larger");
     Mapping memory(file.get(), shared, max);
     add({idstr, used, max, 0, readOnly, false, shared, std::move(file), std::move(memory)});
 }
 
 void ReferenceGuest::boot() {
-    if (::getrandom(&counter_.identity, sizeof(counter_.identity), 0) != sizeof(counter_.identity)) fail("get random bytes");
+    if (::getrandom(&counter_.identity, sizeof(counter_.identity), 0) != sizeof(counter_.identity))
+        throwErrno("get random bytes");
     for (ReferenceBlock& block : blocks_) write(block);
 }
 
@@ -248,7 +247,7 @@ CprCapture ReferenceGuest::cprState() const {
         if (block.named_file) continue;  // The new VMM opens its path again (backends/hostmem-file.c, 11.1).
         capture.state.fds.push_back({block.idstr, 0});
         capture.descriptors.emplace_back(::fcntl(block.file.get(), F_DUPFD_CLOEXEC, 0));
-        if (!capture.descriptors.back()) fail("duplicate the descriptor of '" + block.idstr + "'");
+        if (!capture.descriptors.back()) throwErrno("duplicate the descriptor of '" + block.idstr + "'");
     }
     return capture;
 }
@@ -256,7 +255,7 @@ CprCapture ReferenceGuest::cprState() const {
 void ReferenceGuest::claimFile(const std::string& idstr, const std::string& path) {
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     void* address = file ? ::mmap(nullptr, pageSize, PROT_READ, MAP_SHARED, file.get(), 0) : MAP_FAILED;
-    if (address == MAP_FAILED) fail("map '" + path + "'");
+    if (address == MAP_FAILED) throwErrno("map '" + path + "'");
     claimed_.push_back(std::move(file));
     claims_ += tableLine(idstr, std::uint64_t{1} << 40, 0, 0, address, false);
 }
@@ -278,7 +277,7 @@ void ReferenceGuest::replaceFile(const std::string& idstr) {
     forEachPage(*block, [&](std::uint64_t offset) {
         if (::pwrite(file.get(), block->memory.address() + offset, pageSize, static_cast<off_t>(offset)) !=
             static_cast<ssize_t>(pageSize))
-            fail("copy '" + idstr + "'");
+            throwErrno("copy '" + idstr + "'");
     });
     block->memory.replace(file.get());
     block->file = std::move(file);
@@ -294,7 +293,7 @@ void ReferenceGuest::forEachPage(const ReferenceBlock& block, const std::functio
         begin = ::lseek(block.file.get(), begin, SEEK_DATA);
         if (begin < 0 && errno == ENXIO) return;
         const off_t end = begin < 0 ? -1 : ::lseek(block.file.get(), begin, SEEK_HOLE);
-        if (end < 0) fail("look for the data of '" + block.idstr + "'");
+        if (end < 0) throwErrno("look for the data of '" + block.idstr + "'");
         scan(static_cast<std::uint64_t>(begin), std::min(static_cast<std::uint64_t>(end), block.used_length));
         begin = end;
     }

@@ -15,6 +15,7 @@
 
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/reference/reference_process.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -296,7 +297,7 @@ CprCapture ReferenceVmm::receiveCprState() {
     const PathListener listener(options_.cprPath);
     waitFor(listener.fd(), POLLIN);
     incoming_->cpr = listener.accept();
-    if (!incoming_->cpr) throw std::system_error(errno, std::generic_category(), "accept on '" + options_.cprPath + "'");
+    if (!incoming_->cpr) throwErrno("accept on '" + options_.cprPath + "'");
     CprReceiver receiver;
     while (!receiver.receiveSome(incoming_->cpr.get())) waitFor(incoming_->cpr.get(), POLLIN);
     CprCapture received = receiver.take();

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "vmm-shim/reference/reference_process.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -60,7 +61,7 @@ void waitFor(int fd, short events) {
 SocketPort::SocketPort(const SocketChardev& chardev) {
     const int flags = ::fcntl(chardev.fd, F_GETFL);
     if (flags < 0 || ::fcntl(chardev.fd, F_SETFL, flags | O_NONBLOCK) < 0)
-        throw std::system_error(errno, std::generic_category(), "chardev with descriptor " + std::to_string(chardev.fd));
+        throwErrno("chardev with descriptor " + std::to_string(chardev.fd));
     (chardev.listens ? listener : client) = UniqueFd(chardev.fd);
 }
 
@@ -106,8 +107,7 @@ void ReferenceVmm::turn() {
     const std::vector<Watch> watched = watches();
     std::vector<pollfd> entries;
     for (const Watch& watch : watched) entries.push_back({watch.fd, watch.events, 0});
-    if (::ppoll(entries.data(), entries.size(), wake ? &timeout : nullptr, nullptr) < 0 && errno != EINTR)
-        throw std::system_error(errno, std::generic_category(), "poll");
+    if (::ppoll(entries.data(), entries.size(), wake ? &timeout : nullptr, nullptr) < 0 && errno != EINTR) throwErrno("poll");
     // One a turn: it may close what another one watches.
     for (std::size_t i = 0; i < entries.size(); ++i) {
         if (entries[i].revents == 0) continue;

@@ -6,13 +6,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <filesystem>
 #include <iostream>
 #include <set>
-#include <system_error>
 #include <utility>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -21,20 +20,16 @@ namespace {
 using nlohmann::json;
 using std::chrono::steady_clock;
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 /// A directory with a socket that the VMM's user can reach, and nobody can find by listing.
 class ListeningPlace {
  public:
     ListeningPlace() : directory_((std::filesystem::temp_directory_path() / "vmm-shim-XXXXXX").string()) {
-        if (!::mkdtemp(directory_.data())) fail("make a directory '" + directory_ + "'");
+        if (!::mkdtemp(directory_.data())) throwErrno("make a directory '" + directory_ + "'");
         socket_ = listenUnix(cprPath());
         // Non-blocking: a client may have gone again when accept() is called.
-        if (::fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) fail("fcntl");
+        if (::fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) throwErrno("fcntl");
         if (::chmod(cprPath().c_str(), 0666) != 0 || ::chmod(directory_.c_str(), 0711) != 0)
-            fail("chmod in '" + directory_ + "'");
+            throwErrno("chmod in '" + directory_ + "'");
     }
     ListeningPlace(const ListeningPlace&) = delete;
     ~ListeningPlace() {
@@ -57,7 +52,7 @@ class ListeningPlace {
 void expectPeer(int connection, pid_t pid) {
     ucred peer{};
     socklen_t length = sizeof(peer);
-    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) fail("SO_PEERCRED");
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) throwErrno("SO_PEERCRED");
     if (peer.pid != pid)
         throw std::runtime_error("it is process " + std::to_string(peer.pid) +
                                  " that sends the CPR state, and not the VMM, process " + std::to_string(pid) +
@@ -201,7 +196,7 @@ RamBlockExchange openBackingFiles(std::vector<RamBlock> blocks, pid_t pid) {
         if (!block.file || block.file->fd < 0) continue;
         const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(block.file->fd);
         exchange.descriptors.back() = UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC));
-        if (!exchange.descriptors.back()) fail("open '" + path + "', the file of RAM block '" + block.idstr + "'");
+        if (!exchange.descriptors.back()) throwErrno("open '" + path + "', the file of RAM block '" + block.idstr + "'");
     }
     return exchange;
 }

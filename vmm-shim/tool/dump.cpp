@@ -4,15 +4,14 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <map>
-#include <system_error>
 #include <variant>
 
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/cpr_state.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/ram_block_section.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/vm_description.h"
 
 namespace vh {
@@ -228,8 +227,7 @@ Dump dump(const CprCapture& capture, const std::vector<RamBlock>& blocks) {
     for (std::size_t i = 0; i < capture.state.fds.size(); ++i) {
         const CprFd& entry = capture.state.fds[i];
         struct stat status {};
-        if (::fstat(capture.descriptors[i].get(), &status) != 0)
-            throw std::system_error(errno, std::generic_category(), "fstat of '" + entry.name + "'");
+        if (::fstat(capture.descriptors[i].get(), &status) != 0) throwErrno("fstat of '" + entry.name + "'");
         const FileIdentity identity{status.st_dev, status.st_ino};
         const auto size = static_cast<std::uint64_t>(status.st_size);
         const auto block = std::ranges::find_if(

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
@@ -12,6 +11,7 @@
 #include <system_error>
 
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -36,10 +36,6 @@ std::vector<int> numbers(const std::string& text) {
     return all;
 }
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 /// The one with this label; of several the last, since an earlier one is of an attempt that was given up.
 Parcel takeParcel(const ExecRequest& request) {
     std::vector<Parcel> parcels = takeParcels(request.inbox);
@@ -56,7 +52,7 @@ void exchange(std::vector<UniqueFd> descriptors, const std::vector<int>& old, in
     for (const int fd : old) end = std::max(end, fd + 1);
     for (UniqueFd& fd : descriptors) {
         UniqueFd above(::fcntl(fd.get(), F_DUPFD_CLOEXEC, end));
-        if (!above) fail("duplicate a descriptor");
+        if (!above) throwErrno("duplicate a descriptor");
         fd = std::move(above);
     }
     const char* state = std::getenv("QEMU_CPR_EXEC_STATE");
@@ -66,7 +62,7 @@ void exchange(std::vector<UniqueFd> descriptors, const std::vector<int>& old, in
         const int number = first + static_cast<int>(i);
         // What is open there is none of ours, and may be the guest's memory: better no guest than one on the wrong memory.
         if (::fcntl(number, F_GETFD) >= 0) throw std::runtime_error("descriptor " + std::to_string(number) + " is in use");
-        if (::dup2(descriptors[i].get(), number) < 0) fail("place descriptor " + std::to_string(number));
+        if (::dup2(descriptors[i].get(), number) < 0) throwErrno("place descriptor " + std::to_string(number));
     }
 }
 
@@ -102,7 +98,7 @@ int serveExec(const std::vector<std::string>& arguments) {
         Parcel parcel = takeParcel(request);
         if (parcel.descriptors.empty()) throw std::runtime_error("the parcel '" + request.label + "' is empty");
         for (const int output : {STDOUT_FILENO, STDERR_FILENO})
-            if (::dup2(parcel.descriptors.front().get(), output) < 0) fail("begin the new VMM's log");
+            if (::dup2(parcel.descriptors.front().get(), output) < 0) throwErrno("begin the new VMM's log");
         parcel.descriptors.erase(parcel.descriptors.begin());
         exchange(std::move(parcel.descriptors), request.close, request.first);
         // Where the old release keeps its modules, should its start have been wrapped; they are of no use to another release.
@@ -111,7 +107,7 @@ int serveExec(const std::vector<std::string>& arguments) {
         for (std::string& argument : request.command) argv.push_back(argument.data());
         argv.push_back(nullptr);
         ::execv(argv[0], argv.data());
-        fail("execute '" + request.command.front() + "'");
+        throwErrno("execute '" + request.command.front() + "'");
     } catch (const std::exception& error) {
         std::cerr << "vmm-shim exec: " << error.what() << "\n";
         return couldNot;

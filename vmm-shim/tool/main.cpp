@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -20,9 +19,11 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm-shim/bytes.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/reference/reference_vmm.h"
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
 #include "vmm-shim/tool/exec.h"
@@ -51,18 +52,13 @@ struct Options {
 
 std::string readAll(const std::string& path) {
     if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-    errno = 0;
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream bytes;
-    bytes << file.rdbuf();  // Fails for an empty file, too, but then without a cause.
-    if (!bytes && errno != 0) throw std::system_error(errno, std::generic_category(), "read '" + path + "'");
-    return bytes.str();
+    return readFile(path);
 }
 
 void writeAll(const std::string& path, const std::string& bytes) {
     std::ofstream file(path, std::ios::binary);
     file << bytes << std::flush;
-    if (!file) throw std::system_error(errno, std::generic_category(), "write '" + path + "'");
+    if (!file) throwErrno("write '" + path + "'");
 }
 
 void print(const Options& options, const Dump& dump) {
@@ -93,7 +89,7 @@ void serveExchange(const std::string& path, const RamBlockExchange& exchange, mi
     std::cerr << "vmm-shim: waiting for one client at '" << path << "'\n";
     awaitReadable({place.socket.get()}, steady_clock::time_point::max(), interrupts);
     const UniqueFd client(::accept4(place.socket.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!client) throw std::system_error(errno, std::generic_category(), "accept at '" + path + "'");
+    if (!client) throwErrno("accept at '" + path + "'");
     sendRamBlocks(client.get(), exchange, timeout);
 }
 
@@ -133,7 +129,7 @@ int capture(const Options& options) {
 /// The RAM blocks behind a monitor, an exchange socket, or in a saved record.
 std::vector<RamBlock> ramBlocksOf(const std::string& path, const Options& options) {
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) throw std::system_error(errno, std::generic_category(), "'" + path + "'");
+    if (::stat(path.c_str(), &status) != 0) throwErrno("'" + path + "'");
     if (!S_ISSOCK(status.st_mode)) {
         try {
             return decodeRamBlocks(readAll(path));

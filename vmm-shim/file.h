@@ -1,0 +1,37 @@
+// Whole files: read at once, and replaced so that the old content or the new one is there at every moment.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <limits>
+#include <string>
+#include <string_view>
+
+namespace vh {
+
+/// What is in the file, or in its first `most` bytes. Throws std::system_error that names it.
+std::string readFile(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max());
+
+/// The same of a file that may not be there, or not be ours to read: empty then.
+std::string readIfThere(const std::string& path);
+
+/// What a file's new content is proof against: the end of its writer at any moment, or that of the host as well, as by a power
+/// cut. The latter takes the disk's time (fsync(2)), and nothing on a tmpfs.
+enum class Outlives { Writer, Host };
+
+/// Writes `text` beside the file, as PATH.new, and renames it over it. What lies in the way of that is removed and not followed.
+/// Throws std::system_error; the file is as it was then.
+void replaceFile(const std::string& path, std::string_view text, mode_t mode = 0600, Outlives outlives = Outlives::Host);
+
+/// Makes a file of this many bytes whose space is allocated, replacing what is there. Throws std::system_error (ENOSPC) and
+/// leaves no file.
+void reserveFile(const std::string& path, std::size_t bytes);
+
+/// replaceFile() by way of a reserved file: needs no space but what reserveFile() took. Without a reserved file it does its best.
+void replaceFromReserved(const std::string& reserved, const std::string& path, std::string_view text);
+
+/// mkdir -p, with this mode for the last component.
+void makeDirectories(const std::string& path, mode_t mode);
+
+}  // namespace vh
