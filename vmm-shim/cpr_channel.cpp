@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "vmm-shim/bytes.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -122,12 +123,8 @@ std::string whatIsWrongWith(const CprPassthrough& passthrough, const CprCapture&
 
 }  // namespace
 
-std::string eventfdId(int descriptor, const std::string& process) {
-    std::ifstream info(process + "/fdinfo/" + std::to_string(descriptor));
-    std::string key, value;
-    while (info >> key && std::getline(info >> std::ws, value))
-        if (key == "eventfd-id:") return value;
-    return {};
+std::string eventfdId(int descriptor) {
+    return Process(::getpid()).field("fdinfo/" + std::to_string(descriptor), "eventfd-id:");
 }
 
 std::string whatChanged(const CprCapture& before, const CprCapture& after) {

@@ -61,7 +61,7 @@ std::string whatIsWrong(const CprCapture& capture, const std::vector<RamBlock>& 
 
 /// The kernel's number of an eventfd, the same for all descriptors of it, which share one inode with all other eventfds; empty
 /// for another kind of file. `process` is a directory of /proc (fs/eventfd.c:eventfd_show_fdinfo, since Linux 5.2).
-std::string eventfdId(int descriptor, const std::string& process = "/proc/self");
+std::string eventfdId(int descriptor);
 
 class CprReceiver {
  public:

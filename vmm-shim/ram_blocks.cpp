@@ -1,20 +1,17 @@
 #include "vmm-shim/ram_blocks.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <fstream>
-#include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -102,85 +99,35 @@ std::vector<TableRow> parseTable(const std::string& text) {
     return rows;
 }
 
-/// One line of /proc/PID/maps (fs/proc/task_mmu.c:show_map_vma, Linux 6.1).
-struct Mapping {
-    std::uint64_t start = 0, end = 0;
-    std::string range;  ///< As written, which is also its name in map_files.
-    bool writable = false, shared = false;
-    FileIdentity file;  ///< inode 0 for memory without a file.
-};
-
-std::vector<Mapping> readMappings(const std::string& process) {
-    std::ifstream file(process + "/maps");
-    if (!file) throwErrno("open '" + process + "/maps'");
-    std::vector<Mapping> mappings;
-    std::string line;
-    while (std::getline(file, line)) {
-        Mapping mapping;
-        std::string rights, offset, device, inode, path;
-        std::istringstream columns(line);
-        columns >> mapping.range >> rights >> offset >> device >> inode >> std::ws;
-        std::getline(columns, path);
-        const std::size_t dash = mapping.range.find('-'), colon = device.find(':');
-        if (dash == std::string::npos || colon == std::string::npos || rights.size() != 4) continue;
-        const auto start = number<std::uint64_t>(std::string_view(mapping.range).substr(0, dash), 16),
-                   end = number<std::uint64_t>(std::string_view(mapping.range).substr(dash + 1), 16),
-                   number_ = number<std::uint64_t>(inode, 10);
-        const auto major = number<unsigned>(std::string_view(device).substr(0, colon), 16),
-                   minor = number<unsigned>(std::string_view(device).substr(colon + 1), 16);
-        if (!start || !end || !number_ || !major || !minor) continue;
-        mapping.start = *start;
-        mapping.end = *end;
-        mapping.writable = rights[1] == 'w';
-        mapping.shared = rights[3] == 's';
-        // Shared anonymous memory is a file of the kernel's own that no descriptor can stand for (mm/shmem.c:shmem_zero_setup).
-        if (!path.starts_with("/dev/zero")) mapping.file = {makedev(*major, *minor), *number_};
-        mappings.push_back(mapping);
-    }
-    if (file.bad() || mappings.empty()) throwErrno("read '" + process + "/maps'", file.bad() ? EIO : ESRCH);
-    return mappings;
-}
-
-struct OpenFile {
-    int fd = -1;
-    FileIdentity identity;
-    std::uint64_t size = 0;
-};
-
 /// What the process has open, and whether guest_memfd is among it (virt/kvm/guest_memfd.c names it so since Linux 6.8).
-struct OpenFiles {
-    std::vector<OpenFile> files;
+struct OpenMemory {
+    std::vector<BackingFile> files;
     bool guestMemfd = false;
 };
 
-OpenFiles readDescriptors(const std::string& process) {
-    const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir((process + "/fd").c_str()), ::closedir);
-    if (!directory) throwErrno("open '" + process + "/fd'");
-    OpenFiles open;
-    while (const dirent* entry = ::readdir(directory.get())) {
-        const auto fd = number<int>(entry->d_name, 10);
-        if (!fd) continue;
-        const std::string path = process + "/fd/" + entry->d_name;
-        char target[256];
-        const ssize_t length = ::readlink(path.c_str(), target, sizeof(target));
-        struct stat status {};
-        // One that was closed meanwhile is none.
-        if (length < 0) continue;
-        if (std::string_view(target, static_cast<std::size_t>(length)).find("[kvm-gmem]") != std::string_view::npos)
-            open.guestMemfd = true;
-        if (::stat(path.c_str(), &status) != 0) continue;
-        open.files.push_back({*fd, {status.st_dev, status.st_ino}, static_cast<std::uint64_t>(status.st_size)});
+OpenMemory openMemoryOf(const Process& process) {
+    OpenMemory open;
+    // The lowest number first.
+    for (const OpenFile& file : process.files()) {
+        if (file.target.find("[kvm-gmem]") != std::string::npos) open.guestMemfd = true;
+        if (const auto status = file.status())
+            open.files.push_back({{status->st_dev, status->st_ino}, static_cast<std::uint64_t>(status->st_size), file.number});
     }
-    // The lowest number first, whatever order the directory has.
-    std::ranges::sort(open.files, {}, &OpenFile::fd);
     return open;
 }
 
-BackingFile backingFile(const Mapping& mapping, const OpenFiles& open, const std::string& process) {
-    const auto has = [&](const FileIdentity& identity) { return std::ranges::find(open.files, identity, &OpenFile::identity); };
-    if (const auto found = has(mapping.file); found != open.files.end()) return {found->identity, found->size, found->fd};
+/// Shared anonymous memory is a file of the kernel's own that no descriptor can stand for (mm/shmem.c:shmem_zero_setup).
+bool hasFile(const MemoryMapping& mapping) {
+    return mapping.shared && mapping.file.inode != 0 && !mapping.path.starts_with("/dev/zero");
+}
+
+BackingFile backingFile(const MemoryMapping& mapping, const OpenMemory& open, const Process& process) {
+    const auto has = [&](const FileIdentity& identity) {
+        return std::ranges::find(open.files, identity, &BackingFile::identity);
+    };
+    if (const auto found = has(mapping.file); found != open.files.end()) return *found;
     // No descriptor is kept, or the file system shows another device number in maps than to stat(), as btrfs and overlayfs do.
-    const std::string path = process + "/map_files/" + mapping.range;
+    const std::string path = process.fileOf(mapping);
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) throwErrno("look at '" + path + "'");
     const FileIdentity identity{status.st_dev, status.st_ino};
@@ -454,12 +401,13 @@ RamBlockDifference onlyOnFresh(const RamBlock& fresh, RamTransfer transfer) {
 
 std::vector<RamBlock> gatherRamBlocks(const RamBlockSources& sources) {
     std::vector<TableRow> rows = parseTable(sources.table);
-    std::vector<Mapping> mappings;
-    OpenFiles open;
-    const std::string process = sources.procRoot + "/" + std::to_string(sources.pid);
+    std::vector<MemoryMapping> mappings;
+    OpenMemory open;
+    const Process process(sources.pid, sources.procRoot);
     if (sources.pid != 0) {
-        mappings = readMappings(process);
-        open = readDescriptors(process);
+        open = openMemoryOf(process);
+        mappings = process.mappings();
+        if (mappings.empty()) throwErrno("read '" + process.path("maps") + "'", ESRCH);
     }
     std::vector<RamBlock> blocks;
     for (TableRow& row : rows) {
@@ -469,14 +417,14 @@ std::vector<RamBlock> gatherRamBlocks(const RamBlockSources& sources) {
         block.guest_memfd = open.guestMemfd && !backend.empty();  // Which of them it is, cannot be seen.
         if (sources.pid != 0 && row.hva != 0) {
             const auto mapping = std::ranges::find_if(
-                mappings, [&](const Mapping& candidate) { return candidate.start <= row.hva && row.hva < candidate.end; });
+                mappings, [&](const MemoryMapping& candidate) { return candidate.start <= row.hva && row.hva < candidate.end; });
             if (mapping == mappings.end())
                 throw std::invalid_argument("process " + std::to_string(sources.pid) +
                                             " has nothing mapped at the address in the line '" + row.line +
                                             "': is it the VMM that the table is of?");
             block.shared = mapping->shared;
             block.read_only = !mapping->writable;
-            if (mapping->shared && mapping->file.inode != 0) block.file = backingFile(*mapping, open, process);
+            if (hasFile(*mapping)) block.file = backingFile(*mapping, open, process);
             // The lowest bit that is set; for a memory backend's file no more than was asked for (see judgeAlign).
             block.align = std::min(row.hva & (~row.hva + 1), hugeAlign);
             if (block.file && !backend.empty() && backend != "memory-backend-ram")

@@ -6,11 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <system_error>
 
 #include "vmm-shim/throw_errno.h"
@@ -61,48 +57,25 @@ std::pair<UniqueFd, UniqueFd> unixPair() {
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-std::vector<NamedSocket> namedSockets(const std::string& table) {
-    std::vector<NamedSocket> found;
-    std::ifstream lines(table);
-    for (std::string line; std::getline(lines, line);) {
-        // Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is 0x10000 (net/unix/af_unix.c, unix_seq_show).
-        unsigned long flags = 0;
-        unsigned long inode = 0;
-        int end = 0;
-        if (std::sscanf(line.c_str(), "%*s %*s %*s %lx %*s %*s %lu %n", &flags, &inode, &end) < 2 || end == 0) continue;
-        if (std::string path = line.substr(static_cast<std::size_t>(end)); !path.empty())
-            found.push_back({inode, (flags & 0x10000) != 0 ? SocketKind::Listening : SocketKind::Accepted, std::move(path)});
-    }
-    return found;
+std::set<std::uint64_t> inodesOf(const std::vector<UnixSocket>& sockets, const std::string& path, SocketKind kind) {
+    std::set<std::uint64_t> inodes;
+    for (const UnixSocket& socket : sockets)
+        if (socket.kind == kind && socket.path == path) inodes.insert(socket.inode);
+    return inodes;
 }
 
 std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind) {
-    std::set<std::uint64_t> inodes;
     // The table of all sockets is long on a host with many VMs: first whether there is one at all.
-    if (::access(path.c_str(), F_OK) != 0) return inodes;
-    for (const NamedSocket& socket : namedSockets())
-        if (socket.kind == kind && socket.path == path) inodes.insert(socket.inode);
-    return inodes;
+    return ::access(path.c_str(), F_OK) == 0 ? inodesOf(unixSockets(), path, kind) : std::set<std::uint64_t>();
 }
 
 bool isListening(const std::string& path) {
     return !socketsAt(path, SocketKind::Listening).empty();
 }
 
-std::set<std::uint64_t> socketsOf(pid_t pid) {
-    namespace fs = std::filesystem;
-    std::set<std::uint64_t> inodes;
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored)) {
-        const std::string target = fs::read_symlink(entry.path(), ignored);
-        if (target.starts_with("socket:[")) inodes.insert(std::strtoull(target.c_str() + 8, nullptr, 10));
-    }
-    return inodes;
-}
-
 bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes) {
     if (inodes.empty()) return false;
-    const std::set<std::uint64_t> held = socketsOf(pid);
+    const std::set<std::uint64_t> held = Process(pid).sockets();
     return std::ranges::any_of(inodes, [&](std::uint64_t inode) { return inode != 0 && held.contains(inode); });
 }
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -31,22 +32,9 @@ UniqueFd connectUnix(const std::string& path);
 /// Two connected, non-blocking ends.
 std::pair<UniqueFd, UniqueFd> unixPair();
 
-/// Those that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
-/// unix_stream_connect).
-enum class SocketKind { Listening, Accepted };
-struct NamedSocket {
-    std::uint64_t inode = 0;
-    SocketKind kind = SocketKind::Listening;
-    std::string path;  ///< `@name` for an abstract one.
-};
-/// All sockets with a name in a network namespace: this process's, or that of the process whose table it is.
-std::vector<NamedSocket> namedSockets(const std::string& table = "/proc/net/unix");
-
 /// The inodes of the sockets of this path; 0 is the end of a connection that nobody has accepted yet.
+std::set<std::uint64_t> inodesOf(const std::vector<UnixSocket>& sockets, const std::string& path, SocketKind kind);
 std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind);
-
-/// The inodes of all sockets that a process has open; none of one that we may not look at.
-std::set<std::uint64_t> socketsOf(pid_t pid);
 
 /// Whether the process has one of these sockets open. Who holds an accepted socket is the one who answers on it: credentials
 /// (SO_PEERCRED) are those of whoever called listen(), and a listening socket may be inherited by many. False for a process that

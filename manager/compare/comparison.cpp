@@ -25,6 +25,8 @@
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
 #include "manager/resources/resources.h"
+#include "vmm-shim/elf_file.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -214,7 +216,7 @@ void Comparison::clearAway(const std::string& directory) {
         const VmDirectory vm(runtime, entry.path().filename());
         for (int attempt = 0; attempt < 200 && !strayVmms(vm, {}).empty(); ++attempt) {
             // Of VMs that this comparison has made for itself.
-            for (const StrayVmm& stray : strayVmms(vm, {})) ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).killAll();
+            for (const StrayVmm& stray : strayVmms(vm, {})) ChildProcess::of(stray.pid).killAll();
             while (g_main_context_iteration(nullptr, FALSE)) continue;  // Reaps them.
             ::usleep(50'000);
         }
@@ -433,7 +435,7 @@ void Comparison::learn(const json& report, const std::string& binary, pid_t pid)
         for (const char* side : {"old", "new"})
             if (vmm["version"] == "" && report.contains(side) && report[side].value("binary", "") == binary)
                 vmm["version"] = report[side].value("version", "");
-        if (vmm["buildId"] == "" && pid != 0) vmm["buildId"] = buildIdOfProcess(pid);
+        if (vmm["buildId"] == "" && pid != 0) vmm["buildId"] = buildIdOf(Process(pid).program().file);
     }
 }
 

@@ -1,7 +1,5 @@
-// What this host is and how busy it is, from /proc; and which build of a program is the one that was measured.
+// What this host is and how busy it is, from /proc.
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstdint>
 #include <optional>
@@ -37,12 +35,5 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
 
 /// The `host` member of results.json (README.md) but for the accelerator. `stealPercent` is that since boot.
 nlohmann::json hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
-
-/// The GNU build id of an ELF file, in hex. Empty when there is none, or no such file.
-std::string buildId(const std::string& path);
-
-/// The same of the program that a process runs. When that was started through a dynamic loader (`ld.so PROGRAM`), /proc/PID/exe
-/// is the loader, and the program is looked for among what is mapped.
-std::string buildIdOfProcess(pid_t pid);
 
 }  // namespace vh

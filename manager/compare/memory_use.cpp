@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -30,17 +31,14 @@ std::uint64_t privateBytes(pid_t pid) {
 }  // namespace
 
 std::uint64_t memoryInUse(const std::set<pid_t>& pids) {
-    namespace fs = std::filesystem;
     std::uint64_t bytes = 0;
     std::set<std::pair<dev_t, ino_t>> counted;
-    std::error_code ignored;
     for (const pid_t pid : pids) {
         bytes += privateBytes(pid);
-        for (const fs::directory_entry& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored)) {
-            if (!fs::read_symlink(entry.path(), ignored).string().starts_with("/memfd:")) continue;
-            struct stat status {};
-            if (::stat(entry.path().c_str(), &status) != 0 || !counted.emplace(status.st_dev, status.st_ino).second) continue;
-            bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+        for (const OpenFile& file : Process(pid).visibleFiles()) {
+            const auto status = file.isMemfd() ? file.status() : std::nullopt;
+            if (!status || !counted.emplace(status->st_dev, status->st_ino).second) continue;
+            bytes += static_cast<std::uint64_t>(status->st_blocks) * 512;
         }
     }
     return bytes;

@@ -3,21 +3,17 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <sstream>
 #include <stdexcept>
 #include <system_error>
 
 #include "manager/vmm/vmm_process.h"
 #include "vmm-shim/exec_inbox.h"
-#include "vmm-shim/throw_errno.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -30,28 +26,9 @@ constexpr int headroom = 32;
 /// MAX_INSNS_PER_PATH, Linux 6.1), some 650 filters of QEMU 11.1's.
 constexpr int mostFilters = 200;
 
-std::string procFile(pid_t pid, const char* name) {
-    return "/proc/" + std::to_string(pid) + "/" + name;
-}
-
-std::string readAll(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::vector<std::string> commandLine(pid_t pid) {
-    std::vector<std::string> arguments;
-    std::istringstream text(readAll(procFile(pid, "cmdline")));
-    for (std::string argument; std::getline(text, argument, '\0');) arguments.push_back(argument);
-    return arguments;
-}
-
-/// The number behind `key:` in a file of lines.
-long numberIn(const std::string& path, const std::string& key, int base = 10) {
-    std::istringstream lines(readAll(path));
-    for (std::string line; std::getline(lines, line);)
-        if (line.starts_with(key)) return std::strtol(line.c_str() + key.size(), nullptr, base);
-    return -1;
+long numberIn(const Process& process, const std::string& file, std::string_view key, int base = 10) {
+    const std::string value = process.field(file, key);
+    return value.empty() ? -1 : std::strtol(value.c_str(), nullptr, base);
 }
 
 bool isExecutable(const std::string& path) {
@@ -62,13 +39,14 @@ bool isExecutable(const std::string& path) {
 }  // namespace
 
 std::string whyExecIsForbidden(pid_t vmm) {
-    const std::vector<std::string> arguments = commandLine(vmm);
+    const Process process(vmm);
+    const std::vector<std::string> arguments = process.commandLine();
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
         if (arguments[i].ends_with("-sandbox") && arguments[i + 1].find("spawn=deny") != std::string::npos)
             return "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken "
                    "back; "
                    "start it with 'handover.design: vmm-exec' or 'vmm.sandbox: false', or use design 'relayed'";
-    if (const long filters = numberIn(procFile(vmm, "status"), "Seccomp_filters:"); filters > mostFilters)
+    if (const long filters = numberIn(process, "status", "Seccomp_filters:"); filters > mostFilters)
         return "the VMM has been executed so often that its process has " + std::to_string(filters) +
                " sandboxes; use design 'relayed', whose new VMM is a new process";
     return {};
@@ -86,12 +64,7 @@ UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
     if (!vmm.inboxDescriptor)
         throw std::runtime_error(
             "the VMM was started without an inbox for descriptors; use design 'relayed', or power-cycle the VM");
-    // glibc 2.36 has pidfd_getfd() only in a header that clashes with <sys/wait.h> on some releases; see child_process.cpp.
-    const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, vmm.pid, 0)));
-    UniqueFd inbox(process ? static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), *vmm.inboxDescriptor, 0)) : -1);
-    if (!inbox)
-        throwErrno("take descriptor " + std::to_string(*vmm.inboxDescriptor) + " out of pid " + std::to_string(vmm.pid) +
-                   " (the manager has to be root, or allowed to trace the VMM)");
+    UniqueFd inbox = Process(vmm.pid).take(*vmm.inboxDescriptor);
     const std::string path = directory + "/exec.sock";
     if (!isInbox(inbox.get(), path))
         throw std::runtime_error("descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +
@@ -100,27 +73,26 @@ UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
 }
 
 DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, std::size_t count) {
-    const auto isRam = [&](const std::string& path) {
-        struct stat status {};
-        if (::stat(path.c_str(), &status) != 0) return false;
-        const FileIdentity identity{status.st_dev, status.st_ino};
+    const Process process(vmm);
+    const auto isRam = [&](const OpenFile& file) {
+        const auto status = file.status();
+        const FileIdentity identity = status ? FileIdentity{status->st_dev, status->st_ino} : FileIdentity();
         return std::ranges::any_of(blocks, [&](const RamBlock& block) { return block.file && block.file->identity == identity; });
     };
     DescriptorPlan plan;
-    for (const fs::directory_entry& entry : fs::directory_iterator(procFile(vmm, "fd"))) {
-        const int number = std::atoi(entry.path().filename().c_str());
-        const long flags = numberIn(procFile(vmm, "fdinfo/") + std::to_string(number), "flags:", 8);
+    for (const OpenFile& file : process.files()) {
+        const int number = file.number;
+        const long flags = numberIn(process, "fdinfo/" + std::to_string(number), "flags:", 8);
         if (flags < 0) continue;  // It has been closed since.
-        const bool isInherited = number > STDERR_FILENO && (flags & O_CLOEXEC) == 0 && !isRam(entry.path());
+        const bool isInherited = number > STDERR_FILENO && (flags & O_CLOEXEC) == 0 && !isRam(file);
         if (isInherited)
             plan.close.push_back(number);
         else
             plan.first = std::max(plan.first, number + 1);
     }
-    std::ranges::sort(plan.close);
     plan.first += headroom;
     // What is put in place is there three times for a moment: as it comes, above all, and in its place.
-    const long limit = numberIn(procFile(vmm, "limits"), "Max open files");
+    const long limit = numberIn(process, "limits", "Max open files");
     const long needed = std::max(plan.first, plan.close.empty() ? 0 : plan.close.back() + 1) + 3 * static_cast<long>(count);
     if (limit >= 0 && limit < needed)
         throw std::runtime_error("the new VMM needs " + std::to_string(needed) + " descriptors for a moment, and pid " +
@@ -133,8 +105,7 @@ DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, s
 }
 
 bool runsAProgram(pid_t pid) {
-    char program[1];
-    return ::readlink(procFile(pid, "exe").c_str(), program, sizeof(program)) >= 0;
+    return !Process(pid).link("exe").empty();
 }
 
 std::string shimProgram() {

@@ -370,7 +370,8 @@ void Recovery::end(VmmProcess& vmm, std::function<void()> then, std::function<vo
 
 /// While a handover lasts, it is the new VMM that the kernel is to end first when memory runs out.
 void Recovery::spare(const VmmRecord& kept) {
-    if (const auto score = std::exchange(record_.oomScore, std::nullopt); score && startTimeOf(kept.pid) == kept.startTime)
+    if (const auto score = std::exchange(record_.oomScore, std::nullopt);
+        score && Process(kept.pid).startTime() == kept.startTime)
         setOomScore(kept.pid, *score);
 }
 

@@ -3,12 +3,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/close_range.h>
-#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,8 +14,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -25,11 +21,6 @@
 
 namespace vh {
 namespace {
-
-// glibc 2.36 has pidfd_open() only in a header that clashes with <sys/wait.h>'s P_PIDFD on some releases; the call is two lines.
-int openPidfd(pid_t pid) {
-    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-}
 
 // Only async-signal-safe calls from here on: the manager may have threads (GLib's), and the child has a copy of their locks.
 
@@ -163,15 +154,7 @@ struct ChildProcess::Handle {
         return length == 0;
     }
 
-    bool alive() const {
-        // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll), and says nothing of the
-        // process.
-        for (;;) {
-            pollfd watch{pidfd.get(), POLLIN, 0};
-            const int ready = ::poll(&watch, 1, 0);
-            if (ready >= 0 || errno != EINTR) return ready == 0;
-        }
-    }
+    bool alive() const { return !awaitEnd(pidfd.get(), {}); }
 
     void reap() {
         siginfo_t info{};
@@ -191,16 +174,6 @@ struct ChildProcess::Handle {
 };
 
 namespace {
-
-bool endsWithin(int pidfd, int milliseconds) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
-    for (;;) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-        pollfd watch{pidfd, POLLIN, 0};
-        const int ready = ::poll(&watch, 1, static_cast<int>(std::max<long long>(left, 0)));
-        if (ready >= 0 || errno != EINTR) return ready > 0;
-    }
-}
 
 /// By the main loop, so that nobody waits for it.
 void reapAtItsEnd(pid_t pid, UniqueFd pidfd) {
@@ -226,33 +199,22 @@ int doAs(const Identity& identity, const std::string& what, const std::function<
                              ::setresuid(identity.uid, identity.uid, identity.uid) == 0;
         ::_exit(isOther ? action() : errno);
     }
-    UniqueFd child(openPidfd(pid));
-    if (endsWithin(child.get(), 2'000)) {
+    UniqueFd child = openPidfd(pid);
+    const auto endsWithin = [&](int milliseconds) {
+        return awaitEnd(child.get(), std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds));
+    };
+    if (endsWithin(2'000)) {
         int status = 0;
         while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
         return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
     }
     ::kill(pid, SIGKILL);
     // What a file system has begun to answer is waited for by no signal's leave (fs/fuse/dev.c:request_wait_answer, Linux 6.18).
-    const bool ended = endsWithin(child.get(), 1'000);
+    const bool ended = endsWithin(1'000);
     reapAtItsEnd(pid, std::move(child));
     throw std::runtime_error(
         what + ": the file system there does not answer user " + std::to_string(identity.uid) +
         (ended ? "" : ", and a process that waits for it does not end, not even by SIGKILL: pid " + std::to_string(pid)));
-}
-
-std::uint64_t startTimeOf(pid_t pid) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    std::string text;
-    std::getline(file, text, '\0');            // Unlike a stream's iterators it throws nothing when the process ends meanwhile.
-    const std::size_t name = text.rfind(')');  // The name may itself hold spaces and parentheses.
-    if (name == std::string::npos) return 0;
-    std::istringstream fields(text.substr(name + 1));
-    std::string field;
-    for (int number = 3; number < 22; ++number) fields >> field;
-    std::uint64_t startTime = 0;
-    fields >> startTime;
-    return startTime;
 }
 
 Identity Identity::of(const std::string& user) {
@@ -289,9 +251,9 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
 
     ChildProcess child;
     child.pid_ = pid;
-    child.startTime_ = startTimeOf(pid);
+    child.startTime_ = Process(pid).startTime();
     child.handle_ = std::make_shared<Handle>();
-    child.handle_->pidfd = UniqueFd(openPidfd(pid));  // Cannot name another process: ours is not reaped yet.
+    child.handle_->pidfd = openPidfd(pid);  // Cannot name another process: ours is not reaped yet.
     child.handle_->child = true;
     child.handle_->complaints = std::move(told);
     // Else it would be open as long as a VMM lives.
@@ -312,9 +274,9 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
 ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
     ChildProcess process;
     if (pid <= 0) return process;
-    UniqueFd pidfd(openPidfd(pid));
+    UniqueFd pidfd = openPidfd(pid);
     // The start time is read after the pidfd is held, so the two speak of one process.
-    if (!pidfd || startTimeOf(pid) != startTime) return process;
+    if (!pidfd || Process(pid).startTime() != startTime) return process;
     process.pid_ = pid;
     process.startTime_ = startTime;
     process.handle_ = std::make_shared<Handle>();
@@ -322,12 +284,16 @@ ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
     return process;
 }
 
+ChildProcess ChildProcess::of(pid_t pid) {
+    return adopt(pid, Process(pid).startTime());
+}
+
 bool ChildProcess::alive() const {
     return handle_ && handle_->alive();
 }
 
 void ChildProcess::kill(int signal) const {
-    if (handle_) ::syscall(SYS_pidfd_send_signal, handle_->pidfd.get(), signal, nullptr, 0);
+    if (handle_) signalProcess(handle_->pidfd.get(), signal);
 }
 
 void ChildProcess::killAll() const {

@@ -12,6 +12,7 @@
 
 #include "manager/process/event_loop.h"
 #include "manager/process/process_traits.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -34,9 +35,6 @@ struct Identity {
 /// errno, as this does; without a change of user it is called in place. Throws std::runtime_error that begins with `what` when it
 /// does not end in time: that user may mount a file system there which never answers.
 int doAs(const Identity& identity, const std::string& what, const std::function<int()>& action, int shared = -1);
-
-/// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good. 0 when there is no such process.
-std::uint64_t startTimeOf(pid_t pid);
 
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
@@ -72,6 +70,8 @@ class ChildProcess {
     /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now
     /// belongs to a process that started at another time.
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
+    /// Whoever has this pid now.
+    static ChildProcess of(pid_t pid);
 
     pid_t pid() const { return pid_; }
     std::uint64_t startTime() const { return startTime_; }

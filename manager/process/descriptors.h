@@ -1,7 +1,5 @@
-// Descriptors by name, and what another process has open.
+// Descriptors by name.
 #pragma once
-
-#include <sys/types.h>
 
 #include <string>
 
@@ -13,8 +11,5 @@ struct NamedDescriptor {
     std::string name;
     UniqueFd fd;
 };
-
-/// A descriptor of another process: the same open file (pidfd_getfd(2)). Throws std::system_error.
-UniqueFd takeDescriptor(pid_t pid, int number);
 
 }  // namespace vh

@@ -2,48 +2,26 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdint>
-#include <filesystem>
+#include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <sstream>
-#include <string_view>
 
-#include "vmm-shim/unique_fd.h"
-#include "vmm-shim/unix_socket.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
-namespace {
-
-namespace fs = std::filesystem;
-
-constexpr std::string_view deleted = " (deleted)";
-
-std::string procDirectory(pid_t pid) {
-    return "/proc/" + std::to_string(pid);
-}
-
-bool isOpenForWriting(pid_t pid, const std::string& descriptor) {
-    std::ifstream info(procDirectory(pid) + "/fdinfo/" + descriptor);
-    std::string word;
-    int flags = 0;
-    while (info >> word)
-        if (word == "flags:" && info >> std::oct >> flags) return (flags & O_ACCMODE) != O_RDONLY;
-    return false;
-}
-
-}  // namespace
-
 std::set<std::string> listenersOf(pid_t pid) {
-    const std::set<std::uint64_t> sockets = socketsOf(pid);
+    const Process process(pid);
+    const std::set<std::uint64_t> sockets = process.sockets();
     std::set<std::string> found;
-    for (const NamedSocket& local : namedSockets(procDirectory(pid) + "/net/unix"))
+    for (const UnixSocket& local : unixSockets(process.path("net/unix")))
         if (local.kind == SocketKind::Listening && sockets.contains(local.inode)) found.insert(local.path);
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode; 0A is TCP_LISTEN
     // (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
-    for (const char* table : {"/net/tcp", "/net/tcp6"}) {
-        std::ifstream internet(procDirectory(pid) + table);
+    for (const char* table : {"net/tcp", "net/tcp6"}) {
+        std::ifstream internet(process.path(table));
         for (std::string line; std::getline(internet, line);) {
             std::istringstream columns(line);
             std::string slot, address, peer, state, queues, timer, retransmits, user, timeout;
@@ -57,48 +35,32 @@ std::set<std::string> listenersOf(pid_t pid) {
 }
 
 std::set<std::string> deletedFilesOf(pid_t pid) {
+    const Process process(pid);
     std::set<std::string> found;
-    std::error_code gone;
-    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fd", gone)) {
-        const std::string target = fs::read_symlink(entry.path(), gone).string();
-        struct stat status {};
-        if (!target.ends_with(deleted) || target.starts_with("/memfd:") || ::stat(entry.path().c_str(), &status) != 0) continue;
-        if (S_ISREG(status.st_mode) && isOpenForWriting(pid, entry.path().filename()))
-            found.insert(target.substr(0, target.size() - deleted.size()));
+    for (const OpenFile& file : process.visibleFiles()) {
+        if (!hasDeletedMark(file.target) || file.isMemfd()) continue;
+        const std::string flags = process.field("fdinfo/" + std::to_string(file.number), "flags:");
+        const bool isForWriting = !flags.empty() && (std::strtol(flags.c_str(), nullptr, 8) & O_ACCMODE) != O_RDONLY;
+        const auto status = isForWriting ? file.status() : std::nullopt;
+        if (status && S_ISREG(status->st_mode)) found.insert(withoutDeletedMark(file.target));
     }
     return found;
 }
 
 std::set<std::string> tapsHeldBy(pid_t pid) {
+    const Process process(pid);
     std::set<std::string> found;
-    std::error_code gone;
-    for (const fs::directory_entry& entry : fs::directory_iterator(procDirectory(pid) + "/fdinfo", gone)) {
-        std::ifstream info(entry.path());
-        for (std::string key, value; info >> key && std::getline(info >> std::ws, value);)
-            if (key == "iff:" && !value.empty()) found.insert(value);  // drivers/net/tun.c:tun_chr_show_fdinfo, Linux 6.1
-    }
+    for (const OpenFile& file : process.visibleFiles())  // drivers/net/tun.c:tun_chr_show_fdinfo, Linux 6.1
+        if (std::string tap = process.field("fdinfo/" + std::to_string(file.number), "iff:"); !tap.empty()) found.insert(tap);
     return found;
 }
 
 std::string replacedCodeOf(pid_t pid) {
-    // address perms offset dev inode pathname (proc_pid_maps(5)). Code that a VMM makes itself is in a memfd or has no file.
-    std::ifstream maps(procDirectory(pid) + "/maps");
-    for (std::string line; std::getline(maps, line);) {
-        std::istringstream columns(line);
-        std::string range, permissions, offset, device, inode, path;
-        columns >> range >> permissions >> offset >> device >> inode >> std::ws;
-        std::getline(columns, path);
-        if (permissions.find('x') != std::string::npos && path.ends_with(deleted) && !path.starts_with("/memfd:"))
-            return path.substr(0, path.size() - deleted.size());
-    }
+    // Code that a VMM makes itself is in a memfd or has no file.
+    for (const MemoryMapping& mapping : Process(pid).mappings())
+        if (mapping.executable && hasDeletedMark(mapping.path) && !mapping.path.starts_with("/memfd:"))
+            return withoutDeletedMark(mapping.path);
     return {};
-}
-
-pid_t holderOf(const std::string& pidFile) {
-    const UniqueFd fd(::open(pidFile.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-    struct flock whole {};
-    whole.l_type = F_WRLCK;
-    return fd && ::fcntl(fd.get(), F_GETLK, &whole) == 0 && whole.l_type != F_UNLCK ? whole.l_pid : 0;
 }
 
 }  // namespace vh

@@ -22,7 +22,4 @@ std::set<std::string> tapsHeldBy(pid_t pid);
 /// A mapped program or library that was deleted or replaced since, if any; empty when all are what is installed.
 std::string replacedCodeOf(pid_t pid);
 
-/// The process that holds a pid file's lock, or 0.
-pid_t holderOf(const std::string& pidFile);
-
 }  // namespace vh

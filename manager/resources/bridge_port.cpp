@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "manager/process/descriptors.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 // After <net/if.h>, which they would otherwise clash with.
@@ -137,17 +138,11 @@ std::string nameOfTap(int fd) {
 }
 
 std::vector<Tap> tapsOf(pid_t pid) {
-    std::set<int> numbers;
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fdinfo", ignored)) {
-        std::ifstream info(entry.path());
-        std::string key, value;
-        while (info >> key && std::getline(info >> std::ws, value))
-            if (key == "iff:") numbers.insert(std::atoi(entry.path().filename().c_str()));  // drivers/net/tun.c, Linux 6.1
-    }
+    const Process process(pid);
     std::vector<Tap> taps;
-    for (const int number : numbers) {
-        UniqueFd fd = takeDescriptor(pid, number);
+    for (const OpenFile& file : process.visibleFiles()) {
+        if (process.field("fdinfo/" + std::to_string(file.number), "iff:").empty()) continue;  // drivers/net/tun.c, Linux 6.1
+        UniqueFd fd = process.take(file.number);
         if (!isOurs(fd.get())) continue;
         const std::string name = nameOfTap(fd.get());
         if (std::ranges::find(taps, name, &Tap::name) == taps.end()) taps.push_back({name, std::move(fd)});

@@ -19,6 +19,8 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "vmm-shim/proc.h"
+
 namespace vh {
 namespace {
 
@@ -194,12 +196,10 @@ std::string addressOf(const std::string& device, const KernelRoots& roots) {
 
 /// Who has a device node open: `pid 4711 (qemu-system-x86_64)`, or nothing.
 std::string userOf(const std::string& node, const KernelRoots& roots) {
-    std::error_code ignored;
-    for (const fs::path& process : entriesOf(roots.proc)) {
-        if (std::atoi(process.filename().c_str()) <= 0) continue;
-        for (const fs::path& fd : entriesOf(process / "fd"))
-            if (fs::read_symlink(fd, ignored) == node)
-                return "pid " + process.filename().string() + " (" + contentOf(process / "comm") + ")";
+    for (const pid_t pid : allProcesses(roots.proc)) {
+        const Process process(pid, roots.proc);
+        if (std::ranges::any_of(process.visibleFiles(), [&](const OpenFile& file) { return file.target == node; }))
+            return "pid " + std::to_string(pid) + " (" + contentOf(process.path("comm")) + ")";
     }
     return {};
 }
@@ -376,9 +376,8 @@ std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm
                        "the VM with 'interface: group'";
         // One that was mapped for DMA makes IOMMU_IOAS_CHANGE_PROCESS answer EINVAL, which QEMU asks for when the guest is
         // stopped already (drivers/iommu/iommufd/ioas.c, Linux 7.3; hw/vfio/region.c:vfio_region_create_dma_buf, QEMU 11.1).
-        std::error_code ignored;
-        for (const fs::path& fd : entriesOf(roots.proc + "/" + std::to_string(vmm) + "/fd"))
-            if (fs::read_symlink(fd, ignored).string().starts_with("/dmabuf:"))
+        for (const OpenFile& file : Process(vmm, roots.proc).visibleFiles())
+            if (file.target.starts_with("/dmabuf:"))
                 return "the VMM has mapped BARs of its devices as dma-bufs (the kernel's CONFIG_VFIO_PCI_DMABUF), which the "
                        "iommufd cannot hand over; power-cycle the VM with 'interface: group', whose container can";
     }
@@ -450,10 +449,10 @@ CprPassthrough cprPassthrough(const std::vector<PassedDevice>& devices, const st
 }
 
 std::set<std::string> eventfdsOf(pid_t pid) {
-    const std::string process = "/proc/" + std::to_string(pid);
+    const Process process(pid);
     std::set<std::string> numbers;
-    for (const fs::path& fd : entriesOf(process + "/fdinfo"))
-        if (const std::string number = eventfdId(std::atoi(fd.filename().c_str()), process); !number.empty())
+    for (const OpenFile& file : process.visibleFiles())
+        if (const std::string number = process.field("fdinfo/" + std::to_string(file.number), "eventfd-id:"); !number.empty())
             numbers.insert(number);
     return numbers;
 }

@@ -14,6 +14,7 @@
 #include "manager/process/descriptors.h"
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -128,7 +129,7 @@ UniqueFd reopen(int file, int flags) {
 }
 
 UniqueFd reopenGuestRam(const VmmRecord& vmm) {
-    const std::string path = "/proc/" + std::to_string(vmm.pid) + "/fd/" + std::to_string(vmm.ramDescriptor.value_or(-1));
+    const std::string path = Process(vmm.pid).path("fd/" + std::to_string(vmm.ramDescriptor.value_or(-1)));
     UniqueFd fd = openFile(path, O_RDWR);
     if (FileIdentity::of(fd.get()) != vmm.ram)
         throw std::runtime_error("'" + path + "' is not the memory that the VM was started with");
@@ -138,7 +139,7 @@ UniqueFd reopenGuestRam(const VmmRecord& vmm) {
 std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm) {
     std::vector<NamedDescriptor> taken;
     for (const auto& [name, kept] : vmm.vfio) {
-        taken.push_back({name, takeDescriptor(vmm.pid, kept.descriptor)});
+        taken.push_back({name, Process(vmm.pid).take(kept.descriptor)});
         if (FileIdentity::of(taken.back().fd.get()) != kept.file)
             throw std::runtime_error("descriptor " + std::to_string(kept.descriptor) + " of pid " + std::to_string(vmm.pid) +
                                      " is not the '" + name + "' that it was started with");

@@ -2,17 +2,18 @@
 
 #include "manager/process/descriptors.h"
 #include "manager/resources/tap_settings.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 
 void readTapSettings(AdoptedVm& vm, pid_t old) {
     for (AdoptedVm::Descriptor& descriptor : vm.descriptors)
-        if (descriptor.tap) descriptor.settings = tapSettingsOf(takeDescriptor(old, descriptor.of).get());
+        if (descriptor.tap) descriptor.settings = tapSettingsOf(Process(old).take(descriptor.of).get());
 }
 
 TapGuard::TapGuard(const AdoptedVm& vm, pid_t old) {
     for (const AdoptedVm::Descriptor& descriptor : vm.descriptors)
-        if (descriptor.tap) taps_.push_back({takeDescriptor(old, descriptor.of), descriptor.settings});
+        if (descriptor.tap) taps_.push_back({Process(old).take(descriptor.of), descriptor.settings});
 }
 
 void TapGuard::restore() const {

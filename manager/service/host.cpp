@@ -595,7 +595,7 @@ void Host::destroy(const std::string& vm, Done done) {
 }
 
 void Host::endAll(Operation* operation, const std::set<pid_t>& pids, const json& names) {
-    for (const pid_t pid : pids) operation->ending.push_back(ChildProcess::adopt(pid, startTimeOf(pid)));
+    for (const pid_t pid : pids) operation->ending.push_back(ChildProcess::of(pid));
     std::erase_if(operation->ending, [](const ChildProcess& process) { return !process.alive(); });
     if (operation->ending.empty()) return endWith(operation, "destroyed", {{"ended", names}});
     const auto ended = [this, operation, names] {

@@ -3,9 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <utility>
 
@@ -22,24 +20,20 @@ constexpr milliseconds patience{3'000};
 constexpr milliseconds answerPatience{1'000};
 
 constexpr std::string_view monitor = "/qmp.sock";
+constexpr const char* standardOutput = "fd/1";
 
 /// The monitors that are listened on in a VM's directory, which is root's or the user's own: each one's inode, and the directory
 /// of its generation. The file may have been removed.
-std::map<std::uint64_t, std::string> monitorsOf(const VmDirectory& directory) {
+std::map<std::uint64_t, std::string> monitorsOf(const VmDirectory& directory, const std::vector<UnixSocket>& sockets) {
     std::map<std::uint64_t, std::string> monitors;
-    for (const NamedSocket& socket : namedSockets())
+    for (const UnixSocket& socket : sockets)
         if (socket.kind == SocketKind::Listening && socket.path.starts_with(directory.path() + "/") &&
             socket.path.ends_with(monitor))
             monitors[socket.inode] = socket.path.substr(0, socket.path.size() - monitor.size());
     return monitors;
 }
 
-/// Empty of a process that has none, or that we may not look at.
-std::string outputOf(pid_t pid) {
-    std::error_code ignored;
-    return fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/1", ignored);
-}
-
+/// `output` is empty of a process that has none, or that we may not look at.
 std::optional<StrayVmm> vmmOf(const VmDirectory& directory, pid_t pid, const std::string& output,
                               const std::map<std::uint64_t, std::string>& monitors) {
     constexpr std::string_view log = "/vmm.log", deletedLog = "/vmm.log (deleted)";
@@ -48,30 +42,30 @@ std::optional<StrayVmm> vmmOf(const VmDirectory& directory, pid_t pid, const std
         if (output.ends_with(deletedLog)) return StrayVmm{pid, {}};
     }
     if (monitors.empty()) return {};
-    const std::set<std::uint64_t> held = socketsOf(pid);
+    const std::set<std::uint64_t> held = Process(pid).sockets();
     const auto its = std::ranges::find_if(monitors, [&](const auto& known) { return held.contains(known.first); });
     return its == monitors.end() ? std::nullopt : std::optional(StrayVmm{pid, its->second});
 }
 
 }  // namespace
 
-std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep) {
-    std::map<std::uint64_t, std::string> monitors = monitorsOf(directory);
+std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep,
+                                const std::vector<UnixSocket>& sockets) {
+    std::map<std::uint64_t, std::string> monitors = monitorsOf(directory, sockets);
     for (const pid_t pid : keep)
-        for (const std::uint64_t inode : socketsOf(pid)) monitors.erase(inode);
+        for (const std::uint64_t inode : Process(pid).sockets()) monitors.erase(inode);
     std::vector<StrayVmm> strays;
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
-        const pid_t pid = std::atoi(entry.path().filename().c_str());
-        if (pid <= 0 || pid == ::getpid() || keep.contains(pid)) continue;
-        if (const std::optional<StrayVmm> vmm = vmmOf(directory, pid, outputOf(pid), monitors)) strays.push_back(*vmm);
+    for (const pid_t pid : allProcesses()) {
+        if (pid == ::getpid() || keep.contains(pid)) continue;
+        if (const std::optional<StrayVmm> vmm = vmmOf(directory, pid, Process(pid).link(standardOutput), monitors))
+            strays.push_back(*vmm);
     }
     return strays;
 }
 
 bool isVmmOf(const VmDirectory& directory, pid_t pid) {
-    const std::string output = outputOf(pid);
-    return output.empty() || vmmOf(directory, pid, output, monitorsOf(directory));
+    const std::string its = Process(pid).link(standardOutput);
+    return its.empty() || vmmOf(directory, pid, its, monitorsOf(directory, unixSockets()));
 }
 
 std::set<pid_t> livePids(const VmRecord& record) {
@@ -84,11 +78,9 @@ std::set<pid_t> livePids(const VmRecord& record) {
 std::vector<ChildProcess> companionsOf(pid_t leader) {
     std::vector<ChildProcess> companions;
     if (leader <= 0 || ::getsid(leader) != leader) return companions;
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
-        const pid_t pid = std::atoi(entry.path().filename().c_str());
-        if (pid <= 0 || pid == leader || ::getsid(pid) != leader) continue;
-        ChildProcess companion = ChildProcess::adopt(pid, startTimeOf(pid));
+    for (const pid_t pid : allProcesses()) {
+        if (pid == leader || ::getsid(pid) != leader) continue;
+        ChildProcess companion = ChildProcess::of(pid);
         // Looked at again: by now the pid cannot be another process's unless the one that is held has ended.
         if (::getsid(pid) == leader) companions.push_back(std::move(companion));
     }
@@ -96,8 +88,7 @@ std::vector<ChildProcess> companionsOf(pid_t leader) {
 }
 
 std::string processText(pid_t pid) {
-    std::string name;
-    std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/comm"), name);
+    const std::string name = Process(pid).field("comm", "");
     return "pid " + std::to_string(pid) + (name.empty() ? "" : " ('" + name + "')");
 }
 
@@ -110,24 +101,24 @@ StrayCheck::StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Do
     timer_ = EventSource::after(milliseconds(0), [this] { look(); });
 }
 
-std::vector<StrayVmm> StrayCheck::found() const {
-    std::vector<StrayVmm> strays = strayVmms(directory_, keep_);
+std::vector<StrayVmm> StrayCheck::found(const std::vector<UnixSocket>& sockets) const {
+    std::vector<StrayVmm> strays = strayVmms(directory_, keep_, sockets);
     // The log of an adopted VM is its own manager's; its new VMM has locked the pid file before it runs any program.
     if (record_ && record_->adopted && record_->fresh && record_->fresh->pid == 0)
-        if (const pid_t pid = holderOf(record_->adopted->pidFile); pid > 0 && !keep_.contains(pid))
+        if (const pid_t pid = lockHolder(record_->adopted->pidFile).value_or(0); pid > 0 && !keep_.contains(pid))
             strays.push_back({pid, directory_.generation(record_->fresh->generation)});
     return strays;
 }
 
-std::string StrayCheck::outOfDate() const {
+std::string StrayCheck::outOfDate(const std::vector<UnixSocket>& sockets) const {
     if (!record_) return {};
     std::set<std::string> known;
     for (const std::optional<VmmRecord>& vmm : {std::optional(record_->vmm), record_->fresh, record_->retiring})
         if (vmm) known.insert(directory_.generation(vmm->generation));
-    const std::map<std::uint64_t, std::string> monitors = monitorsOf(directory_);
+    const std::map<std::uint64_t, std::string> monitors = monitorsOf(directory_, sockets);
     for (const pid_t pid : keep_) {
         std::set<std::string> its;
-        for (const std::uint64_t inode : socketsOf(pid))
+        for (const std::uint64_t inode : Process(pid).sockets())
             if (const auto found = monitors.find(inode); found != monitors.end()) its.insert(found->second);
         if (!its.empty() && std::ranges::none_of(its, [&](const std::string& directory) { return known.contains(directory); }))
             return processText(pid) + " listens in '" + *its.begin() + "', and the record, an older one, knows nothing of that";
@@ -138,12 +129,13 @@ std::string StrayCheck::outOfDate() const {
 void StrayCheck::look() {
     vmm_.reset();
     try {
-        if (const std::string problem = outOfDate(); !problem.empty()) return finish(problem);
-        const std::vector<StrayVmm> strays = found();
+        const std::vector<UnixSocket> sockets = unixSockets();
+        if (const std::string problem = outOfDate(sockets); !problem.empty()) return finish(problem);
+        const std::vector<StrayVmm> strays = found(sockets);
         // Once it has the state it does not listen any more (migration/cpr-transfer.c:cpr_transfer_input, 10.0 and 11.1).
         for (const StrayVmm& stray : strays)
             if (!stray.directory.empty() &&
-                holdsSocket(stray.pid, socketsAt(cprChannelPath(stray.directory), SocketKind::Listening)))
+                holdsSocket(stray.pid, inodesOf(sockets, cprChannelPath(stray.directory), SocketKind::Listening)))
                 return end(stray.pid);
         const auto next = std::ranges::find_if(strays, [&](const StrayVmm& stray) { return !helpers_.contains(stray.pid); });
         next == strays.end() ? finish({}) : take(*next);
@@ -155,7 +147,8 @@ void StrayCheck::look() {
 void StrayCheck::take(const StrayVmm& stray) {
     if (stray.directory.empty() || !fs::exists(stray.directory + "/qmp.sock"))
         return laterOr(stray, "is a VMM of it whose files in '" + directory_.path() + "' were removed; it may run the guest");
-    vmm_ = std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = startTimeOf(stray.pid)}, stray.directory);
+    vmm_ =
+        std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = Process(stray.pid).startTime()}, stray.directory);
     try {
         vmm_->monitor().execute("query-status", nullptr, answerPatience,
                                 [this, stray](const QmpReply& reply) { judge(stray, reply); });
@@ -176,14 +169,14 @@ void StrayCheck::judge(const StrayVmm& stray, const QmpReply& reply) {
     const bool isItself = holdsSocket(stray.pid, answering);
     if (isItself && (runState == "prelaunch" || runState == "inmigrate")) return end(stray.pid);
     // A script that has started the VMM: what becomes of that settles it.
-    for (const StrayVmm& other : found())
+    for (const StrayVmm& other : found(unixSockets()))
         if (!isItself && holdsSocket(other.pid, answering)) return judge(other, reply);
     finish(processText(stray.pid) + " is a VMM of it that no record names, and it holds a guest ('" + runState + "')");
 }
 
 void StrayCheck::end(pid_t pid) {
     vmm_.reset();
-    ending_ = ChildProcess::adopt(pid, startTimeOf(pid));
+    ending_ = ChildProcess::of(pid);
     if (!ending_.alive()) return look();
     timer_ = EventSource::after(patience, [this, pid] {
         ending_.ignoreExit();
@@ -194,7 +187,7 @@ void StrayCheck::end(pid_t pid) {
 }
 
 void StrayCheck::laterOr(const StrayVmm& stray, const std::string& problem) {
-    if (std::chrono::steady_clock::now() > until_ && ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)).alive())
+    if (std::chrono::steady_clock::now() > until_ && ChildProcess::of(stray.pid).alive())
         return finish(processText(stray.pid) + " " + problem);
     timer_ = EventSource::after(milliseconds(50), [this] { look(); });
 }

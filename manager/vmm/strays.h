@@ -25,6 +25,7 @@
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"
 #include "manager/vmm/vmm_process.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 
@@ -36,7 +37,8 @@ struct StrayVmm {
 };
 
 /// `keep` are the pids on record.
-std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep);
+std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep,
+                                const std::vector<UnixSocket>& sockets = unixSockets());
 
 /// Whether a process is a VMM of this VM: its output is a generation's log, or it listens in one's directory. True, too, for
 /// one that has let go of its files, since it is ending. A record says what somebody wrote into it.
@@ -61,9 +63,9 @@ class StrayCheck {
     StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Done done);
 
  private:
-    std::vector<StrayVmm> found() const;
+    std::vector<StrayVmm> found(const std::vector<UnixSocket>& sockets) const;
     /// Says why when a process on record is there by an older one; empty otherwise.
-    std::string outOfDate() const;
+    std::string outOfDate(const std::vector<UnixSocket>& sockets) const;
     void look();
     void take(const StrayVmm& stray);
     void judge(const StrayVmm& stray, const QmpReply& reply);

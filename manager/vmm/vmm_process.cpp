@@ -16,6 +16,7 @@
 
 #include "manager/process/descriptors.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -27,7 +28,7 @@ namespace {
 
 /// What the new VMM of an adopted VM gets by one of its numbers.
 UniqueFd obtain(const AdoptedVm::Descriptor& descriptor, pid_t old) {
-    if (descriptor.path.empty()) return takeDescriptor(old, descriptor.of);
+    if (descriptor.path.empty()) return Process(old).take(descriptor.of);
     UniqueFd file(::open(descriptor.path.c_str(), O_RDWR | O_CLOEXEC));
     if (!file) throwErrno("open '" + descriptor.path + "'");
     return file;
@@ -128,7 +129,7 @@ std::unique_ptr<VmmProcess> VmmProcess::launchAdopted(const VmmLaunch& launch) {
     vmm->resources_.add("qmp", listenUnix(vmm->directory_ + "/qmp.sock"));
     descriptors.push_back(vmm->resources_.fd("qmp"));
     numbers.push_back(last + 1);
-    vmm->log_ = takeDescriptor(launch.old->pid, STDERR_FILENO);
+    vmm->log_ = Process(launch.old->pid).take(STDERR_FILENO);
 
     vmm->command_ = adoptedCommand(vm, launch.binary, vmm->directory_, last + 1);
     vmm->process_ = ChildProcess::launch({.argv = vmm->command_,

@@ -12,7 +12,7 @@
 #include <cerrno>
 #include <thread>
 
-#include "plugin/host/process.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -103,7 +103,8 @@ CommandResult run(const Command& command) {
     spawning.give(STDOUT_FILENO, outputEnd.get());
     spawning.give(STDERR_FILENO, errorsEnd.get());
     const pid_t pid = spawning.start(command.argv.front(), command.argv, environ);
-    const UniqueFd process = openProcess(pid);  // It is our child: at worst a zombie, never nobody.
+    const UniqueFd process = openPidfd(pid);  // It is our child: at worst a zombie, never nobody.
+    if (!process) throwErrno("pidfd_open of pid " + std::to_string(pid));
     outputEnd.reset();
     errorsEnd.reset();
 

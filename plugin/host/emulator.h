@@ -15,14 +15,11 @@ struct EmulatorIdentity {
     bool replaced = false;  ///< The file that a process runs is no longer the one at its path.
 };
 
-/// The build id of an ELF file; empty for a file that is none or has none. Throws std::system_error when it cannot be read.
-std::string buildIdOf(const std::string& file);
-
 /// Asks a binary on disk with --version. Throws std::runtime_error when it does not answer as QEMU does.
 EmulatorIdentity installedEmulator(const std::string& binary);
 
-/// Looks at a process's program, not at what is at its path by now. A process that was started by way of a dynamic loader or a
-/// script is looked through: the program is the qemu-system binary that it has mapped. Nothing is executed.
+/// Looks at a process's program, not at what is at its path by now; see Process::program(). Nothing is executed. Throws
+/// std::runtime_error when it cannot be told.
 EmulatorIdentity runningEmulator(pid_t pid);
 
 }  // namespace vh

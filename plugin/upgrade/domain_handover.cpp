@@ -108,8 +108,8 @@ std::map<std::string, std::string> terminals(Monitor& monitor) {
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
 void checkFresh(const JournalDomain& domain, const DomainStatus& status) {
     const std::string pid = std::to_string(domain.fresh.pid);
-    if (!isAlive(domain.fresh)) refuse("its new QEMU, pid " + pid + ", has ended");
-    const std::vector<std::string> words = commandLineOf(domain.fresh.pid);
+    if (!domain.fresh.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
+    const std::vector<std::string> words = Process(domain.fresh.pid).commandLine();
     const auto uuid = std::ranges::find(words, "-uuid");
     if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
         refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
@@ -146,7 +146,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
     const JournalDomain& domain = plan.domain;
     const std::string statusXml = readFile(paths.statusFile(domain.title));
     const DomainStatus status = readStatus(statusXml);
-    if (status.pid != domain.old.pid || !isAlive(domain.old)) refuse("it was restarted, or ended, in the meantime; try again");
+    if (status.pid != domain.old.pid || !domain.old.isAlive()) refuse("it was restarted, or ended, in the meantime; try again");
     if (domainPart(statusXml) != domainPart(plan.statusXml)) refuse("it was changed in the meantime (a hotplug?); try again");
     if (status.hasBlockJob || status.hasJob) refuse("a job was begun in the meantime; wait for it and try again");
 
@@ -154,7 +154,7 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
     oldVersion = monitor.version();
     askQemu(monitor);
     const ProcessDescriptors descriptors = descriptorsOf(status.pid);
-    const MachineArguments machine = rebuildArguments({.running = commandLineOf(status.pid),
+    const MachineArguments machine = rebuildArguments({.running = Process(status.pid).commandLine(),
                                                        .native = plan.native,
                                                        .statusXml = statusXml,
                                                        .fdsets = monitor.execute("query-fdsets"),

@@ -17,8 +17,8 @@
 #include <utility>
 
 #include "plugin/host/command.h"
-#include "plugin/host/process.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -73,24 +73,18 @@ bool isOnlyRoots(const fs::path& path) {
 
 /// `0 0 0 0`: real, effective, saved and file system user.
 std::string usersOf(pid_t pid) {
-    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-    for (std::string line; std::getline(status, line);) {
-        if (!line.starts_with("Uid:")) continue;
-        std::istringstream numbers(line.substr(4));
-        std::string all, one;
-        while (numbers >> one) all += (all.empty() ? "" : " ") + one;
-        return all;
-    }
-    return {};
+    std::istringstream numbers(Process(pid).field("status", "Uid:"));
+    std::string all;
+    for (std::string one; numbers >> one;) all += (all.empty() ? "" : " ") + one;
+    return all;
 }
 
 /// The kernel says that this process has libvirt's lock. That it is libvirt, which is ended and may be started again as root,
 /// takes more: root's own, in our user namespace, and a program of that name which nobody else can exchange.
 bool isDaemon(const LockOutSettings& settings, pid_t pid, const std::string& program) {
-    const std::string own = std::to_string(::geteuid()), process = "/proc/" + std::to_string(pid);
-    std::error_code gone;
+    const std::string own = std::to_string(::geteuid());
     return usersOf(pid) == own + " " + own + " " + own + " " + own &&
-           fs::read_symlink(process + "/ns/user", gone) == fs::read_symlink("/proc/self/ns/user") &&
+           Process(pid).link("ns/user") == Process(::getpid()).link("ns/user") &&
            std::ranges::find(settings.daemons, fs::path(program).filename().string()) != settings.daemons.end() &&
            isOnlyRoots(program);
 }
@@ -110,10 +104,10 @@ std::optional<Daemon> daemonWith(const UniqueFd& file, const std::string& path, 
         if (*pid == 0)
             throw std::runtime_error("'" + path +
                                      "' is locked by a libvirt daemon in another PID namespace: run this where that daemon runs");
-        Daemon daemon{.pid = *pid, .process = openProcess(*pid), .program = {}};
-        std::error_code gone;
+        Daemon daemon{.pid = *pid, .process = openPidfd(*pid), .program = {}};
+        if (!daemon.process && errno != ESRCH) throwErrno("pidfd_open of pid " + std::to_string(*pid));
         // A package that was upgraded has replaced it: the new one is meant.
-        daemon.program = withoutDeletedMark(fs::read_symlink("/proc/" + std::to_string(*pid) + "/exe", gone));
+        daemon.program = withoutDeletedMark(Process(*pid).link("exe"));
         const bool isOne = isDaemon(settings, *pid, daemon.program);
         const std::string users = usersOf(*pid);
         if (!daemon.process || lockHolder(file.get()) != pid) continue;  // It was about another one, which has ended.
@@ -214,9 +208,9 @@ LockOutPlan planLockOut(const LockOutSettings& settings) {
     if (!now || isUnit) return plan;
     StoppedDaemon daemon;
     daemon.program = now->program;
-    daemon.argv = commandLineOf(now->pid);
-    daemon.environment = environmentOf(now->pid);
-    daemon.directory = fs::read_symlink("/proc/" + std::to_string(now->pid) + "/cwd");
+    daemon.argv = Process(now->pid).commandLine();
+    daemon.environment = Process(now->pid).environment();
+    daemon.directory = Process(now->pid).link("cwd");
     plan.daemon = std::move(daemon);
     return plan;
 }
@@ -228,7 +222,7 @@ LockOut::LockOut(LockOutSettings settings, LockOutPlan plan, UniqueFd inherited)
         const UniqueFd daemon = now ? std::move(now->process) : UniqueFd();
         if (daemon && plan_.daemon)  // To be given to the next one: where it writes its messages.
             for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-                streams_.emplace_back(static_cast<int>(::syscall(SYS_pidfd_getfd, daemon.get(), number, 0)));
+                streams_.push_back(takeDescriptor(daemon.get(), number));
         mask();
         stopUnits();
         if (daemon) endProcess(daemon.get(), settings_.stopDeadline);

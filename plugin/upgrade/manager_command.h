@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "manager/record/report.h"
-#include "plugin/host/process.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 

@@ -14,6 +14,7 @@
 #include "plugin/domain/status_xml.h"
 #include "plugin/host/emulator.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -65,18 +66,14 @@ std::multimap<std::string, Qemu> qemusOf(const HostPaths& paths, const std::set<
     struct stat directory {};
     const bool known = ::stat(paths.domainDirectories.c_str(), &directory) == 0;
     std::multimap<std::string, Qemu> found;
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", ignored)) {
-        const std::string text = entry.path().filename();
-        pid_t pid = 0;
-        if (std::from_chars(text.data(), text.data() + text.size(), pid).ptr != text.data() + text.size()) continue;
+    for (const pid_t pid : allProcesses()) {
         struct stat process {};
-        if (::stat(entry.path().c_str(), &process) != 0) continue;
+        if (::stat(Process(pid).path("").c_str(), &process) != 0) continue;
         if (process.st_uid != 0 && !(known && process.st_uid == directory.st_uid) && !named.contains(pid)) continue;
         try {
-            const std::vector<std::string> words = commandLineOf(pid);
+            const std::vector<std::string> words = Process(pid).commandLine();
             const std::string uuid = wordAfter(words, "-uuid"), name = guestName(wordAfter(words, "-name"));
-            if (!uuid.empty() && !name.empty() && identityOf(pid).pid != 0) found.insert({uuid, {pid, name}});
+            if (!uuid.empty() && !name.empty() && ProcessIdentity::of(pid).pid != 0) found.insert({uuid, {pid, name}});
         } catch (const std::exception&) {
             continue;
         }
@@ -126,7 +123,7 @@ class Search {
             if (isQemu(known)) living.insert(known);
         }
         const bool interrupted = record != records_.end() && record->second.interrupted;
-        orphan.domain.old = {known, living.contains(known) ? identityOf(known).startTime : 0};
+        orphan.domain.old = {known, living.contains(known) ? ProcessIdentity::of(known).startTime : 0};
         if (living.empty() || (living.size() == 1 && living.contains(known) && !interrupted)) return std::nullopt;
         orphan.domain.phase = DomainPhase::HandingOver;
         if (interrupted && status != statuses_.end()) {
@@ -163,7 +160,7 @@ class Search {
                     throw std::runtime_error("no record is there of it, and it does not have the lock of '" +
                                              paths_.pidFile(orphan.domain.title) + "'");
                 orphan.domain.phase = DomainPhase::Committed;
-                orphan.domain.fresh = identityOf(orphan.qemu);
+                orphan.domain.fresh = ProcessIdentity::of(orphan.qemu);
             }
             const pid_t one = orphan.qemu != 0 ? orphan.qemu : orphan.domain.old.pid;
             orphan.domain.emulator = record && !record->binary.empty() ? record->binary : runningEmulator(one).path;

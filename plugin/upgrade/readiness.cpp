@@ -7,10 +7,10 @@
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
-#include "plugin/host/process.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {

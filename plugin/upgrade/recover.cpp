@@ -40,13 +40,13 @@ LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) 
 RecoveredDomain conclude(const JournalDomain& domain) {
     RecoveredDomain result{domain.title, domain.uuid, "lost", domain.cause, 0};
     if (domain.phase == DomainPhase::Adopted) result.outcome = "upgraded";
-    if (domain.phase == DomainPhase::Adopted && isAlive(domain.old)) {
+    if (domain.phase == DomainPhase::Adopted && domain.old.isAlive()) {
         result.oldQemuLeft = true;
         result.cause = oldQemuLeftText(domain);
     }
     if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
     if (domain.phase == DomainPhase::Ended) result.outcome = "ended";
-    result.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
+    result.pid = domain.fresh.isAlive() ? domain.fresh.pid : domain.old.isAlive() ? domain.old.pid : 0;
     return result;
 }
 

@@ -22,7 +22,7 @@ constexpr milliseconds finishPause{100};
 void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain, const std::string& cause) {
     domain.phase = DomainPhase::Lost;
     domain.cause = cause;
-    const bool onlyOld = isAlive(domain.old) && !isAlive(domain.fresh) && domain.fresh.pid != 0;
+    const bool onlyOld = domain.old.isAlive() && !domain.fresh.isAlive() && domain.fresh.pid != 0;
     if (onlyOld) return;
     try {
         if (setAside(paths, journal, domain))
@@ -44,7 +44,7 @@ void takeBackOrder(const JournalDirectory& journal, const JournalDomain& domain)
 void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain) {
     const auto deadline = steady_clock::now() + finishPatience;
     std::string why;
-    while (isAlive(domain.fresh)) {
+    while (domain.fresh.isAlive()) {
         try {
             adoptInFiles(paths, domain);
             domain.phase = DomainPhase::Adopted;
@@ -66,7 +66,7 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
 }
 
 void noticeItsEnd(JournalDomain& domain) {
-    if (domain.phase != DomainPhase::Unchanged || isAlive(domain.old)) return;
+    if (domain.phase != DomainPhase::Unchanged || domain.old.isAlive()) return;
     domain.phase = DomainPhase::Ended;
     domain.cause = "it ended by itself during the upgrade; nothing to recover, 'virsh start' starts it anew";
 }
@@ -77,8 +77,8 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
         const Settled settled = manager.settle(domain.uuid);
         switch (settled.state) {
             case Settled::State::Unknown:
-                if (domain.phase == DomainPhase::Committed && isAlive(domain.fresh)) return finish(paths, journal, domain);
-                if (!isAlive(domain.old)) break;
+                if (domain.phase == DomainPhase::Committed && domain.fresh.isAlive()) return finish(paths, journal, domain);
+                if (!domain.old.isAlive()) break;
                 domain.phase = DomainPhase::Unchanged;
                 return;
             case Settled::State::Running:

@@ -133,8 +133,8 @@ class Upgrade {
         DomainPlan plan;
         plan.domain.uuid = readiness.domain.uuid;
         plan.domain.title = readiness.domain.name;
-        plan.domain.old = identityOf(readiness.status.pid);
-        plan.domain.upgrade = identityOf(::getpid());
+        plan.domain.old = ProcessIdentity::of(readiness.status.pid);
+        plan.domain.upgrade = ProcessIdentity::of(::getpid());
         plan.domain.emulator = readiness.installed.path;
         plan.domain.capabilityFlags = capabilityFlags(surroundings_.paths.capabilitiesDirectory, readiness.installed.path);
         plan.statusXml = readiness.statusXml;
@@ -269,7 +269,7 @@ class Upgrade {
                 outcome.cause.clear();
                 outcome.pid = domain.fresh.pid;
                 // Found out where no report has said it.
-                if (!outcome.oldQemuLeft && isAlive(domain.old)) {
+                if (!outcome.oldQemuLeft && domain.old.isAlive()) {
                     outcome.oldQemuLeft = true;
                     outcome.notes.push_back(oldQemuLeftText(domain));
                 }
@@ -277,7 +277,7 @@ class Upgrade {
             case DomainPhase::Unchanged:
                 if (outcome.outcome.empty()) outcome.outcome = "rolled back";
                 if (outcome.cause.empty()) outcome.cause = "the manager ended before it was done";
-                if (outcome.cause.find("Permission denied") != std::string::npos && isConfined(domain.old.pid))
+                if (outcome.cause.find("Permission denied") != std::string::npos && Process(domain.old.pid).isConfined())
                     outcome.remedy =
                         "a security profile confines this domain; 'journalctl -k' names what it does not let the new QEMU do";
                 return;
@@ -293,7 +293,7 @@ class Upgrade {
                 return;
         }
         outcome.outcome = "lost";
-        outcome.pid = isAlive(domain.fresh) ? domain.fresh.pid : isAlive(domain.old) ? domain.old.pid : 0;
+        outcome.pid = domain.fresh.isAlive() ? domain.fresh.pid : domain.old.isAlive() ? domain.old.pid : 0;
         outcome.cause += (outcome.cause.empty() ? "" : ": ") + domain.cause;
     }
 
@@ -411,7 +411,7 @@ void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutco
         domain.phase = DomainPhase::Unchanged;
         outcome.outcome = end;
     } else if (end == outcomeName(State::Upgraded)) {
-        domain.fresh = identityOf(report.fresh.pid);
+        domain.fresh = ProcessIdentity::of(report.fresh.pid);
         if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
         outcome.oldQemuLeft = report.oldVmmLeft;
     }

@@ -16,8 +16,8 @@
 #include <string_view>
 #include <vector>
 
-#include "plugin/host/process.h"
 #include "plugin/upgrade/lock_out.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {

@@ -15,6 +15,8 @@
 #include "manager/process/child_process.h"
 #include "tests/manager/main_loop.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/elf_file.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -32,7 +34,7 @@ class HostFacts : public MainLoopTest {
             std::error_code gone;
             const std::string exe =
                 std::filesystem::read_symlink("/proc/" + std::to_string(process.pid()) + "/exe", gone).filename();
-            if (there(exe)) id = buildIdOfProcess(process.pid());
+            if (there(exe)) id = buildIdOf(Process(process.pid()).program().file);
         }
         return id;
     }
@@ -133,32 +135,32 @@ TEST_F(HostFacts, takeNoHarmFromCountersThatGoBack) {
 TEST_F(HostFacts, haveTheBuildIdOfAFile) {
     const std::string notes = note(1, std::string("GNU\0", 4), "other") + note(3, std::string("XYZ\0", 4), "nope") +
                               note(3, std::string("GNU\0", 4), "\x01\xab\xff");
-    EXPECT_EQ(buildId(proc_.write("elf", elfWith(notes, notes.size()))), "01abff");
+    EXPECT_EQ(buildIdOf(proc_.write("elf", elfWith(notes, notes.size()))), "01abff");
 }
 
 TEST_F(HostFacts, haveNoBuildIdOfABadFile) {
     const std::string good = note(3, std::string("GNU\0", 4), "\x01\xab\xff");
-    EXPECT_EQ(buildId(proc_.file("nothing")), "");
-    EXPECT_EQ(buildId(proc_.path()), "") << "a directory";
-    EXPECT_EQ(buildId("/dev/zero"), "");
-    EXPECT_EQ(buildId(proc_.write("empty", "")), "");
-    EXPECT_EQ(buildId(proc_.write("script", "#!/bin/sh\nexec true\n")), "");
-    EXPECT_EQ(buildId(proc_.write("larger", elfWith(good, good.size() + 1))), "") << "the segment ends after the file";
-    EXPECT_EQ(buildId(proc_.write("huge", elfWith(good, ~0ULL))), "");
+    EXPECT_EQ(buildIdOf(proc_.file("nothing")), "");
+    EXPECT_EQ(buildIdOf(proc_.path()), "") << "a directory";
+    EXPECT_EQ(buildIdOf("/dev/zero"), "");
+    EXPECT_EQ(buildIdOf(proc_.write("empty", "")), "");
+    EXPECT_EQ(buildIdOf(proc_.write("script", "#!/bin/sh\nexec true\n")), "");
+    EXPECT_EQ(buildIdOf(proc_.write("larger", elfWith(good, good.size() + 1))), "") << "the segment ends after the file";
+    EXPECT_EQ(buildIdOf(proc_.write("huge", elfWith(good, ~0ULL))), "");
     std::string claims = good;
     claims[4] = '\x7f';
-    EXPECT_EQ(buildId(proc_.write("claims", elfWith(claims, claims.size()))), "") << "the note is longer than its segment";
+    EXPECT_EQ(buildIdOf(proc_.write("claims", elfWith(claims, claims.size()))), "") << "the note is longer than its segment";
     claims = good;
     for (int i = 0; i < 4; ++i) claims[static_cast<std::size_t>(i)] = '\xff';
-    EXPECT_EQ(buildId(proc_.write("name", elfWith(claims, claims.size()))), "");
+    EXPECT_EQ(buildIdOf(proc_.write("name", elfWith(claims, claims.size()))), "");
     const std::string whole = elfWith(good, good.size());
     for (std::size_t length = 0; length < whole.size() - 1; ++length)
-        EXPECT_EQ(buildId(proc_.write("cut", whole.substr(0, length))), "") << length;
+        EXPECT_EQ(buildIdOf(proc_.write("cut", whole.substr(0, length))), "") << length;
 }
 
 TEST_F(HostFacts, haveTheBuildIdOfAProcess) {
-    EXPECT_EQ(buildIdOfProcess(::getpid()), buildId("/proc/self/exe"));
-    EXPECT_EQ(buildIdOfProcess(0), "");
+    EXPECT_EQ(buildIdOf(Process(::getpid()).program().file), buildIdOf("/proc/self/exe"));
+    EXPECT_EQ(buildIdOf(Process(0).program().file), "");
 }
 
 /// The program interpreter that a file names.
@@ -177,7 +179,7 @@ TEST_F(HostFacts, haveTheBuildIdOfAProgramThatALoaderStarted) {
     const ChildProcess child = ChildProcess::launch({.argv = {loader, program, "60"}});
     const std::string id = buildIdWhenThere(child, [](const std::string& exe) { return exe.starts_with("ld-"); });
     end(child);
-    EXPECT_EQ(id, buildId(program));
+    EXPECT_EQ(id, buildIdOf(program));
     EXPECT_THAT(id, MatchesRegex("[0-9a-f]{40}"));
 }
 
@@ -190,7 +192,7 @@ TEST_F(HostFacts, haveTheBuildIdOfARealVmm) {
         buildIdWhenThere(child, [](const std::string& exe) { return exe.starts_with("ld-") || exe.starts_with("qemu"); });
     end(child);
     EXPECT_THAT(id, MatchesRegex("[0-9a-f]{40}"));
-    EXPECT_NE(id, buildId("/proc/self/exe"));
+    EXPECT_NE(id, buildIdOf("/proc/self/exe"));
 }
 
 }  // namespace

@@ -132,7 +132,8 @@ TEST_F(LibvirtHook, letsTheManagerForgetADomainThatHasEnded) {
         VmRecord record;
         record.uuid = domain->uuid();
         record.machine = "pc-q35-10.0";
-        record.vmm = {.generation = 1, .pid = domain->vmm(), .startTime = startTimeOf(domain->vmm()), .binary = oldQemu()};
+        record.vmm = {
+            .generation = 1, .pid = domain->vmm(), .startTime = Process(domain->vmm()).startTime(), .binary = oldQemu()};
         record.adopted = AdoptedVm{.title = domain->name()};
         directory.write(record);
         kept.push_back(directory.path());

@@ -117,16 +117,16 @@ class LikenessTest : public MainLoopTest {};
 TEST_F(LikenessTest, aPidFileNamesTheProcessThatHoldsItAndNobodyWhenThatIsGone) {
     const TemporaryDirectory directory;
     const std::string file = directory.path() + "/pid";
-    EXPECT_EQ(holderOf(file), 0);
+    EXPECT_FALSE(lockHolder(file));
     std::ofstream(file) << "1\n";
-    EXPECT_EQ(holderOf(file), 0) << "what is in it does not count";
+    EXPECT_FALSE(lockHolder(file)) << "what is in it does not count";
     ChildProcess child = ChildProcess::launch({.argv = {"/bin/sleep", "60"}, .pidFile = file});
-    ASSERT_TRUE(comesTrue([&] { return holderOf(file) == child.pid(); }));
+    ASSERT_TRUE(comesTrue([&] { return lockHolder(file) == child.pid(); }));
     std::string text;
     std::getline(std::ifstream(file), text);
     EXPECT_EQ(text, std::to_string(child.pid()));
     child.killAll();
-    EXPECT_TRUE(comesTrue([&] { return holderOf(file) == 0; }));
+    EXPECT_TRUE(comesTrue([&] { return !lockHolder(file); }));
 }
 
 /// What /proc/PID/status and the like say of a process.

@@ -14,9 +14,9 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/host/process.h"
 #include "tests/manager/temporary_directory.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -86,7 +86,7 @@ class LockOutTest : public testing::Test {
         for (const char* file : {"started", "reads"})
             for (const std::string& line : lines(file))
                 if (const int pid = std::atoi(line.c_str()); pid > 0)
-                    if (const UniqueFd process = openProcess(pid)) signalProcess(process.get(), SIGKILL);
+                    if (const UniqueFd process = openPidfd(pid)) signalProcess(process.get(), SIGKILL);
     }
 
     /// Its pid.
@@ -160,7 +160,7 @@ TEST_F(LockOutTest, theDaemonIsStoppedKeptOutAndStartedAsItWas) {
     ASSERT_TRUE(plan.daemon);
     {
         LockOut lockOut(settings_, plan);
-        EXPECT_EQ(identityOf(before), ProcessIdentity());
+        EXPECT_EQ(ProcessIdentity::of(before), ProcessIdentity());
         startDetached({.program = plan.daemon->program, .argv = plan.daemon->argv, .environment = plan.daemon->environment});
         awaitLines("failed", 1);
         EXPECT_EQ(lines("started").size(), 1U);
@@ -175,7 +175,7 @@ TEST_F(LockOutTest, aDaemonThatDoesNotStopIsKilled) {
     startDaemon("stubborn");
     const pid_t before = daemonPid();
     LockOut lockOut(settings_, planLockOut(settings_));
-    EXPECT_EQ(identityOf(before), ProcessIdentity());
+    EXPECT_EQ(ProcessIdentity::of(before), ProcessIdentity());
     lockOut.release();
     awaitLines("started", 2);
 }
@@ -184,7 +184,7 @@ TEST_F(LockOutTest, aDaemonThatCameUpAfterThePlanIsStoppedToo) {
     const LockOutPlan plan = planLockOut(settings_);
     startDaemon();
     const LockOut lockOut(settings_, plan);
-    EXPECT_EQ(identityOf(daemonPid()), ProcessIdentity());
+    EXPECT_EQ(ProcessIdentity::of(daemonPid()), ProcessIdentity());
 }
 
 TEST_F(LockOutTest, whoeverReadsTheFileIsNeitherEndedNorExecutedNorInTheWay) {
@@ -193,7 +193,7 @@ TEST_F(LockOutTest, whoeverReadsTheFileIsNeitherEndedNorExecutedNorInTheWay) {
     const LockOutPlan plan = planLockOut(settings_);
     EXPECT_FALSE(plan.daemon) << "'" << plan.daemon->program << "' would be executed";
     LockOut lockOut(settings_, plan);
-    EXPECT_NE(identityOf(reader), ProcessIdentity()) << "it was ended";
+    EXPECT_NE(ProcessIdentity::of(reader), ProcessIdentity()) << "it was ended";
     startDaemonThatFails();
     EXPECT_EQ(lockOut.release(), "");
     EXPECT_TRUE(lines("started").empty());
@@ -206,7 +206,7 @@ TEST_F(LockOutTest, whoeverWaitsForTheFileDoesNotKeepTheNextDaemonAway) {
     LockOut lockOut(settings_, planLockOut(settings_));
     EXPECT_EQ(lockOut.release(), "");
     awaitLines("started", 2);
-    EXPECT_NE(identityOf(reader), ProcessIdentity());
+    EXPECT_NE(ProcessIdentity::of(reader), ProcessIdentity());
 }
 
 TEST_F(LockOutTest, nobodyElseCanWaitForOurs) {
@@ -245,7 +245,7 @@ TEST_F(LockOutTest, aProcessThatIsNoDaemonIsNamedAndLeftAlone) {
     const LockOutPlan plan;
     for (const LockOutPlan* given : {static_cast<const LockOutPlan*>(nullptr), &plan})
         EXPECT_THAT(refusal(given), HasSubstr("is locked by pid " + std::to_string(daemonPid())));
-    EXPECT_NE(identityOf(daemonPid()), ProcessIdentity());
+    EXPECT_NE(ProcessIdentity::of(daemonPid()), ProcessIdentity());
 }
 
 TEST_F(LockOutTest, aProgramThatOthersCanExchangeIsNoDaemon) {
@@ -308,7 +308,7 @@ TEST_F(LockOutTest, aDaemonOfAUnitIsStoppedAndLeftToSystemd) {
     const pid_t before = daemonPid();
     useSystemctl();
     LockOut lockOut(settings_, planLockOut(settings_));
-    EXPECT_EQ(identityOf(before), ProcessIdentity());
+    EXPECT_EQ(ProcessIdentity::of(before), ProcessIdentity());
     EXPECT_EQ(lockOut.release(), "");
     EXPECT_EQ(lines("started").size(), 1U);
 }
@@ -324,7 +324,7 @@ TEST_F(LockOutTest, aFailureOnTheWayLetsLibvirtInAgain) {
         EXPECT_THAT(error.what(), HasSubstr("it is forbidden"));
     }
     EXPECT_THAT(lines("calls").back(), HasSubstr("start --no-block virtqemud.socket"));
-    EXPECT_NE(identityOf(daemonPid()), ProcessIdentity());
+    EXPECT_NE(ProcessIdentity::of(daemonPid()), ProcessIdentity());
 }
 
 TEST_F(LockOutTest, whatCannotBeUndoneIsSaidAndTheRestIsDone) {

@@ -14,11 +14,12 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/host/process.h"
 #include "plugin/machine/process_descriptors.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/elf_file.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -46,7 +47,7 @@ TEST(BuildId, ofWhatIsNoElfFileIsNone) {
         std::ofstream(file) << text;
         EXPECT_EQ(buildIdOf(file), "");
     }
-    EXPECT_THROW(buildIdOf(scratch.path() + "/none"), std::system_error);
+    EXPECT_EQ(buildIdOf(scratch.path() + "/none"), "");
 }
 
 TEST(BuildId, ofAnElfFileCutAnywhereIsTheSameOrNone) {
@@ -63,7 +64,7 @@ class RunningEmulator : public testing::Test {
  protected:
     RunningEmulator() { std::filesystem::copy_file(pretended_, binary_); }
     ~RunningEmulator() override {
-        if (const UniqueFd process = openProcess(pid_)) endProcess(process.get(), std::chrono::milliseconds(1000));
+        if (const UniqueFd process = openPidfd(pid_)) endProcess(process.get(), std::chrono::milliseconds(1000));
     }
 
     void start(const std::vector<std::string>& argv) {

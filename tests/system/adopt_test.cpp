@@ -85,7 +85,7 @@ class AdoptTest : public testing::Test {
     void TearDown() override {
         if (!ours_) return;
         if (pid_ > 0) ::kill(pid_, SIGKILL);
-        turnUntil([&] { return ::kill(pid_, 0) != 0 || startTimeOf(pid_) == 0; }, milliseconds(10'000));
+        turnUntil([&] { return ::kill(pid_, 0) != 0 || Process(pid_).startTime() == 0; }, milliseconds(10'000));
         wait([&](Verbs::Done done) { ours_->forgetAdopted(name_, std::move(done)); });
         wait([&](Verbs::Done done) { other_->destroy("vm", std::move(done)); });
         ours_.reset();
@@ -120,7 +120,7 @@ class AdoptTest : public testing::Test {
                          {"uuid", "6f1c7a52-0b7e-4c39-9c61-0d5f6d0e8a11"},
                          {"machine", "pc-q35-10.0"},
                          {"pid", pid_},
-                         {"startTime", startTimeOf(pid_)},
+                         {"startTime", Process(pid_).startTime()},
                          {"monitor", directory_ + "/qmp.sock"},
                          {"binary", binary},
                          {"models", {"virtio-net-pci"}},
@@ -208,7 +208,7 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         EXPECT_EQ(rightsOf(fresh), rights);
         EXPECT_EQ(::kill(pid_, 0), -1) << "the old VMM is still there";
         pid_ = fresh;
-        EXPECT_EQ(holderOf(directory_ + "/pid"), fresh);
+        EXPECT_EQ(lockHolder(directory_ + "/pid"), fresh);
         const unsigned before = pinger.answered();
         EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000)))
             << "the guest's network is dead";

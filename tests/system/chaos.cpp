@@ -969,7 +969,7 @@ void Chaos::repair(Vm& vm) {
     if (record.is_object()) record.erase("definitionText");
     std::cerr << "\n  its record: " << (record.is_discarded() ? "none" : record.dump()) << std::endl;
     complete(vm.name, true, {"destroy", vm.name});
-    for (const SeenVmm& vmm : seenVmms(directoryOf(vm), vm.ram)) Target(vmm.pid, startTimeOf(vmm.pid)).send(SIGKILL);
+    for (const SeenVmm& vmm : seenVmms(directoryOf(vm), vm.ram)) Target(vmm.pid, Process(vmm.pid).startTime()).send(SIGKILL);
     turnUntil([&] { return seenVmms(directoryOf(vm), vm.ram).empty(); }, settlePatience);
     std::error_code ignored;
     fs::remove_all(directoryOf(vm).path(), ignored);
@@ -984,7 +984,7 @@ void Chaos::endAll() {
     for (const Vm* vm : all)
         for (const SeenVmm& vmm : seenVmms(directoryOf(*vm), vm->ram)) {
             fault("leaked", "after its end, vm '" + vm->name + "' has pid " + std::to_string(vmm.pid));
-            Target(vmm.pid, startTimeOf(vmm.pid)).send(SIGKILL);
+            Target(vmm.pid, Process(vmm.pid).startTime()).send(SIGKILL);
         }
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(workspace_.runtime()))
         if (entry.path().extension() != ".lock") fault("leaked", "'" + entry.path().string() + "' after the end of all VMs");

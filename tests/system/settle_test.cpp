@@ -183,7 +183,7 @@ TEST_F(SettleTest, destroysNoProcessThatIsNoVmmOfTheVm) {
     const std::string right = contents(recordOf("a"));
     json record = json::parse(right);
     record["vmm"]["pid"] = b;
-    record["vmm"]["startTime"] = startTimeOf(b);
+    record["vmm"]["startTime"] = Process(b).startTime();
     std::ofstream(recordOf("a")) << record;
     const VerbResult refused = destroy("a");
     EXPECT_EQ(refused.code, ExitCode::Refused) << refused.value;

@@ -66,9 +66,9 @@ std::string readAll(const fs::path& path) {
 }
 
 /// A child process with its output in files; killed at the end, if it has not ended.
-class Process {
+class ToolProcess {
  public:
-    Process(const std::vector<std::string>& command, const fs::path& output, const fs::path& errors, int inherited = -1) {
+    ToolProcess(const std::vector<std::string>& command, const fs::path& output, const fs::path& errors, int inherited = -1) {
         std::vector<char*> arguments;
         for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
         arguments.push_back(nullptr);
@@ -83,8 +83,8 @@ class Process {
         ::execv(arguments[0], arguments.data());
         ::_exit(127);
     }
-    Process(const Process&) = delete;
-    ~Process() {
+    ToolProcess(const ToolProcess&) = delete;
+    ~ToolProcess() {
         if (pid_ <= 0) return;
         ::kill(pid_, SIGKILL);
         wait();
@@ -140,7 +140,7 @@ class VmmShimTool : public testing::Test {
     /// Starts a QEMU in its firmware. Its monitor is NAME.qmp, and it has another one, NAME.second.
     struct Vm {
         std::string monitor, second;
-        std::unique_ptr<Process> process;
+        std::unique_ptr<ToolProcess> process;
     };
     Vm& start(const std::string& name, const std::string& qemu, const std::vector<std::string>& more = {},
               const std::string& machine = "pc-q35-10.0,accel=tcg,memory-backend=ram0,aux-ram-share=on", int inherited = -1) {
@@ -157,7 +157,7 @@ class VmmShimTool : public testing::Test {
         monitor("first", inherited >= 0 ? "fd=" + std::to_string(inherited) : "path=" + vm.monitor);
         monitor("second", "path=" + vm.second);
         command.insert(command.end(), more.begin(), more.end());
-        vm.process = std::make_unique<Process>(command, path(name + ".out"), path(name + ".log"), inherited);
+        vm.process = std::make_unique<ToolProcess>(command, path(name + ".out"), path(name + ".log"), inherited);
         const auto deadline = steady_clock::now() + longEnough;
         while (!isListening(vm.monitor) || !isListening(vm.second)) {
             if (steady_clock::now() > deadline)
@@ -169,14 +169,14 @@ class VmmShimTool : public testing::Test {
 
     Answer run(std::vector<std::string> arguments) const {
         arguments.insert(arguments.begin(), required("VH_SHIM"));
-        Process process(arguments, path("answer.out"), path("answer.err"));
+        ToolProcess process(arguments, path("answer.out"), path("answer.err"));
         const int code = process.wait();
         return {code, readAll(path("answer.out")), readAll(path("answer.err"))};
     }
 
-    std::unique_ptr<Process> runBeside(std::vector<std::string> arguments) const {
+    std::unique_ptr<ToolProcess> runBeside(std::vector<std::string> arguments) const {
         arguments.insert(arguments.begin(), required("VH_SHIM"));
-        return std::make_unique<Process>(arguments, path("beside.out"), path("beside.err"));
+        return std::make_unique<ToolProcess>(arguments, path("beside.out"), path("beside.err"));
     }
 
     /// What the VMM says of itself on its second monitor: run state, migration, mode.

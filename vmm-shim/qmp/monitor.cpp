@@ -8,10 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -34,33 +31,6 @@ sigset_t ending() {
     ::sigemptyset(&signals);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, signal);
     return signals;
-}
-
-/// Inodes of the accepted ends of connections to the socket at `path`.
-std::set<std::string> acceptedEnds(const std::string& path) {
-    // Num RefCount Protocol Flags Type St Inode Path. An accepted end has its listener's path, a connecting one has none; a
-    // listener has the flag __SO_ACCEPTCON, 0x10000 (net/unix/af_unix.c:unix_stream_connect, unix_seq_show, Linux 6.1).
-    std::ifstream table("/proc/net/unix");
-    std::set<std::string> inodes;
-    std::string line;
-    while (std::getline(table, line)) {
-        if (!line.ends_with(" " + path)) continue;
-        std::istringstream columns(line);
-        std::string number, references, protocol, type, state, inode;
-        unsigned long flags = 0;
-        columns >> number >> references >> protocol >> std::hex >> flags >> type >> state >> inode;
-        if (columns && !(flags & 0x10000)) inodes.insert("socket:[" + inode + "]");
-    }
-    return inodes;
-}
-
-bool hasOneOf(const std::filesystem::path& process, const std::set<std::string>& targets) {
-    std::error_code gone;
-    for (const auto& entry : std::filesystem::directory_iterator(process / "fd", gone)) {
-        std::error_code closed;
-        if (targets.contains(std::filesystem::read_symlink(entry.path(), closed).string())) return true;
-    }
-    return false;
 }
 
 }  // namespace
@@ -147,16 +117,10 @@ std::optional<json> Monitor::answer() {
 }
 
 pid_t Monitor::vmmPid() const {
-    namespace fs = std::filesystem;
-    const std::set<std::string> ends = acceptedEnds(path_);
-    std::set<pid_t> owners;
-    std::error_code gone;
-    for (const auto& process : fs::directory_iterator("/proc", gone)) {
-        const std::string name = process.path().filename();
-        if (name.find_first_not_of("0123456789") == std::string::npos && hasOneOf(process.path(), ends))
-            owners.insert(static_cast<pid_t>(std::stol(name)));
-    }
-    if (owners.size() == 1) return *owners.begin();
+    const std::set<std::uint64_t> ends = socketsAt(path_, SocketKind::Accepted);
+    std::vector<pid_t> owners = allProcesses();
+    std::erase_if(owners, [&](pid_t pid) { return !holdsSocket(pid, ends); });
+    if (owners.size() == 1) return owners.front();
     throw std::runtime_error(
         "monitor '" + path_ + "': " +
         (owners.empty() ? "the VMM's process cannot be found (is it another user's?)" : "more than one process answers there") +

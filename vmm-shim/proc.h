@@ -1,0 +1,151 @@
+// The one door to another process: what the kernel says of it (proc(5)), its descriptors, its end.
+//
+// Nothing is kept; each question is put to the kernel anew. A process may end between two of them, and its pid be another's then:
+// who must be sure holds a pidfd, or compares the start time afterwards. Trees of files that look like /proc are for tests.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm-shim/file_identity.h"
+#include "vmm-shim/unique_fd.h"
+
+namespace vh {
+
+/// A pid is used again; with the start time (field 22 of /proc/PID/stat, clock ticks since boot) it names one process for good.
+struct ProcessIdentity {
+    pid_t pid = 0;
+    std::uint64_t startTime = 0;
+
+    /// All zero when there is no such process, or only what is left of one that has ended (a zombie).
+    static ProcessIdentity of(pid_t pid);
+    bool isAlive() const { return pid > 0 && of(pid) == *this; }
+    bool operator==(const ProcessIdentity&) const = default;
+};
+
+/// A descriptor of a process.
+struct OpenFile {
+    int number = -1;
+    std::string path;    ///< In /proc: leads to the very file, whatever has its name by now.
+    std::string target;  ///< `/path`, `/path (deleted)`, `/memfd:NAME (deleted)`, `socket:[INODE]`.
+
+    bool isMemfd() const { return target.starts_with("/memfd:"); }
+    /// Asks the file's file system, as fstat() would; none of one that was closed meanwhile.
+    std::optional<struct stat> status() const;
+};
+
+/// One line of /proc/PID/maps (fs/proc/task_mmu.c:show_map_vma, Linux 6.1).
+struct MemoryMapping {
+    std::uint64_t start = 0, end = 0, offset = 0;
+    bool writable = false, executable = false, shared = false;
+    FileIdentity file;  ///< inode 0 for memory without a file; btrfs and overlayfs have another device number than in stat().
+    std::string path;
+};
+
+class Process {
+ public:
+    /// Whoever has this pid.
+    explicit Process(pid_t pid, const std::string& proc = "/proc") : pid_(pid), directory_(proc + "/" + std::to_string(pid)) {}
+
+    pid_t pid() const { return pid_; }
+    /// The path of one of its files: `maps`, `ns/mnt`.
+    std::string path(const std::string& name) const { return directory_ + "/" + name; }
+
+    /// Also of a zombie; 0 when there is no such process.
+    std::uint64_t startTime() const;
+    /// Throw std::system_error when it is gone, or not ours to look at.
+    std::vector<std::string> commandLine() const;
+    std::vector<std::string> environment() const;
+    /// Where a link (`exe`, `cwd`, `ns/user`) leads; empty when it is gone, or not ours to look at.
+    std::string link(const std::string& name) const;
+    /// What follows `key` on a line of one of its files (`Uid:` in `status`, `iff:` in `fdinfo/7`), without blanks around it;
+    /// empty when there is none.
+    std::string field(const std::string& file, std::string_view key) const;
+    /// AppArmor or SELinux has rules for it.
+    bool isConfined() const;
+
+    /// By number. Throws std::system_error when the process is gone, or not ours to look at; visibleFiles() has none then.
+    std::vector<OpenFile> files() const;
+    std::vector<OpenFile> visibleFiles() const;
+    /// The inodes of all sockets among them.
+    std::set<std::uint64_t> sockets() const;
+    /// In the order of their addresses; none when the process is gone, or not ours to look at.
+    std::vector<MemoryMapping> mappings() const;
+    /// The link in /proc to the file of a mapping; for root only.
+    std::string fileOf(const MemoryMapping& mapping) const;
+
+    /// The program that it runs. When it was started through a dynamic loader (`ld.so PROGRAM`), /proc/PID/exe is the loader, and
+    /// the program is looked for among what is mapped. Empty when it cannot be told.
+    struct Program {
+        std::string file;  ///< In /proc: leads to the very file.
+        std::string path;  ///< Where that was when the process began, with the mark of one that is not there any more.
+    };
+    Program program() const;
+
+    /// The same open file as one of its descriptors is (pidfd_getfd(2)). Throws std::system_error.
+    UniqueFd take(int number) const;
+
+ private:
+    struct Stat {
+        char state = '\0';
+        std::uint64_t startTime = 0;
+    };
+    friend struct ProcessIdentity;
+    Stat stat() const;
+    std::vector<std::string> words(const std::string& name) const;
+
+    pid_t pid_;
+    std::string directory_;
+};
+
+/// All that there are.
+std::vector<pid_t> allProcesses(const std::string& proc = "/proc");
+
+/// What follows `key` on the first line that begins with it, without blanks around it.
+std::string valueIn(const std::string& text, std::string_view key);
+
+/// What /proc has for the path of a file, without the mark of one that has been replaced or removed since.
+std::string withoutDeletedMark(std::string path);
+bool hasDeletedMark(std::string_view path);
+
+/// Who has a lock for writing on a file's first byte, where daemons lock their pid files (src/util/virpidfile.c, libvirt 11.3.0),
+/// by the kernel's word. A lock for reading is none: everybody who can read the file may have one. 0 for a process of another PID
+/// namespace, -1 when it is no process's but an open file's.
+std::optional<pid_t> lockHolder(int fd);
+std::optional<pid_t> lockHolder(const std::string& file);
+
+/// A pidfd; none when there is no such process, or errno says something else.
+UniqueFd openPidfd(pid_t pid);
+
+/// See Process::take(); none when that cannot be done, and errno says why.
+UniqueFd takeDescriptor(int pidfd, int number);
+
+/// True once the process behind a pidfd has ended, false at the deadline.
+bool awaitEnd(int pidfd, std::chrono::steady_clock::time_point deadline);
+
+/// False when that cannot be done, and errno says why: ESRCH of a process that has ended.
+bool signalProcess(int pidfd, int signal);
+
+/// SIGTERM, and SIGKILL when it has not ended after `patience`. Throws std::runtime_error when it outlives even that.
+void endProcess(int pidfd, std::chrono::milliseconds patience);
+
+/// Those that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
+/// unix_stream_connect).
+enum class SocketKind { Listening, Accepted };
+struct UnixSocket {
+    std::uint64_t inode = 0;  ///< 0 is the end of a connection that nobody has accepted yet.
+    SocketKind kind = SocketKind::Listening;
+    std::string path;  ///< `@name` for an abstract one.
+};
+/// All sockets with a name in a network namespace: this process's, or that of the process whose table it is.
+std::vector<UnixSocket> unixSockets(const std::string& table = "/proc/net/unix");
+
+}  // namespace vh
