@@ -25,6 +25,7 @@
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -247,7 +248,7 @@ int main(int argc, char** argv) {
     options.asJson = std::find(argv, argv + argc, std::string("--json")) != argv + argc;
     const auto noVerb = [&](const std::string& word) {
         std::string verbs;
-        for (const CLI::App* command : app.get_subcommands(nullptr)) verbs += (verbs.empty() ? "" : ", ") + command->get_name();
+        for (const CLI::App* command : app.get_subcommands(nullptr)) append(verbs, command->get_name());
         return fail(
             options, ExitCode::Usage,
             (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + verbs);

@@ -1,6 +1,8 @@
 #include "vmm-shim/main_stream.h"
 
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <stdexcept>
 
 #include "vmm-shim/bytes.h"
@@ -33,12 +35,18 @@ constexpr std::uint64_t maxDeviceBytes = std::uint64_t{256} << 20;
 constexpr std::size_t maxDescriptionBytes = std::size_t{16} << 20;
 
 std::string hexadecimal(std::uint64_t value) {
-    std::string digits;
-    do {
-        digits.insert(digits.begin(), "0123456789abcdef"[value & 15]);
-        value >>= 4;
-    } while (value != 0);
-    return "0x" + digits;
+    char digits[16];
+    return "0x" + std::string(digits, std::to_chars(digits, digits + sizeof(digits), value, 16).ptr);
+}
+
+/// Of the configuration, in the order in which they come.
+enum class Subsection { TargetPageBits, Capabilities, Uuid };
+
+std::optional<Subsection> subsectionCalled(const std::string& name) {
+    if (name == targetPageBitsName) return Subsection::TargetPageBits;
+    if (name == capabilitiesName) return Subsection::Capabilities;
+    if (name == uuidName) return Subsection::Uuid;
+    return std::nullopt;
 }
 
 std::string readName(ByteReader& reader, const char* what) {
@@ -98,23 +106,23 @@ class Decoder {
         found.machine = reader_.take(length, "machine type");
         checkName(at, found.machine, "machine type");
         // A subsection begins with the byte that no section begins with.
-        for (int last = 0; reader_.peek() == subsection;) {
+        for (std::optional<Subsection> last; reader_.peek() == subsection;) {
             const std::size_t begin = reader_.offset();
             reader_.u8("mark of a subsection");
             const std::string name = readName(reader_, "name of a subsection");
-            const int order = name == targetPageBitsName ? 1 : name == capabilitiesName ? 2 : name == uuidName ? 3 : 0;
-            if (order == 0) throw DecodeError(begin, "unknown subsection '" + name + "'");
-            if (order <= last) throw DecodeError(begin, "subsection '" + name + "' comes twice or too late");
-            last = order;
+            const std::optional<Subsection> kind = subsectionCalled(name);
+            if (!kind) throw DecodeError(begin, "unknown subsection '" + name + "'");
+            if (last && *kind <= *last) throw DecodeError(begin, "subsection '" + name + "' comes twice or too late");
+            last = kind;
             if (const std::uint32_t given = reader_.be32("version of a subsection"); given != 1)
                 throw DecodeError(begin, "version " + std::to_string(given) + " of '" + name + "'; 1 is known");
-            if (order == 1) {
+            if (kind == Subsection::TargetPageBits) {
                 found.target_page_bits = reader_.be32("target page bits");
                 // Below 10 bits there is no room for the flags of RAM records; QEMU's largest target page is 64 KiB.
                 if (*found.target_page_bits < 10 || *found.target_page_bits > 16)
                     throw DecodeError(begin, "target pages of " + std::to_string(*found.target_page_bits) + " bits");
                 pageSize_ = std::uint64_t{1} << *found.target_page_bits;
-            } else if (order == 2) {
+            } else if (kind == Subsection::Capabilities) {
                 readCapabilities(begin, found.capabilities.emplace());
             } else {
                 const std::string_view raw = reader_.take(16, "uuid");

@@ -1,4 +1,4 @@
-// The RAM blocks of a VMM, with the properties that nobody named on its command line, and what differs between those of two.
+// The RAM blocks of a VMM, with the properties that nobody named on its command line.
 //
 // A VMM creates blocks by itself (firmware, option ROMs, video memory, ACPI tables). Their sizes follow the VMM's release and the
 // ROM files installed beside it. max_length, alignment, flags and the file behind a block are on no wire of QEMU's, and
@@ -12,12 +12,14 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "vmm-shim/file_identity.h"
 
 namespace vh {
+
+/// QEMU_VMALLOC_ALIGN on x86 (include/qemu/osdep.h, 10.0 and 11.1): a huge page.
+inline constexpr std::uint64_t hugeAlign = std::uint64_t{2} << 20;
 
 /// The file that a block is a mapping of.
 struct BackingFile {
@@ -59,39 +61,5 @@ struct RamBlockSources {
 /// and adds what /proc/PID/maps and /proc/PID/fd say of each block's mapping. Throws std::invalid_argument naming the line that
 /// it does not understand, std::system_error when the process cannot be looked at.
 std::vector<RamBlock> gatherRamBlocks(const RamBlockSources& sources);
-
-/// How a handover gets the content of a block to the new VMM.
-enum class RamTransfer {
-    Copied,            ///< Every block through the stream, into memory of the new VMM's own.
-    NamedFilesShared,  ///< Named files are mapped by both; the rest is copied (x-ignore-shared).
-    AllShared,         ///< The new VMM maps every block's file (CPR).
-};
-
-enum class Severity {
-    Harmless,   ///< Nothing follows from it.
-    Adaptable,  ///< The new VMM, or we, make up for it.
-    Fatal,      ///< The handover would fail, or lose memory.
-};
-
-/// One property of one block in which an old and a new VMM differ.
-struct RamBlockDifference {
-    std::string idstr;
-    std::string field;  ///< As in RamBlock; `block` for one that exists on one side only.
-    std::string old;    ///< For people: `16 MiB`, `yes`, `absent`.
-    std::string fresh;
-    Severity severity = Severity::Fatal;
-    std::string why;  ///< What follows from it, in words.
-
-    bool operator==(const RamBlockDifference&) const = default;
-};
-
-/// Block by block, in the order of the old VMM's, then those that only the new one has.
-std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh,
-                                            RamTransfer transfer);
-
-/// One line for people: `vga.vram: max_length 16 MiB on the old VMM, 32 MiB on the new one: ...`.
-std::string describe(const RamBlockDifference& difference);
-
-std::string_view name(Severity);
 
 }  // namespace vh

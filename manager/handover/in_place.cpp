@@ -14,6 +14,7 @@
 #include "manager/vmm/vmm_process.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -116,7 +117,7 @@ std::string shimProgram() {
     for (const fs::path& path :
          {here / "vmm-shim", here.parent_path() / "vmm-shim" / "vmm-shim", fs::path(VH_BINDIR) / "vmm-shim"}) {
         if (isExecutable(path)) return path;
-        tried += (tried.empty() ? "'" : ", '") + path.string() + "'";
+        append(tried, "'" + path.string() + "'");
     }
     throw std::runtime_error("the program that the VMM has to execute, vmm-shim, is at none of " + tried +
                              "; install it, or name it in VH_SHIM");

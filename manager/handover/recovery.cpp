@@ -9,6 +9,7 @@
 #include "manager/resources/memory_room.h"
 #include "manager/resources/tap_guard.h"
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/qmp/vmm_state.h"
 
 namespace vh {
 namespace {
@@ -64,7 +65,7 @@ void Recovery::begin() {
 /// that down, or a person has decided so.
 void Recovery::keepOldIfItRuns() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        if (reply.text("status") == "running") return keepOld();
+        if (runStateOf(reply.text("status")) == RunState::Running) return keepOld();
         finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " +
                pidOf(old_) + ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
                "' ends that one, and 'start' starts the VM anew");
@@ -93,11 +94,11 @@ void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json a
 void Recovery::finishStart() {
     if (!old_.alive()) return undoStart();
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const std::string runState = reply.text("status");
-        if (runState.empty())
+        const RunState runState = runStateOf(reply.text("status"));
+        if (runState == RunState::Unsaid)
             return finish("its start was interrupted, and the VMM, " + pidOf(old_) +
                           ", does not answer; 'virt-handover destroy " + directory_.vm() + "' ends it");
-        if (runState == "prelaunch") return end(old_, [this] { undoStart(); });
+        if (runState == RunState::Prelaunch) return end(old_, [this] { undoStart(); });
         record_.starting = false;
         directory_.write(record_);
         finish({});
@@ -111,15 +112,16 @@ void Recovery::undoStart() {
 
 void Recovery::askNew() {
     ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const std::string runState = reply.text("status");
-        if (runState.empty()) return askOld();
+        const RunState runState = runStateOf(reply.text("status"));
+        if (runState == RunState::Unsaid) return askOld();
         // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
-        const bool neverRan = runState == "paused" || runState == "inmigrate" || runState == "prelaunch";
+        const bool neverRan = runState == RunState::Paused || runState == RunState::InMigrate || runState == RunState::Prelaunch;
         if (!neverRan) return endOldUnlessItRuns();
         // What it holds is the guest as it is by now, whether or not it came to run it.
-        if (record_.toldToRun && runState == "paused") return letNewRun("it had been told to");
-        if (old_.alive()) return record_.passthrough.empty() || runState != "paused" ? endNew() : askWhoHasDevices();
-        if (runState != "paused") return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
+        if (record_.toldToRun && runState == RunState::Paused) return letNewRun("it had been told to");
+        if (old_.alive()) return record_.passthrough.empty() || runState != RunState::Paused ? endNew() : askWhoHasDevices();
+        if (runState != RunState::Paused)
+            return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
         letNewRun("the old VMM is gone");
     });
 }
@@ -128,10 +130,10 @@ void Recovery::askNew() {
 void Recovery::endOldUnlessItRuns() {
     if (!old_.alive()) return keepNew();
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const std::string runState = reply.text("status");
-        if (runState == "postmigrate" || runState == "paused") return keepNew();
+        const std::string said = reply.text("status");
+        if (const RunState its = runStateOf(said); its == RunState::PostMigrate || its == RunState::Paused) return keepNew();
         finish("the new VMM, " + pidOf(new_) + ", says that it has the guest, and the old one, " + pidOf(old_) + ", " +
-               (runState.empty() ? "does not answer" : "is in the state '" + runState + "'") +
+               (said.empty() ? "does not answer" : "is in the state '" + said + "'") +
                "; a person must look, and end the one that does not have it");
     });
 }
@@ -139,10 +141,11 @@ void Recovery::endOldUnlessItRuns() {
 /// An old VMM that has handed its devices over cannot run the guest any more (handover_table.h), and nobody but the new one can.
 void Recovery::askWhoHasDevices() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        if (reply.text("status").empty())
+        const RunState runState = runStateOf(reply.text("status"));
+        if (runState == RunState::Unsaid)
             return finish("the new VMM holds the guest, stopped, and the old one, " + pidOf(old_) +
                           ", does not say whether it has given the guest's devices away; a person must look");
-        reply.text("status") == "postmigrate" ? letNewRun("the old VMM has handed over") : endNew();
+        runState == RunState::PostMigrate ? letNewRun("the old VMM has handed over") : endNew();
     });
 }
 
@@ -188,11 +191,10 @@ void Recovery::askWhich() {
         ask(old_, "query-status", nullptr, [this, unless, migration](const QmpReply& reply) {
             if (unless(reply)) return;
             // `completed` may be that of the migration that this VMM came from; its own stops the guest first, and then executes.
-            const std::string migrating = migration.text("status"), status = migrating.empty() ? "none" : migrating,
-                              runState = reply.text("status");
-            const bool isStopped = runState == "postmigrate" || runState == "finish-migrate";
-            if (status == "none" || status == "cancelled" || status == "failed" || (status == "completed" && !isStopped))
-                return keepOld();
+            const MigrationStatus status = migrationStatusOf(migration.text("status"));
+            const RunState runState = runStateOf(reply.text("status"));
+            const bool isStopped = runState == RunState::PostMigrate || runState == RunState::FinishMigrate;
+            if (cameToNothing(status) || (status == MigrationStatus::Completed && !isStopped)) return keepOld();
             if (!std::exchange(cancelled_, true)) old_.monitor().execute("migrate_cancel", nullptr, patience, nullptr);
             againSoon(&Recovery::askWhich, "the old VMM's migration does not end");
         });
@@ -206,18 +208,18 @@ void Recovery::askExecuted() {
             // Not long ago the process may have been neither: between its two monitors it executes one program after another.
             return againSoon(&Recovery::askWhich, "neither the old VMM nor the one that it was to execute answers");
         }
-        const std::string runState = reply.text("status");
-        if (runState.empty()) return againSoon(&Recovery::askExecuted, "the executed VMM does not say how it is");
-        if (runState == "inmigrate") return takeStateIn();
-        if (runState == "paused") return runExecuted();
+        const RunState runState = runStateOf(reply.text("status"));
+        if (runState == RunState::Unsaid) return againSoon(&Recovery::askExecuted, "the executed VMM does not say how it is");
+        if (runState == RunState::InMigrate) return takeStateIn();
+        if (runState == RunState::Paused) return runExecuted();
         keepExecuted();
     });
 }
 
 void Recovery::takeStateIn() {
     ask(new_, "query-migrate", nullptr, [this](const QmpReply& reply) {
-        const std::string status = reply.text("status");
-        if (reply.ok() && (status.empty() || status == "none") && !std::exchange(incoming_, true)) {
+        const bool isFresh = reply.ok() && migrationStatusOf(reply.text("status")) == MigrationStatus::None;
+        if (isFresh && !std::exchange(incoming_, true)) {
             new_.monitor().execute("migrate-set-parameters", {{"announce-rounds", 0}}, patience, nullptr);  // See announce().
             new_.monitor().execute("migrate-incoming", fdsetChannel(stateFdset), patience, nullptr);
         }
@@ -259,7 +261,7 @@ void Recovery::askOld() {
     if (!old_.alive()) return finish("the old VMM is gone and the new one does not answer; a person must look at " + pidOf(new_));
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
         // A new VMM without a monitor, as while it waits for CPR state, is known to be harmless by the old one running the guest.
-        if (reply.text("status") == "running") return endNew();
+        if (runStateOf(reply.text("status")) == RunState::Running) return endNew();
         finish("neither VMM can be shown to hold the guest: the new one, " + pidOf(new_) +
                ", does not answer, and the old one, " + pidOf(old_) + ", does not run it; a person must look");
     });
@@ -325,10 +327,10 @@ void Recovery::keepOld() {
 
 void Recovery::letOldRun() {
     ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const std::string runState = reply.text("status");
+        const RunState runState = runStateOf(reply.text("status"));
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
-        if (runState.empty()) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
-        if (!record_.passthrough.empty() && runState == "postmigrate")
+        if (runState == RunState::Unsaid) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
+        if (!record_.passthrough.empty() && runState == RunState::PostMigrate)
             return finish(
                 "the new VMM is gone, and the old one, " + pidOf(old_) +
                 ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
@@ -343,7 +345,7 @@ void Recovery::letOldRun() {
                 settle(old_.record(), new_.record().generation);
             });
         };
-        if (runState == "running" || !record_.guestWasRunning) return settled();
+        if (runState == RunState::Running || !record_.guestWasRunning) return settled();
         ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
             if (answer.ok()) return settled();
             // A migration that was cancelled just now takes a moment to let go of the guest.

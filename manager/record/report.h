@@ -14,7 +14,7 @@
 #include "manager/record/heartbeat_summary.h"
 #include "manager/record/passed_device.h"
 #include "manager/record/state.h"
-#include "vmm-shim/ram_blocks.h"
+#include "vmm-shim/ram_block_differences.h"
 
 namespace vh {
 

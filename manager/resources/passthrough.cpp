@@ -20,6 +20,7 @@
 #include <system_error>
 
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -188,9 +189,7 @@ std::string addressOf(const std::string& device, const KernelRoots& roots) {
             found.push_back(entry.filename());
     if (found.empty()) throw std::runtime_error("the host has no PCI device '" + device + "' (lspci -nn shows what it has)");
     if (found.size() == 1) return found.front();
-    std::string all;
-    for (const std::string& address : found) all += (all.empty() ? "" : ", ") + address;
-    throw std::runtime_error("the host has " + std::to_string(found.size()) + " PCI devices '" + device + "': " + all +
+    throw std::runtime_error("the host has " + std::to_string(found.size()) + " PCI devices '" + device + "': " + joined(found) +
                              "; name one by its address");
 }
 
@@ -258,9 +257,7 @@ void openTheWay(PassedDevice& found, const VfioDevice& wanted, const Identity& i
     const SysfsDevice device(roots, found.address);
     const std::string group = std::to_string(found.group);
     if (const std::vector<std::string> others = device.groupMembersInUse(); !others.empty()) {
-        std::string all;
-        for (const std::string& other : others) all += (all.empty() ? "" : ", ") + other;
-        throw std::runtime_error("IOMMU group " + group + " of '" + found.address + "' is in use by the host: " + all +
+        throw std::runtime_error("IOMMU group " + group + " of '" + found.address + "' is in use by the host: " + joined(others) +
                                  "; devices of one group can be passed through only together");
     }
     const std::string cdev = fs::exists(roots.dev + "/iommu") ? device.cdev() : std::string();
@@ -462,8 +459,9 @@ void checkMemoryLock(std::uint64_t bytes) {
     rlimit limit{};
     ::getrlimit(RLIMIT_MEMLOCK, &limit);
     if (limit.rlim_max < bytes)
-        throw std::runtime_error("guest RAM of " + formatSize(bytes) +
-                                 " must be locked for a device's DMA, and this user may lock " + formatSize(limit.rlim_max) +
+        throw std::runtime_error("guest RAM of " + roundedSize(static_cast<double>(bytes)) +
+                                 " must be locked for a device's DMA, and this user may lock " +
+                                 roundedSize(static_cast<double>(limit.rlim_max)) +
                                  " (ulimit -H -l); run the manager as root, or raise the limit");
 }
 

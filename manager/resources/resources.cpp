@@ -15,6 +15,7 @@
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -38,8 +39,9 @@ void checkHugePages(std::uint64_t sizeBytes, std::uint64_t pageSizeBytes) {
     std::uint64_t free = 0;
     std::ifstream(directory + "/free_hugepages") >> free;
     if (free * pageSizeBytes < sizeBytes)
-        throw std::runtime_error("guest RAM of " + formatSize(sizeBytes) + " needs " + std::to_string(sizeBytes / pageSizeBytes) +
-                                 " free huge pages of " + formatSize(pageSizeBytes) + ", this host has " + std::to_string(free) +
+        throw std::runtime_error("guest RAM of " + roundedSize(static_cast<double>(sizeBytes)) + " needs " +
+                                 std::to_string(sizeBytes / pageSizeBytes) + " free huge pages of " +
+                                 roundedSize(static_cast<double>(pageSizeBytes)) + ", this host has " + std::to_string(free) +
                                  "; raise '" + directory + "/nr_hugepages'");
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "manager/process/held_by_process.h"
+#include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -158,8 +159,9 @@ void StrayCheck::take(const StrayVmm& stray) {
 }
 
 void StrayCheck::judge(const StrayVmm& stray, const QmpReply& reply) {
-    const std::string runState = reply.text("status");
-    if (runState.empty())
+    const std::string said = reply.text("status");
+    const RunState runState = runStateOf(said);
+    if (runState == RunState::Unsaid)
         return laterOr(stray, "is a VMM of it that no record names, and it does not answer; it may hold the guest");
     const std::set<std::uint64_t> answering = socketsAt(stray.directory + "/qmp.sock", SocketKind::Accepted);
     if (std::ranges::any_of(keep_, [&](pid_t pid) { return holdsSocket(pid, answering); })) {
@@ -167,11 +169,11 @@ void StrayCheck::judge(const StrayVmm& stray, const QmpReply& reply) {
         return look();
     }
     const bool isItself = holdsSocket(stray.pid, answering);
-    if (isItself && (runState == "prelaunch" || runState == "inmigrate")) return end(stray.pid);
+    if (isItself && (runState == RunState::Prelaunch || runState == RunState::InMigrate)) return end(stray.pid);
     // A script that has started the VMM: what becomes of that settles it.
     for (const StrayVmm& other : found(unixSockets()))
         if (!isItself && holdsSocket(other.pid, answering)) return judge(other, reply);
-    finish(processText(stray.pid) + " is a VMM of it that no record names, and it holds a guest ('" + runState + "')");
+    finish(processText(stray.pid) + " is a VMM of it that no record names, and it holds a guest ('" + said + "')");
 }
 
 void StrayCheck::end(pid_t pid) {

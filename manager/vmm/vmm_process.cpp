@@ -17,6 +17,7 @@
 #include "manager/process/descriptors.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -208,9 +209,7 @@ std::string lastWordsOf(int log, std::uintmax_t from) {
         last.push_back(line);
         if (last.size() > linesShown) last.pop_front();
     }
-    std::string words;
-    for (const std::string& entry : last) words += (words.empty() ? "" : "; ") + entry;
-    return words;
+    return joined(last, "; ");
 }
 
 void VmmProcess::gatherRamBlocks(std::chrono::milliseconds deadline, RamBlocksHandler then) {

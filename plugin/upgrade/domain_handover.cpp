@@ -15,6 +15,7 @@
 #include "plugin/machine/process_descriptors.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
+#include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -42,7 +43,8 @@ void refuse(const std::string& why) {
 /// What QEMU itself says against a handover at this moment.
 void askQemu(Monitor& monitor) {
     const std::string state = monitor.execute("query-status").value("status", "");
-    if (state != "running" && state != "paused") refuse("its QEMU is in state '" + state + "', not running or paused");
+    if (const RunState its = runStateOf(state); its != RunState::Running && its != RunState::Paused)
+        refuse("its QEMU is in state '" + state + "', not running or paused");
     if (!monitor.execute("query-block-jobs").empty())
         refuse("a block job is under way; wait for it, or end it with 'virsh blockjob'");
     if (!monitor.execute("query-jobs").empty()) refuse("a job of QEMU's is under way; wait for it");

@@ -19,6 +19,7 @@
 #include "plugin/host/command.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -75,7 +76,7 @@ bool isOnlyRoots(const fs::path& path) {
 std::string usersOf(pid_t pid) {
     std::istringstream numbers(Process(pid).field("status", "Uid:"));
     std::string all;
-    for (std::string one; numbers >> one;) all += (all.empty() ? "" : " ") + one;
+    for (std::string one; numbers >> one;) append(all, one, " ");
     return all;
 }
 
@@ -296,7 +297,7 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
         try {
             part();
         } catch (const std::exception& error) {
-            problems += (problems.empty() ? "" : "; ") + what + ": " + error.what();
+            append(problems, what + ": " + error.what(), "; ");
         }
     };
     const auto onUnits = [&](std::vector<std::string> words, const std::vector<std::string>& names) {

@@ -15,6 +15,7 @@
 #include "plugin/host/emulator.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -185,9 +186,7 @@ class Search {
     }
 
     static std::string list(const std::set<pid_t>& pids) {
-        std::string text;
-        for (const pid_t pid : pids) text += (text.empty() ? "pid " : ", pid ") + std::to_string(pid);
-        return text;
+        return joined(pids, [](pid_t pid) { return "pid " + std::to_string(pid); });
     }
 
     const HostPaths& paths_;

@@ -20,6 +20,7 @@
 #include "plugin/upgrade/upgrade_journal.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -107,9 +108,9 @@ class Upgrade {
                               .notes = readiness.notes};
         if (!readiness.ready()) {
             for (const Obstacle& obstacle : readiness.obstacles) {
-                outcome.cause += (outcome.cause.empty() ? "" : "; ") + obstacle.what;
+                append(outcome.cause, obstacle.what, "; ");
                 if (!obstacle.remedy.empty() && outcome.remedy.find(obstacle.remedy) == std::string::npos)
-                    outcome.remedy += (outcome.remedy.empty() ? "" : "; ") + obstacle.remedy;
+                    append(outcome.remedy, obstacle.remedy, "; ");
             }
             return end(outcome);
         }
@@ -294,7 +295,7 @@ class Upgrade {
         }
         outcome.outcome = "lost";
         outcome.pid = domain.fresh.isAlive() ? domain.fresh.pid : domain.old.isAlive() ? domain.old.pid : 0;
-        outcome.cause += (outcome.cause.empty() ? "" : ": ") + domain.cause;
+        append(outcome.cause, domain.cause, ": ");
     }
 
     /// Throws when it cannot be written: nothing may begin then.

@@ -118,7 +118,7 @@ TEST_F(ResourcesTest, giveGuestRamToTheVmmsUser) {
 TEST_F(ResourcesTest, refuseHugePagesThatTheHostDoesNotHave) {
     vm_.memory = {.sizeBytes = std::uint64_t{1} << 50, .pageSizeBytes = 2 << 20};
     EXPECT_THAT(errorOf<std::runtime_error>([this] { createGuestRam(vm_, identity_); }),
-                AllOf(HasSubstr("guest RAM of 1024TiB needs 536870912 free huge pages of 2MiB, this host has "),
+                AllOf(HasSubstr("guest RAM of 1024 TiB needs 536870912 free huge pages of 2 MiB, this host has "),
                       HasSubstr("; raise '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'")));
 }
 

@@ -1,5 +1,3 @@
-#include "vmm-shim/ram_blocks.h"
-
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -20,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/vmm-shim/open_descriptors.h"
+#include "vmm-shim/ram_block_differences.h"
 
 namespace vh {
 

@@ -9,6 +9,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "vmm-shim/text.h"
+
 namespace vh {
 namespace {
 
@@ -78,7 +80,7 @@ std::uint64_t number(const std::string& option, const std::string& text, std::ui
 template <class Value>
 std::string namesOf(const std::map<std::string, Value>& table) {
     std::string names;
-    for (const auto& [name, value] : table) names += (names.empty() ? "" : ", ") + name;
+    for (const auto& [name, value] : table) append(names, name);
     return names;
 }
 

@@ -11,6 +11,7 @@
 #include <set>
 #include <utility>
 
+#include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -115,9 +116,9 @@ class BegunMigration {
     void cancel() {
         if (!std::exchange(underWay_, false)) return;
         monitor_.execute("migrate_cancel");
-        const std::set<std::string> ended{"none", "cancelled", "failed"};
         const auto deadline = steady_clock::now() + monitor_.timeout();
-        for (std::string status; !ended.contains(status = migrationStatus(monitor_.execute("query-migrate")));) {
+        for (std::string status;
+             !cameToNothing(migrationStatusOf(status = migrationStatus(monitor_.execute("query-migrate"))));) {
             if (steady_clock::now() > deadline) throw std::runtime_error("it remains in the status '" + status + "'");
             // The monitor tells of no end of it, unless the capability `events` were changed, too.
             const timespec pause{0, 1'000'000};
@@ -145,9 +146,10 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
     const std::string status = migrationStatus(monitor.execute("query-migrate"));
     // `completed` is also what a VMM says for good that has taken a guest over; one that has given its guest away does not run
     // it.
-    const bool holdsItsGuest = status != "completed" || monitor.execute("query-status").value("status", "") != "postmigrate";
-    if (const std::set<std::string> idle{"none", "cancelled", "failed", "completed"}; !idle.contains(status) || !holdsItsGuest)
-        throw std::runtime_error("the VMM has a migration in the status '" + status + "': it is left alone");
+    const bool isIdle = cameToNothing(migrationStatusOf(status)) ||
+                        (migrationStatusOf(status) == MigrationStatus::Completed &&
+                         runStateOf(monitor.execute("query-status").value("status", "")) != RunState::PostMigrate);
+    if (!isIdle) throw std::runtime_error("the VMM has a migration in the status '" + status + "': it is left alone");
 
     CprTransferMode mode(monitor);
     // These are the blockers of the mode that is set (migration/migration.c:fill_source_migration_info, 10.0 and 11.1).

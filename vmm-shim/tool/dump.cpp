@@ -11,6 +11,7 @@
 #include "vmm-shim/cpr_state.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/ram_block_section.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/vm_description.h"
 
@@ -70,7 +71,7 @@ json toJson(const RamBlock& block) {
 std::string flagsText(const RamBlock& block) {
     std::string text;
     const auto add = [&](bool is, const char* word) {
-        if (is) text += (text.empty() ? "" : ",") + std::string(word);
+        if (is) append(text, word, ",");
     };
     add(block.shared, "shared");
     add(block.resizable, "resizable");

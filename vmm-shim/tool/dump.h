@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm-shim/cpr_channel.h"
-#include "vmm-shim/ram_blocks.h"
+#include "vmm-shim/ram_block_differences.h"
 
 namespace vh {
 

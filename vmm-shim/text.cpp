@@ -1,0 +1,32 @@
+#include "vmm-shim/text.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdio>
+
+namespace vh {
+namespace {
+
+constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
+
+}  // namespace
+
+std::string roundedSize(double bytes) {
+    std::size_t unit = 0;
+    // What would be shown as 1024 is one of the next unit.
+    for (; unit + 1 < units.size() && bytes >= 1023.95; ++unit) bytes /= 1024;
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.1f", bytes);
+    std::string number = text;
+    if (number.ends_with(".0")) number.resize(number.size() - 2);
+    return number + " " + units[unit];
+}
+
+std::string exactSize(std::uint64_t bytes) {
+    if (bytes % 1024 != 0 || bytes == 0) return std::to_string(bytes) + " bytes";
+    std::size_t unit = 0;
+    for (; unit + 1 < units.size() && bytes % 1024 == 0; ++unit) bytes /= 1024;
+    return std::to_string(bytes) + " " + units[unit];
+}
+
+}  // namespace vh
