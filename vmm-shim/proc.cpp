@@ -156,7 +156,8 @@ std::string Process::fileOf(const MemoryMapping& mapping) const {
 
 Process::Program Process::program() const {
     const Program executed{path("exe"), link("exe")};
-    if (executed.path.empty() || ElfFile(executed.file).isProgram()) return executed;
+    if (executed.path.empty()) return {};
+    if (ElfFile(executed.file).isProgram()) return executed;
     // Of the mapped files, one is a program and the others are libraries.
     std::set<std::string> seen{executed.path};
     for (const MemoryMapping& mapping : mappings()) {

@@ -13,17 +13,12 @@ inline void append(std::string& list, std::string_view item, std::string_view se
     list += item;
 }
 
-/// `a, b, c`, each by `text`.
-template <class Items, class Text>
-std::string joined(const Items& items, Text text, std::string_view separator = ", ") {
-    std::string list;
-    for (const auto& item : items) append(list, text(item), separator);
-    return list;
-}
+/// `a, b, c`.
 template <class Items>
 std::string joined(const Items& items, std::string_view separator = ", ") {
-    return joined(
-        items, [](const auto& item) { return std::string(item); }, separator);
+    std::string list;
+    for (const auto& item : items) append(list, item, separator);
+    return list;
 }
 
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.

@@ -84,5 +84,4 @@ std::string_view outcomeName(State finalState);
 /// What reports call an upgrade after which the guest was not heard.
 constexpr std::string_view silentOutcome = "silent";
 
-
 }  // namespace vh

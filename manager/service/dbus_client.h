@@ -23,7 +23,8 @@ class NotThere : public Unreachable {
 
 class DbusClient : public Verbs {
  public:
-    /// For how long a daemon may be silent that should answer at once, and how often one that is at work is asked whether it lives.
+    /// For how long a daemon may be silent that should answer at once, and how often one that is at work is asked whether it
+    /// lives.
     struct Patience {
         std::chrono::milliseconds answer{15'000};
         std::chrono::milliseconds ping{3'000};

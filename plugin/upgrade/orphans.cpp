@@ -186,7 +186,9 @@ class Search {
     }
 
     static std::string list(const std::set<pid_t>& pids) {
-        return joined(pids, [](pid_t pid) { return "pid " + std::to_string(pid); });
+        std::string text;
+        for (const pid_t pid : pids) append(text, "pid " + std::to_string(pid));
+        return text;
     }
 
     const HostPaths& paths_;

@@ -88,7 +88,6 @@ TEST_F(LibvirtHook, isCalledOnStartReconnectAndDestroy) {
     domain.destroy();
     EXPECT_TRUE(heard({domain.name(), uuid, "stopped", ""}));
     EXPECT_TRUE(heard({domain.name(), uuid, "release", "destroyed"}));
-    EXPECT_FALSE(inbox.latest().contains(uuid));
 }
 
 TEST_F(LibvirtHook, letsADomainLiveWhenTheManagerHangs) {

@@ -172,7 +172,7 @@ TEST_F(LikenessTest, aProcessIsMadeLikeAnotherOneInAllThatTheKernelTells) {
     EXPECT_TRUE(comesTrue([&] { return !model.alive() && !twin.alive(); }));
 }
 
-TEST(ProcessTraitsTest, ofNoProcessIsAnError) {
+TEST(ProcessTraits, ofNoProcessAreAnError) {
     EXPECT_THROW(ProcessTraits::of(0x3fffffff), std::system_error);
 }
 

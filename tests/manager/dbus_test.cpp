@@ -1,5 +1,5 @@
-// The manager's verbs over its D-Bus interface: what goes over unchanged, and what happens with a peer of another version, or with
-// one that does not answer.
+// The manager's verbs over its D-Bus interface: what goes over unchanged, and what happens with a peer of another version, or
+// with one that does not answer.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -71,8 +71,8 @@ class Recorder : public Verbs {
     }
 };
 
-/// GDBus closes its sockets in a thread of its own, some time later: so no test looks for those that are left, and this is a program
-/// of its own.
+/// GDBus closes its sockets in a thread of its own, some time later: so no test looks for those that are left, and this is a
+/// program of its own.
 class DbusTest : public testing::Test {
  protected:
     VerbResult ask(const std::function<void(Verbs::Done)>& verb) {

@@ -230,9 +230,9 @@ TEST_F(ProcessTest, isEndedByForceWhenItDoesNotEndWhenAsked) {
     EXPECT_FALSE(awaitEnd(process.get(), steady_clock::now() + milliseconds(1)));
     endProcess(process.get(), milliseconds(20));
     EXPECT_TRUE(awaitEnd(process.get(), {}));
-    int status = 0;
-    ASSERT_EQ(::waitpid(child.pid(), &status, WNOWAIT | WEXITED), child.pid());
-    EXPECT_EQ(WTERMSIG(status), SIGKILL);
+    siginfo_t ended{};
+    ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child.pid()), &ended, WEXITED | WNOWAIT), 0);
+    EXPECT_EQ(ended.si_status, SIGKILL);
     endProcess(process.get(), milliseconds(20));  // It has ended: no error.
     child.reap();
     EXPECT_FALSE(signalProcess(process.get(), SIGKILL));
