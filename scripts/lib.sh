@@ -32,14 +32,14 @@ fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # The comment at the top of the script, to the first empty line, is its help.
 printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
 
-# configureAndBuild DIRECTORY [MESON-OPTION...]: meson reconfigures an existing build directory by itself.
+# configureAndBuild DIRECTORY [TARGET...]: meson reconfigures an existing build directory by itself.
 configureAndBuild() {
     local directory=$1
     shift
     if [ ! -f "$directory/build.ninja" ]; then
-        meson setup "$directory" "$sourceDir" "$@" || return
+        meson setup "$directory" "$sourceDir" || return
     fi
-    setpriv --pdeathsig KILL -- meson compile -C "$directory"
+    setpriv --pdeathsig KILL -- meson compile -C "$directory" "$@"
 }
 
 # endingWithUs COMMAND...: does not outlive us, whatever ends us. On SIGINT and SIGTERM it has ten seconds to clean up, and then

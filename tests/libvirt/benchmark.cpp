@@ -77,7 +77,7 @@ std::string definitionLike(const Workspace& workspace, const TestDomain& domain)
                           "boot:\n  kernel: " +
                               required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
                               "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off "
-                              "clearcpuid=erms" +
+                              "clearcpuid=erms cryptomgr.notests" +
                               idle + "\nconsole: {enabled: false}\nvmm:\n  binary: " + oldQemu() + "\n  arguments: [" +
                               devicesOf(domain, disk, directory + "/socket") + "]\n");
 }

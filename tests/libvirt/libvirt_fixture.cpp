@@ -303,7 +303,8 @@ std::string TestDomain::xml() const {
             "    <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>\n"
             "    <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>\n";
     xml += "    <kernel>" + required("VH_GUEST_KERNEL") + "</kernel>\n    <initrd>" + required("VH_GUEST_INITRAMFS") +
-           "</initrd>\n    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms" +
+           "</initrd>\n    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
+           "cryptomgr.notests" +
            (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline +
            "</cmdline>\n  </os>\n  <features><acpi/></features>\n  <devices>\n    <emulator>" + xmlEscaped(options_.emulator) +
            "</emulator>\n    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +

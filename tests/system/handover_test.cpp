@@ -121,20 +121,23 @@ class HandoverTest : public testing::TestWithParam<Design> {
     int oldPid_ = 0;
 };
 
-TEST_P(HandoverTest, refusesABinaryThatDoesNotExist) {
+/// What is refused before the design is looked at: once, then, and not for each.
+class RefusalTest : public HandoverTest {};
+
+TEST_P(RefusalTest, refusesABinaryThatDoesNotExist) {
     expectGuestStayed(upgradeTo("/nonexistent/qemu"), "refused", HasSubstr("'/nonexistent/qemu': No such file or directory"));
 }
 
-TEST_P(HandoverTest, refusesABinaryThatIsNotExecutable) {
+TEST_P(RefusalTest, refusesABinaryThatIsNotExecutable) {
     const std::string file = workspace().file("plain", "#!/bin/sh\n");
     expectGuestStayed(upgradeTo(file), "refused", HasSubstr("is not executable"));
 }
 
-TEST_P(HandoverTest, refusesABinaryThatIsNotAQemu) {
+TEST_P(RefusalTest, refusesABinaryThatIsNotAQemu) {
     expectGuestStayed(upgradeTo("/bin/true"), "refused", HasSubstr("is not a working QEMU: it exited with status 0"));
 }
 
-TEST_P(HandoverTest, refusesABinaryThatHangs) {
+TEST_P(RefusalTest, refusesABinaryThatHangs) {
     expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused",
                       HasSubstr("did not answer as a QEMU within 8000 ms"));
 }
@@ -224,7 +227,7 @@ TEST_P(HandoverTest, rollsBackWhenAPersonAsksToStop) {
     }
 }
 
-TEST_P(HandoverTest, refusesWhenTheDefinitionFileWasChanged) {
+TEST_P(RefusalTest, refusesWhenTheDefinitionFileWasChanged) {
     const auto rewrite = [&](const std::string& from, const std::string& to) {
         std::ifstream input(vm_->definition);
         std::string text((std::istreambuf_iterator<char>(input)), {});
@@ -237,7 +240,7 @@ TEST_P(HandoverTest, refusesWhenTheDefinitionFileWasChanged) {
     expectGuestStayed(report, "refused", HasSubstr("memory.size was '192MiB' and is now '256MiB'"));
 }
 
-TEST_P(HandoverTest, refusesWhenTheDefinitionFileHasBecomeInvalid) {
+TEST_P(RefusalTest, refusesWhenTheDefinitionFileHasBecomeInvalid) {
     fs::copy_file(vm_->definition, vm_->definition + ".good");
     std::ofstream(vm_->definition, std::ios::app) << "nonsense: 1\n";
     const json report = upgradeTo(newQemu());
@@ -286,7 +289,7 @@ TEST_P(HandoverTest, rollsBackWhenADiskIsAnotherFileByNow) {
     expectGuestStayed(report, "rolled back", HasSubstr("is another file than the one the VM was started with"));
 }
 
-TEST_P(HandoverTest, refusesASecondUpgradeOfTheSameVm) {
+TEST_P(RefusalTest, refusesASecondUpgradeOfTheSameVm) {
     json second;
     const json first = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
         if (progress.state != State::Exchanging) return;
@@ -428,6 +431,8 @@ TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
 }
 
 INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
+                         [](const auto& test) { return testName(test.param); });
+INSTANTIATE_TEST_SUITE_P(designs, RefusalTest, testing::Values(Design::Relayed),
                          [](const auto& test) { return testName(test.param); });
 
 }  // namespace

@@ -208,7 +208,8 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
         "name: " + options.name + "\nmachine: " + options.machine +
             "\naccelerator: tcg\nmemory: {size: 192MiB, owner: " + options.owner +
             "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-            "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms" +
+            "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
+            "cryptomgr.notests" +
             options.cmdline + "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
             "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci" + options.arguments + "]\nhandover: {design: " +
             std::string(name(options.design)) + (options.handover.empty() ? "" : ", ") + options.handover + "}\n" + options.more);
