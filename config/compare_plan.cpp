@@ -14,7 +14,6 @@
 namespace vh {
 namespace {
 
-constexpr std::array allLoads{Load::Idle, Load::Memory, Load::Disk, Load::Network};
 constexpr std::array allDeviceSets{DeviceSet{}, DeviceSet{true, false}, DeviceSet{false, true}, DeviceSet{true, true}};
 
 /// What the guest's kernel and the writer of the load `memory` need besides.
@@ -49,7 +48,7 @@ void factor(Section& section, std::string_view key, std::vector<T>& target, Read
 }
 
 void readPlan(Section& section, ComparePlan& plan) {
-    section.list("pairs", plan.pairs, [](Section& pair, VmmPair& target) {
+    section.list("pairs", plan.pairs, [](Section& pair, BinaryPair& target) {
         pair.required("old", target.old, readPath);
         pair.required("new", target.fresh, readPath);
     });
@@ -113,7 +112,7 @@ std::string toYaml(const ComparePlan& plan) {
     const auto& [pairs, designs, rounds, baselineRounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine,
                  accelerator, user, before, after, stealLimitPercent, saveDirectory, seed] = plan;
     YAML::Node root(YAML::NodeType::Map);
-    for (const VmmPair& pair : pairs) {
+    for (const BinaryPair& pair : pairs) {
         YAML::Node entry(YAML::NodeType::Map);
         entry["old"] = pair.old;
         entry["new"] = pair.fresh;

@@ -2,6 +2,7 @@
 // every combination of their entries a cell.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -20,13 +21,14 @@ enum class Load {
     Disk,     ///< Writes and reads its disk all the time.
     Network,  ///< Answers a thousand large echo requests a second.
 };
+inline constexpr std::array allLoads{Load::Idle, Load::Memory, Load::Disk, Load::Network};
 
 /// Which VMM hands over to which.
-struct VmmPair {
+struct BinaryPair {
     std::string old;
     std::string fresh;
 
-    bool operator==(const VmmPair&) const = default;
+    bool operator==(const BinaryPair&) const = default;
 };
 
 struct GuestRam {
@@ -53,7 +55,7 @@ struct ProbeGuest {
 };
 
 struct ComparePlan {
-    std::vector<VmmPair> pairs;
+    std::vector<BinaryPair> pairs;
     std::vector<Design> designs = allDesigns();
     unsigned rounds = 10;
     unsigned baselineRounds =

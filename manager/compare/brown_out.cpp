@@ -103,6 +103,11 @@ std::optional<double> recovery(const Counter& counter, double switchedAtMs, doub
     return std::nullopt;
 }
 
+/// The samples say no more than tenths.
+std::optional<double> rounded(const std::optional<double>& number) {
+    return number ? std::optional(std::round(*number * 10) / 10) : std::nullopt;
+}
+
 }  // namespace
 
 BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window) {
@@ -111,32 +116,19 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
     result.binMs = window.binMs;
     result.firstBinMs = window.firstBinMs;
     const std::optional<double> before = medianRate(counter, beganAtMs, window);
-    if (before) result.beforePagesPerSecond = *before * 1000;
+    if (before) result.beforePagesPerSecond = rounded(*before * 1000);
     const bool known = before && *before > 0;
     if (known) {
         counter.resumeAt(switchedAtMs, *before, window.binMs);
-        result.brownOutMs = recovery(counter, switchedAtMs, *before * window.spanMs * window.enoughPart, window);
+        result.brownOutMs = rounded(recovery(counter, switchedAtMs, *before * window.spanMs * window.enoughPart, window));
     }
     const auto bins = static_cast<int>(std::lround((window.endMs - window.firstBinMs) / window.binMs));
     for (int bin = 0; bin < bins; ++bin) {
         const double from = switchedAtMs + window.firstBinMs + bin * window.binMs;
         const auto pages = counter.written(from, from + window.binMs);
-        result.curvePercent.push_back(known && pages ? std::optional(100 * *pages / (*before * window.binMs)) : std::nullopt);
+        result.curvePercent.push_back(known && pages ? rounded(100 * *pages / (*before * window.binMs)) : std::nullopt);
     }
     return result;
-}
-
-void to_json(nlohmann::json& value, const BrownOut& result) {
-    const auto rounded = [](const std::optional<double>& number) {
-        return number ? nlohmann::json(std::round(*number * 10) / 10) : nlohmann::json();
-    };
-    nlohmann::json curve = nlohmann::json::array();
-    for (const auto& percent : result.curvePercent) curve.push_back(rounded(percent));
-    value = {{"beforePagesPerSecond", rounded(result.beforePagesPerSecond)},
-             {"brownOutMs", rounded(result.brownOutMs)},
-             {"binMs", result.binMs},
-             {"firstBinMs", result.firstBinMs},
-             {"curvePercent", std::move(curve)}};
 }
 
 }  // namespace vh

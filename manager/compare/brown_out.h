@@ -5,8 +5,6 @@
 #include <optional>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 namespace vh {
 
 /// What the guest said: pages written since boot. `atMs` is when that was heard, by the host's steady clock.
@@ -24,7 +22,7 @@ struct BrownOutWindow {
     double endMs = 1500;  ///< After the switch.
 };
 
-/// The `writeRate` of a round, see README.md.
+/// The `writeRate` of a round, see README.md; what was measured is rounded to tenths.
 struct BrownOut {
     std::optional<double> beforePagesPerSecond;  ///< The median of spans.
     std::optional<double> brownOutMs;
@@ -36,7 +34,5 @@ struct BrownOut {
 /// `beganAtMs` is when the handover began, `switchedAtMs` the guest's first beat on the new VMM. Between two samples the counter
 /// is taken as a straight line, also over a hole, but not where it goes back.
 BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window = {});
-
-void to_json(nlohmann::json& value, const BrownOut& result);
 
 }  // namespace vh

@@ -33,10 +33,11 @@ constexpr std::array figures{Figure{"stopToResumeMs", Kind::Time}, Figure{"guest
                              Figure{"totalMs", Kind::Time},        Figure{"ramCopiedBytes", Kind::Amount},
                              Figure{"networkLost", Kind::Absolute}};
 
-struct Comparison {
-    std::string cell;
+/// Of one figure of one series.
+struct FigureComparison {
+    std::string configuration;
     std::string design;
-    std::string title;  ///< Of cell and design, for people.
+    std::string title;  ///< Of configuration and design, for people.
     Figure figure;
     std::vector<double> before;
     std::vector<double> after;
@@ -71,38 +72,25 @@ std::string percentText(double share) {
     return text + " %";
 }
 
-/// Factors of a cell as text; equal for cells that are to be compared.
-std::string factorsOf(const json& cell) {
-    std::vector<std::string> devices = cell.at("devices");
-    std::ranges::sort(devices);
-    json factors = json::array();
-    factors.push_back(devices);
-    for (const char* factor : {"ramBytes", "touchedBytes", "pageSizeBytes", "vcpus", "load", "vms"})
-        factors.push_back(cell.at(factor));
-    return factors.dump();
+/// By factors and by which of the configurations with equal ones it is, which is the binary pair's place in the plan.
+using Factors = std::pair<decltype(std::declval<Configuration>().factors()), std::size_t>;
+std::map<Factors, const Configuration*> byFactors(const Results& results) {
+    std::map<Factors::first_type, std::size_t> seen;
+    std::map<Factors, const Configuration*> all;
+    for (const Configuration& one : results.configurations) all[{one.factors(), seen[one.factors()]++}] = &one;
+    return all;
 }
 
-/// By factors and by which of the cells with equal ones it is, which is the pair's place in the plan.
-std::map<std::pair<std::string, std::size_t>, const json*> cellsByFactors(const json& results) {
-    std::map<std::string, std::size_t> seen;
-    std::map<std::pair<std::string, std::size_t>, const json*> cells;
-    for (const json& cell : results.at("cells")) {
-        const std::string factors = factorsOf(cell);
-        cells[{factors, seen[factors]++}] = &cell;
-    }
-    return cells;
+/// Of the same place in the plan; null when there is none.
+const Configuration* counterpartOf(const Configuration& one, const std::map<Factors, const Configuration*>& own,
+                                   const std::map<Factors, const Configuration*>& others) {
+    const auto here = std::ranges::find(own, &one, [](const auto& entry) { return entry.second; });
+    const auto there = others.find(here->first);
+    return there == others.end() ? nullptr : there->second;
 }
 
-const json* seriesOf(const json& cell, const std::string& design) {
-    for (const json& series : cell.at("series"))
-        if (series.at("design") == design) return &series;
-    return nullptr;
-}
-
-std::size_t brokenPatterns(const json& series) {
-    return static_cast<std::size_t>(std::ranges::count_if(series.at("rounds"), [](const json& round) {
-        return round.at("patterns").is_object() && round["patterns"].at("intact") == false;
-    }));
+std::size_t brokenPatterns(const Series& series) {
+    return static_cast<std::size_t>(std::ranges::count_if(series.rounds, &Round::isBroken));
 }
 
 std::string failuresText(const RoundCount& count) {
@@ -110,134 +98,124 @@ std::string failuresText(const RoundCount& count) {
 }
 
 /// The first round of a series that failed.
-std::string causeIn(const json& series) {
-    for (const json& round : series.at("rounds"))
-        if (round.at("outcome") != "upgraded")
-            return printable(round["outcome"].get<std::string>() + ": " + round.at("cause").get<std::string>());
-    return {};
+std::string causeIn(const Series& series) {
+    const auto failed = std::ranges::find_if_not(series.rounds, &Round::upgraded);
+    return failed == series.rounds.end() ? "" : printable(std::string(name(failed->outcome)) + ": " + failed->cause);
 }
 
 class Check {
  public:
-    Check(const json& baseline, const json& now, double tolerance) : baseline_(baseline), now_(now) {
+    Check(const Results& baseline, const Results& now, double tolerance) : baseline_(baseline), now_(now) {
         result_.tolerance = tolerance;
     }
 
     CheckResult run() {
         compareHosts();
-        const auto before = cellsByFactors(baseline_), after = cellsByFactors(now_);
+        const auto before = byFactors(baseline_), after = byFactors(now_);
         // In the order of the newer results, so that both read alike.
-        for (const json& cell : now_.at("cells")) {
-            const auto here = std::ranges::find(after, &cell, [](const auto& entry) { return entry.second; });
-            const auto there = before.find(here->first);
-            if (there == before.end())
-                notCompared(cell, "", "the baseline has no such cell");
+        for (const Configuration& one : now_.configurations) {
+            if (const Configuration* older = counterpartOf(one, after, before))
+                compareConfigurations(*older, one);
             else
-                compareCells(*there->second, cell);
+                notCompared(one, "", "the baseline has no such cell");
         }
-        for (const json& cell : baseline_.at("cells")) {
-            const auto here = std::ranges::find(before, &cell, [](const auto& entry) { return entry.second; });
-            if (!after.contains(here->first)) notCompared(cell, "", "only the baseline has this cell");
-        }
+        for (const Configuration& one : baseline_.configurations)
+            if (!counterpartOf(one, before, after)) notCompared(one, "", "only the baseline has this cell");
         judge();
         return std::move(result_);
     }
 
  private:
     void compareHosts() {
-        const json &before = baseline_.at("host"), &after = now_.at("host");
-        const auto differs = [&](const char* what, const char* title) {
-            if (before.at(what) == after.at(what)) return false;
-            result_.remarks.push_back(std::string("the hosts differ: ") + title + " '" +
-                                      printable(before[what].get<std::string>()) + "' before, '" +
-                                      printable(after[what].get<std::string>()) + "' now");
+        const auto differs = [&](std::string HostFacts::*what, const std::string& title) {
+            const std::string &before = baseline_.host.*what, &after = now_.host.*what;
+            if (before == after) return false;
+            result_.remarks.push_back("the hosts differ: " + title + " '" + printable(before) + "' before, '" + printable(after) +
+                                      "' now");
             return true;
         };
-        const bool otherCpu = differs("cpu", "CPU"), otherAccelerator = differs("accelerator", "accelerator");
-        differs("kernel", "kernel");
+        const bool otherCpu = differs(&HostFacts::cpu, "CPU"), otherAccelerator = differs(&HostFacts::accelerator, "accelerator");
+        differs(&HostFacts::kernel, "kernel");
         timesComparable_ = !otherCpu && !otherAccelerator;
         if (!timesComparable_)
             result_.notCompared.emplace_back("times: another " + std::string(otherCpu ? "CPU" : "accelerator") +
                                              " takes another time for the same work");
     }
 
-    void compareCells(const json& before, const json& after) {
-        for (const json& series : before.at("series")) {
-            const std::string design = series.at("design");
-            const json* other = seriesOf(after, design);
-            if (other)
+    void compareConfigurations(const Configuration& before, const Configuration& after) {
+        for (const Series& series : before.series) {
+            if (const Series* other = after.of(series.design))
                 compareSeries(after, series, *other);
             else if (countRounds(series).all() > 0)
                 // Upgraded before or not: a plan without it is a question that was not asked.
-                notCompared(after, design, "the newer results do not have this design");
+                notCompared(after, name(series.design), "the newer results do not have this design");
         }
-        for (const json& series : after.at("series"))
-            if (!seriesOf(before, series.at("design")))
-                notCompared(after, series["design"], "the baseline does not have this design");
+        for (const Series& series : after.series)
+            if (!before.of(series.design)) notCompared(after, name(series.design), "the baseline does not have this design");
     }
 
-    void compareSeries(const json& cell, const json& before, const json& after) {
-        const std::string design = before.at("design");
+    void compareSeries(const Configuration& configuration, const Series& before, const Series& after) {
+        const std::string design(name(before.design));
         const RoundCount was = countRounds(before), is = countRounds(after);
         if (was.all() == 0 && is.all() == 0) return;
-        if (was.all() == 0) return notCompared(cell, design, "it was not run in the baseline");
-        comparePatterns(cell, before, after);
+        if (was.all() == 0) return notCompared(configuration, design, "it was not run in the baseline");
+        comparePatterns(configuration, before, after);
         if (is.all() == 0) {
-            const std::string reason = printable(after.at("notRun"));
+            const std::string reason = printable(after.notRun);
             if (was.failed == was.all() || reason.empty())
-                notCompared(cell, design, "it was not run now" + (reason.empty() ? "" : ": " + reason));
+                notCompared(configuration, design, "it was not run now" + (reason.empty() ? "" : ": " + reason));
             else
-                add(result_.regressions, cell, design, "failures", "it upgraded before and is not run now: " + reason);
+                add(result_.regressions, configuration, design, "failures", "it upgraded before and is not run now: " + reason);
             return;
         }
-        compareFailures(cell, design, was, is, after);
+        compareFailures(configuration, design, was, is, after);
         if (was.tooDisturbed() || is.tooDisturbed())
-            return notCompared(cell, design,
+            return notCompared(configuration, design,
                                std::string("the host was too busy ") + (is.tooDisturbed() ? "now" : "in the baseline"));
         for (const Figure& figure : figures) {
             if (figure.kind == Kind::Time && !timesComparable_) continue;
             const Metric& metric = *std::ranges::find(metrics, figure.metric, &Metric::name);
-            Comparison comparison{cell.at("id"),
-                                  design,
-                                  titleOfSeries(cell, design),
-                                  figure,
-                                  roundValuesOf(before, metric),
-                                  roundValuesOf(after, metric)};
+            FigureComparison comparison{configuration.id,
+                                        design,
+                                        titleOfSeries(configuration, design),
+                                        figure,
+                                        roundValuesOf(before, metric),
+                                        roundValuesOf(after, metric)};
             if (comparison.before.empty() && comparison.after.empty()) continue;
             const std::size_t least = std::min(comparison.before.size(), comparison.after.size());
             if (least == 0)
-                notCompared(cell, design,
+                notCompared(configuration, design,
                             std::string(metric.title) + ": not measured " + (comparison.after.empty() ? "now" : "before"));
             else if (least < valuesForInterval)
-                notCompared(cell, design, tooFew(comparison));
+                notCompared(configuration, design, tooFew(comparison));
             else
                 comparisons_.push_back(std::move(comparison));
         }
     }
 
-    void comparePatterns(const json& cell, const json& before, const json& after) {
+    void comparePatterns(const Configuration& configuration, const Series& before, const Series& after) {
         const std::size_t was = brokenPatterns(before), is = brokenPatterns(after);
-        const std::string design = after.at("design");
+        const std::string design(name(after.design));
         // Also when it was broken before: there is no number of wrong pages that is fine.
         if (is > 0)
-            add(result_.regressions, cell, design, "patterns",
+            add(result_.regressions, configuration, design, "patterns",
                 "the guest's memory, disk or beats were wrong in " + std::to_string(is) + " rounds (before: in " +
                     std::to_string(was) + ")");
         else if (was > 0 && countRounds(after).all() > 0)
-            add(result_.improvements, cell, design, "patterns",
+            add(result_.improvements, configuration, design, "patterns",
                 "the guest's memory, disk and beats are intact (before: wrong in " + std::to_string(was) + " rounds)");
     }
 
-    void compareFailures(const json& cell, const std::string& design, const RoundCount& was, const RoundCount& is,
-                         const json& after) {
+    void compareFailures(const Configuration& configuration, const std::string& design, const RoundCount& was,
+                         const RoundCount& is, const Series& after) {
         const std::string counts = failuresText(is) + " rounds failed now, " + failuresText(was) + " before";
         if (is.failed > 0 && was.failed == 0) {
-            add(result_.regressions, cell, design, "failures", counts + ": " + causeIn(after));
+            add(result_.regressions, configuration, design, "failures", counts + ": " + causeIn(after));
         } else if (is.failed == 0 && was.failed > 0) {
-            add(result_.improvements, cell, design, "failures", counts);
+            add(result_.improvements, configuration, design, "failures", counts);
         } else if (is.failed > 0) {
-            FailureComparison comparison{{cell.at("id"), design, "failures", std::nullopt,
-                                          titleOfSeries(cell, design) + ": " + counts + ": " + causeIn(after)},
+            FailureComparison comparison{{configuration.id, design, "failures", std::nullopt,
+                                          titleOfSeries(configuration, design) + ": " + counts + ": " + causeIn(after)},
                                          chanceOfFailures(is.failed, is.all(), was.failed, was.all())};
             failureComparisons_.push_back(std::move(comparison));
         }
@@ -249,7 +227,7 @@ class Check {
         result_.confidence = 1 - share;
         for (FailureComparison& comparison : failureComparisons_)
             if (comparison.chance < share / 2) result_.regressions.push_back(std::move(comparison.finding));
-        for (const Comparison& comparison : comparisons_) {
+        for (const FigureComparison& comparison : comparisons_) {
             // Each has the chance of half of its share to be wrong on the side that matters.
             if (chanceOfSeparation(comparison.before.size(), comparison.after.size()) > share / 2) {
                 --result_.comparisons;
@@ -260,7 +238,7 @@ class Check {
         }
     }
 
-    void judge(const Comparison& comparison) {
+    void judge(const FigureComparison& comparison) {
         const bool byRatio = comparison.byRatio();
         const Interval interval =
             (byRatio ? ratioOfMedians : differenceOfMedians)(comparison.after, comparison.before, result_.confidence);
@@ -270,35 +248,35 @@ class Check {
 
         const std::string_view metric = comparison.figure.metric;
         const auto show = [&](double value) { return byRatio ? formatted("%.2f", value) : valueText(metric, value); };
-        const std::string text =
-            comparison.title + ": " + titleOf(std::string(metric)) + " " + valueText(metric, median(comparison.before)) + " -> " +
-            valueText(metric, median(comparison.after)) + ": " + (byRatio || interval.median < 0 ? "" : "+") +
-            show(interval.median) + (byRatio ? "x" : "") + " (" + percentText(result_.confidence) + " " + show(interval.low) +
-            " - " + show(interval.high) + ")";
+        const std::string text = comparison.title + ": " + titleOf(metric) + " " + valueText(metric, median(comparison.before)) +
+                                 " -> " + valueText(metric, median(comparison.after)) + ": " +
+                                 (byRatio || interval.median < 0 ? "" : "+") + show(interval.median) + (byRatio ? "x" : "") +
+                                 " (" + percentText(result_.confidence) + " " + show(interval.low) + " - " + show(interval.high) +
+                                 ")";
         (worse ? result_.regressions : result_.improvements)
-            .push_back({comparison.cell, comparison.design, std::string(metric), interval, text});
+            .push_back({comparison.configuration, comparison.design, std::string(metric), interval, text});
     }
 
-    static std::string titleOfSeries(const json& cell, const std::string& design) {
-        return printable(cell.at("title")) + ": " + design;
+    static std::string titleOfSeries(const Configuration& configuration, const std::string& design) {
+        return printable(configuration.title) + ": " + design;
     }
-    static std::string tooFew(const Comparison& comparison) {
-        return titleOf(std::string(comparison.figure.metric)) +
-               ": too few rounds to say: " + std::to_string(comparison.before.size()) + " before, " +
-               std::to_string(comparison.after.size()) + " now";
+    static std::string tooFew(const FigureComparison& comparison) {
+        return titleOf(comparison.figure.metric) + ": too few rounds to say: " + std::to_string(comparison.before.size()) +
+               " before, " + std::to_string(comparison.after.size()) + " now";
     }
-    static void add(std::vector<CheckFinding>& findings, const json& cell, const std::string& design, const char* figure,
-                    const std::string& text) {
-        findings.push_back({cell.at("id"), design, figure, std::nullopt, titleOfSeries(cell, design) + ": " + text});
+    static void add(std::vector<CheckFinding>& findings, const Configuration& configuration, const std::string& design,
+                    const char* figure, const std::string& text) {
+        findings.push_back({configuration.id, design, figure, std::nullopt, titleOfSeries(configuration, design) + ": " + text});
     }
-    void notCompared(const json& cell, const std::string& design, const std::string& why) {
-        result_.notCompared.push_back((design.empty() ? printable(cell.at("title")) : titleOfSeries(cell, design)) + ": " + why);
+    void notCompared(const Configuration& configuration, std::string_view design, const std::string& why) {
+        const std::string title = printable(configuration.title);
+        result_.notCompared.push_back((design.empty() ? title : title + ": " + std::string(design)) + ": " + why);
     }
 
-    const json& baseline_;
-    const json& now_;
+    const Results& baseline_;
+    const Results& now_;
     bool timesComparable_ = true;
-    std::vector<Comparison> comparisons_;
+    std::vector<FigureComparison> comparisons_;
     std::vector<FailureComparison> failureComparisons_;
     CheckResult result_;
 };
@@ -306,7 +284,8 @@ class Check {
 json toJson(const std::vector<CheckFinding>& findings) {
     json list = json::array();
     for (const CheckFinding& finding : findings) {
-        json value{{"cell", finding.cell}, {"design", finding.design}, {"figure", finding.figure}, {"text", finding.text}};
+        json value{
+            {"cell", finding.configuration}, {"design", finding.design}, {"figure", finding.figure}, {"text", finding.text}};
         for (const char* member : {"median", "low", "high"}) value[member] = nullptr;
         if (finding.interval)
             value.update(
@@ -318,7 +297,7 @@ json toJson(const std::vector<CheckFinding>& findings) {
 
 }  // namespace
 
-CheckResult check(const json& baseline, const json& now, double tolerance) {
+CheckResult check(const Results& baseline, const Results& now, double tolerance) {
     if (!(tolerance >= 1)) throw std::invalid_argument("a tolerance is 1 or more: 1.10 lets a median grow by a tenth");
     return Check(baseline, now, tolerance).run();
 }

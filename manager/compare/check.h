@@ -1,7 +1,7 @@
 // Whether a newer comparison is worse than an older one; what a script that hunts for a regression asks.
 //
-// Cells are matched by their factors, not by their VMMs, for those are what differs. A figure is a regression when the whole
-// interval of the ratio of both medians lies above the tolerance. All intervals together are right in 95 of 100 checks
+// Configurations are matched by their factors, not by their VMMs, for those are what differs. A figure is a regression when the
+// whole interval of the ratio of both medians lies above the tolerance. All intervals together are right in 95 of 100 checks
 // (Bonferroni), so a check of many figures does not cry wolf for that reason alone. Counts are judged without a tolerance: of
 // echo requests lost and of RAM copied where there was none, the difference is.
 #pragma once
@@ -13,12 +13,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "manager/compare/results.h"
 #include "manager/compare/statistics.h"
 
 namespace vh {
 
 struct CheckFinding {
-    std::string cell;  ///< `id` in the newer results, or in the older where there is none.
+    std::string configuration;  ///< `id` in the newer results, or in the older where there is none.
     std::string design;
     std::string figure;                ///< A metric's name, `failures` or `patterns`.
     std::optional<Interval> interval;  ///< Of the ratio newer / older, or of the difference newer - older.
@@ -36,7 +37,7 @@ struct CheckResult {
 };
 
 /// A tolerance of 1.10 lets a median grow by a tenth. Throws std::invalid_argument when it is below 1.
-CheckResult check(const nlohmann::json& baseline, const nlohmann::json& now, double tolerance = 1.10);
+CheckResult check(const Results& baseline, const Results& now, double tolerance = 1.10);
 
 nlohmann::json toJson(const CheckResult& result);
 std::string checkText(const CheckResult& result);

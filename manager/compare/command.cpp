@@ -15,6 +15,7 @@
 #include "manager/compare/comparison.h"
 #include "manager/compare/report_page.h"
 #include "manager/compare/results_file.h"
+#include "manager/compare/results_json.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "manager/record/report.h"
@@ -88,10 +89,10 @@ void factor(const char* option, const std::vector<std::string>& texts, std::vect
 }
 
 /// What the options say goes before what a plan says.
-void apply(const CompareOptions& options, ComparePlan& plan, const std::optional<VmDefinition>& base) {
+void apply(const CompareOptions& options, ComparePlan& plan, const std::optional<VmDefinition>& own) {
     if (plan.pairs.empty() || !options.old.empty() || !options.fresh.empty()) {
-        const std::string usual = base ? base->vmm.binary : VmDefinition().vmm.binary;
-        VmmPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : VmmPair{usual, ""};
+        const std::string usual = own ? own->vmm.binary : VmDefinition().vmm.binary;
+        BinaryPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : BinaryPair{usual, ""};
         if (!options.old.empty()) pair.old = absolute(options.old);
         if (!options.fresh.empty()) pair.fresh = absolute(options.fresh);
         if (pair.fresh.empty()) pair.fresh = pair.old;
@@ -112,7 +113,7 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (options.baselineRounds) plan.baselineRounds = *options.baselineRounds;
     if (options.seed) plan.seed = *options.seed;
     if (!plan.seed) plan.seed = std::random_device{}();
-    if (base) return;
+    if (own) return;
     if (!options.kernel.empty()) plan.guest.kernel = absolute(options.kernel);
     if (!options.initrd.empty()) plan.guest.initrd = absolute(options.initrd);
     if (plan.guest.kernel.empty()) plan.guest.kernel = environmentOr("VH_GUEST_KERNEL", "");
@@ -134,7 +135,7 @@ std::string newOutputDirectory() {
 }
 
 /// A results file that was named on the command line.
-json namedResults(const std::string& file) {
+Results namedResults(const std::string& file) {
     try {
         return readResults(file);
     } catch (const std::runtime_error& error) {
@@ -144,18 +145,21 @@ json namedResults(const std::string& file) {
 
 struct Begun {
     ComparisonSettings settings;
-    json results;
+    Results results;
 };
+
+/// What earlier results were measured with.
+void takePlan(const MeasurementSettings& from, ComparisonSettings& to, const std::string& file) {
+    to.plan = parseComparePlan(from.plan, file);
+    if (from.definition) to.own = parseVmDefinition(*from.definition, file);
+}
 
 Begun resumed(const std::string& directory) {
     Begun begun;
     begun.settings.resultsFile = directory + "/results.json";
     begun.results = namedResults(begun.settings.resultsFile);
-    const json& settings = begun.results["settings"];
-    begun.settings.plan = parseComparePlan(settings.value("plan", ""), begun.settings.resultsFile);
-    begun.settings.bootWait = std::chrono::milliseconds(settings.value("bootWaitMs", 0));
-    if (settings["definition"].is_string())
-        begun.settings.base = parseVmDefinition(settings["definition"].get<std::string>(), begun.settings.resultsFile);
+    takePlan(begun.results.settings, begun.settings, begun.settings.resultsFile);
+    begun.settings.bootWait = std::chrono::milliseconds(begun.results.settings.bootWaitMs);
     return begun;
 }
 
@@ -165,14 +169,11 @@ Begun fresh(const CompareOptions& options, const std::string& directory) {
     if (!options.plan.empty()) {
         settings.plan = parseComparePlan(readDefinitionFile(options.plan), options.plan);
     } else if (!options.baseline.empty()) {
-        const json baseline = namedResults(options.baseline);
-        settings.plan = parseComparePlan(baseline["settings"].value("plan", ""), options.baseline);
-        if (baseline["settings"]["definition"].is_string())
-            settings.base = parseVmDefinition(baseline["settings"]["definition"].get<std::string>(), options.baseline);
+        takePlan(namedResults(options.baseline).settings, settings, options.baseline);
     }
-    if (!options.definition.empty()) settings.base = loadVmDefinition(options.definition);
+    if (!options.definition.empty()) settings.own = loadVmDefinition(options.definition);
     settings.bootWait = parseDuration(options.bootWait);
-    apply(options, settings.plan, settings.base);
+    apply(options, settings.plan, settings.own);
     settings.resultsFile = directory + "/results.json";
     begun.results = newResults(settings, options.commandLine, VH_VERSION);
     return begun;
@@ -242,9 +243,9 @@ int compare(const CompareOptions& options, bool asJson) {
     begun.settings.evenIfBusy = options.evenIfBusy;
     std::filesystem::create_directories(directory);
     writeResults(resultsFile, begun.results);
-    std::cerr << "compare: seed " << begun.results["seed"] << ", results in '" << directory << "'" << std::endl;
+    std::cerr << "compare: seed " << begun.results.seed << ", results in '" << directory << "'" << std::endl;
 
-    json results;
+    Results results;
     bool complete = false;
     {
         ProgressLine line;
@@ -258,19 +259,19 @@ int compare(const CompareOptions& options, bool asJson) {
         complete = comparison.run();
         results = comparison.results();
     }
-    results["summary"] = summarize(results);
-    writeResults(resultsFile, results);
+    const Summary summary = summarize(results);
+    writeResults(resultsFile, results, &summary);
     replaceFile(directory + "/results.csv", comparisonCsv(results), 0666);
-    replaceFile(directory + "/report.html", reportPage(results), 0666);
+    replaceFile(directory + "/report.html", reportPage(toJson(results, &summary)), 0666);
     const std::string report = directory + "/report.html";
     std::optional<CheckResult> checked;
     if (complete && !options.baseline.empty()) checked = check(namedResults(options.baseline), results, options.tolerance);
     if (asJson) {
-        json value{{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", results["summary"]}};
+        json value{{"complete", complete}, {"results", resultsFile}, {"report", report}, {"summary", toJson(summary)}};
         if (checked) value["check"] = toJson(*checked);
         print(value);
     } else {
-        std::cout << forTerminal(comparisonText(results)) << "\n"
+        std::cout << forTerminal(comparisonText(results, summary)) << "\n"
                   << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")
                   << "report: " << report << "\n"
                   << (checked ? forTerminal(checkText(*checked)) : "");

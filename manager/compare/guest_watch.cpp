@@ -9,8 +9,6 @@
 namespace vh {
 namespace {
 
-using nlohmann::json;
-
 std::optional<std::uint64_t> numberAfter(const std::string& line) {
     std::uint64_t value = 0;
     const char* end = line.data() + line.size();
@@ -68,7 +66,7 @@ std::optional<double> GuestWatch::switchedAtMs() const {
     return first == beats_.end() ? std::nullopt : std::optional(first->atMs);
 }
 
-json GuestWatch::intervals(Session first, Session last) const {
+std::optional<BeatIntervals> GuestWatch::intervals(Session first, Session last) const {
     std::vector<double> found;
     const Beat* previous = nullptr;
     for (const Beat& beat : beats_) {
@@ -76,13 +74,13 @@ json GuestWatch::intervals(Session first, Session last) const {
         if (previous && previous->session == beat.session) found.push_back(beat.atMs - previous->atMs);
         previous = &beat;
     }
-    if (found.empty()) return nullptr;
+    if (found.empty()) return std::nullopt;
     std::ranges::sort(found);
     const auto at = [&](double part) { return found[static_cast<std::size_t>(part * static_cast<double>(found.size() - 1))]; };
-    return {{"medianMs", at(0.5)}, {"p99Ms", at(0.99)}, {"longestMs", found.back()}};
+    return BeatIntervals{at(0.5), at(0.99), found.back()};
 }
 
-json GuestWatch::figures(double beganAtMs, bool writes, bool upgraded) const {
+void GuestWatch::fill(Round& round, double beganAtMs, bool writes) const {
     std::uint64_t lost = 0, repeated = 0;
     for (std::size_t i = 1; i < beats_.size(); ++i) {
         const Session earlier = beats_[i - 1].session, session = beats_[i].session;
@@ -97,19 +95,11 @@ json GuestWatch::figures(double beganAtMs, bool writes, bool upgraded) const {
     const std::uint64_t mismatches = valueOf(status_, "mismatches");
     const std::uint64_t checked = valueOf(status_, "ram_checked"), checkedBefore = valueOf(statusBefore_, "ram_checked");
     const std::optional<double> switchedAt = switchedAtMs();
-    json figures{{"beats",
-                  {{"before", intervals(Session::Before, Session::Before)},
-                   {"during", intervals(Session::Old, Session::Old)},
-                   {"after", intervals(Session::New, Session::After)},
-                   {"lost", lost},
-                   {"repeated", repeated}}},
-                 {"writeRate", nullptr},
-                 {"patterns",
-                  {{"intact", mismatches == 0 && errors_ == 0 && lost == 0 && repeated == 0},
-                   {"pagesChecked", checked > checkedBefore ? checked - checkedBefore : 0},
-                   {"mismatches", std::max(mismatches, errors_)}}}};
-    if (writes && upgraded && switchedAt) figures["writeRate"] = brownOut(written_, beganAtMs, *switchedAt);
-    return figures;
+    round.beats = Beats{intervals(Session::Before, Session::Before), intervals(Session::Old, Session::Old),
+                        intervals(Session::New, Session::After), lost, repeated};
+    round.patterns = Patterns{mismatches == 0 && errors_ == 0 && lost == 0 && repeated == 0,
+                              checked > checkedBefore ? checked - checkedBefore : 0, std::max(mismatches, errors_)};
+    if (writes && round.upgraded() && switchedAt) round.writeRate = brownOut(written_, beganAtMs, *switchedAt);
 }
 
 }  // namespace vh

@@ -13,9 +13,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
-#include "manager/compare/brown_out.h"
+#include "manager/compare/results.h"
 #include "manager/vmm/heartbeat.h"
 
 namespace vh {
@@ -40,8 +38,9 @@ class GuestWatch {
     /// The guest's first beat on the new VMM; none before it.
     std::optional<double> switchedAtMs() const;
 
-    /// `beats`, `writeRate` and `patterns` of a round; see README.md. `beganAtMs` is when the handover began.
-    nlohmann::json figures(double beganAtMs, bool writes, bool upgraded) const;
+    /// Fills in `beats`, `writeRate` and `patterns` of a round of which the outcome is known. `beganAtMs` is when the handover
+    /// began.
+    void fill(Round& round, double beganAtMs, bool writes) const;
 
  private:
     struct Beat {
@@ -49,7 +48,7 @@ class GuestWatch {
         std::uint64_t number;
         Session session;
     };
-    nlohmann::json intervals(Session first, Session last) const;
+    std::optional<BeatIntervals> intervals(Session first, Session last) const;
 
     std::unique_ptr<HeartbeatMonitor> monitor_;
     std::vector<Beat> beats_;

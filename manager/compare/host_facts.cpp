@@ -11,8 +11,6 @@
 namespace vh {
 namespace {
 
-using nlohmann::json;
-
 /// What follows `key` and a separator on the first line that starts with it; empty when there is none.
 std::string valueOf(const std::string& file, const std::string& key, char separator) {
     std::ifstream lines(file);
@@ -96,25 +94,23 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
     return std::nullopt;
 }
 
-json hostFacts(const std::string& proc, const std::string& osRelease) {
+HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
     utsname kernel{};
     ::uname(&kernel);
-    const long cpus = std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN));
-    std::uint64_t kilobytes = 0;
-    std::istringstream(valueOf(proc + "/meminfo", "MemTotal", ':')) >> kilobytes;
-    json load;
-    if (double average = 0; std::ifstream(proc + "/loadavg") >> average) load = average;
-    return {{"cpu", valueOf(proc + "/cpuinfo", "model name", ':')},
-            {"cpus", cpus},
-            {"memoryBytes", kilobytes * 1024},
-            {"kernel", kernel.release},
-            {"os", unquoted(valueOf(osRelease, "PRETTY_NAME", '='))},
-            {"pageSizeBytes", ::sysconf(_SC_PAGESIZE)},
-            // X86_FEATURE_HYPERVISOR: a hypervisor says by CPUID that it is there (arch/x86/include/asm/cpufeatures.h).
-            {"virtualized", hasWord(valueOf(proc + "/cpuinfo", "flags", ':'), "hypervisor")},
-            {"loadAverage1", load},
-            {"stealPercent", stealPercent({}, CpuTimes::now(proc))},
-            {"runQueue", static_cast<double>(runnable(proc)) / static_cast<double>(cpus)}};
+    HostFacts facts;
+    facts.cpu = valueOf(proc + "/cpuinfo", "model name", ':');
+    facts.cpus = static_cast<std::uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+    std::istringstream(valueOf(proc + "/meminfo", "MemTotal", ':')) >> facts.memoryBytes;
+    facts.memoryBytes *= 1024;
+    facts.kernel = kernel.release;
+    facts.os = unquoted(valueOf(osRelease, "PRETTY_NAME", '='));
+    facts.pageSizeBytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    // X86_FEATURE_HYPERVISOR: a hypervisor says by CPUID that it is there (arch/x86/include/asm/cpufeatures.h).
+    facts.virtualized = hasWord(valueOf(proc + "/cpuinfo", "flags", ':'), "hypervisor");
+    if (double average = 0; std::ifstream(proc + "/loadavg") >> average) facts.loadAverage1 = average;
+    facts.stealPercent = stealPercent({}, CpuTimes::now(proc));
+    facts.runQueue = static_cast<double>(runnable(proc)) / static_cast<double>(facts.cpus);
+    return facts;
 }
 
 }  // namespace vh

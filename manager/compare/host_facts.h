@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 namespace vh {
 
 /// CPU time since boot of all CPUs together, in clock ticks: the first line of /proc/stat (proc(5)).
@@ -33,7 +31,21 @@ unsigned runnable(const std::string& proc = "/proc");
 std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
                                    double stealLimitPercent = 5, unsigned cpus = 0);
 
-/// The `host` member of results.json (README.md) but for the accelerator. `stealPercent` is that since boot.
-nlohmann::json hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
+struct HostFacts {
+    std::string cpu;
+    std::uint64_t cpus = 0;
+    std::uint64_t memoryBytes = 0;
+    std::string kernel;
+    std::string os;
+    std::uint64_t pageSizeBytes = 0;
+    std::string accelerator;
+    std::optional<bool> virtualized;
+    std::optional<double> loadAverage1;
+    std::optional<double> stealPercent;  ///< Since boot.
+    std::optional<double> runQueue;      ///< Tasks that could run, per CPU.
+};
+
+/// All but the accelerator.
+HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
 
 }  // namespace vh

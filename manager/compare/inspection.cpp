@@ -32,7 +32,6 @@
 namespace vh {
 namespace {
 
-using nlohmann::json;
 
 /// Files of /proc have no size, and reading one may fail where opening did not.
 std::string contentsOf(const std::string& path) {
@@ -235,14 +234,14 @@ PageFaults pageFaults(pid_t pid) {
     return parsePageFaults(contentsOf("/proc/" + std::to_string(pid) + "/stat"));
 }
 
-json descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
     const std::vector<Seen> all = descriptorsIn(newPid), before = descriptorsIn(oldPid);
     InheritedNames names(inherited, all);
-    json found = json::array();
+    std::vector<FoundDescriptor> found;
     for (const Seen& seen : all) {
         if (seen.number < ChildProcess::firstDescriptor) continue;
         if (const auto name = names.of(seen)) {
-            found.push_back({{"name", *name}, {"createdBy", "manager"}, {"passedBy", "inherited"}});
+            found.push_back({*name, "manager", "inherited"});
             continue;
         }
         // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
@@ -252,7 +251,7 @@ json descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const
                    sameDescription(oldPid, older.number, newPid, seen.number);
         });
         const std::string name = passed && seen.memfd() ? memfdName(seen) : kindOf(seen);
-        found.push_back({{"name", name}, {"createdBy", passed ? "old VMM" : "new VMM"}, {"passedBy", passed ? passedBy : ""}});
+        found.push_back({name, passed ? "old VMM" : "new VMM", passed ? passedBy : ""});
     }
     return found;
 }

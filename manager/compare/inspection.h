@@ -9,18 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "manager/compare/results.h"
 #include "manager/process/child_process.h"
 #include "manager/resources/resources.h"
 
 namespace vh {
-
-/// Since the process began, its threads included.
-struct PageFaults {
-    std::uint64_t minor = 0;
-    std::uint64_t major = 0;
-};
 
 /// Throws std::system_error.
 PageFaults pageFaults(pid_t pid);
@@ -33,7 +26,7 @@ PageFaults parsePageFaults(std::string_view stat);
 /// The manager has closed its own copies of most by then, and QEMU those that it put into fd sets (system/vl.c:cleanup_add_fd),
 /// of which it keeps duplicates under other numbers. So what was inherited is known by its kind: a listening socket at its
 /// number, a disk or a log by its access mode. Several disks are told apart by their order.
-nlohmann::json descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy);
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy);
 
 /// What a trace says.
 struct TraceCount {

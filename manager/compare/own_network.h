@@ -12,6 +12,9 @@
 
 namespace vh {
 
+inline constexpr const char* ownBridge = "vhbr0";
+inline constexpr const char* ownNetworkPrefix = "10.77.0.";  ///< What the address of each of its guests begins with.
+
 /// Puts this process into a network namespace with nothing in it but a bridge of that name, which has the address 10.77.0.1/24.
 /// Returns why that could not be done, and then nothing was; empty when it was. Before other threads are started.
 std::string enterOwnNetwork(const std::string& bridge);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "manager/compare/metrics.h"
+#include "manager/compare/results_json.h"
 #include "manager/compare/summary.h"
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
@@ -35,20 +36,19 @@ int decimalsOf(double value) {
 }
 
 /// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has.
-std::string intervalText(const json& metric) {
-    if (!metric.at("median").is_number()) return "-";
-    const double median = metric["median"];
-    const int decimals = decimalsOf(median);
-    return formatted("%.*f", decimals, median) + " [" + formatted("%.*f", decimals, metric.at("low").get<double>()) + " - " +
-           formatted("%.*f", decimals, metric.at("high").get<double>()) + "]";
+std::string intervalText(const MetricSummary& metric) {
+    if (!metric.median) return "-";
+    const int decimals = decimalsOf(*metric.median);
+    return formatted("%.*f", decimals, *metric.median) + " [" + formatted("%.*f", decimals, *metric.low) + " - " +
+           formatted("%.*f", decimals, *metric.high) + "]";
 }
 
-std::string figureOr(const json& value) {
-    return value.is_number() ? figureText(value) : "-";
+std::string figureOr(const std::optional<double>& value) {
+    return value ? figureText(*value) : "-";
 }
 
-std::string sizeOr(const json& value) {
-    return value.is_number() ? sizeText(value) : "-";
+std::string sizeOr(const auto& value) {
+    return value ? sizeText(static_cast<double>(*value)) : "-";
 }
 
 struct Column {
@@ -90,55 +90,53 @@ std::string tables(const std::vector<Column>& columns) {
 }
 
 /// Of all answers that were missing in the rounds that count, and the median of each round's longest gap.
-std::string networkText(const json& series, const json& summary) {
-    double sent = 0, lost = 0;
+std::string networkText(const Series& series, const SeriesSummary& summary) {
+    std::uint64_t sent = 0, lost = 0;
     bool measured = false;
-    for (const auto& [pointer, sum] : {std::pair{"/network/sent", &sent}, {"/network/lost", &lost}})
-        for (const double value : valuesOf(series, {"", pointer, "", ""})) {
-            *sum += value;
-            measured = true;
-        }
+    for (const Round& round : series.rounds) {
+        if (!round.counts() || !round.network) continue;
+        measured = measured || round.network->sent || round.network->lost;
+        sent += round.network->sent.value_or(0);
+        lost += round.network->lost.value_or(0);
+    }
     if (!measured) return "-";
-    return formatted("%.*f", 0, lost) + " of " + formatted("%.*f", 0, sent) + " / " +
-           figureOr(summary.at("metrics").at("networkGapMs").at("median"));
+    return std::to_string(lost) + " of " + std::to_string(sent) + " / " + figureOr(summary.metrics.at("networkGapMs").median);
 }
 
 /// Every round that was looked at counts here: a guest's memory must not break on a busy host or in a failed handover either.
-std::string patternsText(const json& series) {
-    std::size_t looked = 0, broken = 0;
-    for (const json& round : series.at("rounds")) {
-        if (!round.at("patterns").is_object() || !round["patterns"].at("intact").is_boolean()) continue;
-        ++looked;
-        if (!round["patterns"]["intact"].get<bool>()) ++broken;
-    }
-    return looked == 0 ? "-" : broken == 0 ? "intact" : "WRONG in " + std::to_string(broken);
+std::string patternsText(const Series& series) {
+    const bool looked =
+        std::ranges::any_of(series.rounds, [](const Round& round) { return round.patterns && round.patterns->intact; });
+    const auto broken = std::ranges::count_if(series.rounds, &Round::isBroken);
+    return !looked ? "-" : broken == 0 ? "intact" : "WRONG in " + std::to_string(broken);
 }
 
-std::string tableOf(const json& cell, const json& summary) {
+std::string tableOf(const Configuration& configuration, const ConfigurationSummary& summary) {
     std::vector<Column> columns{{"design", {}},      {"rounds", {}},     {"STOP to RESUME", {}}, {"p99", {}},
                                 {"guest pause", {}}, {"p99", {}},        {"brown-out", {}},      {"net lost / gap", {}},
                                 {"sent", {}},        {"RAM copied", {}}, {"extra memory", {}},   {"patterns", {}}};
-    for (std::size_t i = 0; i < cell.at("series").size(); ++i) {
-        const json &series = cell["series"][i], &figures = summary.at("series").at(i), &metric = figures.at("metrics");
-        if (series.at("rounds").empty()) continue;
-        const json& inspection = series.at("inspection");
+    for (std::size_t i = 0; i < configuration.series.size(); ++i) {
+        const Series& series = configuration.series[i];
+        if (series.rounds.empty()) continue;
+        const SeriesSummary& figures = summary.series[i];
+        const auto& metric = figures.metrics;
         const std::array row{
-            series.at("design").get<std::string>(),
-            figures.at("rounds").dump() + "/" + figures.at("failed").dump() + "/" + figures.at("disturbed").dump(),
+            std::string(name(series.design)),
+            std::to_string(figures.rounds) + "/" + std::to_string(figures.failed) + "/" + std::to_string(figures.disturbed),
             intervalText(metric.at("stopToResumeMs")),
-            figureOr(metric["stopToResumeMs"].at("p99")),
+            figureOr(metric.at("stopToResumeMs").p99),
             intervalText(metric.at("guestPauseMs")),
-            figureOr(metric["guestPauseMs"].at("p99")),
+            figureOr(metric.at("guestPauseMs").p99),
             intervalText(metric.at("brownOutMs")),
             networkText(series, figures),
-            sizeOr(metric.at("bytesSent").at("median")),
-            sizeOr(metric.at("ramCopiedBytes").at("median")),
-            inspection.is_object() ? sizeOr(inspection.at("extraMemoryBytes")) : "-",
+            sizeOr(metric.at("bytesSent").median),
+            sizeOr(metric.at("ramCopiedBytes").median),
+            series.inspection ? sizeOr(series.inspection->extraMemoryBytes) : "-",
             patternsText(series)};
         for (std::size_t column = 0; column < row.size(); ++column) columns[column].cells.push_back(row[column]);
     }
     if (columns.front().cells.empty()) return {};
-    // What no design was measured by in this cell would only take the width; of the main figures it is worth seeing.
+    // What no design was measured by in this configuration would only take the width; of the main figures it is worth seeing.
     std::erase_if(columns, [](const Column& column) {
         return column.isEmpty() && (column.title == "p99" || column.title == "brown-out" || column.title == "net lost / gap");
     });
@@ -146,51 +144,47 @@ std::string tableOf(const json& cell, const json& summary) {
 }
 
 /// Why there are fewer figures than were asked for.
-std::string remarksOn(const json& cell, const json& summary) {
+std::string remarksOn(const Configuration& configuration) {
     std::string text;
-    for (std::size_t i = 0; i < cell.at("series").size(); ++i) {
-        const json& series = cell["series"][i];
-        const std::string design = printable(series.at("design"));
-        if (const std::string why = printable(series.at("notRun")); !why.empty())
-            text += design + ": " + (series.at("rounds").empty() ? "not run: " : "not run any more: ") + why + "\n";
-        else if (series.at("rounds").empty())
-            text += design + ": not run yet\n";
+    for (const Series& series : configuration.series) {
+        const std::string design = std::string(name(series.design)) + ": ";
+        if (!series.isRun())
+            text += design + (series.rounds.empty() ? "not run: " : "not run any more: ") + printable(series.notRun) + "\n";
+        else if (series.rounds.empty())
+            text += design + "not run yet\n";
         std::map<std::string, std::size_t> causes;
-        for (const json& round : series.at("rounds"))
-            if (round.at("outcome") != "upgraded")
-                ++causes[round["outcome"].get<std::string>() + ": " + round.at("cause").get<std::string>()];
+        for (const Round& round : series.rounds)
+            if (!round.upgraded()) ++causes[std::string(name(round.outcome)) + ": " + round.cause];
         for (const auto& [cause, count] : causes)
-            text += design + ": " + std::to_string(count) + " of " + std::to_string(series["rounds"].size()) +
+            text += design + std::to_string(count) + " of " + std::to_string(series.rounds.size()) +
                     " failed: " + printable(cause) + "\n";
-        if (summary.at("series").at(i).value("tooDisturbed", false))
-            text += design + ": more than a fifth of its rounds were disturbed: the host was too busy to compare it\n";
+        if (countRounds(series).tooDisturbed())
+            text += design + "more than a fifth of its rounds were disturbed: the host was too busy to compare it\n";
     }
     return text;
 }
 
-std::string sentenceOn(const json& ratio) {
-    std::string text = ratio.at("design").get<std::string>() + " / " + ratio.at("reference").get<std::string>() + ": " +
-                       titleOf(ratio.at("metric")) + " ";
-    if (ratio.at("median").is_number()) {
-        const std::string verdict = ratio.at("verdict");
+std::string sentenceOn(const Ratio& ratio) {
+    std::string text =
+        std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference)) + ": " + titleOf(ratio.metric) + " ";
+    if (ratio.median) {
         // A small difference that was shown is not to read as 1.00.
-        const bool close = (verdict == "smaller" || verdict == "larger") && std::abs(ratio["median"].get<double>() - 1) < 0.05;
-        const auto figure = [&](const char* name) { return formatted("%.*f", close ? 3 : 2, ratio.at(name).get<double>()); };
-        text += figure("median") + "x ";
+        const int decimals = isClaim(ratio.verdict) && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
+        text += formatted("%.*f", decimals, *ratio.median) + "x ";
         // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
-        text += (verdict == "too few rounds to say" ? "(" : "(95 % ") + figure("low") + " - " + figure("high") + ")";
+        text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
+        text += formatted("%.*f", decimals, *ratio.low) + " - " + formatted("%.*f", decimals, *ratio.high) + ")";
     } else {
         text += "-";
     }
-    return text + ": " + ratio.at("verdict").get<std::string>() + "\n";
+    return text + ": " + std::string(name(ratio.verdict)) + "\n";
 }
 
-std::string ratiosOf(const json& summary) {
-    const json& ratios = summary.at("ratios");
-    const auto isAgainstRelayed = [](const json& ratio) { return ratio.at("reference") == "relayed"; };
-    const bool relayed = std::ranges::any_of(ratios, isAgainstRelayed);
+std::string ratiosOf(const ConfigurationSummary& summary) {
+    const auto isAgainstRelayed = [](const Ratio& ratio) { return ratio.reference == Design::Relayed; };
+    const bool relayed = std::ranges::any_of(summary.ratios, isAgainstRelayed);
     std::string text;
-    for (const json& ratio : ratios)
+    for (const Ratio& ratio : summary.ratios)
         if (!relayed || isAgainstRelayed(ratio)) text += sentenceOn(ratio);
     return text;
 }
@@ -266,36 +260,33 @@ std::string printable(const std::string& text) {
     return forTerminal(line);
 }
 
-std::string titleOf(const std::string& metric) {
+std::string titleOf(std::string_view metric) {
     const auto known = std::ranges::find(metrics, metric, &Metric::name);
-    return known == metrics.end() ? metric : std::string(known->title);
+    return std::string(known == metrics.end() ? metric : known->title);
 }
 
-std::string comparisonText(const json& results) {
-    const json summary = summarize(results);
+std::string comparisonText(const Results& results, const Summary& summary) {
     std::string text =
         "Times are in ms: the median and, in brackets, its 95 % interval; of fewer than 6 rounds the smallest and the greatest.\n"
         "Rounds: in the figures/failed/disturbed. Net: echo requests lost of all / longest gap. -: not measured.\n";
-    if (results.at("finishedAt").is_null()) text += "The comparison is not finished: rounds are missing.\n";
-    for (std::size_t i = 0; i < results.at("cells").size(); ++i) {
-        const json &cell = results["cells"][i], &ofCell = summary.at("cells").at(i);
-        text += "\n" + printable(cell.at("title")) + "\n";
-        for (const std::string& part : {tableOf(cell, ofCell), remarksOn(cell, ofCell), ratiosOf(ofCell)})
+    if (!results.finishedAt) text += "The comparison is not finished: rounds are missing.\n";
+    bool claims = false;
+    for (std::size_t i = 0; i < summary.size(); ++i) {
+        const Configuration& configuration = results.configurations[i];
+        text += "\n" + printable(configuration.title) + "\n";
+        for (const std::string& part : {tableOf(configuration, summary[i]), remarksOn(configuration), ratiosOf(summary[i])})
             if (!part.empty()) text += "\n" + indented(part);
+        claims = claims || std::ranges::any_of(summary[i].ratios, isClaim, &Ratio::verdict);
     }
-    const bool sayHowOften = std::ranges::any_of(summary.at("cells"), [](const json& cell) {
-        return std::ranges::any_of(cell.at("ratios"),
-                                   [](const json& r) { return r["verdict"] == "smaller" || r["verdict"] == "larger"; });
-    });
-    if (sayHowOften)
+    if (claims)
         text +=
             "\nEach verdict stands for itself: of 20 comparisons of what does not differ, one shows a difference by chance.\n";
-    if (!results.at("notes").empty()) text += "\nNotes\n";
-    for (const json& note : results["notes"]) text += "  " + printable(note) + "\n";
+    if (!results.notes.empty()) text += "\nNotes\n";
+    for (const std::string& note : results.notes) text += "  " + printable(note) + "\n";
     return text;
 }
 
-std::string comparisonCsv(const json& results) {
+std::string comparisonCsv(const Results& results) {
     std::vector<json> header{"cell",     "title",        "oldBinary",     "oldVersion", "newBinary", "newVersion",
                              "ramBytes", "touchedBytes", "pageSizeBytes", "vcpus",      "devices",   "load",
                              "vms",      "design",       "round",         "vm",         "order",     "outcome",
@@ -304,21 +295,19 @@ std::string comparisonCsv(const json& results) {
     for (const auto& [name, pointer] : furtherFigures) header.emplace_back(name);
     std::string csv;
     addLine(csv, header);
-    for (const json& cell : results.at("cells")) {
-        const json &old = results.at("vmms").at(cell.at("old").get<std::size_t>()),
-                   &fresh = results["vmms"].at(cell.at("new").get<std::size_t>());
-        std::string devices;
-        for (const json& device : cell.at("devices")) devices += (devices.empty() ? "" : "+") + device.get<std::string>();
-        for (const json& series : cell.at("series"))
-            for (const json& round : series.at("rounds")) {
-                std::vector<json> line{cell.at("id"),     cell.at("title"),   old.at("binary"),
-                                       old.at("version"), fresh.at("binary"), fresh.at("version")};
-                for (const char* factor : {"ramBytes", "touchedBytes", "pageSizeBytes", "vcpus"}) line.push_back(cell.at(factor));
-                line.insert(line.end(), {devices, cell.at("load"), cell.at("vms"), series.at("design")});
-                for (const char* name : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
-                    line.push_back(round.at(name));
-                for (const Metric& metric : metrics) line.push_back(valueAt(round, std::string(metric.pointer)));
-                for (const auto& [name, pointer] : furtherFigures) line.push_back(valueAt(round, pointer));
+    for (const Configuration& one : results.configurations) {
+        const MeasuredVmm &old = results.vmms[one.old], &fresh = results.vmms[one.fresh];
+        const std::string devices = one.devices == DeviceSet{} ? "" : name(one.devices);
+        for (const Series& series : one.series)
+            for (const Round& round : series.rounds) {
+                const json figures = toJson(round);  // As the file has them.
+                std::vector<json> line{one.id,        one.title,      old.binary,       old.version,        fresh.binary,
+                                       fresh.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
+                                       devices,       name(one.load), one.vms,          name(series.design)};
+                for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
+                    line.push_back(figures.at(member));
+                for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));
+                for (const auto& [title, pointer] : furtherFigures) line.push_back(valueAt(figures, pointer));
                 addLine(csv, line);
             }
     }

@@ -2,16 +2,19 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
-#include <nlohmann/json.hpp>
+#include "manager/compare/results.h"
+#include "manager/compare/summary.h"
 
 namespace vh {
 
-/// For each cell a table of designs, and a sentence for each ratio. Lines are of at most 120 columns but for names and reasons.
-std::string comparisonText(const nlohmann::json& results);
+/// For each configuration a table of designs, and a sentence for each ratio. Lines are of at most 120 columns but for names and
+/// reasons.
+std::string comparisonText(const Results& results, const Summary& summary);
 
 /// One line a round and VM, also of rounds that enter no statistics; RFC 4180. What was not measured is empty.
-std::string comparisonCsv(const nlohmann::json& results);
+std::string comparisonCsv(const Results& results);
 
 /// `1.50 GiB`, `64.0 MiB`, `512 B`.
 std::string sizeText(double bytes);
@@ -23,6 +26,6 @@ std::string figureText(double value);
 std::string printable(const std::string& text);
 
 /// What a metric is called, from its key in `summary`.
-std::string titleOf(const std::string& metric);
+std::string titleOf(std::string_view metric);
 
 }  // namespace vh

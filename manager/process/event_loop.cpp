@@ -86,6 +86,10 @@ EventSource EventSource::hangUp(Callback callback) {
     return isIgnored ? EventSource() : unixSignal(SIGHUP, std::move(callback));
 }
 
+void turnUntil(const std::function<bool()>& happened) {
+    while (!happened()) g_main_context_iteration(nullptr, TRUE);
+}
+
 void callSoon(Callback callback) {
     g_idle_add_full(G_PRIORITY_DEFAULT, dispatch, new Target{std::move(callback), true}, freeTarget);
 }

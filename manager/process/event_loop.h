@@ -39,6 +39,10 @@ class EventSource {
     GSource* source_ = nullptr;
 };
 
+/// Turns the main loop until something has happened: for a program that waits for one thing after the other. What it waits for
+/// has to have a deadline: a timer, or a command's.
+void turnUntil(const std::function<bool()>& happened);
+
 /// Calls `callback` from the main loop's next turn. For leaving a deep stack; cannot be undone.
 void callSoon(std::function<void()> callback);
 

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "manager/compare/results_json.h"
+
 namespace vh {
 namespace {
 
@@ -106,8 +108,9 @@ TEST(BrownOut, saysNothingWithoutSamples) {
 }
 
 TEST(BrownOut, isNullInJsonWhereItIsUnknown) {
-    const nlohmann::json value = brownOut({}, began, switched, {1000, 100, 0.95, 25, -25, 25});
-    EXPECT_EQ(value.dump(),
+    Round round;
+    round.writeRate = brownOut({}, began, switched, {1000, 100, 0.95, 25, -25, 25});
+    EXPECT_EQ(toJson(round).at("writeRate").dump(),
               R"({"beforePagesPerSecond":null,"binMs":25.0,"brownOutMs":null,"curvePercent":[null,null],"firstBinMs":-25.0})");
 }
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "manager/compare/results_json.h"
 #include "tests/compare/sample_results.h"
 
 namespace vh {
@@ -12,8 +13,12 @@ namespace {
 
 using nlohmann::json;
 
-json resultsOf(const std::vector<json>& series) {
+json sampleOf(const std::vector<json>& series) {
     return sampleResults({sampleCell("c1", series)});
+}
+
+CheckResult check(const json& baseline, const json& now, double tolerance = 1.10) {
+    return vh::check(resultsOf(baseline), resultsOf(now), tolerance);
 }
 
 bool has(const std::vector<CheckFinding>& findings, const std::string& figure) {
@@ -31,7 +36,7 @@ json with(json series, const std::string& pointer, const json& value) {
 }
 
 TEST(Check, findsNothingBetweenResultsAndThemselves) {
-    const json results = resultsOf({sampleSeries("relayed", times(12, 20, 1)), sampleSeries("copy", times(90, 20, 2))});
+    const json results = sampleOf({sampleSeries("relayed", times(12, 20, 1)), sampleSeries("copy", times(90, 20, 2))});
     const CheckResult result = check(results, results);
     EXPECT_TRUE(result.regressions.empty());
     EXPECT_TRUE(result.improvements.empty());
@@ -44,14 +49,14 @@ TEST(Check, findsNothingBetweenResultsAndThemselves) {
 }
 
 TEST(Check, findsAMedianThatGrewByMoreThanTheTolerance) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 20, 1))}),
-               now = resultsOf({sampleSeries("relayed", times(24, 20, 2))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 20, 1))}),
+               now = sampleOf({sampleSeries("relayed", times(24, 20, 2))});
     const CheckResult result = check(before, now);
     ASSERT_TRUE(has(result.regressions, "stopToResumeMs"));
     EXPECT_TRUE(has(result.regressions, "guestPauseMs"));
     EXPECT_FALSE(has(result.regressions, "totalMs"));
     const CheckFinding& found = result.regressions.front();
-    EXPECT_EQ(found.cell, "c1");
+    EXPECT_EQ(found.configuration, "c1");
     EXPECT_EQ(found.design, "relayed");
     ASSERT_TRUE(found.interval);
     EXPECT_NEAR(found.interval->median, 2, 0.2);
@@ -63,8 +68,8 @@ TEST(Check, findsAMedianThatGrewByMoreThanTheTolerance) {
 }
 
 TEST(Check, letsAMedianGrowWithinTheTolerance) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 40, 1, 0.02))}),
-               now = resultsOf({sampleSeries("relayed", times(13.8, 40, 2, 0.02))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 40, 1, 0.02))}),
+               now = sampleOf({sampleSeries("relayed", times(13.8, 40, 2, 0.02))});
     EXPECT_TRUE(has(check(before, now, 1.10).regressions, "stopToResumeMs"));
     EXPECT_FALSE(has(check(before, now, 1.20).regressions, "stopToResumeMs"));
     EXPECT_THROW(check(before, now, 0.9), std::invalid_argument);
@@ -87,7 +92,7 @@ TEST(Check, seldomCriesWolfHoweverManyFiguresThereAre) {
 }
 
 TEST(Check, findsADesignThatFailsNow) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 10, 1))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 10, 1))});
     json now = before;
     now["cells"][0]["series"][0]["rounds"][3] = failedRound(4, 1, "no answer");
     const CheckResult result = check(before, now);
@@ -99,7 +104,7 @@ TEST(Check, findsADesignThatFailsNow) {
 }
 
 TEST(Check, findsADesignThatFailsMuchMoreOften) {
-    json before = resultsOf({sampleSeries("relayed", times(12, 30, 1))}), now = before, little = before;
+    json before = sampleOf({sampleSeries("relayed", times(12, 30, 1))}), now = before, little = before;
     before["cells"][0]["series"][0]["rounds"][0] = failedRound(1, 1, "no");
     for (int i = 0; i < 15; ++i)
         now["cells"][0]["series"][0]["rounds"][static_cast<std::size_t>(i)] = failedRound(i + 1, 1, "no");
@@ -110,7 +115,7 @@ TEST(Check, findsADesignThatFailsMuchMoreOften) {
 }
 
 TEST(Check, findsADesignThatIsNotRunAnyMore) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 10, 1))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 10, 1))});
     json now = before;
     now["cells"][0]["series"][0]["rounds"] = json::array();
     now["cells"][0]["series"][0]["notRun"] = "QEMU has no cpr-transfer";
@@ -122,7 +127,7 @@ TEST(Check, findsADesignThatIsNotRunAnyMore) {
 }
 
 TEST(Check, findsMemoryThatIsNotIntact) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 10, 1))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 10, 1))});
     json now = before;
     now["cells"][0]["series"][0]["rounds"][2]["patterns"]["intact"] = false;
     now["cells"][0]["series"][0]["rounds"][2]["disturbed"] = true;
@@ -133,7 +138,7 @@ TEST(Check, findsMemoryThatIsNotIntact) {
 
 TEST(Check, findsRamThatIsCopiedWhereNoneWas) {
     const json series = sampleSeries("relayed", times(12, 10, 1));
-    const CheckResult result = check(resultsOf({series}), resultsOf({with(series, "/ramCopiedBytes", 64 << 20)}));
+    const CheckResult result = check(sampleOf({series}), sampleOf({with(series, "/ramCopiedBytes", 64 << 20)}));
     ASSERT_TRUE(has(result.regressions, "ramCopiedBytes"));
     EXPECT_NE(result.regressions.front().text.find("RAM copied 0 B -> 64.0 MiB: +64.0 MiB ("), std::string::npos)
         << result.regressions.front().text;
@@ -143,10 +148,10 @@ TEST(Check, findsRequestsThatAreLost) {
     const json series =
         with(sampleSeries("relayed", times(12, 10, 1)), "/network", {{"sent", 1000}, {"lost", 0}, {"longestGapMs", 5.0}});
     const json now = with(series, "/network/lost", 3);
-    const CheckResult result = check(resultsOf({series}), resultsOf({now}));
+    const CheckResult result = check(sampleOf({series}), sampleOf({now}));
     EXPECT_TRUE(has(result.regressions, "networkLost"));
     EXPECT_FALSE(has(result.regressions, "networkGapMs"));
-    EXPECT_TRUE(has(check(resultsOf({now}), resultsOf({series})).improvements, "networkLost"));
+    EXPECT_TRUE(has(check(sampleOf({now}), sampleOf({series})).improvements, "networkLost"));
 }
 
 TEST(Check, matchesCellsByTheirFactorsAndTheirPairsByPlace) {
@@ -196,8 +201,8 @@ TEST(Check, wantsMoreRoundsTheMoreIsCompared) {
 }
 
 TEST(Check, comparesNoTimesOfDifferentProcessors) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 10, 1))});
-    json now = resultsOf({with(sampleSeries("relayed", times(48, 10, 1)), "/ramCopiedBytes", 4096)});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 10, 1))});
+    json now = sampleOf({with(sampleSeries("relayed", times(48, 10, 1)), "/ramCopiedBytes", 4096)});
     now["host"]["cpu"] = "Another CPU";
     const CheckResult result = check(before, now);
     EXPECT_FALSE(has(result.regressions, "stopToResumeMs"));
@@ -210,8 +215,8 @@ TEST(Check, comparesNoTimesOfDifferentProcessors) {
 }
 
 TEST(Check, saysThatTheKernelIsAnotherAndComparesAllTheSame) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 10, 1))});
-    json now = resultsOf({sampleSeries("relayed", times(48, 10, 1))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 10, 1))});
+    json now = sampleOf({sampleSeries("relayed", times(48, 10, 1))});
     now["host"]["kernel"] = "6.12.0";
     const CheckResult result = check(before, now);
     EXPECT_TRUE(has(result.regressions, "stopToResumeMs"));
@@ -219,16 +224,16 @@ TEST(Check, saysThatTheKernelIsAnotherAndComparesAllTheSame) {
 }
 
 TEST(Check, comparesNothingThatABusyHostMeasured) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 20, 1))});
-    json now = resultsOf({sampleSeries("relayed", times(48, 20, 1))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 20, 1))});
+    json now = sampleOf({sampleSeries("relayed", times(48, 20, 1))});
     for (int i = 0; i < 10; ++i) now["cells"][0]["series"][0]["rounds"][static_cast<std::size_t>(i)]["disturbed"] = true;
     EXPECT_TRUE(check(before, now).regressions.empty());
     EXPECT_TRUE(says(check(before, now).notCompared, "the host was too busy now"));
 }
 
 TEST(Check, isAValueForScripts) {
-    const json before = resultsOf({sampleSeries("relayed", times(12, 20, 1))}),
-               now = resultsOf({sampleSeries("relayed", times(24, 20, 2))});
+    const json before = sampleOf({sampleSeries("relayed", times(12, 20, 1))}),
+               now = sampleOf({sampleSeries("relayed", times(24, 20, 2))});
     const json value = toJson(check(before, now));
     EXPECT_EQ(value.at("regressions"), 2);
     EXPECT_EQ(value.at("comparisons"), 4);

@@ -78,28 +78,30 @@ TEST_F(HostFacts, areReadFromProc) {
     proc_.write("loadavg", "0.25 0.50 0.75 1/234 5678\n");
     proc_.write("stat", "cpu  10 0 10 70 0 0 0 10 0 0\ncpu0 1\nprocs_running 1\n");
     const std::string release = proc_.write("os-release", "NAME=\"An OS\"\nPRETTY_NAME=\"An OS 12\"\n");
-    const nlohmann::json facts = hostFacts(proc_.path(), release);
-    EXPECT_EQ(facts["cpu"], "Ideal CPU: fast");
-    EXPECT_EQ(facts["memoryBytes"], 2 << 20);
-    EXPECT_EQ(facts["os"], "An OS 12");
-    EXPECT_EQ(facts["virtualized"], true);
-    EXPECT_EQ(facts["loadAverage1"], 0.25);
-    EXPECT_EQ(facts["stealPercent"], 10);
-    EXPECT_EQ(facts["runQueue"], 0);
-    EXPECT_EQ(facts["pageSizeBytes"], ::sysconf(_SC_PAGESIZE));
+    const auto facts = hostFacts(proc_.path(), release);
+    EXPECT_EQ(facts.cpu, "Ideal CPU: fast");
+    EXPECT_EQ(facts.memoryBytes, 2U << 20);
+    EXPECT_EQ(facts.os, "An OS 12");
+    EXPECT_EQ(facts.virtualized, true);
+    EXPECT_EQ(facts.loadAverage1, 0.25);
+    EXPECT_EQ(facts.stealPercent, 10);
+    EXPECT_EQ(facts.runQueue, 0);
+    EXPECT_EQ(facts.pageSizeBytes, static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)));
 }
 
 TEST_F(HostFacts, areThereOnThisHost) {
-    const nlohmann::json facts = hostFacts();
-    for (const char* member : {"cpus", "memoryBytes"}) EXPECT_GT(facts[member], 0) << member;
-    for (const char* member : {"kernel", "os"}) EXPECT_NE(facts[member], "") << member;
+    const auto facts = hostFacts();
+    EXPECT_GT(facts.cpus, 0U);
+    EXPECT_GT(facts.memoryBytes, 0U);
+    EXPECT_NE(facts.kernel, "");
+    EXPECT_NE(facts.os, "");
     EXPECT_GT(CpuTimes::now().total(), 0U);
 }
 
 TEST_F(HostFacts, areEmptyWhereProcIsNot) {
-    const nlohmann::json facts = hostFacts(proc_.file("nowhere"), proc_.file("nothing"));
-    EXPECT_EQ(facts["cpu"], "");
-    EXPECT_TRUE(facts["loadAverage1"].is_null());
+    const auto facts = hostFacts(proc_.file("nowhere"), proc_.file("nothing"));
+    EXPECT_EQ(facts.cpu, "");
+    EXPECT_FALSE(facts.loadAverage1);
     EXPECT_EQ(runnable(proc_.file("nowhere")), 0U);
 }
 

@@ -24,15 +24,14 @@
 namespace vh {
 namespace {
 
-using nlohmann::json;
 using testing::Contains;
 
 UniqueFd memfd(const std::string& name) {
     return UniqueFd(::memfd_create(name.c_str(), MFD_CLOEXEC));
 }
 
-json entry(const std::string& name, const std::string& createdBy, const std::string& passedBy) {
-    return {{"name", name}, {"createdBy", createdBy}, {"passedBy", passedBy}};
+FoundDescriptor entry(const std::string& name, const std::string& createdBy, const std::string& passedBy) {
+    return {name, createdBy, passedBy};
 }
 
 class Inspection : public MainLoopTest {
@@ -108,15 +107,15 @@ TEST_F(Inspection, tellsWhoMadeADescriptor) {
     const ChildProcess older = holder({rom.get(), passed.get()}), newer = holder(descriptors);
     resources.release();  // As the manager does.
 
-    const json expected = {entry("qmp", "manager", "inherited"),
-                           entry("disk/root/ro", "manager", "inherited"),
-                           entry("disk/root/rw", "manager", "inherited"),
-                           entry("ram0", "manager", "inherited"),
-                           entry("ram0", "manager", "inherited"),
-                           entry("pc.bios", "old VMM", "relay"),
-                           entry("memfd:own", "new VMM", ""),
-                           entry("eventfd", "old VMM", "relay"),
-                           entry("eventfd", "new VMM", "")};
+    const std::vector<FoundDescriptor> expected = {entry("qmp", "manager", "inherited"),
+                                                   entry("disk/root/ro", "manager", "inherited"),
+                                                   entry("disk/root/rw", "manager", "inherited"),
+                                                   entry("ram0", "manager", "inherited"),
+                                                   entry("ram0", "manager", "inherited"),
+                                                   entry("pc.bios", "old VMM", "relay"),
+                                                   entry("memfd:own", "new VMM", ""),
+                                                   entry("eventfd", "old VMM", "relay"),
+                                                   entry("eventfd", "new VMM", "")};
     EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources, "relay"), expected);
     end(older);
     end(newer);
@@ -128,7 +127,7 @@ TEST_F(Inspection, seesThatANumberWasTakenByAnotherFile) {
     resources.add("qmp", listenUnix(directory_.file("qmp.sock")));
     const UniqueFd other(::eventfd(0, EFD_CLOEXEC));
     const ChildProcess older = holder({}), newer = holder({other.get(), resources.fd("qmp")});
-    const json expected = {entry("eventfd", "new VMM", ""), entry("qmp", "manager", "inherited")};
+    const std::vector<FoundDescriptor> expected = {entry("eventfd", "new VMM", ""), entry("qmp", "manager", "inherited")};
     EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources, "CPR channel"), expected);
     end(older);
     end(newer);
@@ -137,7 +136,7 @@ TEST_F(Inspection, seesThatANumberWasTakenByAnotherFile) {
 TEST_F(Inspection, doesNotTakeAProcessThatBecameTheNewVmmForItsOwnPredecessor) {
     const UniqueFd rom = memfd("pc.bios"), event(::eventfd(0, EFD_CLOEXEC));
     const ChildProcess vmm = holder({rom.get(), event.get()});
-    const json expected = {entry("pc.bios", "old VMM", "exec"), entry("eventfd", "new VMM", "")};
+    const std::vector<FoundDescriptor> expected = {entry("pc.bios", "old VMM", "exec"), entry("eventfd", "new VMM", "")};
     EXPECT_EQ(descriptorsOf(vmm.pid(), vmm.pid(), {}, "exec"), expected);
     end(vmm);
 }

@@ -54,6 +54,7 @@ inline nlohmann::json sampleRound(int round, int vm, double stopToResumeMs) {
             {"guestPauseMs", stopToResumeMs + 1.5},
             {"beats",
              {{"before", {{"medianMs", 1.0}, {"p99Ms", 1.2}, {"longestMs", 2.0}}},
+              {"during", nullptr},
               {"after", {{"medianMs", 1.0}, {"p99Ms", 1.4}, {"longestMs", 3.0}}},
               {"lost", 0},
               {"repeated", 0}}},
@@ -101,11 +102,20 @@ inline nlohmann::json sampleCell(const std::string& id, const std::vector<nlohma
 inline nlohmann::json sampleResults(const std::vector<nlohmann::json>& cells) {
     return {{"format", "virt-handover-compare/1"},
             {"version", "0.1.0"},
-            {"command", "virt-handover compare --rounds 10"},
+            {"command", {"virt-handover", "compare", "--rounds", "10"}},
             {"startedAt", "2026-01-02T03:04:05Z"},
             {"finishedAt", "2026-01-02T03:14:05Z"},
             {"seed", 42},
-            {"settings", {{"stealLimitPercent", 5}}},
+            {"settings",
+             {{"plan", ""},
+              {"definition", nullptr},
+              {"bootWaitMs", 0},
+              {"rounds", 10},
+              {"baselineRounds", 10},
+              {"warmUpRounds", 1},
+              {"beforeMs", 1000},
+              {"afterMs", 1500},
+              {"stealLimitPercent", 5}}},
             {"host",
              {{"cpu", "Some CPU @ 2.50GHz"},
               {"cpus", 2},
@@ -123,6 +133,7 @@ inline nlohmann::json sampleResults(const std::vector<nlohmann::json>& cells) {
               {{"binary", "/opt/new/qemu-system-x86_64"}, {"version", "10.1.0"}, {"buildId", ""}}}},
             {"cells", cells},
             {"summary", nullptr},
+            {"workplace", nullptr},
             {"notes", nlohmann::json::array()}};
 }
 

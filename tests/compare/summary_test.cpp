@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "manager/compare/results_json.h"
 #include "manager/compare/statistics.h"
 #include "tests/compare/sample_results.h"
 
@@ -12,6 +13,10 @@ namespace vh {
 namespace {
 
 using nlohmann::json;
+
+json summarize(const json& results) {
+    return toJson(vh::summarize(resultsOf(results)));
+}
 
 json summaryOf(const std::vector<json>& series) {
     return summarize(sampleResults({sampleCell("c1", series)})).at("cells").at(0);
@@ -51,7 +56,11 @@ TEST(Summary, saysNullOfWhatWasNotMeasured) {
 TEST(Summary, leavesOutRoundsWithoutTheFigure) {
     json series = sampleSeries("relayed", {5, 6, 7});
     series["rounds"][1]["stopToResumeMs"] = nullptr;
-    series["rounds"][2]["writeRate"] = {{"brownOutMs", nullptr}};
+    series["rounds"][2]["writeRate"] = {{"beforePagesPerSecond", 1e5},
+                                        {"brownOutMs", nullptr},
+                                        {"binMs", 25},
+                                        {"firstBinMs", -500},
+                                        {"curvePercent", json::array()}};
     const json summary = summaryOf({series}).at("series").at(0);
     EXPECT_EQ(summary.at("metrics").at("stopToResumeMs").at("count"), 2);
     EXPECT_EQ(summary["metrics"]["guestPauseMs"].at("count"), 3);

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "manager/compare/results_json.h"
 #include "tests/compare/sample_results.h"
 #include "tests/manager/golden.h"
 
@@ -13,14 +14,13 @@ namespace {
 
 using nlohmann::json;
 
-/// Below tests/compare/golden, with the same conventions as those of the manager.
-void expectText(const std::string& name, const std::string& made) {
-    const std::string path = inSourceTree("tests/compare/golden/" + name);
-    if (acceptsGoldens()) {
-        std::ofstream(path, std::ios::binary) << made;
-        GTEST_SKIP() << "wrote '" << path << "' (VH_ACCEPT=1): look at the difference, and run again without";
-    }
-    EXPECT_EQ(made, fileText(path)) << "if the new text is right: run again with VH_ACCEPT=1";
+std::string comparisonText(const json& results) {
+    const Results typed = resultsOf(results);
+    return vh::comparisonText(typed, summarize(typed));
+}
+
+std::string comparisonCsv(const json& results) {
+    return vh::comparisonCsv(resultsOf(results));
 }
 
 /// Every design around its own time, with a network and a guest that writes.
@@ -72,7 +72,7 @@ json wholeResults() {
 }
 
 TEST(ComparisonText, isOneTableForEachCellAndASentenceForEachRatio) {
-    expectText("comparison.txt", comparisonText(wholeResults()));
+    expectGolden("comparison.txt", comparisonText(wholeResults()), "tests/compare/golden");
 }
 
 TEST(ComparisonText, isOneLineForEachRoundInCsv) {
@@ -81,7 +81,7 @@ TEST(ComparisonText, isOneLineForEachRoundInCsv) {
     for (json& cell : results["cells"])
         for (json& series : cell["series"])
             while (series["rounds"].size() > 3) series["rounds"].erase(3);
-    expectText("comparison.csv", comparisonCsv(results));
+    expectGolden("comparison.csv", comparisonCsv(results), "tests/compare/golden");
 }
 
 TEST(ComparisonText, saysThatADesignWasGivenUp) {

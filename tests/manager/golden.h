@@ -28,9 +28,10 @@ inline bool acceptsGoldens() {
     return accept && std::string(accept) == "1";
 }
 
-/// Compares a whole file below tests/manager/golden; has to be the last thing that a test does.
-inline void expectGolden(const std::string& name, const std::string& made) {
-    const std::string path = inSourceTree("tests/manager/golden/" + name);
+/// Compares a whole file of a directory of the source tree; has to be the last thing that a test does.
+inline void expectGolden(const std::string& name, const std::string& made,
+                         const std::string& directory = "tests/manager/golden") {
+    const std::string path = inSourceTree(directory + "/" + name);
     if (acceptsGoldens()) {
         std::ofstream(path) << made;
         GTEST_SKIP() << "wrote '" << path << "' (VH_ACCEPT=1): look at the difference, and run again without";

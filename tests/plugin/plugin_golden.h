@@ -13,9 +13,8 @@ inline std::string golden(const std::string& name) {
     return fileText(inSourceTree("tests/plugin/golden/" + name));
 }
 
-/// Compares a whole file below tests/plugin/golden, as expectGolden() of the manager's tests does.
 inline void expectPluginGolden(const std::string& name, const std::string& made) {
-    expectGolden("../../plugin/golden/" + name, made);
+    expectGolden(name, made, "tests/plugin/golden");
 }
 
 /// The text cut off, or with a few characters changed, lost, or said twice.

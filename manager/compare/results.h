@@ -1,0 +1,164 @@
+// The results of a comparison as values: what results.json holds. README.md says what each figure is, results_json.h makes JSON
+// of them.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "config/compare_plan.h"
+#include "manager/compare/brown_out.h"
+#include "manager/compare/host_facts.h"
+
+namespace vh {
+
+/// How a handover ended, as its report says it.
+enum class Outcome { Upgraded, RolledBack, Refused, Lost, Silent };
+inline constexpr std::array allOutcomes{Outcome::Upgraded, Outcome::RolledBack, Outcome::Refused, Outcome::Lost, Outcome::Silent};
+std::string_view name(Outcome outcome);
+
+/// Milliseconds of each phase of a handover; see README.md for the states that it is made of.
+struct PhaseTimes {
+    std::optional<double> prepare, launch, exchange, verify, pause, confirm, retire;
+};
+
+/// Intervals between heartbeats.
+struct BeatIntervals {
+    std::optional<double> medianMs, p99Ms, longestMs;
+};
+
+struct Beats {
+    std::optional<BeatIntervals> before, during, after;
+    std::optional<std::uint64_t> lost, repeated;
+};
+
+struct EchoRequests {
+    std::optional<std::uint64_t> sent, lost;
+    std::optional<double> longestGapMs;  ///< Between two answers.
+};
+
+/// Since the process began, its threads included; in a round, since the switch.
+struct PageFaults {
+    std::uint64_t minor = 0;
+    std::uint64_t major = 0;
+};
+
+struct Patterns {
+    std::optional<bool> intact;
+    std::optional<std::uint64_t> pagesChecked, mismatches;
+};
+
+/// One handover of one VM. What was not measured is none.
+struct Round {
+    unsigned round = 0;
+    unsigned vm = 0;
+    unsigned order = 0;  ///< Among the designs of the round.
+    Outcome outcome = Outcome::Lost;
+    std::string cause;
+    std::optional<double> stealPercent;
+    bool disturbed = false;
+    std::optional<PhaseTimes> phasesMs;
+    std::optional<double> totalMs, stopToResumeMs, guestPauseMs;
+    std::optional<Beats> beats;
+    std::optional<BrownOut> writeRate;
+    std::optional<EchoRequests> network;
+    std::optional<std::uint64_t> bytesSent, ramCopiedBytes;
+    std::optional<PageFaults> pageFaults;
+    std::optional<Patterns> patterns;
+
+    bool upgraded() const { return outcome == Outcome::Upgraded; }
+    /// Whether statistics are made of it.
+    bool counts() const { return upgraded() && !disturbed; }
+    /// The guest's memory, disk or beats were wrong.
+    bool isBroken() const { return patterns && patterns->intact == false; }
+};
+
+/// A descriptor of the new VMM.
+struct FoundDescriptor {
+    std::string name;
+    std::string createdBy;
+    std::string passedBy;  ///< Empty when the new VMM made it.
+
+    bool operator==(const FoundDescriptor&) const = default;
+};
+
+/// What was looked at in a handover that is not timed.
+struct Inspection {
+    std::optional<std::uint64_t> memoryOldBytes, memoryBothBytes, extraMemoryBytes;
+    std::vector<FoundDescriptor> descriptors;
+    std::optional<std::map<std::string, std::uint64_t>> ioctls;
+    std::optional<std::uint64_t> memfds;
+    std::string untraced;  ///< Why there is no trace; empty when there is one.
+};
+
+/// One design's rounds in one configuration.
+struct Series {
+    Design design = Design::Relayed;
+    std::string notRun;  ///< Why it is not run, or not any more when there are rounds; empty while it is.
+    std::vector<Round> rounds;
+    std::optional<Inspection> inspection;
+
+    bool isRun() const { return notRun.empty(); }
+    bool has(unsigned round) const;
+};
+
+/// One combination of what is varied (`cells` in the file), with all that was measured in it.
+struct Configuration {
+    std::string id;
+    std::string title;
+    std::size_t old = 0;  ///< The VMMs of its binary pair, as places in `vmms`.
+    std::size_t fresh = 0;
+    std::uint64_t ramBytes = 0;
+    std::uint64_t touchedBytes = 0;
+    std::uint64_t pageSizeBytes = 4096;
+    unsigned vcpus = 1;
+    DeviceSet devices;
+    Load load = Load::Memory;
+    unsigned vms = 1;  ///< Handed over at once.
+    std::vector<Series> series;
+
+    /// All that is varied but for the VMMs: equal for configurations that are to be compared.
+    auto factors() const {
+        return std::tuple(ramBytes, touchedBytes, pageSizeBytes, vcpus, devices.disk, devices.network, load, vms);
+    }
+    /// The series of a design; null when there is none.
+    const Series* of(Design design) const;
+};
+
+struct MeasuredVmm {
+    std::string binary;
+    std::string version;
+    std::string buildId;
+};
+
+/// How it was measured: all that --resume needs, and of the plan once more what a reader asks for first.
+struct MeasurementSettings {
+    std::string plan;  ///< YAML, as is the definition.
+    std::optional<std::string> definition;
+    std::int64_t bootWaitMs = 0;
+    unsigned rounds = 0, baselineRounds = 0, warmUpRounds = 0;
+    std::int64_t beforeMs = 0, afterMs = 0;
+    unsigned stealLimitPercent = 0;
+};
+
+struct Results {
+    std::string version;  ///< Of virt-handover.
+    std::vector<std::string> command;
+    std::string startedAt;
+    std::optional<std::string> finishedAt;  ///< None while rounds are missing.
+    std::uint64_t seed = 0;
+    MeasurementSettings settings;
+    HostFacts host;
+    std::vector<MeasuredVmm> vmms;
+    std::vector<Configuration> configurations;
+    std::optional<std::string> scratchDirectory;  ///< Of an unfinished run.
+    std::vector<std::string> notes;
+};
+
+}  // namespace vh

@@ -1,0 +1,176 @@
+#include "manager/compare/round.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "manager/compare/configurations.h"
+#include "manager/compare/inspection.h"
+#include "manager/process/event_loop.h"
+#include "vmm-shim/json_text.h"
+
+namespace vh {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// What a reader calls the steps.
+constexpr std::array phases{std::pair{State::Preflight, &PhaseTimes::prepare},   std::pair{State::Launching, &PhaseTimes::launch},
+                            std::pair{State::Exchanging, &PhaseTimes::exchange}, std::pair{State::Verifying, &PhaseTimes::verify},
+                            std::pair{State::Switching, &PhaseTimes::pause},     std::pair{State::Executing, &PhaseTimes::pause}, std::pair{State::Proving, &PhaseTimes::pause},
+                            std::pair{State::Confirming, &PhaseTimes::confirm},  std::pair{State::Retiring, &PhaseTimes::retire},
+                            std::pair{State::Ending, &PhaseTimes::retire}};
+
+PhaseTimes phasesOf(const HandoverReport& report) {
+    PhaseTimes times;
+    for (const StepTime& step : report.steps)
+        for (const auto& [state, phase] : phases)
+            if (step.state == state) times.*phase = (times.*phase).value_or(0) + step.durationMs;
+    // `copy` sends RAM while it is switching, and the guest runs all the while but for the end.
+    const std::optional<double> stopped = report.stopToResumeMs;
+    if (report.design == Design::Copy && stopped && times.pause && times.exchange) {
+        const double sending = std::max(0.0, *times.pause - *stopped);
+        *times.exchange += sending;
+        *times.pause -= sending;
+    }
+    return times;
+}
+
+/// What the report says; the rest is looked at from outside.
+Round reported(const HandoverReport& report) {
+    Round round;
+    for (const Outcome outcome : allOutcomes)
+        if (report.outcomeText() == name(outcome)) round.outcome = outcome;
+    round.cause = report.cause;
+    round.phasesMs = phasesOf(report);
+    round.totalMs = report.totalMs;
+    if (!round.upgraded()) return round;
+    round.stopToResumeMs = report.stopToResumeMs;
+    if (report.guest) round.guestPauseMs = report.guest->pauseMs;
+    round.bytesSent = report.bytesSent;
+    round.ramCopiedBytes = report.ramCopiedBytes;
+    return round;
+}
+
+/// None of a process that ends while it is looked at.
+std::optional<PageFaults> pageFaultsIfAlive(pid_t pid) {
+    try {
+        return pageFaults(pid);
+    } catch (const std::exception&) {
+        return std::nullopt;
+    }
+}
+
+}  // namespace
+
+RoundWatch::RoundWatch(VmControl& control, const Trial& trial, const ComparePlan& plan)
+    : control_(control), trial_(trial), plan_(plan), attempts_(trial.set.vms.size()) {}
+
+void RoundWatch::sendEchoRequests(std::size_t vm) {
+    const bool loaded = trial_.configuration.load == Load::Network;
+    try {
+        attempts_[vm].pinger =
+            std::make_unique<Pinger>(guestAddress(trial_.set.vms[vm].number), milliseconds(loaded ? 1 : 5), loaded ? 1400 : 8);
+        attempts_[vm].pinger->start();
+    } catch (const std::system_error& error) {
+        echoProblem_ = error.what();
+    }
+}
+
+void RoundWatch::lookBefore() {
+    for (std::size_t i = 0; i < attempts_.size(); ++i) {
+        MeasuredVm& vm = trial_.set.vms[i];
+        vm.watch = GuestWatch();
+        control_.setRunning(vm, true);
+        control_.listen(vm, GuestWatch::Session::Before);
+        if (trial_.network) sendEchoRequests(i);
+    }
+    control_.runFor(plan_.before);
+    for (MeasuredVm& vm : trial_.set.vms) {
+        if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{};
+        vm.watch.stopListening();
+    }
+}
+
+void RoundWatch::beginHandover(MeasuredVm& vm, Attempt& attempt) {
+    control_.beginUpgrade(
+        vm, {.binary = trial_.newBinary, .design = trial_.series.design},
+        [&attempt](const HandoverProgress& step) {
+            if (step.state == State::Retiring) attempt.faultsAtSwitch = pageFaultsIfAlive(step.newPid);
+        },
+        [this, &attempt, &vm](VerbResult result) {
+            attempt.report = std::move(result.report);
+            try {
+                if (attempt.report->outcomeText() == name(Outcome::Upgraded)) control_.listen(vm, GuestWatch::Session::After);
+                if (attempt.report->outcome == State::RolledBack) control_.listen(vm, GuestWatch::Session::Before);
+            } catch (const GuestLost&) {
+                attempt.guestLost = true;
+            }
+        });
+}
+
+void RoundWatch::handOver() {
+    cpuBefore_ = CpuTimes::now();
+    beganAtMs_ = steadyMs();
+    std::map<std::string, GuestWatch*> watches;
+    for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
+    control_.host().onGuestHeard(
+        [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
+            watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
+        });
+    for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
+    // Not ended by an interruption: handovers that are cancelled go back and answer.
+    turnUntil([this] { return std::ranges::all_of(attempts_, [](const Attempt& one) { return one.report.has_value(); }); });
+    control_.host().onGuestHeard(nullptr);
+    control_.throwIfInterrupted();
+}
+
+void RoundWatch::lookAfter() {
+    double until = steadyMs();
+    for (const MeasuredVm& vm : trial_.set.vms)
+        if (const auto switchedAt = vm.watch.switchedAtMs())
+            until = std::max(until, *switchedAt + static_cast<double>(plan_.after.count()));
+    control_.runFor(milliseconds(std::lround(std::max(0.0, until - steadyMs()))));
+    stealPercent_ = stealPercent(cpuBefore_, CpuTimes::now());
+}
+
+Round RoundWatch::roundOf(MeasuredVm& vm, Attempt& attempt) const {
+    vm.watch.stopListening();
+    Round round = reported(*attempt.report);
+    round.round = trial_.round;
+    round.order = trial_.order;
+    round.stealPercent = stealPercent_;
+    round.disturbed = stealPercent_ > plan_.stealLimitPercent;
+    if (vm.definition.heartbeat) vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
+    if (round.upgraded() && attempt.faultsAtSwitch) {
+        const PageFaults then = *attempt.faultsAtSwitch;
+        const std::optional<PageFaults> now = pageFaultsIfAlive(vm.pid);
+        if (now && now->minor >= then.minor && now->major >= then.major)
+            round.pageFaults = PageFaults{now->minor - then.minor, now->major - then.major};
+    }
+    if (attempt.pinger) {
+        const PingResult pings = attempt.pinger->stop(milliseconds(200));
+        round.network = EchoRequests{pings.sent, pings.lost, pings.longestGapMs};
+    }
+    return round;
+}
+
+std::vector<Round> RoundWatch::rounds() {
+    std::vector<Round> all;
+    for (std::size_t i = 0; i < attempts_.size(); ++i) {
+        all.push_back(roundOf(trial_.set.vms[i], attempts_[i]));
+        all.back().vm = static_cast<unsigned>(i + 1);
+    }
+    return all;
+}
+
+bool RoundWatch::hasLostGuest(const std::vector<Round>& rounds) const {
+    return std::ranges::any_of(attempts_, &Attempt::guestLost) || std::ranges::any_of(rounds, [](const Round& round) {
+               return round.outcome == Outcome::Lost || round.outcome == Outcome::Silent;
+           });
+}
+
+}  // namespace vh

@@ -1,0 +1,129 @@
+#include "manager/compare/vm_set.h"
+
+#include <fstream>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+#include "config/emit.h"
+#include "manager/process/event_loop.h"
+#include "manager/record/vm_record.h"
+#include "vmm-shim/json_text.h"
+#include "vmm-shim/unix_socket.h"
+
+namespace vh {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds monitorTimeout{10'000};
+constexpr milliseconds bootTimeout{1'800'000};  ///< Without KVM and on a busy machine RAM is filled at some 100 MiB/s or less.
+
+}  // namespace
+
+VmControl::VmControl(std::string directory) : directory_(std::move(directory)), host_(directory_ + "/run", directory_) {}
+
+void VmControl::interrupt() {
+    interrupted_ = true;
+    host_.cancelHandovers("interrupted");
+}
+
+void VmControl::throwIfInterrupted() const {
+    if (interrupted_) throw Interrupted{};
+}
+
+void VmControl::waitUntil(const std::function<bool()>& happened) {
+    turnUntil([&] { return happened() || (interrupted_ && !host_.handoverUnderWay()); });
+    throwIfInterrupted();
+}
+
+void VmControl::runFor(milliseconds time) {
+    bool over = false;
+    const EventSource timer = EventSource::after(time, [&over] { over = true; });
+    waitUntil([&over] { return over; });
+}
+
+VerbResult VmControl::wait(const std::function<void(Verbs::Done)>& verb) {
+    // Shared, for an interrupted wait leaves the verb behind.
+    const auto answer = std::make_shared<std::optional<VerbResult>>();
+    verb([answer](VerbResult result) { *answer = std::move(result); });
+    waitUntil([&answer] { return answer->has_value(); });
+    return std::move(**answer);
+}
+
+void VmControl::locate(MeasuredVm& vm) const {
+    // Whoever speaks to a VM that is nowhere finds it lost.
+    vm.directory.clear();
+    vm.pid = 0;
+    try {
+        const VmDirectory known(directory_ + "/run", vm.definition.name);
+        const std::optional<VmRecord> record = known.read();
+        if (!record) return;
+        vm.directory = known.generation(record->vmm.generation);
+        vm.pid = record->vmm.pid;
+    } catch (const std::runtime_error&) {
+    }
+}
+
+std::string VmControl::start(MeasuredVm& vm, milliseconds bootWait) {
+    const std::string file = directory_ + "/" + vm.definition.name + ".yaml";
+    std::ofstream(file) << toYaml(vm.definition);
+    const VerbResult result = wait([&](Verbs::Done done) {
+        host_.start(file, vm.definition.heartbeat ? std::optional(bootTimeout) : std::nullopt, std::move(done));
+    });
+    const JsonReader answer(result.value);
+    if (result.code != ExitCode::Done) throw std::runtime_error(answer.text("/error", "the VM did not start"));
+    locate(vm);
+    vm.binary = vm.definition.vmm.binary;
+    vm.running = true;
+    if (!vm.definition.heartbeat) runFor(bootWait);
+    setRunning(vm, false);
+    return answer.text("/accelerator");
+}
+
+void VmControl::destroy(MeasuredVm& vm) {
+    vm.watch.stopListening();
+    wait([&](Verbs::Done done) { host_.destroy(vm.definition.name, std::move(done)); });
+    vm.pid = 0;
+}
+
+void VmControl::beginUpgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer, Verbs::Done done) {
+    if (!observer) observer = [](const HandoverProgress&) {};
+    host_.upgrade(vm.definition.name, options, std::move(observer),
+                  [this, &vm, options, done = std::move(done)](VerbResult result) {
+                      const HandoverReport& report = result.report.value();
+                      if (report.outcomeText() == name(Outcome::Upgraded)) vm.binary = options.binary;
+                      if (report.outcome == State::Upgraded || report.outcome == State::RolledBack) locate(vm);
+                      done(std::move(result));
+                  });
+}
+
+HandoverReport VmControl::upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer) {
+    return wait([&](Verbs::Done done) { beginUpgrade(vm, options, std::move(observer), std::move(done)); }).report.value();
+}
+
+void VmControl::setRunning(MeasuredVm& vm, bool running) {
+    if (vm.running == running) return;
+    try {
+        QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
+        std::optional<bool> done;
+        monitor.execute(running ? "cont" : "stop", nullptr, monitorTimeout,
+                        [&done](const QmpReply& reply) { done = reply.ok(); });
+        waitUntil([&done] { return done.has_value(); });
+        if (!*done) throw GuestLost{};
+    } catch (const std::system_error&) {
+        throw GuestLost{};
+    }
+    vm.running = running;
+}
+
+void VmControl::listen(MeasuredVm& vm, GuestWatch::Session session) {
+    if (!vm.definition.heartbeat) return;
+    try {
+        vm.watch.listen(vm.directory + "/heartbeat.sock", session);
+    } catch (const std::system_error&) {
+        throw GuestLost{};
+    }
+}
+
+}  // namespace vh

@@ -1,0 +1,82 @@
+// The VMs that a comparison measures, and what it has the manager do with them, one thing after the other.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "manager/compare/guest_watch.h"
+#include "manager/compare/results.h"
+#include "manager/service/host.h"
+
+namespace vh {
+
+struct MeasuredVm {
+    unsigned number = 0;
+    VmDefinition definition;
+    std::string directory;  ///< Of its present VMM process.
+    std::string binary;     ///< Of the same.
+    pid_t pid = 0;
+    bool running = false;
+    GuestWatch watch;
+};
+
+/// VMs that differ in nothing: as many as a configuration hands over at once, for the designs that need guest RAM of one owner.
+struct VmSet {
+    MemoryOwner owner = MemoryOwner::Manager;
+    std::vector<Series*> series;
+    std::vector<MeasuredVm> vms;
+};
+
+/// A VM is not what it should be any more; its set is started anew.
+struct GuestLost : std::runtime_error {
+    GuestLost() : std::runtime_error("a VM does not answer any more") {}
+};
+
+/// Has the manager do one thing after the other; the main loop runs meanwhile.
+class VmControl {
+ public:
+    /// Thrown out of whatever waits when it was interrupted.
+    struct Interrupted {};
+
+    /// The VMs' runtime directory is `directory`/run.
+    explicit VmControl(std::string directory);
+
+    /// Ends what is waited for at the next moment that leaves no guest in between: a handover goes back by itself.
+    void interrupt();
+    void throwIfInterrupted() const;
+
+    void waitUntil(const std::function<bool()>& happened);
+    void runFor(std::chrono::milliseconds time);
+
+    /// Starts a VM, waits until its guest beats or for as long as it is said to boot, and stops it. Returns the accelerator.
+    /// Throws std::runtime_error with the reason when it does not start.
+    std::string start(MeasuredVm& vm, std::chrono::milliseconds bootWait);
+    void destroy(MeasuredVm& vm);
+    /// Answers with a report. The VM is located when it has a VMM.
+    HandoverReport upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer = nullptr);
+    /// Without waiting; `done` is told when the VM is located. Nothing is said of VMs that are lost.
+    void beginUpgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer, Verbs::Done done);
+
+    // These throw GuestLost.
+    void setRunning(MeasuredVm& vm, bool running);
+    void listen(MeasuredVm& vm, GuestWatch::Session session);
+
+    Host& host() { return host_; }
+
+ private:
+    VerbResult wait(const std::function<void(Verbs::Done)>& verb);
+    /// By its record: which process it has, and where.
+    void locate(MeasuredVm& vm) const;
+
+    std::string directory_;
+    Host host_;
+    bool interrupted_ = false;
+};
+
+}  // namespace vh
