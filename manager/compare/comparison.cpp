@@ -17,7 +17,9 @@
 #include "manager/compare/results_file.h"
 #include "manager/process/event_loop.h"
 #include "manager/resources/resources.h"
+#include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -302,7 +304,7 @@ void Comparison::learn(const HandoverReport& report, std::size_t vmm, pid_t pid)
     MeasuredVmm& known = results_.vmms[vmm];
     for (const VmmIdentity& side : {report.old, report.fresh})
         if (known.version.empty() && side.binary == known.binary) known.version = side.version;
-    if (known.buildId.empty() && pid != 0) known.buildId = buildIdOfProcess(pid);
+    if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
 }
 
 void Comparison::end(VmSet& set) {
@@ -347,8 +349,7 @@ void Comparison::goBack(VmSet& set) {
             const std::string from = vm.binary;
             const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = Design::Relayed});
             if (report.exitCode() != ExitCode::Done) {
-                note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " +
-                     report.cause);
+                note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " + report.cause);
                 throw GuestLost{};
             }
             control_->runFor(settling);

@@ -32,7 +32,6 @@
 namespace vh {
 namespace {
 
-
 /// Files of /proc have no size, and reading one may fail where opening did not.
 std::string contentsOf(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "config/design.h"
 #include "manager/compare/metrics.h"
 
 namespace vh {
@@ -37,11 +38,30 @@ json metricTitles() {
     return titles;
 }
 
+/// What each design is, for people.
+json designs() {
+    const auto release = [](Release one) { return one == Release() ? std::string() : text(one); };
+    json rows = json::array();
+    for (const DesignRow& row : designRows)
+        rows.push_back({{"name", row.name},
+                        {"owner", row.owner ? json(name(*row.owner)) : json()},
+                        {"standsBy", row.standsBy},
+                        {"wayBack", row.wayBack},
+                        {"baseline", row.baseline},
+                        {"noDevices", row.noDevices},
+                        {"guestRam", row.guestRam},
+                        {"implicitRam", row.implicitRam},
+                        {"checkedBy", row.checkedBy},
+                        {"oldestOld", release(row.oldestOld)},
+                        {"oldestNew", release(row.oldestNew)}});
+    return rows;
+}
+
 }  // namespace
 
 std::string reportPage(const json& results) {
     std::string page(reportPageBeforeData);
-    page += inScriptElement({{"metrics", metricTitles()}, {"results", results}});
+    page += inScriptElement({{"metrics", metricTitles()}, {"designs", designs()}, {"results", results}});
     page += reportPageAfterData;
     return page;
 }

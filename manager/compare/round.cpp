@@ -18,11 +18,12 @@ namespace {
 using std::chrono::milliseconds;
 
 /// What a reader calls the steps.
-constexpr std::array phases{std::pair{State::Preflight, &PhaseTimes::prepare},   std::pair{State::Launching, &PhaseTimes::launch},
-                            std::pair{State::Exchanging, &PhaseTimes::exchange}, std::pair{State::Verifying, &PhaseTimes::verify},
-                            std::pair{State::Switching, &PhaseTimes::pause},     std::pair{State::Executing, &PhaseTimes::pause}, std::pair{State::Proving, &PhaseTimes::pause},
-                            std::pair{State::Confirming, &PhaseTimes::confirm},  std::pair{State::Retiring, &PhaseTimes::retire},
-                            std::pair{State::Ending, &PhaseTimes::retire}};
+constexpr std::array phases{
+    std::pair{State::Preflight, &PhaseTimes::prepare},   std::pair{State::Launching, &PhaseTimes::launch},
+    std::pair{State::Exchanging, &PhaseTimes::exchange}, std::pair{State::Verifying, &PhaseTimes::verify},
+    std::pair{State::Switching, &PhaseTimes::pause},     std::pair{State::Executing, &PhaseTimes::pause},
+    std::pair{State::Proving, &PhaseTimes::pause},       std::pair{State::Confirming, &PhaseTimes::confirm},
+    std::pair{State::Retiring, &PhaseTimes::retire},     std::pair{State::Ending, &PhaseTimes::retire}};
 
 PhaseTimes phasesOf(const HandoverReport& report) {
     PhaseTimes times;

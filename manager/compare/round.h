@@ -35,7 +35,7 @@ class RoundWatch {
     std::vector<Round> rounds();
 
     /// What the VMs' upgrades answered.
-    const nlohmann::json& report(std::size_t vm) const { return attempts_[vm].result->value; }
+    const HandoverReport& report(std::size_t vm) const { return *attempts_[vm].report; }
     /// Why no echo requests were sent; empty when they were, or were not to be.
     const std::string& echoProblem() const { return echoProblem_; }
     /// Whether the set has to be started anew after these rounds.

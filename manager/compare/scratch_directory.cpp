@@ -15,6 +15,7 @@
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"
 #include "manager/vmm/strays.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -40,7 +41,7 @@ void endVmmsOf(const VmDirectory& vm) {
         std::list<ChildProcess> ending;
         std::size_t alive = 0;
         for (const StrayVmm& stray : strays) {
-            ChildProcess& vmm = ending.emplace_back(ChildProcess::adopt(stray.pid, startTimeOf(stray.pid)));
+            ChildProcess& vmm = ending.emplace_back(ChildProcess::adopt(stray.pid, Process(stray.pid).startTime()));
             if (vmm.pid() == 0) continue;
             ++alive;
             vmm.onExit([&alive] { --alive; });

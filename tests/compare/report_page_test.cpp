@@ -1,5 +1,6 @@
 #include "manager/compare/report_page.h"
 
+#include <filesystem>
 #include <regex>
 #include <string>
 #include <string_view>
@@ -7,8 +8,10 @@
 
 #include <gtest/gtest.h>
 
+#include "config/design.h"
 #include "manager/compare/metrics.h"
 #include "tests/compare/sample_results.h"
+#include "tests/manager/golden.h"
 
 namespace vh {
 namespace {
@@ -66,6 +69,43 @@ TEST(ReportPage, holdsTheTitlesOfAllMetrics) {
     ASSERT_EQ(titles.size(), metrics.size());
     EXPECT_EQ(titles[0]["name"], metrics[0].name);
     EXPECT_EQ(titles[0]["pointer"], metrics[0].pointer);
+}
+
+TEST(ReportPage, knowsOfTheDesignsWhatTheirRowsSay) {
+    const json rows = json::parse(dataOf(reportPage(results())))["designs"];
+    ASSERT_EQ(rows.size(), designRows.size());
+    for (const DesignRow& row : designRows) {
+        const json& shown = rows[static_cast<std::size_t>(row.design)];
+        EXPECT_EQ(shown["name"], row.name);
+        EXPECT_EQ(shown["checkedBy"], row.checkedBy);
+        EXPECT_EQ(shown["noDevices"], row.noDevices);
+        EXPECT_EQ(shown["wayBack"], row.wayBack);
+        EXPECT_EQ(shown["baseline"], row.baseline);
+    }
+    EXPECT_EQ(rows[0]["oldestOld"], "10.0");
+    EXPECT_EQ(rows[4]["oldestOld"], "") << "any";
+}
+
+/// Nothing of compare/ but what it is told by the rows knows more than one design by its name.
+TEST(ReportPage, andTheRestOfCompareHaveNoListOfDesigns) {
+    std::size_t files = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(inSourceTree("manager/compare"))) {
+        if (!entry.is_regular_file() || entry.path().extension() == ".md") continue;
+        ++files;
+        const std::string text = fileText(entry.path());
+        std::size_t known = 0;
+        for (const auto& [name, enumerator] : {std::pair("relayed", "Relayed"),
+                                               {"manager-owned", "ManagerOwned"},
+                                               {"vmm-owned", "VmmOwned"},
+                                               {"vmm-exec", "VmmExec"},
+                                               {"copy", "Copy"},
+                                               {"save-restore", "SaveRestore"}})
+            if (text.find('"' + std::string(name) + '"') != text.npos ||
+                text.find("Design::" + std::string(enumerator)) != text.npos)
+                ++known;
+        EXPECT_LE(known, 1u) << entry.path();
+    }
+    EXPECT_GT(files, 30u);
 }
 
 TEST(ReportPage, letsNoTextBreakOutOfTheData) {

@@ -13,6 +13,7 @@
 #include "tests/compare/sample_results.h"
 #include "tests/manager/golden.h"
 #include "tests/manager/temporary_directory.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {
@@ -60,7 +61,7 @@ TEST(ResultsFile, readsWhatItWrote) {
     const TemporaryDirectory directory;
     const std::string path = directory.path() + "/results.json";
     writeResults(path, parseResults(whole().dump(), "x.json"));
-    EXPECT_EQ(json::parse(textOf(path)), whole());
+    EXPECT_EQ(json::parse(readFile(path)), whole());
     EXPECT_EQ(toJson(readResults(path)), whole());
 }
 
@@ -70,8 +71,8 @@ TEST(ResultsFile, writesThePublishedResultsAsTheyAre) {
     const Results results = readResults(published);
     const Summary summary = summarize(results);
     writeResults(path, results, &summary);
-    EXPECT_TRUE(textOf(path) == textOf(published)) << "compare '" << published << "' with what becomes of it";
-    EXPECT_TRUE(comparisonCsv(results) == textOf(inSourceTree("tests/results/results.csv")));
+    EXPECT_TRUE(readFile(path) == readFile(published)) << "compare '" << published << "' with what becomes of it";
+    EXPECT_TRUE(comparisonCsv(results) == readFile(inSourceTree("tests/results/results.csv")));
 }
 
 TEST(ResultsFile, makesTheSummaryAnew) {

@@ -172,7 +172,7 @@ TEST_F(LikenessTest, aProcessIsMadeLikeAnotherOneInAllThatTheKernelTells) {
     EXPECT_TRUE(comesTrue([&] { return !model.alive() && !twin.alive(); }));
 }
 
-TEST(ProcessTraits, ofNoProcessAreAnError) {
+TEST(ProcessTraitsTest, ofNoProcessIsAnError) {
     EXPECT_THROW(ProcessTraits::of(0x3fffffff), std::system_error);
 }
 

@@ -67,7 +67,7 @@ std::vector<std::string> givenTo(const Process& process) {
     return given;
 }
 
-class ProcessTraitsTest : public NoDescriptorLeaks {
+class SecondProcessTest : public NoDescriptorLeaks {
  protected:
     /// Somebody else's limits, directory, umask and CPU, as whoever may give them to itself.
     const char* makeOrdinary() const {
@@ -99,12 +99,12 @@ class ProcessTraitsTest : public NoDescriptorLeaks {
     const TemporaryDirectory directory_;
 };
 
-TEST_F(ProcessTraitsTest, areGivenToASecondProcess) {
+TEST_F(SecondProcessTest, areGivenToASecondProcess) {
     const Child model([this] { return makeOrdinary(); });
     expectTheSameOfASecond(model);
 }
 
-TEST_F(ProcessTraitsTest, ofAnotherUserWithRightsOfItsOwnAreGivenToASecondProcess) {
+TEST_F(SecondProcessTest, ofAnotherUserWithRightsOfItsOwnAreGivenToASecondProcess) {
     if (::geteuid() != 0) GTEST_SKIP() << "only root can make such a process: run this as root";
     ::chmod(directory_.path().c_str(), 0755);
     const Child model([this]() -> const char* {
@@ -127,18 +127,18 @@ TEST_F(ProcessTraitsTest, ofAnotherUserWithRightsOfItsOwnAreGivenToASecondProces
     EXPECT_EQ(traits.gid(), 4243U);
 }
 
-TEST_F(ProcessTraitsTest, haveTheEnvironmentThatTheProcessWasStartedWith) {
+TEST_F(SecondProcessTest, haveTheEnvironmentThatTheProcessWasStartedWith) {
     const ProcessTraits traits = ProcessTraits::of(::getpid());
     std::vector<std::string> entries;
     for (char* const* entry = traits.environment(); *entry; ++entry) entries.emplace_back(*entry);
     EXPECT_EQ(entries, Process(::getpid()).environment());
 }
 
-TEST_F(ProcessTraitsTest, ofAProcessThatIsGoneAreAnError) {
+TEST_F(SecondProcessTest, ofAProcessThatIsGoneAreAnError) {
     EXPECT_THROW(ProcessTraits::of(0x3fffffff), std::system_error);
 }
 
-TEST_F(ProcessTraitsTest, ofOneThreadAreGivenToAnotherAsItsPlace) {
+TEST_F(SecondProcessTest, ofOneThreadAreGivenToAnotherAsItsPlace) {
     const Child model([this] { return makeOrdinary(); }), other([] { return nullptr; });
     const auto cpus = [](const Child& child) { return child.process().field("status", "Cpus_allowed:"); };
     if (cpus(model) == cpus(other)) GTEST_SKIP() << "this process may use one CPU only: run this where it may use two";

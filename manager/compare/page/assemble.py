@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Puts the report page together and writes it as C++: what comes before the results, and what comes after them.
 
-    assemble.py TEMPLATE STYLE LIBRARY SCRIPT OUTPUT
+    assemble.py TEMPLATE STYLE LIBRARY SCRIPT... OUTPUT
+
+The scripts become one, in their order, and see each other's names but show none to anybody else.
 
 The page's Content-Security-Policy names style and scripts by their hashes, so nothing else can run in it, and nothing can be fetched.
 """
@@ -32,12 +34,12 @@ def literal(text):
     return f'R"{DELIMITER}({text}){DELIMITER}"'
 
 
-def main(template, style, library, script, output):
+def main(template, style, library, *scripts, output):
     read = lambda path: pathlib.Path(path).read_text(encoding="utf-8")
     parts = {
         "style": without(read(style), "</style", style),
         "library": without(read(library), "</script", library),
-        "script": without(read(script), "</script", script),
+        "script": '"use strict";\n(() => {\n' + "\n".join(without(read(script), "</script", script) for script in scripts) + "})();\n",
     }
     parts["policy"] = (
         f"default-src 'none'; style-src {allowed(parts['style'])}; "
@@ -58,6 +60,6 @@ def main(template, style, library, script, output):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 6:
+    if len(sys.argv) < 6:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(*sys.argv[1:-1], output=sys.argv[-1])

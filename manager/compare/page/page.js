@@ -1,0 +1,385 @@
+// The page from top to bottom.
+
+const LISTED_AT_MOST = 200;
+const NOTES_AT_TOP = 3;
+
+// Top of the page.
+
+function drawSubject() {
+  const allRounds = cells.flatMap((cell) => cell.series.flatMap((series) => series.rounds));
+  const complete = results.finishedAt !== null && results.finishedAt !== undefined;
+  const entries = [
+    ["QEMU, old → new", [...new Set(cells.map(pairName))].join("; "), true],
+    ["Guest RAM", [...new Set(cells.map((cell) => bytes(cell.ramBytes)))].join(", ")],
+    ["Rounds", isNumber(settings.rounds) ? `${settings.rounds} for each design and ${cells.length === 1 ? "the one cell" : `each of ${cells.length} cells`}` : `${allRounds.length} in all`],
+    ...FACTORS.slice(3).map((factor) => [factor.name, valuesOfFactor(factor).join(", ")]),
+    ["Accelerator", text(host.accelerator)],
+    ["Host", [isNumber(host.cpus) ? `${host.cpus} CPUs` : "", text(host.cpu), isNumber(host.memoryBytes) ? bytes(host.memoryBytes) : "", host.virtualized === true ? "itself a virtual machine" : ""].filter(Boolean).join(", "), true],
+    ["When", `${dateText(results.startedAt)}${complete ? `, took ${durationText(results.startedAt, results.finishedAt)}` : ""}`, true],
+  ];
+  fill("subject", facts(entries), complete ? null : element("p", { class: "warning", role: "note" },
+    element("strong", {}, "Not complete. "), `Rounds are missing: ${plural(allRounds.length, "handover")} measured so far. Figures may still change.`));
+}
+
+const VERDICT_IN_WORDS = {
+  smaller: (design, reference) => `${design} paused the guest for a shorter time than ${reference}`,
+  larger: (design, reference) => `${design} paused the guest for longer than ${reference}`,
+  "no difference shown": (design, reference) => `No difference shown between ${design} and ${reference}`,
+  "too few rounds to say": (design, reference) => `Too few rounds to say anything of ${design} against ${reference}`,
+  "host too busy to say": (design, reference) => `The host was too busy to say anything of ${design} against ${reference}`,
+};
+const verdictWords = (verdict, design, reference) => (VERDICT_IN_WORDS[verdict] ?? ((a, b) => `No difference shown between ${a} and ${b} (${text(verdict) || "no verdict"})`))(design, reference);
+
+function claimsOf(metric) {
+  const groups = new Map(); // Same reference and same verdicts: one sentence.
+  for (const [design, reference] of pairsInShort()) {
+    const ratios = cells.map((cell) => ratioOf(cell, metric, design, reference)).filter((ratio) => ratio);
+    if (ratios.length === 0) continue;
+    const counts = new Map();
+    for (const ratio of ratios) counts.set(ratio.verdict, (counts.get(ratio.verdict) ?? 0) + 1);
+    // Ratios that are said each need a sentence of their own.
+    const key = JSON.stringify([reference, [...counts].sort(), [...counts.keys()].some(isClaim) ? design : ""]);
+    if (!groups.has(key)) groups.set(key, { reference, counts, total: ratios.length, designs: [], ratios: [] });
+    groups.get(key).designs.push(design);
+    groups.get(key).ratios.push(ratios);
+  }
+  return [...groups.values()].map((group) => {
+    const differs = [...group.counts.keys()].some(isClaim);
+    const sizes = group.ratios.flat().filter((ratio) => isClaim(ratio.verdict) && isNumber(ratio.median)).map((ratio) => ratio.median);
+    let sentence;
+    if (group.counts.size === 1) {
+      const verdict = [...group.counts.keys()][0];
+      const names = listed(group.designs);
+      sentence = verdictWords(verdict, verdict === "no difference shown" ? group.reference : names, verdict === "no difference shown" ? names.replace(" and ", " or ") : group.reference);
+      if (cells.length > 1) sentence += group.total === cells.length ? `, in ${cells.length === 2 ? "both" : `all ${cells.length}`} cells` : `, in the ${plural(group.total, "cell")} that ${group.total === 1 ? "has" : "have"} both`;
+    } else {
+      const words = { smaller: "shorter pause", larger: "longer pause" };
+      const parts = [...group.counts].sort((a, b) => b[1] - a[1]).map(([verdict, count]) => `${words[verdict] ?? text(verdict)} in ${count}`);
+      sentence = `${listed(group.designs)} against ${group.reference}, of ${group.total} cells: ${parts.join(", ")}`;
+    }
+    if (sizes.length) {
+      const [least, most] = [Math.min(...sizes), Math.max(...sizes)].map(significant);
+      sentence += ` (${least === most ? least : `${least} to ${most}`} times as long${group.counts.size > 1 ? " where it differs" : ""}; medians of paired rounds)`;
+    }
+    return element("li", { class: differs ? "differs" : null }, `${sentence}.`);
+  });
+}
+
+function mediansByCell(pause) {
+  const metric = metricNamed.get(pause.metric);
+  const rows = cells.map((cell) => [
+    cellName(cell),
+    ...designsPresent.map((design) => {
+      const series = cell.series.find((one) => one.design === design);
+      const summary = series ? metricOf(series, pause.metric) : {};
+      if (!isNumber(summary.median)) return series?.notRun ? element("span", { class: "small" }, "not run") : DASH;
+      return [ms(summary.median), element("span", { class: "small" }, intervalText({ ...metric, unit: "" }, summary))];
+    }),
+  ]);
+  return table(`${pause.short}: median in milliseconds, and under it the 95 % interval of the median`,
+    [{ title: "Cell", head: true }, ...designsPresent.map((design) => ({ title: designLabel(design), number: true }))], rows);
+}
+
+function guestDataWords() {
+  const rounds = cells.flatMap((cell) => cell.series.flatMap((series) => series.rounds));
+  const upgraded = rounds.filter((round) => round.outcome === "upgraded");
+  const lost = rounds.filter((round) => round.outcome === "lost").length;
+  const checked = upgraded.filter((round) => typeof record(round.patterns).intact === "boolean");
+  const damaged = checked.filter((round) => round.patterns.intact === false).length;
+  const nodes = [];
+  if (damaged) nodes.push(element("p", { class: "warning" }, element("strong", {}, "Guest data was damaged "), `in ${plural(damaged, "handover")} of ${checked.length} that were checked; see below.`));
+  if (lost) nodes.push(element("p", { class: "warning" }, element("strong", {}, "The guest was lost "), `in ${plural(lost, "handover")} of ${rounds.length}; see below.`));
+  if (rounds.length) {
+    const words = [`${upgraded.length} of ${plural(rounds.length, "handover")} ended with the guest running on the new VMM.`];
+    if (checked.length && !damaged) words.push(`In all ${checked.length} that could be checked, no memory page, disk block or heartbeat of the guest was wrong afterwards.`);
+    const out = rounds.filter((round) => round.outcome === "upgraded" && round.disturbed === true).length;
+    if (out) words.push(`${out} are left out of all statistics, since the host was disturbed meanwhile.`);
+    nodes.push(element("p", {}, words.join(" ")));
+  }
+  return nodes;
+}
+
+function drawVerdict() {
+  const withFigures = cells.filter((cell) => cell.series.some((series) => PAUSES.some((pause) => isNumber(metricOf(series, pause.metric).median))));
+  if (withFigures.length === 0) {
+    fill("verdict-body", element("p", { class: "headline" }, "There is no handover yet that could be counted, so nothing can be said of any difference between the designs."), guestDataWords());
+    return;
+  }
+  const first = withFigures[0];
+  const measured = first.series.filter((series) => PAUSES.some((pause) => isNumber(metricOf(series, pause.metric).median)));
+  const [stop, beats] = PAUSES.map((pause) => metricOf(measured[0], pause.metric).median);
+  const parts = [isNumber(stop) ? `QEMU had the guest stopped for ${ms(stop)}` : "", isNumber(beats) ? `the guest's heartbeat was away for ${ms(beats)}` : ""].filter(Boolean);
+  const pauseRow = (pause) => [pause.short, ...measured.map((series) => {
+    const summary = metricOf(series, pause.metric);
+    return isNumber(summary.median) ? [ms(summary.median), element("span", { class: "small" }, intervalText({ ...metricNamed.get(pause.metric), unit: "" }, summary))] : DASH;
+  })];
+  fill("verdict-body",
+    element("p", { class: "headline" }, element("strong", {}, `${cellName(first)}: `), `with ${measured[0].design}, ${parts.join(", and ")} (medians of ${plural(measured[0].summary.rounds ?? 0, "handover")}).`),
+    table(`Pause in ${cellName(first)}: median, and under it the 95 % interval of the median`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], PAUSES.map(pauseRow)),
+    PAUSES.map((pause) => {
+      const claims = claimsOf(pause.metric);
+      return claims.length ? [element("h3", {}, `Do they differ? ${pause.title}`), element("ul", { class: "claims" }, claims)] : [];
+    }),
+    element("p", { class: "quiet" }, "“No difference shown” does not say that there is none: only that these rounds do not show one. Milliseconds belong to this host; compare designs, and ratios."),
+    guestDataWords(),
+    list(results.notes).length ? element("ul", { class: "quiet" }, list(results.notes).slice(0, NOTES_AT_TOP).map((note) => element("li", {}, shortened(text(note), 300)))) : null,
+    cells.length > 1 ? details("medians", `The same for all ${cells.length} cells`, PAUSES.map(mediansByCell)) : null);
+}
+
+/** Text of the designs' rows, which has names of programs and options between backticks. */
+const prose = (words) => text(words).split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+
+function wayBackWords(design) {
+  if (design.wayBack !== true) return "None, once the guest has stopped on the old VMM";
+  return `Until the new VMM is told to run${design.noDevices ? "" : "; with passed-through devices until the switch"}`;
+}
+
+function releaseWords(design) {
+  const [old, fresh] = [design.oldestOld, design.oldestNew].map((release) => text(release) || "any");
+  return old === fresh ? (old === "any" ? "Any" : `${old} on both sides`) : `Old: ${old}; new: ${fresh}`;
+}
+
+function drawDesigns() {
+  const rows = DESIGNS.map((design) => [
+    [designLabel(design.name), design.baseline === true ? element("span", { class: "small" }, "a baseline") : null,
+      designsPresent.includes(design.name) ? null : element("span", { class: "small" }, "not in this run")],
+    prose(design.guestRam), prose(design.implicitRam), prose(design.checkedBy), wayBackWords(design),
+    design.noDevices ? ["Refused: ", prose(design.noDevices)] : "Handed over", releaseWords(design),
+  ]);
+  fill("designs-body",
+    table("Ways to put a new VMM under a running guest",
+      ["Design", "Guest RAM", "Firmware, ROM and video memory", "Who checks, and what", "Way back after a failure", "Passed-through devices", "Oldest QEMU"].map((title, index) => ({ title, head: index === 0 })), rows, "designs"),
+    element("p", { class: "quiet" }, "CPR (checkpoint and restart) is QEMU's own mechanism for handing memory files and descriptors to another QEMU. The column on passed-through devices says what a design can do."));
+}
+
+// Tables of a cell.
+
+function ratiosTable(cell) {
+  const shown = cell.ratios.filter((ratio) => !state.hidden.has(ratio.design) && !state.hidden.has(ratio.reference));
+  if (shown.length === 0) return element("p", { class: "quiet" }, "There are no two designs in this cell with rounds in common.");
+  const rows = (metric) => shown.filter((ratio) => ratio.metric === metric).sort((a, b) => designRank(a.reference) - designRank(b.reference) || designRank(a.design) - designRank(b.design)).map((ratio) => {
+    const verdict = isClaim(ratio.verdict) ? element("strong", {}, `${ratio.verdict} with ${shortened(text(ratio.design), 40)}`) : text(ratio.verdict) || DASH;
+    return [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], text(ratio.count ?? 0), significant(ratio.median),
+      isNumber(ratio.low) && isNumber(ratio.high) ? `${significant(ratio.low)} ${DASH} ${significant(ratio.high)}` : DASH, verdict];
+  });
+  const ofMetric = (metric) => table(`${metricNamed.get(metric)?.title ?? text(metric)}: ratios of paired rounds, ${cellName(cell)}`,
+    [{ title: "Designs" }, { title: "Pairs", number: true }, { title: "Ratio, median", number: true }, { title: "95 % interval", number: true }, { title: "Verdict" }], rows(metric));
+  const pauses = PAUSES.map((pause) => pause.metric);
+  const present = [...new Set(shown.map((ratio) => ratio.metric))];
+  const others = present.filter((metric) => !pauses.includes(metric));
+  return [pauses.filter((metric) => present.includes(metric)).map(ofMetric),
+    others.length ? details("ratios", `Ratios of other figures: ${listed(others.map((metric) => metricNamed.get(metric)?.title ?? text(metric)))}`, others.map(ofMetric)) : null];
+}
+
+function countBy(values, of) {
+  const counts = new Map();
+  for (const value of values) counts.set(of(value), (counts.get(of(value)) ?? 0) + 1);
+  return [...counts];
+}
+
+function inspectionTables(cell) {
+  const inspected = shownSeries(cell).filter((series) => series.inspection);
+  if (inspected.length === 0) return element("p", { class: "quiet" }, "No design was inspected in this cell.");
+  const classes = [...new Set(inspected.flatMap((series) => Object.keys(record(series.inspection.ioctls))))];
+  const rows = inspected.map((series) => {
+    const descriptors = list(series.inspection.descriptors).map(record);
+    const kinds = countBy(descriptors, (one) => `${text(one.createdBy) || "?"}${one.passedBy ? `, passed: ${text(one.passedBy)}` : ""}`);
+    const ioctls = series.inspection.ioctls ? record(series.inspection.ioctls) : null;
+    return [designLabel(series.design), text(descriptors.length), kinds.length ? element("ul", {}, kinds.map(([kind, count]) => element("li", {}, `${count} made by ${kind}`))) : DASH,
+      text(series.inspection.memfds) || DASH, ...classes.map((one) => text(ioctls?.[one]) || DASH), text(series.inspection.untraced) || (ioctls ? "traced" : DASH)];
+  });
+  return [
+    table(`Descriptors, memory files and system calls of the new VMM, ${cellName(cell)}`,
+      [{ title: "Design", head: true }, { title: "Descriptors", number: true }, { title: "Made by, and how passed" }, { title: "Memory files it made itself", number: true }, ...classes.map((one) => ({ title: `ioctl: ${shortened(one, 30)}`, number: true })), { title: "Trace" }], rows),
+    details("descriptors", "Every descriptor by name", inspected.map((series) =>
+      table(`${series.design}: descriptors of the new VMM`, [{ title: "Name" }, { title: "Created by" }, { title: "Passed by" }],
+        list(series.inspection.descriptors).map(record).map((one) => [element("code", {}, text(one.name)), text(one.createdBy), text(one.passedBy) || "made by itself"])))),
+  ];
+}
+
+// The middle of the page: one cell, and what spans cells.
+
+let figures = [];
+
+function drawCell() {
+  charts.forEach((chart) => chart.destroy());
+  charts = [];
+  const cell = cells[state.cell];
+  if (!cell) {
+    fill("cell", element("p", { class: "quiet" }, "The results have no cell."));
+    fill("across");
+    return;
+  }
+  const pauseFigures = PAUSES.map((pause) => roundsFigure(cell, pause.metric, pause.metric, pause.title, pause.what, "pause (ms)"));
+  const ram = PAUSES.map((pause) => ramFigures(cell, pause));
+  const phases = phasesFigure(cell), brownOut = brownOutFigure(cell), memory = memoryFigure(cell);
+  const lostWords = (series) => {
+    const rounds = series.rounds.filter(enters).map((round) => record(round.network));
+    const [lost, sent] = ["lost", "sent"].map((what) => rounds.reduce((sum, network) => sum + (isNumber(network[what]) ? network[what] : 0), 0));
+    return sent ? `${plain(lost)} of ${plain(sent)}` : DASH;
+  };
+  const network = roundsFigure(cell, "networkGapMs", "networkGapMs", "Longest gap in the network", "The host sends the guest echo requests all the time; this is the longest time between two answers around the handover.", "longest gap (ms)",
+    [{ title: "Requests lost in a round, median", of: (series) => plain(metricOf(series, "networkLost").median) }, { title: "Lost of sent, all rounds", of: lostWords }]);
+  figures = [...pauseFigures, ...ram.flat(), phases, brownOut, memory, network];
+  const heading = (words) => element("h3", {}, words);
+  fill("cell",
+    element("p", { class: "quiet", role: "status" }, `Shown: ${cellName(cell)}. ${text(cell.title) && text(cell.title) !== cell.id ? `${text(cell.title)}. ` : ""}${bytes(cell.touchedBytes)} of the guest's RAM were filled before; load: ${text(cell.load) || "?"}; devices: ${devicesName(cell)}; ${plural(cell.vcpus ?? "?", "virtual CPU")}; ${bytes(cell.pageSizeBytes)} pages.`),
+    heading("How long the guest pauses"),
+    element("p", {}, "Two different things, never mixed here: what QEMU reports, and what the guest shows, which also has in it how long the guest needs on the new VMM until it beats again. In charts of points, the bar through the tall tick is the median's 95 % interval, a short tick the 99th percentile (from 100 values on), and a hollow point a disturbed round, which does not count."),
+    element("div", { class: "charts" }, pauseFigures.map((one) => one.node)),
+    heading("Does the pause grow with the guest's RAM?"),
+    ram.flat().length ? ram.map((group) => element("div", { class: "charts" }, group.map((one) => one.node))) : element("p", { class: "quiet" }, "Cells like this one were measured with one size of RAM only, so there is nothing to draw."),
+    heading("What a handover is made of, and what comes after"),
+    element("div", { class: "charts single" }, phases.node, brownOut.node),
+    element("div", { class: "charts" }, memory.node, network.node));
+  fill("across",
+    heading("Ratios between designs"),
+    element("p", {}, "Each round runs every design once, so rounds are compared in pairs: a ratio of 2 says that the first design took twice as long as the second in the middle round. A verdict needs the whole 95 % interval on one side of 1."),
+    ratiosTable(cell),
+    heading("What each design hands over"),
+    element("p", {}, "Looked at once for each design, in a handover that is not among the rounds: every open descriptor of the new VMM, who made it and how it got there; and from a trace of system calls, what the new VMM set up itself."),
+    inspectionTables(cell));
+  figures.forEach((one) => one.redraw());
+}
+
+function drawControls() {
+  const parts = [];
+  if (cells.length > 1) {
+    const select = element("select", { id: "cell-select", autocomplete: "off" }, cells.map((cell, index) => element("option", { value: String(index) }, shortened(cellName(cell), 120))));
+    select.value = String(state.cell);
+    select.addEventListener("change", () => {
+      state.cell = Number(select.value);
+      drawCell();
+    });
+    parts.push(element("label", { class: "cell" }, "Cell: one combination of what was varied", select));
+  }
+  const chips = designsPresent.map((design) => {
+    const input = element("input", { type: "checkbox", autocomplete: "off" });
+    input.checked = !state.hidden.has(design);
+    input.addEventListener("change", () => {
+      if (input.checked) state.hidden.delete(design);
+      else state.hidden.add(design);
+      drawCell();
+    });
+    const chip = element("label", { class: "chip" }, input, mark(design), element("span", {}, `${shortened(design, 40)}${isBaseline(design) ? " (baseline)" : ""}`));
+    chip.style.setProperty("--mark", colourOf(design));
+    return chip;
+  });
+  parts.push(element("fieldset", {}, element("legend", {}, "Designs shown in charts and tables"), element("div", { class: "chips" }, chips)));
+  const form = document.getElementById("controls");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.replaceChildren(...parts);
+}
+
+// The end of the page.
+
+function drawReliability() {
+  const groups = new Map();
+  for (const cell of cells)
+    for (const series of cell.series)
+      for (const round of series.rounds) {
+        const damaged = record(round.patterns).intact === false;
+        if (enters(round) && !damaged) continue;
+        const what = round.outcome !== "upgraded" ? text(round.outcome) || "no outcome" : damaged ? "guest data damaged" : "disturbed";
+        const cause = text(round.cause) || (damaged ? `${plain(record(round.patterns).mismatches)} mismatches` : round.disturbed === true ? "the hypervisor of this host took CPU time away" : "no cause given");
+        const key = JSON.stringify([cell.id, series.design, what, cause]);
+        if (!groups.has(key)) groups.set(key, { cell, design: series.design, what, cause, rounds: [], steal: [] });
+        groups.get(key).rounds.push(`${text(round.round) || "?"}${cell.vms > 1 ? ` (VM ${text(round.vm)})` : ""}`);
+        groups.get(key).steal.push(round.stealPercent);
+      }
+  const order = ["lost", "guest data damaged"];
+  const rows = [...groups.values()].sort((a, b) => (order.indexOf(b.what) - order.indexOf(a.what)) || 0);
+  const stolen = (values) => (values.some(isNumber) ? `, up to ${plain(Math.max(...values.filter(isNumber)))} % taken` : "");
+  const groupTable = (caption, some) => [table(caption, [{ title: "Cell" }, { title: "Design" }, { title: "Handovers", number: true }, { title: "What" }, { title: "Cause" }, { title: "Rounds" }],
+    some.slice(0, LISTED_AT_MOST).map((group) => [cellName(group.cell), designLabel(group.design), text(group.rounds.length), group.what, group.cause + (group.what === "disturbed" ? stolen(group.steal) : ""), shortened(group.rounds.join(", "), 200)])),
+    some.length > LISTED_AT_MOST ? element("p", { class: "quiet" }, `${some.length - LISTED_AT_MOST} more are in the results file.`) : null];
+  const failed = rows.filter((group) => group.what !== "disturbed"), disturbed = rows.filter((group) => group.what === "disturbed");
+  const sum = (some) => some.reduce((count, group) => count + group.rounds.length, 0);
+  const failedTable = [
+    failed.length ? groupTable("Handovers that did not succeed", failed) : element("p", {}, cells.some((cell) => cell.series.some((series) => series.rounds.length)) ? "No handover failed." : "There was no handover."),
+    disturbed.length ? details("disturbed", `${plural(sum(disturbed), "handover")} succeeded, but on a disturbed host: not counted`, groupTable("Handovers that are left out of the statistics", disturbed)) : element("p", {}, "None was left out because of a disturbed host.")];
+  const notRun = new Map();
+  for (const cell of cells)
+    for (const series of cell.series.filter((one) => one.notRun)) {
+      const key = JSON.stringify([series.design, series.notRun]);
+      if (!notRun.has(key)) notRun.set(key, { design: series.design, reason: series.notRun, cells: [] });
+      notRun.get(key).cells.push(cellName(cell));
+    }
+  fill("reliability-body",
+    element("h3", {}, "Failed and disturbed handovers"), failedTable,
+    element("h3", {}, "Designs that were not run"),
+    notRun.size ? table("Not run, and why", [{ title: "Design", head: true }, { title: "Reason" }, { title: "Cells" }],
+      [...notRun.values()].map((one) => [designLabel(one.design), one.reason, one.cells.length === cells.length ? "all" : one.cells.join("; ")])) : element("p", {}, "Every design that was asked for was run."),
+    list(results.notes).length ? [element("h3", {}, "Notes on this run"), element("ul", {}, list(results.notes).map((note) => element("li", {}, text(note))))] : null);
+}
+
+const METHOD = [
+  ["One run, in rounds.", "Each round hands every design over once, in random order, one after the other, so that whatever else the host does falls on all alike. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
+  ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
+  ["Two pauses, never mixed.", "“STOP to RESUME” is QEMU's own: between its two events. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. They are different quantities, on separate charts, and in separate statistics."],
+  ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
+  ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed. What was not measured is left out, and never taken as 0."],
+  ["Median and interval.", "The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than 6 rounds it is just the smallest and the largest. The 99th percentile is given from 100 values on."],
+  ["Ratios.", "Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. “smaller” or “larger” is said only when the whole interval lies on one side of 1, and never with fewer than 6 rounds. Of many true ties about one in twenty will still look like a difference: look for what holds in several cells."],
+  ["Brown-out.", "From the guest's first beat on the new VMM until it writes memory at 95 % of its rate before."],
+  ["Extra memory and descriptors.", "Looked at in a handover of its own, since looking (and tracing) slows it down."],
+];
+
+const HOST_NAMES = { cpu: "Processor", cpus: "CPUs", memoryBytes: "Memory", kernel: "Kernel", os: "Operating system", pageSizeBytes: "Page size", accelerator: "Accelerator", virtualized: "Is itself a virtual machine", loadAverage1: "Load average before", stealPercent: "CPU time taken by its hypervisor before (%)", runQueue: "Tasks that could run before, per CPU" };
+const spelled = (key) => key.replace(/(Bytes|Percent)$/, "").replace(/Ms$/, "").replace(/([a-z0-9])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
+
+function settingText(key, value) {
+  if (value === null || value === undefined || value === "") return DASH;
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (isNumber(value)) return key.endsWith("Bytes") ? bytes(value) : key.endsWith("Ms") ? ms(value) : key.endsWith("Percent") ? `${plain(value)} %` : String(value);
+  if (typeof value === "string") return value.includes("\n") ? element("pre", {}, value) : value;
+  return element("code", {}, JSON.stringify(value));
+}
+
+function drawMethod() {
+  const button = element("button", { type: "button" }, "Download results.json");
+  button.addEventListener("click", () => {
+    const url = URL.createObjectURL(new Blob([JSON.stringify(results, null, 2) + "\n"], { type: "application/json" }));
+    element("a", { href: url, download: "results.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  });
+  const settingColumns = [{ title: "What", head: true }, { title: "Value" }];
+  fill("method-body",
+    element("ul", {}, METHOD.map(([title, words]) => element("li", {}, element("strong", {}, title), " ", words))),
+    element("h3", {}, "The host"),
+    table("Facts of the host", settingColumns, Object.entries(host).map(([key, value]) => [HOST_NAMES[key] ?? spelled(key), settingText(key, value)])),
+    element("h3", {}, "The VMMs"),
+    table("The QEMUs that were used", [{ title: "Version", head: true }, { title: "Program" }, { title: "Build id" }], vmms.map((vmm) => [text(vmm.version) || "?", element("code", {}, text(vmm.binary)), element("code", {}, text(vmm.buildId) || "none")])),
+    element("h3", {}, "Settings"),
+    element("p", {}, `Seed of the order of rounds: ${text(results.seed) || "not said"}. The command:`),
+    element("pre", {}, shellWords(results.command) || "not said"),
+    details("settings", "All settings", table("All settings", settingColumns, Object.entries(settings).map(([key, value]) => [spelled(key), settingText(key, value)]))),
+    element("h3", {}, "The results"),
+    element("p", {}, "Everything on this page is made from one file, which is in the page."),
+    button);
+  fill("footer", `Made by virt-handover ${text(results.version)} (format ${text(results.format) || "unknown"}). Charts: Chart.js ${Chart.version}, MIT License.`);
+}
+
+function drawAll() {
+  drawSubject();
+  drawVerdict();
+  drawDesigns();
+  drawControls();
+  drawCell();
+  drawReliability();
+  drawMethod();
+}
+
+// Colours are painted into the charts, so they are drawn again when the scheme changes, and for paper.
+darkScheme.addEventListener("change", drawAll);
+window.addEventListener("beforeprint", () => {
+  state.printing = true;
+  drawAll();
+  // What is folded up is printed too, but for pages of points of a curve, which is drawn.
+  document.querySelectorAll("details:not([data-key=brownout-curve])").forEach((node) => { node.open = true; });
+});
+window.addEventListener("afterprint", () => {
+  state.printing = false;
+  drawAll();
+});
+drawAll();
