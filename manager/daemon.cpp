@@ -1,29 +1,35 @@
 // virt-handoverd: the manager as a service. It may be killed, restarted and upgraded at any moment; every VM goes on.
 
 #include <sys/stat.h>
+#include <syslog.h>
 
 #include <csignal>
 #include <filesystem>
-#include <iostream>
 
 #include <CLI/CLI.hpp>
 
 #include "manager/service/dbus_service.h"
+#include "manager/service/event_log.h"
 #include "manager/service/hook_inbox.h"
 #include "manager/service/host.h"
 #include "vmm-shim/json_text.h"
-#include "vmm-shim/terminal_text.h"
 
 namespace {
 
+constexpr const char* program = "virt-handoverd";
+
 void say(const std::string& line) {
-    std::cerr << "virt-handoverd: " << vh::forTerminal(line) << std::endl;
+    vh::log(program, {LOG_INFO, line, {}});
+}
+
+void warn(const std::string& line) {
+    vh::log(program, {LOG_WARNING, line, {}});
 }
 
 /// What is left of a libvirt domain that was handed over and has now ended: nobody else would ever ask for it.
 void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, const vh::HookNotice& notice) {
     if (notice.operation != "stopped" && notice.operation != "release") return;
-    const std::string vm = "libvirt-" + notice.uuid;
+    const std::string vm = vh::nameOfDomain(notice.uuid);
     if (!std::filesystem::exists(vh::VmDirectory(runtimeDirectory, vm).path())) return;
     host.forgetAdopted(vm, [notice](const vh::VerbResult& result) {
         const std::string domain = "libvirt's domain '" + notice.name + "' has ended";
@@ -49,10 +55,11 @@ int main(int argc, char** argv) {
         ::mkdir(runtimeDirectory.c_str(), 0755);
         Host host(runtimeDirectory, definitionDirectory);
         host.onNotice(say);
-        host.recoverAll(say);
+        host.onEnded([](const HandoverReport& report) { log(program, logEntryOf(report)); });
+        host.recoverAll(warn);
         const DbusService service(host, runtimeDirectory);
         const HookInbox inbox(
-            runtimeDirectory, [&](const HookNotice& notice) { forgetEndedDomain(host, runtimeDirectory, notice); }, say);
+            runtimeDirectory, [&](const HookNotice& notice) { forgetEndedDomain(host, runtimeDirectory, notice); }, warn);
         say("ready on '" + managerSocket(runtimeDirectory) + "'");
 
         GMainLoop* loop = g_main_loop_new(nullptr, FALSE);
@@ -71,7 +78,7 @@ int main(int argc, char** argv) {
         g_main_loop_unref(loop);
         return 0;
     } catch (const std::exception& error) {
-        say(error.what());
+        vh::log(program, {LOG_ERR, error.what(), {}});
         return 1;
     }
 }

@@ -15,9 +15,9 @@
 
 #include "config/parse.h"
 #include "manager/compare/command.h"
+#include "manager/runner.h"
+#include "manager/service/answer_text.h"
 #include "manager/service/dbus_client.h"
-#include "manager/service/dbus_service.h"
-#include "manager/service/host.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
@@ -28,10 +28,7 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-struct Options {
-    std::string runtimeDirectory = defaultRuntimeDirectory();
-    std::string definitionDirectory = "/etc/virt-handover/vms";
-    bool embed = false;
+struct Options : Place {
     bool asJson = false;
 
     std::string vm;
@@ -45,70 +42,6 @@ struct Options {
     std::string recover;
     std::string forget;
     CompareOptions compare;
-};
-
-/// Runs one asynchronous verb to its end.
-class Runner {
- public:
-    explicit Runner(const Options& options) : loop_(g_main_loop_new(nullptr, FALSE)) {
-        if (options.embed) {
-            auto host = std::make_unique<Host>(options.runtimeDirectory, options.definitionDirectory);
-            host_ = host.get();
-            host_->onNotice([](const std::string& line) { std::cerr << "virt-handover: " << line << std::endl; });
-            verbs_ = std::move(host);
-        } else {
-            verbs_ = std::make_unique<DbusClient>(options.runtimeDirectory);
-        }
-    }
-    ~Runner() { g_main_loop_unref(loop_); }
-
-    Verbs& verbs() { return *verbs_; }
-    Host* embedded() { return host_; }
-
-    /// Serves `commit` and `cancel` for an upgrade that stands by in this process, until it is over.
-    void holdStandby(const std::string& runtimeDirectory, const std::string& vm) {
-        const Interruptions interruptions(*this);
-        const DbusService service(*host_, runtimeDirectory + "/" + vm);
-        std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
-                  << "Ctrl-C undoes" << std::endl;
-        host_->whenIdle([this] { g_main_loop_quit(loop_); });
-        g_main_loop_run(loop_);
-    }
-
-    VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
-        // Asking to stop rolls back what still can be; a second time changes nothing, since a guest may be in between.
-        const Interruptions interruptions(*this);
-        VerbResult answer;
-        bool answered = false;
-        verb([&](const VerbResult& result) {
-            answer = result;
-            answered = true;
-            g_main_loop_quit(loop_);
-        });
-        if (!answered) g_main_loop_run(loop_);
-        return answer;
-    }
-
- private:
-    /// While there is one, this process is not ended by those who ask it to.
-    struct Interruptions {
-        explicit Interruptions(Runner& runner)
-            : keyboard(EventSource::unixSignal(SIGINT, [&] { runner.interrupted("interrupted from the keyboard"); })),
-              terminate(EventSource::unixSignal(SIGTERM, [&] { runner.interrupted("asked to terminate (SIGTERM)"); })),
-              hangUp(EventSource::hangUp([&] { runner.interrupted("its terminal is gone (SIGHUP)"); })) {}
-        const EventSource keyboard, terminate, hangUp;
-    };
-
-    void interrupted(const std::string& why) {
-        if (host_ && host_->handoverUnderWay()) return host_->cancelHandovers(why);
-        // No guest depends on this process: a start or a shutdown that is under way ends as it will.
-        std::cerr << "virt-handover: " << why << std::endl;
-        ::_exit(static_cast<int>(ExitCode::Usage));
-    }
-
-    GMainLoop* loop_;
-    std::unique_ptr<Verbs> verbs_;
-    Host* host_ = nullptr;  ///< The same object, when embedded.
 };
 
 /// Prints an answer: the object itself for scripts, `text` or the report for people; errors of people go to standard error. The
@@ -126,54 +59,6 @@ int answer(const Options& options, const VerbResult& result, const std::function
     else
         std::cout << forTerminal(text(result.value)) << std::flush;
     return static_cast<int>(result.code);
-}
-
-std::string listText(const json& value) {
-    const json& vms = JsonReader(value).list("/vms");
-    if (vms.empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
-    Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"});
-    std::string errors;
-    for (const json& entry : vms) {
-        const JsonReader vm(entry);
-        table.add({vm.shown("/vm"), vm.shown("/state"), vm.shown("/pid"), vm.text("/vmm") + " " + vm.text("/version"),
-                   vm.text("/machine"), vm.text("/accelerator")});
-        if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
-        if (vm.text("/state") == "handover interrupted")
-            errors += "vm '" + vm.text("/vm") +
-                      "': a manager died in the middle of a handover, and its guest may stand still; "
-                      "'virt-handover upgrade " +
-                      vm.text("/vm") + " --dry-run' finishes or undoes that\n";
-    }
-    return table.text() + errors;
-}
-
-std::string showText(const json& value) {
-    const JsonReader vm(value);
-    std::string text;
-    for (const std::string key :
-         {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
-        text += key + ": " + vm.shown("/" + key) + "\n";
-    for (const json& entry : vm.list("/passthrough")) {
-        const JsonReader device(entry);
-        text += "passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
-                device.shown("/interface") + " ('" + device.shown("/node") + "')\n";
-    }
-    text += "started with:\n";
-    if (const json& definition = vm.at("/definition"); definition.is_object())
-        for (const auto& [key, entry] : definition.items()) text += "  " + key + ": " + JsonReader(entry).shown("") + "\n";
-    return text;
-}
-
-std::string stateText(const json& value) {
-    const JsonReader vm(value);
-    std::string text = vm.shown("/vm") + ": " + vm.shown("/state") + "\n";
-    for (const json& entry : vm.list("/ended")) {
-        const JsonReader process(entry);
-        text +=
-            "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
-    }
-    for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
-    return text;
 }
 
 /// The value of an option that takes a duration; none when it was not given.

@@ -49,6 +49,11 @@ struct AdoptedVm {
     bool operator==(const AdoptedVm&) const = default;
 };
 
+/// What a domain of libvirt is called here.
+inline std::string nameOfDomain(const std::string& uuid) {
+    return "libvirt-" + uuid;
+}
+
 nlohmann::json toJson(const AdoptedVm& vm);
 /// Throws nlohmann::json::exception.
 AdoptedVm adoptedVmFromJson(const nlohmann::json& value);

@@ -166,26 +166,28 @@ json toJson(const HandoverReport& report) {
         steps.push_back({{"state", name(step.state)}, {"startMs", step.startMs}, {"durationMs", step.durationMs}});
     json blocks = json::array();
     for (const RamBlockDifference& difference : report.ramBlockDifferences) blocks.push_back(toJson(difference));
-    return {{"vm", report.vm},
-            {"design", report.design ? json(name(*report.design)) : json()},
-            {"outcome", report.outcomeText()},
-            {"exitCode", static_cast<int>(report.exitCode())},
-            {"cause", report.cause},
-            {"remedy", report.remedy},
-            {"old", report.old},
-            {"new", report.fresh},
-            {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
-            {"guest", report.guest},
-            {"bytesSent", report.bytesSent},
-            {"ramBytes", report.ramBytes},
-            {"ramCopiedBytes", report.ramCopiedBytes},
-            {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
-            {"passthrough", devices},
-            {"guestIsGone", report.guestIsGone},
-            {"oldVmmLeft", report.oldVmmLeft},
-            {"totalMs", report.totalMs},
-            {"steps", steps},
-            {"warnings", report.warnings}};
+    json value{{"vm", report.vm},
+               {"design", report.design ? json(name(*report.design)) : json()},
+               {"outcome", report.outcomeText()},
+               {"exitCode", static_cast<int>(report.exitCode())},
+               {"cause", report.cause},
+               {"remedy", report.remedy},
+               {"old", report.old},
+               {"new", report.fresh},
+               {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
+               {"guest", report.guest},
+               {"bytesSent", report.bytesSent},
+               {"ramBytes", report.ramBytes},
+               {"ramCopiedBytes", report.ramCopiedBytes},
+               {"ramBlocks", {{"compared", report.ramBlocksCompared}, {"differences", blocks}}},
+               {"passthrough", devices},
+               {"guestIsGone", report.guestIsGone},
+               {"oldVmmLeft", report.oldVmmLeft},
+               {"totalMs", report.totalMs},
+               {"steps", steps},
+               {"warnings", report.warnings}};
+    if (report.recovery) value["recovery"] = true;
+    return value;
 }
 
 HandoverReport handoverReportFromJson(const json& value) {
@@ -201,6 +203,7 @@ HandoverReport handoverReportFromJson(const json& value) {
     report.outcome = *state;
     value.at("cause").get_to(report.cause);
     report.remedy = value.value("remedy", "");
+    report.recovery = value.value("recovery", false);
     value.at("old").get_to(report.old);
     value.at("new").get_to(report.fresh);
     value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
@@ -248,7 +251,7 @@ std::string reportText(const HandoverReport& report) {
     else if (report.outcome == State::StandingBy)
         text += "  everything is prepared and the guest runs on the old VMM; 'virt-handover commit " + report.vm +
                 "' switches, 'cancel' undoes\n";
-    else if (report.outcome != State::Refused)
+    else if (report.outcome != State::Refused && !report.recovery)
         text += figures(report);
     text += ramBlocks(report);
     for (const PassedDevice& device : report.passthrough)

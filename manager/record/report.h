@@ -39,9 +39,10 @@ struct HandoverReport {
     /// The guest beat on the old VMM and was not heard on the new one, which says that it runs it. Shown as an outcome of its own
     /// in place of Upgraded: a person has to look.
     bool silent = false;
-    bool dryRun = false;  ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
-    std::string cause;    ///< Why it was not upgraded, or is silent; empty when all is well.
-    std::string remedy;   ///< What a person can do about the cause; empty when that says it, or nothing can be done.
+    bool recovery = false;  ///< Not of a handover's own manager, but of one that settled what that had left when it died.
+    bool dryRun = false;    ///< Preflight passed and nothing more was asked for; `outcome` says nothing then.
+    std::string cause;      ///< Why it was not upgraded, or is silent; empty when all is well.
+    std::string remedy;     ///< What a person can do about the cause; empty when that says it, or nothing can be done.
     VmmIdentity old;
     VmmIdentity fresh;
     std::vector<StepTime> steps;

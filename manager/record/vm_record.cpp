@@ -105,6 +105,10 @@ void VmRecord::forgetHandover() {
     memoryBefore.clear();
 }
 
+bool isAlive(const VmmRecord& vmm) {
+    return ChildProcess::adopt(vmm.pid, vmm.startTime).alive();
+}
+
 bool isVmName(std::string_view name) {
     constexpr std::string_view characters = "abcdefghijklmnopqrstuvwxyz0123456789-";
     return !name.empty() && name.size() <= 64 && !name.starts_with('-') &&

@@ -4,6 +4,7 @@
 //         manager.sock             virt-handoverd's own socket
 //         web1.lock                held (flock) by whoever works on web1, who may say in it what he does; never removed
 //         web1/record.json         the VmRecord below, replaced by rename
+//         web1/last-report.json    how its last handover ended (last_report.h), for people
 //         web1/1/                  one directory a VMM process, numbered from the first start:
 //             qmp.sock console.sock heartbeat.sock      made by the manager, inherited by the VMM as listening sockets
 //             exec.sock                                 with memory of the VMM's own: its inbox (vmm-shim/exec_inbox.h)
@@ -88,6 +89,9 @@ struct VmRecord {
     /// When a handover is over, whichever VMM is kept: nothing of it stays but `retiring`.
     void forgetHandover();
 };
+
+/// Whether its process lives, and is that one.
+bool isAlive(const VmmRecord& vmm);
 
 /// Whether a VM can have this name: those of definitions are shorter (config/README.md), those of other managers' VMs are made of
 /// what that manager calls them.

@@ -64,6 +64,9 @@ class Host : public Verbs {
     /// `destroy` ends, and what a verb waits for.
     void onNotice(std::function<void(const std::string&)> notice) { notice_ = std::move(notice); }
 
+    /// Told once of each upgrade that has ended, however, and of each recovery; not of dry runs. For the log.
+    void onEnded(std::function<void(const HandoverReport&)> ended) { ended_ = std::move(ended); }
+
     /// Rolls back the handovers that still can be; for a manager that is told to end.
     void cancelHandovers(const std::string& why);
     bool handoverUnderWay() const;
@@ -80,6 +83,7 @@ class Host : public Verbs {
         UniqueFd lock;
         VmDirectory directory;
         Done done;
+        bool isEnded = false;     ///< Whatever calls back now finds nothing to end.
         bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
         std::unique_ptr<Start> start;
         std::unique_ptr<StrayCheck> strays;
@@ -109,7 +113,7 @@ class Host : public Verbs {
     };
     /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by any manager, and for who only
     /// looks.
-    void beginOn(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
+    void on(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
     void tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait);
     /// How long a verb waits.
     std::chrono::milliseconds patienceWith(const std::string& vm) const;
@@ -124,8 +128,12 @@ class Host : public Verbs {
     void endWith(Operation* operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
     /// SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
     void endAll(Operation* operation, const std::set<pid_t>& pids, const nlohmann::json& names);
+    /// Keeps the report of a handover that had begun, and tells of it.
+    void keepReport(const VmDirectory& directory, HandoverReport& report);
+    /// Which VMs a verb is for.
+    enum class Whose { Ours, Anybodys };
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
-    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, bool adopted = false);
+    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, Whose whose = Whose::Ours);
     /// Goes on with `then` when no process is left of this VM that may hold its guest, but for those on record; ends the
     /// operation itself if there is one.
     void settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then);
@@ -151,6 +159,7 @@ class Host : public Verbs {
     std::list<std::unique_ptr<GuestStates>> questions_;
     std::function<void()> idleCallback_;
     std::function<void(const std::string&)> notice_;
+    std::function<void(const HandoverReport&)> ended_;
     GuestListener guestListener_;
 };
 

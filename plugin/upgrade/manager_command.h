@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "manager/record/adopted_vm.h"
 #include "manager/record/report.h"
 #include "vmm-shim/proc.h"
 
@@ -40,7 +41,7 @@ class ManagerCommand {
     explicit ManagerCommand(std::string runtimeDirectory);
 
     /// The name that the manager's records have for a domain.
-    static std::string recordName(const std::string& uuid) { return "libvirt-" + uuid; }
+    static std::string recordName(const std::string& uuid) { return nameOfDomain(uuid); }
 
     /// The report of the handover, or nothing when the manager ended without one: then settle() finds out. `stop` (borrowed) asks
     /// it to roll back what still can be when it becomes readable. Throws std::runtime_error when the manager does not end at

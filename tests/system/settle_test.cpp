@@ -628,6 +628,37 @@ TEST_F(SettleTest, keepsAGuestThatTheOldVmmRunsWhateverIsOnRecord) {
     EXPECT_FALSE(directory("a").read()->toldToRun);
 }
 
+/// For whoever comes later: what a handover and what a recovery came to, whoever asked for it, and told once each.
+TEST_F(SettleTest, keepsTheLastReportAndTellsOfEach) {
+    std::vector<std::string> told;
+    host.onEnded(
+        [&](const HandoverReport& one) { told.push_back((one.recovery ? "recovery " : "") + std::string(one.outcomeText())); });
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    EXPECT_FALSE(show("a").contains("lastHandover"));
+    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    EXPECT_EQ(upgrade("a", {.binary = "/nonexistent/qemu"})["outcome"], "refused");
+    EXPECT_FALSE(show("a").contains("lastHandover")) << "of nothing that has begun";
+    const json upgraded = upgrade("a", {.binary = executing()});
+    ASSERT_EQ(upgraded["outcome"], "upgraded") << upgraded.dump(2);
+    json last = show("a")["lastHandover"];
+    EXPECT_TRUE(last.contains("at"));
+    last.erase("at");
+    EXPECT_EQ(last, upgraded);
+    // As a manager leaves it that dies early in a handover.
+    VmRecord record = *directory("a").read();
+    record.fresh = VmmRecord{.generation = 7, .binary = executing()};
+    directory("a").write(record);
+    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    EXPECT_EQ(show("a")["lastHandover"]["recovery"], true);
+    EXPECT_EQ(show("a")["lastHandover"]["outcome"], "rolled back");
+    std::ofstream(directory("a").path() + "/last-report.json") << "no JSON";
+    EXPECT_THAT(show("a")["lastHandover"].value("error", ""), HasSubstr("cannot be understood"));
+    EXPECT_EQ(upgrade("a", {.binary = executing("--fault cont=die")})["outcome"], "lost");
+    EXPECT_EQ(show("a")["lastHandover"]["outcome"], "lost");
+    EXPECT_THAT(told, testing::ElementsAre("refused", "upgraded", "recovery rolled back", "lost"));
+    EXPECT_EQ(destroy("a").code, ExitCode::Done);
+}
+
 /// The old VMM is then ended by us: it is not for a person to look at.
 TEST_F(SettleTest, pointsAtNoVmmThatItHasEndedItself) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);

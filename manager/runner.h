@@ -1,0 +1,52 @@
+// Where a command's verbs are asked, and the turning of the main loop until they have answered.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <glib.h>
+
+#include "manager/process/event_loop.h"
+#include "manager/record/vm_record.h"
+#include "manager/service/host.h"
+#include "manager/service/verbs.h"
+
+namespace vh {
+
+struct Place {
+    std::string runtimeDirectory = defaultRuntimeDirectory();
+    std::string definitionDirectory = "/etc/virt-handover/vms";
+    bool embed = false;
+};
+
+/// Runs one asynchronous verb to its end.
+class Runner {
+ public:
+    /// Throws Unreachable.
+    explicit Runner(const Place& place);
+    Runner(const Runner&) = delete;
+    ~Runner() { g_main_loop_unref(loop_); }
+
+    Verbs& verbs() { return *verbs_; }
+    Host* embedded() { return host_; }
+
+    VerbResult wait(const std::function<void(Verbs::Done)>& verb);
+    /// Serves `commit` and `cancel` for an upgrade that stands by in this process, until it is over.
+    void holdStandby(const std::string& runtimeDirectory, const std::string& vm);
+
+ private:
+    /// While there is one, this process is not ended by those who ask it to.
+    struct Interruptions {
+        explicit Interruptions(Runner& runner);
+        const EventSource keyboard, terminate, hangUp;
+    };
+
+    void interrupted(const std::string& why);
+
+    GMainLoop* loop_;
+    std::unique_ptr<Verbs> verbs_;
+    Host* host_ = nullptr;  ///< The same object, when embedded.
+};
+
+}  // namespace vh

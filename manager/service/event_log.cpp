@@ -1,0 +1,74 @@
+#include "manager/service/event_log.h"
+
+#include <syslog.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <utility>
+#include <vector>
+
+#include <glib.h>
+
+#include "vmm-shim/terminal_text.h"
+
+namespace vh {
+namespace {
+
+int priorityOf(const HandoverReport& report) {
+    if (report.outcome == State::Lost || report.silent) return LOG_ERR;
+    if (report.outcome == State::RolledBack || report.oldVmmLeft) return LOG_WARNING;
+    return report.outcome == State::Upgraded ? LOG_NOTICE : LOG_INFO;
+}
+
+std::string tenths(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f", value);
+    return text;
+}
+
+}  // namespace
+
+LogEntry logEntryOf(const HandoverReport& report) {
+    LogEntry entry{priorityOf(report), "vm '" + report.vm + "': ", {}};
+    if (report.recovery && report.outcome != State::Lost) entry.text += "what an earlier manager left half done is settled: ";
+    entry.text += report.outcomeText();
+    const auto add = [&entry](const char* field, const std::string& value, const std::string& words = {}) {
+        if (value.empty() || value == "0") return;
+        entry.fields[std::string("VIRT_HANDOVER_") + field] = value;
+        if (!words.empty()) entry.text += words + value;
+    };
+    add("VM", report.vm);
+    add("OUTCOME", std::string(report.outcomeText()));
+    add("RECOVERY", report.recovery ? "1" : "");
+    add("DESIGN", report.design ? std::string(name(*report.design)) : "", ", design ");
+    if (report.stopToResumeMs) {
+        add("PAUSE_MS", tenths(*report.stopToResumeMs));
+        entry.text += ", paused " + tenths(*report.stopToResumeMs) + " ms";
+    }
+    add("OLD_VERSION", report.old.version);
+    add("OLD_PID", std::to_string(report.old.pid), ", old pid ");
+    add("NEW_VERSION", report.fresh.version);
+    add("NEW_PID", std::to_string(report.fresh.pid), ", new pid ");
+    add("OLD_VMM_LEFT", report.oldVmmLeft ? "1" : "");
+    if (report.oldVmmLeft) entry.text += "; the old VMM does not end";
+    add("CAUSE", report.cause, "; cause: ");
+    add("REMEDY", report.remedy, "; remedy: ");
+    return entry;
+}
+
+bool tellJournal(const char* program, const LogEntry& entry) {
+    const std::string priority = std::to_string(entry.priority);
+    std::vector<GLogField> fields{
+        {"MESSAGE", entry.text.c_str(), -1}, {"PRIORITY", priority.c_str(), -1}, {"SYSLOG_IDENTIFIER", program, -1}};
+    for (const auto& [field, value] : entry.fields) fields.push_back({field.c_str(), value.c_str(), -1});
+    // The level that GLib is told is not used: the priority is in the fields, and G_LOG_LEVEL_ERROR would end the process.
+    return g_log_writer_journald(G_LOG_LEVEL_MESSAGE, fields.data(), fields.size(), nullptr) == G_LOG_WRITER_HANDLED;
+}
+
+void log(const char* program, const LogEntry& entry) {
+    if (g_log_writer_is_journald(STDERR_FILENO) && tellJournal(program, entry)) return;
+    std::cerr << program << ": " << forTerminal(entry.text) << std::endl;
+}
+
+}  // namespace vh

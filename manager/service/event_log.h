@@ -1,0 +1,32 @@
+// What a manager tells the journal: one line for each handover and each recovery that it has ended, with fields to search by.
+//
+//     journalctl -u virt-handoverd -p err                 which VMs need a person
+//     journalctl VIRT_HANDOVER_VM=web1                    all that was done to it, also without a daemon and for libvirt
+//     journalctl VIRT_HANDOVER_OUTCOME=lost -o verbose    with cause, pids, design, pause
+//
+// GLib writes to the journal; there is no logger of our own. Only programs log, and only when something has become an event.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "manager/record/report.h"
+
+namespace vh {
+
+struct LogEntry {
+    int priority;  ///< As syslog(3) has them, by what the reader should do: LOG_ERR asks for a person, LOG_WARNING for a look.
+    std::string text;
+    std::map<std::string, std::string> fields;
+};
+
+/// Of a handover or a recovery that has ended.
+LogEntry logEntryOf(const HandoverReport& report);
+
+/// To the journal, and nowhere else: for a command, which says on its terminal how it ended. No journal, no entry.
+bool tellJournal(const char* program, const LogEntry& entry);
+
+/// For a service: to the journal when standard error leads there, which would lose the fields; else a line on standard error.
+void log(const char* program, const LogEntry& entry);
+
+}  // namespace vh

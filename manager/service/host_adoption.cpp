@@ -1,0 +1,93 @@
+#include <filesystem>
+#include <stdexcept>
+#include <utility>
+
+#include "manager/service/host.h"
+#include "manager/service/host_answers.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+}  // namespace
+
+void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
+    std::string vm;
+    try {
+        vm = readAdoption(file).vm;
+    } catch (const std::exception& error) {
+        return done(failure(ExitCode::Usage, error.what()));
+    }
+    beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](Operation* operation) {
+        // Only now is it believed, see adopt() in the header.
+        const Adoption adoption = readAdoption(file);
+        if (adoption.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + adoption.vm + "'");
+        const std::optional<VmRecord> known = operation->directory.read();
+        if (known && known->retiring && isAlive(*known->retiring)) throw std::runtime_error(leftText(*known));
+        if (known && Recovery::isDue(*known))
+            throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +
+                                     "' comes first");
+        const auto is = [&](const VmmRecord& vmm) { return vmm.pid == adoption.pid && vmm.startTime == adoption.startTime; };
+        if (known && !is(known->vmm) && isAlive(known->vmm))
+            throw std::runtime_error("pid " + std::to_string(known->vmm.pid) +
+                                     " is on record as its VMM and lives, and not pid " + std::to_string(adoption.pid));
+        VmRecord record;
+        if (known && is(known->vmm)) {
+            record.vmm = known->vmm;
+        } else {
+            operation->directory.remove();
+            record.vmm = {.generation = 1, .pid = adoption.pid, .startTime = adoption.startTime};
+            const std::string directory = operation->directory.makeGeneration(1, 0, 0);
+            std::filesystem::create_symlink(adoption.adopted.monitor, directory + "/qmp.sock");
+        }
+        record.uuid = adoption.uuid;
+        record.machine = adoption.machine;
+        record.adopted = adoption.adopted;
+        operation->directory.write(record);
+        HandoverRequest request{.record = record,
+                                .definition = record.definition(),
+                                .design = Design::Relayed,
+                                .binary = adoption.binary,
+                                .dryRun = adoption.dryRun};
+        request.definition.handover.pauseBudget = milliseconds(adoption.pauseBudgetMs);
+        runHandover(operation, request, observer, 0);
+    });
+}
+
+void Host::recoverAdopted(const std::string& vm, Done done) {
+    const auto found = [this, vm](Operation* operation, const VmRecord& record) {
+        json value{{"vm", vm}, {"state", "dead"}};
+        if (isAlive(record.vmm))
+            value = {{"vm", vm},
+                     {"state", "running"},
+                     {"pid", record.vmm.pid},
+                     {"startTime", record.vmm.startTime},
+                     {"binary", record.vmm.binary}};
+        end(operation, {ExitCode::Done, value});
+    };
+    on(vm, done, [this, vm, found](Operation* operation) {
+        operation->isRecovery = true;
+        saySettling(*operation, true);
+        try {
+            if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
+        } catch (const std::exception& error) {
+            return end(operation, failure(ExitCode::Lost, error.what()));
+        }
+        withRecord(
+            operation, vm, [operation, found](const VmRecord& record) { found(operation, record); }, Whose::Anybodys);
+    });
+}
+
+void Host::forgetAdopted(const std::string& vm, Done done) {
+    on(vm, done, [this, vm](Operation* operation) {
+        const std::optional<VmRecord> record = operation->directory.read();
+        if (record && (!record->adopted || !livePids(*record).empty()))
+            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs; what is known of it is kept"));
+        operation->directory.remove();
+        end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "forgotten"}}});
+    });
+}
+
+}  // namespace vh

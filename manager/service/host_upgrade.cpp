@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "config/parse.h"
+#include "manager/record/last_report.h"
+#include "manager/service/host.h"
+#include "manager/service/host_answers.h"
+#include "vmm-shim/json_text.h"
+
+namespace vh {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+/// How often an old VMM may change under a handover that was prepared; then it is left alone.
+constexpr unsigned mostTimesStartedOver = 3;
+
+/// What a changed definition file may not change while the VM runs: everything but which VMM to use, confined how, and how to
+/// hand over.
+bool fixedWhileRunning(const std::string& key) {
+    return key != "vmm.binary" && key != "vmm.sandbox" && !key.starts_with("handover.");
+}
+
+/// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today.
+/// Throws with the reason to refuse when the file has come to describe another machine.
+VmDefinition definitionForUpgrade(const VmRecord& record) {
+    VmDefinition running = record.definition();
+    if (!std::filesystem::exists(record.definitionFile)) return running;  // What is running is on record.
+    VmDefinition today;
+    try {
+        today = loadVmDefinition(record.definitionFile);
+    } catch (const ConfigErrors& errors) {
+        throw std::runtime_error("the definition file has become invalid: " + errors.errors().front().text());
+    }
+    for (const KeyDifference& difference : differences(parseVmDefinition(record.definitionText, record.definitionFile), today)) {
+        if (!fixedWhileRunning(difference.key)) continue;
+        const auto shown = [](const std::string& value) { return value.empty() ? std::string("nothing") : "'" + value + "'"; };
+        throw std::runtime_error("'" + record.definitionFile + "' was changed while the VM runs: " + difference.key + " was " +
+                                 shown(difference.before) + " and is now " + shown(difference.after) +
+                                 "; put it back, or power-cycle the VM to apply it");
+    }
+    running.vmm.binary = today.vmm.binary;
+    running.vmm.sandbox = today.vmm.sandbox;
+    running.handover = today.handover;
+    return running;
+}
+
+}  // namespace
+
+void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& then) {
+    const auto reported = [this, vm, done](const VerbResult& result) {
+        if (result.report || result.code == ExitCode::Usage) return done(result);
+        HandoverReport report;
+        report.vm = vm;
+        report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
+        report.cause = JsonReader(result.value).text("/error");
+        if (ended_) ended_(report);
+        done(VerbResult::of(std::move(report)));
+    };
+    on(vm, reported, then);
+}
+
+void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
+    endedStandbys_.erase(vm);
+    const auto handOver = [this, options, observer = std::move(observer)](Operation* operation, const VmRecord& record) {
+        HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
+        try {
+            request.definition = definitionForUpgrade(record);
+        } catch (const std::exception& error) {
+            request.definition = record.definition();
+            request.refusal = error.what();
+        }
+        // The record has room for one that does not end.
+        if (record.retiring) {
+            request.refusal = leftText(record);
+            operation->warnings.clear();  // It is the cause.
+        }
+        request.binary =
+            options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
+        HandoverSettings& settings = request.definition.handover;
+        request.design = options.design.value_or(settings.design);
+        if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
+        request.heard = [this, vm = operation->vm](const std::string& line, std::chrono::steady_clock::time_point at,
+                                                   std::size_t port) {
+            if (guestListener_) guestListener_(vm, line, at, port);
+        };
+        runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
+    };
+    beginUpgrade(vm, done, [this, vm, handOver](Operation* operation) {
+        withRecord(operation, vm, [operation, handOver](const VmRecord& record) { handOver(operation, record); });
+    });
+}
+
+void Host::runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer,
+                       int attemptsLeft) {
+    operation->handover =
+        std::make_unique<Handover>(request, operation->directory, observer,
+                                   [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
+                                       handedOver(operation, request, observer, attemptsLeft, report);
+                                   });
+    operation->handover->onStandby([this, operation](const HandoverReport& report) {
+        operation->stoodBy = true;
+        if (const Done done = std::exchange(operation->done, nullptr)) done(VerbResult::of(report));
+        beginWaiting();
+    });
+    waiting_.push_back(operation);
+    beginWaiting();
+}
+
+void Host::beginWaiting() {
+    // A handover is mostly two processes' waiting for each other.
+    const std::size_t atOnce = 8 * std::max(1U, std::thread::hardware_concurrency());
+    const auto underWay = [this] {
+        const auto unfinished = std::ranges::count_if(
+            operations_, [](const auto& operation) { return operation->handover && !operation->handover->standsBy(); });
+        return static_cast<std::size_t>(unfinished) - waiting_.size();
+    };
+    while (!waiting_.empty() && underWay() < atOnce) {
+        Operation* operation = waiting_.front();
+        waiting_.pop_front();
+        operation->handover->begin();
+    }
+}
+
+void Host::handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
+                      const HandoverReport& report) {
+    if (report.outcome == State::RolledBack && report.shouldStartOver && request.timesStartedOver < mostTimesStartedOver) {
+        HandoverRequest again = request;
+        again.standby = false;
+        ++again.timesStartedOver;
+        again.warnings.push_back("the new VMM was discarded, and another one prepared: " + report.cause);
+        return runHandover(operation, again, operation->observer ? operation->observer : observer, attemptsLeft);
+    }
+    if (report.outcome == State::RolledBack && !report.cancelled && operation->done && attemptsLeft > 0)
+        return runHandover(operation, request, observer, attemptsLeft - 1);
+    HandoverReport kept = report;
+    keepReport(operation->directory, kept);
+    // Of an adopted VM that is as it was nothing is to be kept: its monitor was only pointed to.
+    if (request.record.adopted && request.record.vmm.generation == 1 &&
+        (report.outcome == State::Refused || report.outcome == State::RolledBack))
+        operation->directory.remove();
+    if (operation->stoodBy) endedStandbys_[operation->vm] = kept;
+    end(operation, VerbResult::of(kept));
+}
+
+void Host::keepReport(const VmDirectory& directory, HandoverReport& report) {
+    if (report.dryRun) return;
+    try {
+        if (report.outcome != State::Refused) keepLastReport(directory, report);
+    } catch (const std::exception& error) {
+        report.warnings.push_back(std::string("its report is not kept: ") + error.what());
+    }
+    if (ended_) ended_(report);
+}
+
+Host::Operation* Host::standingBy(const std::string& vm, const Done& done) {
+    for (const auto& operation : operations_)
+        if (operation->vm == vm && operation->handover && operation->handover->standsBy()) return operation.get();
+    std::string why = "has no upgrade that stands by";
+    try {
+        const std::optional<VmRecord> record = directoryOf(vm).read();
+        if (!record) {
+            done(noSuchVm(vm));
+            return nullptr;
+        }
+        if (const auto ended = endedStandbys_.find(vm); ended != endedStandbys_.end())
+            why = "has no upgrade that stands by any more: " +
+                  (ended->second.cause.empty() ? "it was committed" : ended->second.cause);
+        if (record->standingBy && !directoryOf(vm).tryLock())
+            why = "stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
+                  " --standby'; use --embed";
+    } catch (const std::exception& error) {
+        why = error.what();
+    }
+    done(failure(ExitCode::Refused, "vm '" + vm + "' " + why));
+    return nullptr;
+}
+
+std::optional<HandoverReport> Host::endedStandby(const std::string& vm) const {
+    const auto found = endedStandbys_.find(vm);
+    return found == endedStandbys_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void Host::commit(const std::string& vm, Handover::Observer observer, Done done) {
+    Operation* operation = standingBy(vm, done);
+    if (!operation) return;
+    operation->done = std::move(done);
+    operation->observer = observer;
+    operation->handover->commit(std::move(observer));
+}
+
+void Host::cancel(const std::string& vm, Done done) {
+    Operation* operation = standingBy(vm, done);
+    if (!operation) return;
+    operation->done = [vm, done](const VerbResult& result) {
+        if (result.code == ExitCode::RolledBack)
+            return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
+        const std::string why = result.report ? result.report->cause : JsonReader(result.value).text("/error");
+        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + why}}});
+    };
+    operation->handover->cancel("cancelled");
+}
+
+void Host::cancelHandovers(const std::string& why) {
+    for (const auto& operation : operations_)
+        if (operation->handover) operation->handover->cancel(why);
+}
+
+bool Host::handoverUnderWay() const {
+    return std::any_of(operations_.begin(), operations_.end(),
+                       [](const auto& operation) { return operation->handover != nullptr; });
+}
+
+void Host::whenIdle(std::function<void()> callback) {
+    if (!handoverUnderWay()) return callSoon(std::move(callback));
+    idleCallback_ = std::move(callback);
+}
+
+}  // namespace vh
