@@ -251,7 +251,7 @@ TEST_F(HostTest, forgetsAVmWhoseVmmHasDied) {
     const pid_t pid = show()["pid"];
     ::kill(pid, SIGKILL);
     EXPECT_TRUE(turnUntil([&] { return show()["state"] == "dead"; }, milliseconds(10'000)));
-    EXPECT_EQ(upgrade({.binary = newQemu()})["cause"], "the VM is not running; start it with the new VMM instead");
+    EXPECT_EQ(whyNot(upgrade({.binary = newQemu()})), "the VM is not running; start it with the new VMM instead");
     EXPECT_EQ(start({}).code, ExitCode::Done) << "and starts again";
 }
 
@@ -301,7 +301,7 @@ TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     options.binary = required("VH_QEMU_OLDEST");
     options.machine = "pc-q35-7.2";
     ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
-    EXPECT_THAT(upgrade({.binary = newQemu(), .design = Design::Relayed}).value("cause", ""),
+    EXPECT_THAT(whyNot(upgrade({.binary = newQemu(), .design = Design::Relayed})),
                 AllOf(HasSubstr("cannot hand over by CPR"), HasSubstr("use design 'copy'")));
     EXPECT_THAT(
         upgrade({.binary = newQemu(), .design = Design::SaveRestore, .pauseBudget = milliseconds(60'000)}).value("cause", ""),

@@ -23,6 +23,11 @@ namespace vh::test {
 /// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
 std::string required(const char* variable);
 
+/// Why an upgrade came to nothing, and what can be done about it.
+inline std::string whyNot(const nlohmann::json& report) {
+    return report.value("cause", "") + "; " + report.value("remedy", "");
+}
+
 inline std::string oldQemu() {
     return required("VH_QEMU_OLD");
 }
