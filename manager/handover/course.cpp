@@ -37,6 +37,7 @@ void Course::enter(State state) {
     const unsigned epoch = ++epoch_;
     deadline_.reset();
     timer_.reset();
+    entering(state);
     if (!isBeforePointOfNoReturn()) {
         pauseBudget_.reset();
         confirming = confirming || state <= State::Confirming;

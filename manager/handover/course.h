@@ -52,6 +52,8 @@ class Course {
     virtual ~Course() = default;
 
     // What a state's work is, and what it hears of.
+    /// A state is about to begin, and nobody has been told yet.
+    virtual void entering(State state) = 0;
     /// Begins the work of a state that is not final.
     virtual void begin(State state) = 0;
     virtual void finish() = 0;

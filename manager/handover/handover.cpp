@@ -31,9 +31,13 @@ Handover::Handover(HandoverRequest asked, VmDirectory where, Observer observer, 
       goingBack_(*this, *steps_, beats_, taps_),
       retirement_(*this, *steps_, beats_) {}
 
-void Handover::begin(State state) {
+void Handover::entering(State state) {
     if (state > State::StandingBy) tapTimer_.reset();
-    if (state == State::Confirming || (state == State::Proving && passesThrough())) spareNewVmm();
+    const bool mayRunOnNew = state == State::Confirming || (state == State::Proving && passesThrough());
+    if (mayRunOnNew && !confirming) spareNewVmm();
+}
+
+void Handover::begin(State state) {
     switch (state) {
         case State::Preflight:
             return preflight();

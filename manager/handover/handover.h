@@ -44,6 +44,7 @@ class Handover : private Course {
     void cancel(const std::string& why) { post(Event::Cancelled, why); }
 
  private:
+    void entering(State state) override;
     void begin(State state) override;
     void finish() override;
     void unheeded(Event event, const std::string& cause) override { steps_->unheeded(event, cause); }
