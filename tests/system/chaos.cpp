@@ -857,6 +857,7 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
 
     std::set<std::string> places;
     for (const fs::directory_entry& entry : fs::directory_iterator(directory.path())) places.insert(entry.path().filename());
+    places.erase("last-report.json");  // Which a VM has once a handover of it has come to something.
     const std::string extra = differenceOf(places, {"record.json", std::to_string(record->vmm.generation)});
     if (!extra.empty()) faults.push_back({"leaked", title + "in its directory:" + extra});
     const std::set<std::string> entries = entriesOf(home);
