@@ -203,9 +203,9 @@ Answer ofGuest(const HandoverFacts& facts) {
     // That of an adopted VM is where its own manager has put it, in a directory of the VMM's user.
     if (!facts.isOwnAnswer)
         return Obstacle{"another process than the old VMM, pid " + std::to_string(facts.oldPid) + ", answers on its monitor",
-                        "end what listens there"};
+                        "find out which process that is, and end nothing before: it may have the guest"};
     if (facts.runState != "running" && facts.runState != "paused")
-        return Obstacle{"the guest is in the state '" + facts.runState + "'", "let it run, or pause it"};
+        return Obstacle{"the guest is in the state '" + facts.runState + "'", ""};
     if (facts.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
     if (Answer no = ofHeld(facts)) return no;
     if (!facts.blockers.empty()) return cannotHandOver(facts.blockers.front());

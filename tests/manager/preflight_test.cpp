@@ -217,9 +217,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         changed(
             "impostor", good(), [](F& f) { f.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
-            "end what listens there"),
+            "it may have the guest"),
         changed(
-            "state", good(), [](F& f) { f.runState = "io-error"; }, "the guest is in the state 'io-error'", "pause it"),
+            "state", good(), [](F& f) { f.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
         changed(
             "blockJob", good(), [](F& f) { f.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
         changed(
