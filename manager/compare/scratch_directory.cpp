@@ -3,12 +3,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <list>
-#include <system_error>
 #include <vector>
 
 #include "manager/process/child_process.h"
@@ -16,6 +14,7 @@
 #include "manager/record/vm_record.h"
 #include "manager/vmm/strays.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -54,7 +53,7 @@ void endVmmsOf(const VmDirectory& vm) {
 }  // namespace
 
 ScratchDirectory::ScratchDirectory() : path_(std::string(prefix) + "XXXXXX") {
-    if (!::mkdtemp(path_.data())) throw std::system_error(errno, std::generic_category(), "make a directory in '/tmp'");
+    if (!::mkdtemp(path_.data())) throwErrno("make a directory in '/tmp'");
     ::chmod(path_.c_str(), 0755);  // The VMMs run as another user.
 }
 

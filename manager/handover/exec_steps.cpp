@@ -6,11 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <stdexcept>
-#include <system_error>
 
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 
@@ -35,7 +34,7 @@ void ExecSteps::addFacts(HandoverFacts& facts, Then then) {
     inbox_ = takeInbox(course_.oldVmm->record(), course_.oldVmm->directory());
     const std::string program = shimProgram();
     shim_ = UniqueFd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!shim_) throw std::system_error(errno, std::generic_category(), "open '" + program + "'");
+    if (!shim_) throwErrno("open '" + program + "'");
     const auto tried = [this, &facts, then](const std::string& problem) {
         facts.exec.shimProblem = problem;
         if (problem.empty())
@@ -83,10 +82,9 @@ void ExecSteps::prepare() {
         VmmRecord{.generation = generation, .pid = old.pid, .startTime = old.startTime, .binary = course_.request.binary};
     course_.directory.write(course_.record());
     savedState_ = UniqueFd(::memfd_create((course_.definition().name + "/state").c_str(), MFD_CLOEXEC));
-    if (!savedState_) throw std::system_error(errno, std::generic_category(), "create a file for the devices' state");
+    if (!savedState_) throwErrno("create a file for the devices' state");
     // As the VMM's user opens it again, in /dev/fdset.
-    if (::fchmod(savedState_.get(), 0600) != 0)
-        throw std::system_error(errno, std::generic_category(), "set the mode of a memfd");
+    if (::fchmod(savedState_.get(), 0600) != 0) throwErrno("set the mode of a memfd");
     course_.newVmm = VmmProcess::prepare({.definition = course_.definition(),
                                           .directory = course_.directory,
                                           .generation = generation,

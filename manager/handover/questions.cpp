@@ -8,13 +8,13 @@
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
-#include <system_error>
 
 #include "manager/handover/in_place.h"
 #include "manager/process/held_by_process.h"
 #include "manager/resources/passthrough.h"
 #include "manager/vmm/strays.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -23,7 +23,7 @@ using nlohmann::json;
 
 std::uint64_t freeBytes(const std::string& path) {
     struct statvfs status {};
-    if (::statvfs(path.c_str(), &status) != 0) throw std::system_error(errno, std::generic_category(), "look at '" + path + "'");
+    if (::statvfs(path.c_str(), &status) != 0) throwErrno("look at '" + path + "'");
     return std::uint64_t{status.f_bavail} * status.f_frsize;
 }
 
@@ -108,7 +108,7 @@ void Questions::askOldVmm(std::function<void()> then) {
     course_.send(*course_.oldVmm, "query-version", nullptr, [this, then = std::move(then)](const QmpReply& reply) {
         if (!reply.ok())
             throw Refusal({"the old VMM's monitor does not answer: " + reply.error->description,
-                           "see whether another client is connected to it, and end that"});
+                           "see whether another client is connected to it"});
         facts_.old = {vmmKind(reply.value), qemuVersion(reply.value)};
         course_.report.old.kind = facts_.old.kind;
         course_.report.old.version = facts_.old.version;

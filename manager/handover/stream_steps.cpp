@@ -2,8 +2,7 @@
 
 #include <fcntl.h>
 
-#include <cerrno>
-#include <system_error>
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 
@@ -55,7 +54,7 @@ void FileSteps::switchOver() {
 void FileSteps::save() {
     const std::string& directory = course_.definition().handover.saveDirectory;
     saved_ = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-    if (!saved_) throw std::system_error(errno, std::generic_category(), "create a file in '" + directory + "'");
+    if (!saved_) throwErrno("create a file in '" + directory + "'");
     course_.migrateSent = true;
     course_.ask(
         *course_.oldVmm, "add-fd", {{"fdset-id", stateFdset}},

@@ -38,9 +38,8 @@ bool boolOf(GVariant* options, const char* key) {
 
 std::string otherVersion(const std::string& whose, const std::string& version) {
     return whose + " is of another version than virt-handoverd" + (version.empty() ? "" : ", which is " + version) +
-           ": each would misread the other, so nothing was asked for and nothing was touched. Restart virt-handoverd, so that "
-           "what "
-           "is installed runs (no VM notices that), and use the virt-handover that was installed with it";
+           ": each would misread the other, so nothing was asked for and nothing was touched. Restart virt-handoverd, so "
+           "that what is installed runs (no VM notices that), and use the virt-handover that was installed with it";
 }
 
 DbusService::DbusService(Verbs& verbs, const std::string& runtimeDirectory)
