@@ -69,10 +69,8 @@ void readBoot(Section& section, Boot& boot, const std::vector<Disk>& disks) {
     const bool hasDisk = section.has("disk");
     if (hasKernel && hasDisk) section.error("disk", "found next to 'kernel', expected only one of them");
     if (!hasKernel && !hasDisk) section.error("found neither 'kernel' nor 'disk', expected one of them");
-    for (const auto& [key, needed] : {std::pair("initrd", "kernel"), {"cmdline", "kernel"}, {"firmware", "disk"}}) {
-        if (!section.has(key) || section.has(needed)) continue;
-        section.error(key, "found without '" + std::string(needed) + "', expected only with it");
-    }
+    for (const char* key : {"initrd", "cmdline"})
+        if (section.has(key) && !hasKernel) section.error(key, "found without 'kernel', expected only with it");
 }
 
 void readNetwork(Section& section, Network& network) {
