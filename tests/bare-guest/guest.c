@@ -279,7 +279,7 @@ static void sendStatus(void) {
     addField(&text, " ram_mib=", ram.pages / 256);
     addField(&text, " ram_filled=1 ram_passes=", ram.passes);
     addField(&text, " ram_checked=", ram.checked);
-    addField(&text, " disk_checked=0 unsent=", unsent);
+    addField(&text, " unsent=", unsent);
     addField(&text, " mismatches=", ram.mismatches);
     addField(&text, " uptime_ms=", ticks);
     addField(&text, " cpus=", cpus);

@@ -86,6 +86,8 @@ struct VmOptions {
     std::string name = "vm";
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
+    std::string accelerator = "tcg";
+    bool bareGuest = false;  ///< tests/bare-guest in place of Linux: without a disk.
     Design design = Design::Relayed;
     std::string binary = oldQemu();
     std::string more;       ///< More YAML, at the top level.
