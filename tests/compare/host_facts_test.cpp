@@ -13,8 +13,8 @@
 #include <gtest/gtest.h>
 
 #include "manager/process/child_process.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/proc.h"
 

@@ -15,8 +15,8 @@
 #include "manager/record/vm_record.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/dbus_service.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

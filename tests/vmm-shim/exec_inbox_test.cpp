@@ -16,7 +16,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/tool/exec.h"
 

@@ -29,7 +29,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 #include "vmm-shim/cpr_channel.h"
 #include "vmm-shim/reference/reference_options.h"
 #include "vmm-shim/unix_socket.h"

@@ -19,8 +19,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
-#include "tests/vmm-shim/receive.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/receive.h"
 
 namespace vh {
 namespace {

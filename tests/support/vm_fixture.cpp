@@ -1,4 +1,4 @@
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 #include <fcntl.h>
 #include <sys/mount.h>
