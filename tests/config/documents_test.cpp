@@ -1,9 +1,8 @@
 // The JSON Schema and the README say the same as the parser: the same keys, enums and defaults, in both directions.
-#include <cstdlib>
-#include <fstream>
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 
 #include "config/parse.h"
 #include "config/vm_definition.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {
@@ -22,12 +22,7 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
-std::ifstream openInConfig(const std::string& name) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream stream(std::string(root ? root : ".") + "/config/" + name);
-    EXPECT_TRUE(stream) << "cannot open config/" << name << ": is VH_SOURCE_DIR set?";
-    return stream;
-}
+const std::string schemaFile = inSourceTree("config/vm-definition.schema.json"), readmeFile = inSourceTree("config/README.md");
 
 void collectLeaves(const json& node, const std::string& path, std::map<std::string, json>& leaves) {
     const std::string type = node.at("type");
@@ -44,9 +39,8 @@ void collectLeaves(const json& node, const std::string& path, std::map<std::stri
 
 /// Every key of the schema by its path, as knownKeys() has them.
 std::map<std::string, json> schemaKeys() {
-    auto stream = openInConfig("vm-definition.schema.json");
     std::map<std::string, json> leaves;
-    collectLeaves(json::parse(stream), "", leaves);
+    collectLeaves(json::parse(fileText(schemaFile)), "", leaves);
     return leaves;
 }
 
@@ -110,8 +104,7 @@ TEST(Schema, describesEachKey) {
 }
 
 TEST(Schema, requiresTheKeysThatTheParserRequires) {
-    auto stream = openInConfig("vm-definition.schema.json");
-    const json schema = json::parse(stream);
+    const json schema = json::parse(fileText(schemaFile));
     const std::function<void(const json&, const std::string&)> check = [&](const json& node, const std::string& path) {
         if (node.at("type") == "array") check(node.at("items"), path + "[]");
         if (node.at("type") != "object") return;
@@ -224,7 +217,7 @@ TEST(Schema, hasPatternsAndRangesThatAgreeWithTheParser) {
 
 /// The rows of README's table: the key, and what is between the other bars.
 std::map<std::string, std::vector<std::string>> readmeKeys() {
-    auto stream = openInConfig("README.md");
+    std::istringstream stream(fileText(readmeFile));
     std::map<std::string, std::vector<std::string>> rows;
     for (std::string line; std::getline(stream, line) && line != "## Plans";) {
         if (!line.starts_with("| `")) continue;
@@ -288,9 +281,7 @@ std::string renderedDesigns() {
 }
 
 TEST(Readme, hasTheTableOfDesignsThatTheRowsMake) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream stream(std::string(root ? root : ".") + "/README.md");
-    const std::string text((std::istreambuf_iterator<char>(stream)), {}), begin = "<!-- designs -->\n", end = "<!-- /designs -->";
+    const std::string text = fileText(inSourceTree("README.md")), begin = "<!-- designs -->\n", end = "<!-- /designs -->";
     const std::size_t from = text.find(begin), to = text.find(end);
     ASSERT_TRUE(from != std::string::npos && to != std::string::npos) << "README.md has no place for the table of designs";
     EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), renderedDesigns())
@@ -299,8 +290,7 @@ TEST(Readme, hasTheTableOfDesignsThatTheRowsMake) {
 }
 
 TEST(Readme, listsTheArgumentsThatTheParserRefuses) {
-    auto stream = openInConfig("README.md");
-    const std::string text{std::istreambuf_iterator<char>(stream), {}};
+    const std::string text = fileText(readmeFile);
     const std::size_t begin = text.find("Options refused in `vmm.arguments`");
     ASSERT_NE(begin, std::string::npos);
     const std::string paragraph = text.substr(begin, text.find("\n\n", begin) - begin);

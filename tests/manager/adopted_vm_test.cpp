@@ -27,8 +27,8 @@
 #include "manager/process/process_traits.h"
 #include "manager/resources/tap_guard.h"
 #include "manager/resources/tap_settings.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

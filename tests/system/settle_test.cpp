@@ -13,8 +13,8 @@
 
 #include "manager/record/report.h"
 #include "manager/vmm/strays.h"
-#include "tests/manager/undying.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/undying.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 namespace {

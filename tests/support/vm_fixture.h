@@ -17,11 +17,9 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/service/host.h"
+#include "tests/support/required.h"
 
 namespace vh::test {
-
-/// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
-std::string required(const char* variable);
 
 /// Why an upgrade came to nothing, and what can be done about it.
 inline std::string whyNot(const nlohmann::json& report) {

@@ -1,4 +1,4 @@
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <iterator>
 #include <sstream>
 #include <system_error>
@@ -75,16 +74,6 @@ std::set<std::string> difference(const std::set<std::string>& now, const std::se
 }
 
 }  // namespace
-
-std::string required(const char* variable) {
-    const char* value = std::getenv(variable);
-    if (!value || !*value) {
-        std::cerr << "[  FAILED  ] " << variable
-                  << " is not set: system tests need real QEMUs and a guest; run scripts/test, which gets them\n";
-        std::exit(1);
-    }
-    return value;
-}
 
 Workspace::Workspace() {
     char name[] = "/tmp/vh-test-XXXXXX";
