@@ -218,8 +218,8 @@ class Upgrade {
         DomainOutcome& outcome = candidate.outcome;
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
-            const json order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
-            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), order.dump(2));
+            const AdoptOrder order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
+            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), toJson(order).dump(2));
             setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
         } catch (const std::exception& error) {
             outcome.cause = error.what();
