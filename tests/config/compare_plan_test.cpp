@@ -10,7 +10,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "config/emit.h"
 #include "config/parse.h"
 
 namespace vh {
