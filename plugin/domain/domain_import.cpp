@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cstdint>
 #include <stdexcept>
 #include <string_view>
 
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -34,10 +34,7 @@ std::string idFrom(const std::string& text, std::size_t most) {
 }
 
 std::uint64_t number(xml_node element) {
-    const std::string_view text = element.text().get();
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? value : 0;
+    return wholeNumber<std::uint64_t>(element.text().get()).value_or(0);
 }
 
 /// libvirt's units, src/util/virutil.c:virScaleInteger; it prints KiB, and KiB is what no unit means.

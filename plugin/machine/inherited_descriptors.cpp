@@ -1,10 +1,10 @@
 #include "plugin/machine/inherited_descriptors.h"
 
 #include <algorithm>
-#include <charconv>
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -18,10 +18,8 @@ constexpr const char* vhostNet = "/dev/vhost-net";
 }
 
 std::optional<int> numberIn(std::string_view text) {
-    int number = -1;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (error != std::errc() || end != text.data() + text.size() || number < 0 || number > 1 << 20) return std::nullopt;
-    return number;
+    const std::optional<int> number = wholeNumber<int>(text);
+    return number && *number >= 0 && *number <= 1 << 20 ? number : std::nullopt;
 }
 
 int descriptorIn(const QemuOption& option, std::string_view text) {

@@ -80,15 +80,10 @@ int dumpFile(const Options& options) {
 
 /// Lets one client have the record, however long it takes until it comes.
 void serveExchange(const std::string& path, const RamBlockExchange& exchange, milliseconds timeout, int interrupts) {
-    struct Place {
-        explicit Place(const std::string& where) : path(where), socket(listenUnix(where)) {}
-        ~Place() { ::unlink(path.c_str()); }
-        const std::string path;
-        const UniqueFd socket;
-    } const place(path);
+    const PathListener place(path);
     std::cerr << "vmm-shim: waiting for one client at '" << path << "'\n";
-    awaitReadable({place.socket.get()}, steady_clock::time_point::max(), interrupts);
-    const UniqueFd client(::accept4(place.socket.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    awaitReadable({place.fd()}, steady_clock::time_point::max(), interrupts);
+    const UniqueFd client = place.accept();
     if (!client) throwErrno("accept at '" + path + "'");
     sendRamBlocks(client.get(), exchange, timeout);
 }
