@@ -31,6 +31,9 @@ std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
     return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
+/// `12.5`
+std::string fixed(double value, int decimals);
+
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.
 std::string roundedSize(double bytes);
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -23,6 +22,7 @@
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/reference/reference_vmm.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
@@ -102,10 +102,8 @@ int capture(const Options& options) {
         if (!options.record.empty()) writeAll(options.record, encodeRamBlocks(blocks));
         const Dump entries = dump(result.capture, blocks), table = dump(blocks);
         const double ms = static_cast<double>(result.taken.count()) / 1000;
-        char taken[32];
-        std::snprintf(taken, sizeof(taken), "%.1f", ms);
         print(options, {"QEMU " + monitor.version() + ", process " + std::to_string(pid) + ", " + status + "; CPR state of " +
-                            std::to_string(result.bytes.size()) + " bytes, taken and given up in " + taken + " ms\n\n" +
+                            std::to_string(result.bytes.size()) + " bytes, taken and given up in " + fixed(ms, 1) + " ms\n\n" +
                             entries.text + "\n" + table.text,
                         {{"version", monitor.version()},
                          {"pid", pid},
