@@ -11,7 +11,7 @@
 
 #include <gio/gio.h>
 
-#include "config/emit.h"
+#include "config/parse.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/memory_use.h"
 #include "manager/compare/results_file.h"

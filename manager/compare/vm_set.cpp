@@ -5,7 +5,7 @@
 #include <system_error>
 #include <utility>
 
-#include "config/emit.h"
+#include "config/parse.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/json_text.h"

@@ -279,7 +279,7 @@ void Recovery::leaveOld() {
 void Recovery::doAfterwards(std::size_t next) {
     if (!record_.adopted || next == record_.adopted->afterwards.size()) return settle(new_.record(), old_.record().generation);
     const AdoptedVm::Command& command = record_.adopted->afterwards[next];
-    ask(new_, command.name, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
+    ask(new_, command.execute, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
 }
 
 void Recovery::endNew() {

@@ -7,7 +7,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "config/emit.h"
 #include "config/parse.h"
 #include "tests/support/golden.h"
 

@@ -44,17 +44,19 @@ std::map<std::string, json> schemaKeys() {
     return leaves;
 }
 
-std::vector<std::string> withoutIndices(const std::map<std::string, std::string>& flattened) {
-    std::set<std::string> keys;
-    for (const auto& [key, value] : flattened) keys.insert(std::regex_replace(key, std::regex("\\[[0-9]+\\]"), "[]"));
-    return {keys.begin(), keys.end()};
-}
-
 /// A definition as JSON, which is YAML: only what is required, and one entry of each list.
 json smallest() {
     return json::parse(R"({"name": "a", "machine": "q35", "memory": {"size": "1GiB"}, "boot": {"kernel": "/k"},
                            "disks": [{"id": "d", "file": "/d"}], "networks": [{"id": "n", "type": "user"}],
                            "vfio": [{"id": "v", "address": "0000:00:00.0"}], "vmm": {"arguments": ["x"]}})");
+}
+
+/// The path of every key that the parser reads: `memory.size`, `disks[].id`. It writes what it reads.
+std::vector<std::string> knownKeys() {
+    std::set<std::string> keys;
+    for (const auto& [key, value] : flatten(parseVmDefinition(smallest().dump(), "smallest")))
+        keys.insert(std::regex_replace(key, std::regex("\\[[0-9]+\\]"), "[]"));
+    return {keys.begin(), keys.end()};
 }
 
 /// Where a key of knownKeys() is in a definition.
@@ -93,10 +95,6 @@ TEST(Schema, hasExactlyTheKeysOfTheParser) {
     std::vector<std::string> keys;
     for (const auto& [key, node] : schemaKeys()) keys.push_back(key);
     EXPECT_EQ(keys, knownKeys());
-}
-
-TEST(Schema, hasExactlyTheKeysOfADefinition) {
-    EXPECT_EQ(withoutIndices(flatten(parseVmDefinition(smallest().dump(), "smallest"))), knownKeys());
 }
 
 TEST(Schema, describesEachKey) {

@@ -29,6 +29,7 @@
 #include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/file.h"
+#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
