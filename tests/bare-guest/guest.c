@@ -7,6 +7,8 @@
 //     T <tsc> <ns>   the time stamp counter and KVM's paravirtual clock (0 without one), every 10 ms.
 //     E ram page ..., E disk block ...   what is not as it was left. The first 20; all are counted in `mismatches`.
 //
+// The console gets `probe: echo <text>` for each line typed there.
+//
 // On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more than
 // one CPU the others are the writers; else the first one writes while it has nothing else to do. What does not concern this guest
 // (console=, probe.ip=, ...) is passed over.
@@ -71,12 +73,37 @@ static void addField(struct Text* text, const char* key, uint64_t value) {
     addNumber(text, value);
 }
 
+enum { SerialPort = 0x3f8, SerialStatus = SerialPort + 5 };
+
+static void write(const struct Text* text) {
+    for (size_t i = 0; i < text->length; ++i) outb(SerialPort, (uint8_t)text->line[i]);
+}
+
 static void say(const char* words, uint64_t number) {
     struct Text text = {.length = 0};
     add(&text, words);
     addNumber(&text, number);
     add(&text, "\r\n");
-    for (size_t i = 0; i < text.length; ++i) outb(0x3f8, (uint8_t)text.line[i]);
+    write(&text);
+}
+
+// Says each line that is typed on the console, as probe.c does.
+static void echoConsole(void) {
+    static struct Text typed;
+    while (inb(SerialStatus) & 1) {
+        const char character = (char)inb(SerialPort);
+        if (character != '\r' && character != '\n') {
+            if (typed.length < MaxLine / 2) typed.line[typed.length++] = character;
+            continue;
+        }
+        typed.line[typed.length] = '\0';
+        struct Text text = {.length = 0};
+        add(&text, "probe: echo ");
+        add(&text, typed.line);
+        add(&text, "\r\n");
+        write(&text);
+        typed.length = 0;
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------------- options
@@ -353,6 +380,7 @@ int main(void) {
         if (done % BeatsPerWritten == 0) sendWritten();
         if (done % BeatsPerStatus == 0) sendStatus();
         exerciseDisk();
+        if (done % BeatsPerWritten == 0) echoConsole();
         if (diskCounts.mismatches > diskMismatches && ram.error.length == 0 && ram.errors < MaxErrors) {
             diskMismatches = diskCounts.mismatches;
             ++ram.errors;

@@ -191,22 +191,28 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
         std::ofstream(disk).close();
         fs::resize_file(disk, 64 * 1024 * 1024);
     }
-    const std::string boot =
-        options.bareGuest
-            ? "\n  kernel: " + required("VH_BARE_GUEST") + "\n  firmware: " + required("VH_BARE_FIRMWARE") + "\n  cmdline: bare"
-            : "\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-                  "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
-                  "cryptomgr.notests";
+    std::string boot;
+    if (options.withLinux) {
+        boot = "{kernel: " + required("VH_GUEST_KERNEL") + ", initrd: " + required("VH_GUEST_INITRAMFS") +
+               ", cmdline: 'console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
+               "cryptomgr.notests" +
+               options.cmdline + "'}";
+    } else {
+        // Where any user can read them.
+        const std::string kernel = workspace.path() + "/bare-guest.elf", firmware = workspace.path() + "/bare-firmware.bin";
+        fs::copy_file(required("VH_BARE_GUEST"), kernel, fs::copy_options::skip_existing);
+        fs::copy_file(required("VH_BARE_FIRMWARE"), firmware, fs::copy_options::skip_existing);
+        boot = "{kernel: " + kernel + ", firmware: " + firmware + ", cmdline: 'bare" + options.cmdline + "'}";
+    }
     // 192 MiB: enough for the kernel and a working set, and quickly filled. CPU kvm64: the rest of a host's CPU features some hosts
     // offer a guest and do not take back.
-    return workspace.file(options.name + ".yaml",
-                          "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: " + options.accelerator +
-                              (options.accelerator == "tcg" ? "" : "\ncpu: {model: kvm64}") +
-                              "\nmemory: {size: 192MiB, owner: " + options.owner + "}\nboot:" + boot + options.cmdline +
-                              "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
-                              "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci" + options.arguments +
-                              "]\nhandover: {design: " + std::string(name(options.design)) +
-                              (options.handover.empty() ? "" : ", ") + options.handover + "}\n" + options.more);
+    return workspace.file(
+        options.name + ".yaml",
+        "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: " + options.accelerator +
+            (options.accelerator == "tcg" ? "" : "\ncpu: {model: kvm64}") + "\nmemory: {size: 192MiB, owner: " + options.owner +
+            "}\nboot: " + boot + "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
+            "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci" + options.arguments + "]\nhandover: {design: " +
+            std::string(name(options.design)) + (options.handover.empty() ? "" : ", ") + options.handover + "}\n" + options.more);
 }
 
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm) {

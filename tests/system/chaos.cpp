@@ -383,7 +383,12 @@ std::string Chaos::definitionOf(const Vm& vm) const {
                                "name: " + vm.name + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB, owner: " +
                                    owner + "}\nboot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " + vm.binaries.front() +
                                    "}\nhandover: {design: " + std::string(vh::name(vm.design)) + ", " + handover + "}\n");
-    VmOptions options{.name = vm.name, .owner = owner, .design = vm.design, .binary = vm.binaries.front(), .handover = handover};
+    VmOptions options{.name = vm.name,
+                      .owner = owner,
+                      .withLinux = true,
+                      .design = vm.design,
+                      .binary = vm.binaries.front(),
+                      .handover = handover};
     if (vm.hasTap) options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
     return writeDefinition(workspace_, options);
 }

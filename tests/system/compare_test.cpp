@@ -198,7 +198,7 @@ TEST_F(CompareTest, keepsRoundsThatFailAndGivesUpOnADesignThatOnlyFails) {
 }
 
 TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
-    const std::string file = writeDefinition(workspace, {.more = "console: {enabled: true}\n"});
+    const std::string file = writeDefinition(workspace, {.withLinux = true, .more = "console: {enabled: true}\n"});
     std::string text = contents(file);
     text.replace(text.find("heartbeat: true"), 15, "heartbeat: false");
     std::ofstream(file) << text;

@@ -55,7 +55,8 @@ void writeOverlay(const std::string& file, const std::string& backing, const std
 class DiskTest : public testing::Test {
  protected:
     /// A definition with another disk than the fixture's.
-    std::string definition(const VmOptions& options, const std::string& disk, const std::string& format) {
+    std::string definition(VmOptions options, const std::string& disk, const std::string& format) {
+        options.withLinux = true;
         const std::string file = writeDefinition(workspace_, options);
         std::string text = contents(file);
         const std::string own = workspace_.path() + "/" + options.name + ".img";

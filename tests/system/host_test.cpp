@@ -256,7 +256,7 @@ TEST_F(HostTest, forgetsAVmWhoseVmmHasDied) {
 }
 
 TEST_F(HostTest, shutsAGuestDownByItsPowerButton) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({.withLinux = true}, bootPatience).code, ExitCode::Done);
     EXPECT_EQ(wait([&](Verbs::Done done) { host.shutdown("vm", milliseconds(60'000), std::move(done)); }).value["state"],
               "shut down");
     EXPECT_EQ(wait([&](Verbs::Done done) { host.show("vm", std::move(done)); }).code, ExitCode::Usage);
@@ -298,6 +298,7 @@ TEST_F(HostTest, copiesRamInTheBaselinesAndGoesBackFromThem) {
 // QEMU 7.2 knows no CPR, and under TCG it loses what a guest writes while it copies its RAM: the guest crashed on the new VMM.
 TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     VmOptions options;
+    options.withLinux = true;
     options.binary = required("VH_QEMU_OLDEST");
     options.machine = "pc-q35-7.2";
     ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);

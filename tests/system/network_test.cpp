@@ -290,6 +290,7 @@ class LanTest : public testing::TestWithParam<Design> {
     /// A guest that sends to the host and behind the wire, and answers nobody.
     std::string definition(const Workspace& workspace) {
         VmOptions options;
+        options.withLinux = true;
         options.design = GetParam();
         const bool owns = options.design == Design::VmmOwned || options.design == Design::VmmExec;
         options.owner = owns ? "vmm" : "manager";
@@ -440,6 +441,7 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
@@ -492,6 +494,7 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.owner = "vmm";
         options.design = Design::VmmExec;
         options.binary = newQemu();

@@ -61,6 +61,7 @@ class RelayedTest : public testing::Test {
         vm = std::make_unique<Vm>();
         vm->host = std::make_unique<Host>(vm->workspace.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         const std::string definition = writeDefinition(vm->workspace, options);
         std::ifstream input(definition);
         std::string text((std::istreambuf_iterator<char>(input)), {});

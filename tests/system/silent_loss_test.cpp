@@ -463,6 +463,7 @@ class RelayedLoss : public testing::Test {
         workspace = std::make_unique<Workspace>();
         host = std::make_unique<Host>(workspace->runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.owner = "vmm";  // All of its memory goes over the CPR channel.
         const std::string file = writeDefinition(*workspace, options);
         const VerbResult started = wait([&](Verbs::Done done) { host->start(file, milliseconds(90'000), std::move(done)); });
