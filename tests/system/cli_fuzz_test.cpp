@@ -14,6 +14,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/support/json_places.h"
 #include "tests/support/vm_fixture.h"
 
 namespace vh::test {
@@ -225,18 +226,6 @@ class CliFuzzTest : public testing::Test {
     std::mt19937 random_{20260101};
 };
 
-/// Every value of a document, and every part of it.
-std::vector<json::json_pointer> places(const json& value, const json::json_pointer& here = json::json_pointer()) {
-    std::vector<json::json_pointer> found{here};
-    const auto add = [&found](const std::vector<json::json_pointer>& more) {
-        found.insert(found.end(), more.begin(), more.end());
-    };
-    if (value.is_object())
-        for (const auto& [key, member] : value.items()) add(places(member, here / key));
-    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) add(places(value[i], here / i));
-    return found;
-}
-
 /// Records that are no more what they were, in every place once.
 std::vector<std::string> damaged(const std::string& record) {
     const json whole = json::parse(record);
@@ -267,10 +256,7 @@ std::vector<std::string> damaged(const std::string& record) {
             changed[place] = others[next++ % others.size()];
             found.push_back(changed.dump(2));
         }
-        json without = whole;
-        json& parent = without[place.parent_pointer()];
-        if (parent.is_object()) parent.erase(place.back());
-        found.push_back(without.dump(2));
+        found.push_back(without(whole, place).dump(2));
     }
     return found;
 }
