@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -203,11 +202,6 @@ TEST(KilledUpgrade, ofADomainThatLibvirtHasGivenUpIsSaidAndLeftToAPerson) {
     host.start();
     EXPECT_EQ(domain.state(), "running");
     domain.expectOneVmm();
-}
-
-unsigned long numberFrom(const char* variable, unsigned long otherwise) {
-    const char* text = std::getenv(variable);
-    return text && *text ? std::stoul(text) : otherwise;
 }
 
 /// Processes that keep processors busy, for as long as it lives.

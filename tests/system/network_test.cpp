@@ -20,7 +20,6 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
@@ -265,11 +264,6 @@ class HostReceiver {
     std::jthread thread_;
 };
 
-unsigned fromEnvironment(const char* variable, unsigned otherwise) {
-    const char* value = std::getenv(variable);
-    return value && *value ? static_cast<unsigned>(std::atoi(value)) : otherwise;
-}
-
 class LanTest : public testing::TestWithParam<Design> {
  protected:
     void SetUp() override {
@@ -300,9 +294,9 @@ class LanTest : public testing::TestWithParam<Design> {
     }
 
     /// The new VMM of the next upgrade: there and back again where the design can.
-    std::string nextBinary(unsigned upgrade) const {
+    std::string nextBinary(unsigned round) const {
         const bool goesBack = GetParam() == Design::Relayed || GetParam() == Design::ManagerOwned;
-        return goesBack && upgrade % 2 == 1 ? oldQemu() : newQemu();
+        return goesBack && round % 2 == 1 ? oldQemu() : newQemu();
     }
 
     void startGuest(Host& host, const Workspace& workspace) {
@@ -318,7 +312,7 @@ class LanTest : public testing::TestWithParam<Design> {
                          milliseconds(20'000));
     }
 
-    const unsigned rate_ = fromEnvironment("VH_PACKETS_PER_SECOND", 1000);
+    const unsigned rate_ = static_cast<unsigned>(numberFrom("VH_PACKETS_PER_SECOND", 1000));
     std::optional<Wire> wire_;
     std::optional<HostReceiver> receiver_;
     Mac macBefore_{};
@@ -330,17 +324,17 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
         Host host(workspace.runtime(), "/nonexistent");
         startGuest(host, workspace);
         wire_->sendPerSecond(rate_);
-        const unsigned upgrades = fromEnvironment("VH_UPGRADES", 3);
-        for (unsigned upgrade = 0; upgrade < upgrades && !HasFailure(); ++upgrade) {
+        const unsigned upgrades = static_cast<unsigned>(numberFrom("VH_UPGRADES", 3));
+        for (unsigned round = 0; round < upgrades && !HasFailure(); ++round) {
             const auto observe = [&](const HandoverProgress& progress) {
                 EXPECT_EQ(text(macOf(lan)), text(macBefore_)) << "at " << name(progress.state);
             };
-            const json report = test::upgrade(host, "vm", {.binary = nextBinary(upgrade)}, observe);
+            const json report = upgrade(host, "vm", {.binary = nextBinary(round)}, observe);
             ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
             for (const json& warning : report["warnings"])
                 EXPECT_EQ(warning.get<std::string>().find("network"), std::string::npos) << warning;
             EXPECT_EQ(text(macOf(lan)), text(macBefore_));
-            EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << upgrade + 1;
+            EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << round + 1;
         }
         wire_->sendPerSecond(0);
         const std::uint64_t sent = wire_->sent();

@@ -606,8 +606,7 @@ void RelayedLoss::expectFaultsToBeMet() {
 }
 
 void RelayedLoss::expectMutationsToBeMet(Leg leg, int count) {
-    const char* given = std::getenv("VH_TEST_SEED");
-    const auto seed = static_cast<std::mt19937::result_type>(given ? std::strtoul(given, nullptr, 10) : 20'250'801);
+    const auto seed = static_cast<std::mt19937::result_type>(numberFrom("VH_TEST_SEED", 20'250'801));
     std::mt19937 random(seed);
     int upgrades = 0;
     for (int i = 1; i <= count; ++i) {
