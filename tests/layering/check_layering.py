@@ -7,8 +7,9 @@
        \\-----> config <-----/
 
 config and vmm-shim include nothing of ours but themselves. Within a room a file may include what is in its own wing (a folder) and in
-those that WINGS has before it; `.` is what lies in the room itself. No file and its header stand in a circle with others. Every
-include of ours starts with its room's name and names a file that is there. Prints `ok`, or a line for each wrong include.
+those that WINGS has before it; `.` is what lies in the room itself. A suite of tests includes nothing of another one: what they share is
+in tests/support. No file and its header stand in a circle with others. Every include of ours starts with its room's name and names a file
+that is there. Prints `ok`, or a line for each wrong include.
 
     check_layering.py SOURCE_ROOT      checks a tree
     check_layering.py --self-test      checks this checker, on made-up trees
@@ -41,6 +42,8 @@ def wing_of(name):
 
 def problems_of_wings(name, target):
     room = name.split("/")[0]
+    if room == "tests" and target.startswith("tests/") and wing_of(target) not in (wing_of(name), "support"):
+        yield f'"{target}" is of another suite: what suites share is in tests/support'
     wings = WINGS.get(room)
     if not wings:
         return
@@ -129,6 +132,9 @@ def self_test():
         "plugin/p.h": "",
         "tests/t.cpp": '#include "manager/m.h"\n#include "plugin/p.h"\n#include "tests/t.h"\n',
         "tests/t.h": "",
+        "tests/one/t.cpp": '#include "tests/one/t.h"\n#include "tests/support/s.h"\n',
+        "tests/one/t.h": "",
+        "tests/support/s.h": "",
     }
     wrong = [
         ("config/x.h", '#include "vmm-shim/s.h"', "config may include config only"),
@@ -151,6 +157,8 @@ def self_test():
         ("manager/attic/x.cpp", '#include "manager/m.h"', "not among the wings of manager"),
         ("plugin/host/x.cpp", '#include "plugin/p.h"', "wing host may include host of plugin only"),
         ("vmm-shim/x.cpp", '#include "vmm-shim/tool/t.h"', "does not exist"),
+        ("tests/other/x.cpp", '#include "tests/one/t.h"', "is of another suite"),
+        ("tests/support/x.h", '#include "tests/one/t.h"', "is of another suite"),
     ]
 
     def is_right(found, path, expected):
