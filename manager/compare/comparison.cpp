@@ -70,7 +70,7 @@ void makeDisk(const std::string& file) {
 
 Comparison::Comparison(ComparisonSettings settings, Results results, Progress progress)
     : settings_(std::move(settings)), results_(std::move(results)), progress_(std::move(progress)) {
-    if (results_.scratchDirectory) ScratchDirectory::remove(*results_.scratchDirectory);
+    if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
     if (!settings_.evenIfBusy) requireIdleHost();
     traceProblem_ = whyNoTrace();
     if (!traceProblem_.empty()) note("ioctls were not counted: " + traceProblem_);
@@ -143,7 +143,7 @@ bool Comparison::run() {
         complete = false;
     }
     control_.reset();
-    ScratchDirectory::remove(scratch_.path());
+    ComparisonDirectory::remove(scratch_.path());
     results_.scratchDirectory.reset();
     return complete;
 }

@@ -102,7 +102,7 @@ class Comparison {
     std::string networkProblem_;
     std::string traceProblem_;
     std::size_t handoversDone_ = 0;
-    ScratchDirectory scratch_;
+    ComparisonDirectory scratch_;
     std::optional<VmControl> control_;
 };
 

@@ -52,12 +52,12 @@ void endVmmsOf(const VmDirectory& vm) {
 
 }  // namespace
 
-ScratchDirectory::ScratchDirectory() : path_(std::string(prefix) + "XXXXXX") {
+ComparisonDirectory::ComparisonDirectory() : path_(std::string(prefix) + "XXXXXX") {
     if (!::mkdtemp(path_.data())) throwErrno("make a directory in '/tmp'");
     ::chmod(path_.c_str(), 0755);  // The VMMs run as another user.
 }
 
-void ScratchDirectory::remove(const std::string& directory) {
+void ComparisonDirectory::remove(const std::string& directory) {
     if (!isOurs(directory)) return;
     const std::string runtime = directory + "/run";
     std::error_code ignored;

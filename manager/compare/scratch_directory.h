@@ -5,12 +5,12 @@
 
 namespace vh {
 
-class ScratchDirectory {
+class ComparisonDirectory {
  public:
     /// Makes one in /tmp. Throws std::system_error.
-    ScratchDirectory();
-    ScratchDirectory(const ScratchDirectory&) = delete;
-    ~ScratchDirectory() { remove(path_); }
+    ComparisonDirectory();
+    ComparisonDirectory(const ComparisonDirectory&) = delete;
+    ~ComparisonDirectory() { remove(path_); }
 
     const std::string& path() const { return path_; }
     std::string runtime() const { return path_ + "/run"; }
