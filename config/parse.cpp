@@ -187,7 +187,6 @@ void readVm(Section& section, VmDefinition& vm) {
     section.block("vmm", vm.vmm, readVmm);
     section.block("handover", vm.handover,
                   [&](Section& handover, HandoverSettings& target) { readHandover(handover, target, vm.memory, ownerIsKnown); });
-    section.reportUnknownKeys();
 }
 
 struct OpenFile {
@@ -204,17 +203,7 @@ struct OpenFile {
 }  // namespace
 
 VmDefinition parseVmDefinition(std::string_view yaml, const std::string& file) {
-    Findings findings(file);
-    const YamlNode root = readYaml(yaml, findings);
-    if (root.kind != YamlNode::Kind::Map) {
-        findings.fail(root.position,
-                      "found " + describe(root) + ", expected a mapping with at least 'name', 'machine', 'memory' and 'boot'");
-    }
-    VmDefinition definition;
-    Section section(root, "", findings);
-    readVm(section, definition);
-    findings.throwIfAny();
-    return definition;
+    return readWhole(yaml, file, "with at least 'name', 'machine', 'memory' and 'boot'", readVm);
 }
 
 VmDefinition loadVmDefinition(const std::string& file) {
@@ -252,10 +241,7 @@ std::string readDefinitionFile(const std::string& file) {
 }
 
 std::map<std::string, std::string> flatten(const VmDefinition& definition) {
-    WrittenKeys keys;
-    Section section(keys, "");
-    VmDefinition copy = definition;  // For what reads as well as it writes, and so takes what could be changed.
-    readVm(section, copy);
+    const WrittenKeys keys = writeWhole(definition, readVm);
     return {keys.begin(), keys.end()};
 }
 

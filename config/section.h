@@ -156,4 +156,28 @@ class Section {
     std::vector<std::string> asked_;
 };
 
+/// What a whole text says; `expected` follows "expected a mapping". Throws ConfigErrors.
+template <typename T>
+T readWhole(std::string_view yaml, const std::string& file, const char* expected, void (*read)(Section&, T&)) {
+    Findings findings(file);
+    const YamlNode root = readYaml(yaml, findings);
+    if (root.kind != YamlNode::Kind::Map)
+        findings.fail(root.position, "found " + describe(root) + ", expected a mapping " + expected);
+    T value;
+    Section section(root, "", findings);
+    read(section, value);
+    section.reportUnknownKeys();
+    findings.throwIfAny();
+    return value;
+}
+
+/// The same way back; by value, for what reads as well as it writes takes what it could change.
+template <typename T>
+WrittenKeys writeWhole(T value, void (*read)(Section&, T&)) {
+    WrittenKeys keys;
+    Section section(keys, "");
+    read(section, value);
+    return keys;
+}
+
 }  // namespace vh

@@ -12,7 +12,6 @@
 #include <system_error>
 
 #include "plugin/machine/machine_arguments.h"
-#include "plugin/machine/process_descriptors.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/qmp/vmm_state.h"

@@ -68,8 +68,7 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
 LockOutSettings lockOutSettings();
 
 /// Another upgrade or recovery, or the guardian of one, keeps libvirt away: it has to come to its end.
-class LockedOutAlready : public std::runtime_error {
- public:
+struct LockedOutAlready : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 

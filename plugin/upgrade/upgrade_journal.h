@@ -24,8 +24,7 @@
 namespace vh {
 
 /// Somebody else is at it, or has left something to be recovered first.
-class UpgradeRefused : public std::runtime_error {
- public:
+struct UpgradeRefused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
