@@ -1,6 +1,5 @@
 #include "vmm-shim/ram_block_section.h"
 
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -125,14 +124,9 @@ RamBlock decodeBlock(ByteReader& reader) {
 
 /// Waits until the socket is readable or writable. Throws ETIMEDOUT.
 void await(int socket, short events, steady_clock::time_point end) {
-    for (;;) {
-        const auto left = std::chrono::ceil<milliseconds>(end - steady_clock::now()).count();
-        pollfd entry{socket, events, 0};
-        const int ready = left <= 0 ? 0 : ::poll(&entry, 1, static_cast<int>(std::min<long long>(left, 1 << 30)));
-        if (ready > 0) return;
-        if (ready < 0 && errno == EINTR) continue;
-        throwErrno("exchange of the RAM blocks", ready < 0 ? errno : ETIMEDOUT);
-    }
+    pollfd entry{socket, events, 0};
+    // A peer that always has something to say does not keep us.
+    if (steady_clock::now() >= end || !pollUntil({&entry, 1}, end)) throwErrno("exchange of the RAM blocks", ETIMEDOUT);
 }
 
 /// Empty when the descriptor is the file; else what it is instead.
