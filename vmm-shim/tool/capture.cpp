@@ -35,7 +35,7 @@ class ListeningPlace {
     std::string mainPath() const { return directory_.path() + "/nobody"; }
 
  private:
-    const ScratchDirectory directory_{"vmm-shim"};
+    const PrivateDirectory directory_{"vmm-shim"};
     const PathListener cpr_{directory_.path() + "/cpr"};
 };
 
