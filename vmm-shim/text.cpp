@@ -11,9 +11,9 @@ constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
 
 }  // namespace
 
-std::string fixed(double value, int decimals) {
-    char text[64];
-    std::snprintf(text, sizeof(text), "%.*f", decimals, value);
+std::string fixed(double number, int decimals) {
+    char text[400];  // The greatest double has 309 digits.
+    std::snprintf(text, sizeof(text), "%.*f", decimals, number);
     return text;
 }
 

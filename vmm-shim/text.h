@@ -31,11 +31,11 @@ std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
     return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
-/// `12.5`
-std::string fixed(double value, int decimals);
-
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.
 std::string roundedSize(double bytes);
+
+/// `1.50`
+std::string fixed(double number, int decimals);
 
 /// `2 MiB`, or `2097153 bytes`: never rounded.
 std::string exactSize(std::uint64_t bytes);
