@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace vh {
 
@@ -22,6 +23,9 @@ std::string joined(const Items& items, std::string_view separator = ", ") {
     for (const auto& item : items) append(list, item, separator);
     return list;
 }
+
+/// What stands between the separators, empty parts too.
+std::vector<std::string> split(std::string_view text, char separator);
 
 /// All of the text, or nothing: no sign but a minus, no prefix, nothing around it, and no number that does not fit.
 template <class Number>

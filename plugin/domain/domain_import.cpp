@@ -192,10 +192,10 @@ class Importer {
     }
 
     void loseDevice(xml_node device, const std::string& why) {
-        std::string name = childAttribute(device, "target", "dev");
-        if (name.empty()) name = childAttribute(device, "target", "name");
-        if (name.empty()) name = attribute(device, "model");
-        if (name.empty()) name = attribute(device, "type");
+        std::string name;
+        for (const std::string& known : {childAttribute(device, "target", "dev"), childAttribute(device, "target", "name"),
+                                         attribute(device, "model"), attribute(device, "type")})
+            if (name.empty()) name = known;
         lose("device " + std::string(device.name()) + (name.empty() ? "" : " '" + name + "'") + why);
     }
 

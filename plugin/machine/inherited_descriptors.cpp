@@ -30,16 +30,6 @@ int descriptorIn(const QemuOption& option, std::string_view text) {
     return *number;
 }
 
-std::vector<std::string> split(const std::string& text, char at) {
-    std::vector<std::string> parts(1);
-    for (const char c : text)
-        if (c == at)
-            parts.emplace_back();
-        else
-            parts.back() += c;
-    return parts;
-}
-
 bool namesDescriptor(std::string_view key) {
     return key.ends_with("fd") || key.ends_with("fds");
 }

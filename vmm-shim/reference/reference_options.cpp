@@ -129,12 +129,9 @@ std::string valueOf(const Properties& properties, const std::string& key, const 
 /// `socket,id=a,server=on` as a map; what has no `=` is there with an empty value, and the first as `type` too.
 Properties properties(const std::string& text) {
     Properties found{{"type", text.substr(0, text.find(','))}};
-    for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
-        const std::string item = text.substr(begin, end - begin);
+    for (const std::string& item : split(text, ',')) {
         const std::size_t equals = std::min(item.find('='), item.size());
         found[item.substr(0, equals)] = equals == item.size() ? "" : item.substr(equals + 1);
-        begin = end + 1;
     }
     return found;
 }
