@@ -1,14 +1,11 @@
 #include "config/compare_plan.h"
 
-#include <algorithm>
-#include <array>
 #include <charconv>
 #include <limits>
 
 #include "config/parse.h"
 #include "config/scalars.h"
 #include "config/section.h"
-#include "config/yaml_tree.h"
 
 namespace vh {
 namespace {

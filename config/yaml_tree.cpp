@@ -1,7 +1,6 @@
 #include "config/yaml_tree.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <optional>
 #include <sstream>
 #include <utility>

@@ -7,17 +7,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
-#include <fstream>
 #include <map>
-#include <set>
 #include <stdexcept>
-#include <utility>
 
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {

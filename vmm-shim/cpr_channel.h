@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "vmm-shim/cpr_state.h"
-#include "vmm-shim/file_identity.h"
 #include "vmm-shim/ram_blocks.h"
 #include "vmm-shim/unique_fd.h"
 #include "vmm-shim/unix_socket.h"

@@ -1,6 +1,5 @@
 #include "plugin/domain/domain_xml.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 

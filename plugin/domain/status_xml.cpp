@@ -4,8 +4,6 @@
 
 #include <filesystem>
 #include <stdexcept>
-#include <string_view>
-#include <system_error>
 
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/xml_tree.h"

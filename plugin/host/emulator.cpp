@@ -1,21 +1,14 @@
 #include "plugin/host/emulator.h"
 
-#include <elf.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <regex>
-#include <sstream>
 #include <stdexcept>
 
 #include "plugin/host/command.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/proc.h"
-#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {

@@ -10,7 +10,6 @@
 #include <sys/types.h>
 
 #include <map>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>

@@ -2,23 +2,16 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <span>
 #include <sstream>
-#include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "plugin/host/command.h"
-#include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"

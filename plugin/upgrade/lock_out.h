@@ -14,8 +14,6 @@
 // With systemd the units are masked and stopped besides, since else it would start the daemon again and again, at each client.
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <optional>
 #include <stdexcept>

@@ -4,9 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdio>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -14,10 +12,9 @@
 
 #include "plugin/host/command.h"
 #include "plugin/host/libvirt_connection.h"
+#include "plugin/upgrade/domain_handover.h"
 #include "plugin/upgrade/readiness.h"
 #include "plugin/upgrade/recover.h"
-#include "plugin/upgrade/settle.h"
-#include "plugin/upgrade/upgrade_journal.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/text.h"

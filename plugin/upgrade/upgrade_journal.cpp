@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <filesystem>
-#include <stdexcept>
 #include <system_error>
 
 #include <nlohmann/json.hpp>

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <iostream>
 #include <stdexcept>
-#include <string_view>
 #include <system_error>
 #include <thread>
 

@@ -3,11 +3,8 @@
 #include <array>
 #include <cstring>
 #include <stdexcept>
-#include <utility>
 
 #include <nlohmann/json.hpp>
-
-#include "vmm-shim/bytes.h"
 
 namespace vh {
 namespace {

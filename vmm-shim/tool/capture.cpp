@@ -3,11 +3,9 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <functional>
 #include <iostream>
-#include <set>
 #include <thread>
 #include <utility>
 
