@@ -34,9 +34,8 @@ void readCpu(Section& section, Cpu& cpu) {
     section.optional("sockets", cpu.sockets, readCount);
     section.optional("cores", cpu.cores, readCount);
     section.optional("threads", cpu.threads, readCount);
-    if (cpu.count() > 4096) {
+    if (cpu.count() > 4096)
         section.error("found " + std::to_string(cpu.count()) + " CPUs (sockets * cores * threads), expected at most 4096");
-    }
 }
 
 /// Whether the owner can be relied on: it is what the file says, or what a file means that says nothing.
@@ -44,10 +43,9 @@ bool readMemory(Section& section, Memory& memory) {
     const bool hasSize = section.required("size", memory.sizeBytes, readMemorySize);
     section.optional("page_size", memory.pageSizeBytes, readPageSize);
     const bool setsOwner = section.optional("owner", memory.owner, oneOf<MemoryOwner>());
-    if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0) {
+    if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0)
         section.error("size", "found '" + formatSize(memory.sizeBytes) + "', expected a multiple of the page_size '" +
                                   formatSize(memory.pageSizeBytes) + "'");
-    }
     return setsOwner || !section.has("owner");
 }
 

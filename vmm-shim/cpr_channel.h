@@ -68,8 +68,6 @@ class CprReceiver {
     /// connection breaks or the process is out of descriptors, DecodeError when more comes than any state is long.
     bool receiveSome(int socket);
 
-    std::size_t bytesReceived() const { return bytes_.size(); }
-
     /// The state, decoded. Throws DecodeError, also when there are more or fewer descriptors than entries.
     CprCapture take();
 

@@ -25,11 +25,6 @@ constexpr std::uint8_t sectionFull = 0x04, sectionFooter = 0x7e, endOfStream = 0
                        serviceByte = 0x20;
 constexpr std::uint32_t noDescriptor = 0xffffffff;
 
-constexpr std::pair<std::uint32_t, bool RamBlock::*> flags[] = {
-    {0x01, &RamBlock::shared},     {0x02, &RamBlock::resizable},   {0x04, &RamBlock::read_only},
-    {0x08, &RamBlock::named_file}, {0x10, &RamBlock::guest_memfd},
-};
-
 bool carriesDescriptor(const RamBlock& block) {
     return block.file && block.file->fd >= 0;
 }
@@ -58,7 +53,7 @@ Encoded encode(const std::vector<RamBlock>& blocks) {
         writer.be64(block.page_size);
         writer.be64(block.align);
         std::uint32_t bits = 0;
-        for (const auto& [bit, member] : flags)
+        for (const auto& [bit, name, member] : ramBlockFlags)
             if (block.*member) bits |= bit;
         writer.be32(bits);
         writer.u8(block.file ? 1 : 0);
@@ -99,7 +94,7 @@ RamBlock decodeBlock(ByteReader& reader) {
     block.page_size = reader.be64("page_size");
     block.align = reader.be64("align");
     std::uint32_t bits = reader.be32("the RAM block's flags");
-    for (const auto& [bit, member] : flags) {
+    for (const auto& [bit, name, member] : ramBlockFlags) {
         block.*member = (bits & bit) != 0;
         bits &= ~bit;
     }

@@ -46,10 +46,8 @@ flock firstByte(short type) {
 }
 
 bool isThere(const UniqueFd& file, const std::string& path) {
-    struct stat ours {
-    }, there{};
-    return ::fstat(file.get(), &ours) == 0 && ::lstat(path.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
-           ours.st_dev == there.st_dev;
+    struct stat there {};
+    return ::lstat(path.c_str(), &there) == 0 && FileIdentity::of(file.get()) == FileIdentity{there.st_dev, there.st_ino};
 }
 
 /// Nobody but root and we can change what is at a path that is absolute and has no links.

@@ -1,6 +1,7 @@
 #include "vmm-shim/reference/reference_options.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -14,21 +15,10 @@ namespace {
 
 using nlohmann::json;
 
-const std::map<std::string, Step> steps{
-    {"start", Step::Start},
-    {"cpr-sent", Step::CprSent},
-    {"cpr-received", Step::CprReceived},
-    {"monitor", Step::Monitor},
-    {"verify", Step::Verify},
-    {"migrate", Step::Migrate},
-    {"incoming", Step::Incoming},
-    {"hang-up", Step::HangUp},
-    {"stream-begin", Step::StreamBegin},
-    {"stream-middle", Step::StreamMiddle},
-    {"stream-end", Step::StreamEnd},
-    {"cont", Step::Cont},
-    {"quit", Step::Quit},
-};
+/// In the order of Step.
+constexpr std::string_view steps[] = {"start",   "cpr-sent",     "cpr-received",  "monitor",    "verify", "migrate", "incoming",
+                                      "hang-up", "stream-begin", "stream-middle", "stream-end", "cont",   "quit"};
+static_assert(std::size(steps) == static_cast<std::size_t>(Step::Quit) + 1);
 
 enum class Argument { None, Number, Name, TwoNames };
 
@@ -79,13 +69,6 @@ std::uint64_t positive(const std::string& option, const std::string& text, std::
     return value;
 }
 
-template <class Value>
-std::string namesOf(const std::map<std::string, Value>& table) {
-    std::string names;
-    for (const auto& [name, value] : table) append(names, name);
-    return names;
-}
-
 Fault parseFault(const std::string& text) {
     const auto fail = [&text](const std::string& why) { refuse("--fault", text, why); };
     Fault fault;
@@ -98,14 +81,19 @@ Fault parseFault(const std::string& text) {
         if (fault.visit == 0) fail("visits of a step are counted from 1");
         stepName.erase(at);
     }
-    const auto step = steps.find(stepName);
-    if (step == steps.end()) fail("there is no step '" + stepName + "', but " + namesOf(steps));
-    fault.step = step->second;
+    const auto step = std::ranges::find(steps, stepName);
+    if (step == std::end(steps))
+        fail("there is no step '" + stepName + "', but " + joined(std::set(std::begin(steps), std::end(steps))));
+    fault.step = static_cast<Step>(step - std::begin(steps));
     const std::string wanted = text.substr(equals + 1);
     const std::size_t colon = wanted.find(':');
     const std::string actionName = wanted.substr(0, colon);
     const auto found = actions.find(actionName);
-    if (found == actions.end()) fail("there is no action '" + actionName + "', but " + namesOf(actions));
+    if (found == actions.end()) {
+        std::string names;
+        for (const auto& [name, rule] : actions) append(names, name);
+        fail("there is no action '" + actionName + "', but " + names);
+    }
     const ActionRule& rule = found->second;
     fault.action = rule.action;
     if (!rule.at.empty() && !rule.at.contains(fault.step)) fail("'" + actionName + "' means nothing at '" + stepName + "'");
