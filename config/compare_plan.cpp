@@ -62,7 +62,7 @@ void factor(Section& section, std::string_view key, std::vector<T>& target, Read
 void readPlan(Section& section, ComparePlan& plan) {
     section.list("pairs", plan.pairs, [](Section& pair, BinaryPair& target) {
         pair.required("old", target.old, readPath);
-        pair.required("new", target.fresh, readPath);
+        pair.required("new", target.new_, readPath);
     });
     factor(section, "designs", plan.designs, oneOf<Design>());
     section.optional("rounds", plan.rounds, From{1, 10'000});

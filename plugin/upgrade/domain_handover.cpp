@@ -105,10 +105,10 @@ std::map<std::string, std::string> terminals(Monitor& monitor) {
 }
 
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
-void checkFresh(const JournalDomain& domain, const DomainStatus& status) {
-    const std::string pid = std::to_string(domain.fresh.pid);
-    if (!domain.fresh.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
-    const std::vector<std::string> words = Process(domain.fresh.pid).commandLine();
+void checkNew(const JournalDomain& domain, const DomainStatus& status) {
+    const std::string pid = std::to_string(domain.new_.pid);
+    if (!domain.new_.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
+    const std::vector<std::string> words = Process(domain.new_.pid).commandLine();
     const auto uuid = std::ranges::find(words, "-uuid");
     if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
         refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
@@ -125,7 +125,7 @@ constexpr milliseconds finishPause{100};
 void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain, const std::string& cause) {
     domain.phase = DomainPhase::Lost;
     domain.cause = cause;
-    const bool onlyOld = domain.old.isAlive() && !domain.fresh.isAlive() && domain.fresh.pid != 0;
+    const bool onlyOld = domain.old.isAlive() && !domain.new_.isAlive() && domain.new_.pid != 0;
     if (onlyOld) return;
     try {
         if (setAside(paths, journal, domain))
@@ -205,18 +205,18 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
     const std::string before = readFile(file);
     const DomainStatus status = readStatus(before);
     if (status.uuid != domain.uuid) refuse("'" + file + "' is about domain " + status.uuid);
-    if (status.pid != domain.old.pid && status.pid != domain.fresh.pid)
+    if (status.pid != domain.old.pid && status.pid != domain.new_.pid)
         refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
-    checkFresh(domain, status);
-    if (status.pid != domain.fresh.pid) {
+    checkNew(domain, status);
+    if (status.pid != domain.new_.pid) {
         Monitor monitor(status.monitorPath, monitorDeadline);
-        const std::string after = rewriteStatus(before, {.pid = domain.fresh.pid,
+        const std::string after = rewriteStatus(before, {.pid = domain.new_.pid,
                                                          .vcpuThreads = vcpuThreads(monitor),
                                                          .emulator = domain.emulator,
                                                          .capabilityFlags = domain.capabilityFlags,
                                                          .terminals = terminals(monitor)});
         const DomainStatus rewritten = readStatus(after);
-        if (rewritten.pid != domain.fresh.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
+        if (rewritten.pid != domain.new_.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
             refuse("the rewritten status XML does not say what it should");
         replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
     }
@@ -238,7 +238,7 @@ bool setAside(const HostPaths& paths, const JournalDirectory& journal, const Jou
 void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain) {
     const auto deadline = steady_clock::now() + finishPatience;
     std::string why;
-    while (domain.fresh.isAlive()) {
+    while (domain.new_.isAlive()) {
         try {
             adoptInFiles(paths, domain);
             domain.phase = DomainPhase::Adopted;
@@ -249,12 +249,12 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
         if (steady_clock::now() >= deadline)
             return lose(
                 paths, journal, domain,
-                "its new QEMU, pid " + std::to_string(domain.fresh.pid) + ", has the guest, but libvirt cannot be told: " + why);
+                "its new QEMU, pid " + std::to_string(domain.new_.pid) + ", has the guest, but libvirt cannot be told: " + why);
         std::this_thread::sleep_for(finishPause);
     }
     domain.phase = DomainPhase::Ended;
     domain.cause =
-        "its new QEMU, pid " + std::to_string(domain.fresh.pid) +
+        "its new QEMU, pid " + std::to_string(domain.new_.pid) +
         ", had the guest and ended during the upgrade: the guest powered off, or that QEMU failed, as the domain's log " +
         "says; nothing to recover, 'virsh start' starts it anew";
 }
@@ -271,7 +271,7 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
         const Settled settled = manager.settle(domain.uuid);
         switch (settled.state) {
             case Settled::State::Unknown:
-                if (domain.phase == DomainPhase::Committed && domain.fresh.isAlive()) return finish(paths, journal, domain);
+                if (domain.phase == DomainPhase::Committed && domain.new_.isAlive()) return finish(paths, journal, domain);
                 if (!domain.old.isAlive()) break;
                 domain.phase = DomainPhase::Unchanged;
                 return;
@@ -281,7 +281,7 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
                     domain.cause = settled.left;
                     return;
                 }
-                domain.fresh = settled.process;
+                domain.new_ = settled.process;
                 return finish(paths, journal, domain);
             case Settled::State::Dead:
                 manager.forget(domain.uuid);

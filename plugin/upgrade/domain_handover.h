@@ -33,7 +33,7 @@ void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const
 AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
                      std::string& oldVersion);
 
-/// Makes libvirt's files speak of `domain.fresh`: status XML, then pid file. May be done again at any time. Throws
+/// Makes libvirt's files speak of `domain.new_`: status XML, then pid file. May be done again at any time. Throws
 /// std::runtime_error when libvirt would not accept them; they are as they were then.
 void adoptInFiles(const HostPaths& paths, const JournalDomain& domain);
 

@@ -157,7 +157,7 @@ class Search {
                     throw std::runtime_error("no record is there of it, and it does not have the lock of '" +
                                              paths_.pidFile(orphan.domain.title) + "'");
                 orphan.domain.phase = DomainPhase::Committed;
-                orphan.domain.fresh = ProcessIdentity::of(orphan.qemu);
+                orphan.domain.new_ = ProcessIdentity::of(orphan.qemu);
             }
             const pid_t one = orphan.qemu != 0 ? orphan.qemu : orphan.domain.old.pid;
             orphan.domain.emulator = record && !record->binary.empty() ? record->binary : runningEmulator(one).path;

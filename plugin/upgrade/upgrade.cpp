@@ -267,7 +267,7 @@ class Upgrade {
             case DomainPhase::Adopted:
                 outcome.outcome = "upgraded";
                 outcome.cause.clear();
-                outcome.pid = domain.fresh.pid;
+                outcome.pid = domain.new_.pid;
                 // Found out where no report has said it.
                 if (!outcome.oldQemuLeft && domain.old.isAlive()) {
                     outcome.oldQemuLeft = true;
@@ -398,8 +398,8 @@ void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutco
         domain.phase = DomainPhase::Unchanged;
         outcome.outcome = end;
     } else if (end == outcomeName(State::Upgraded)) {
-        domain.fresh = ProcessIdentity::of(report.fresh.pid);
-        if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
+        domain.new_ = ProcessIdentity::of(report.fresh.pid);
+        if (domain.new_.pid != 0) domain.phase = DomainPhase::Committed;
         outcome.oldQemuLeft = report.oldVmmLeft;
     }
 }

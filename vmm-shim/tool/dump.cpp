@@ -239,7 +239,7 @@ Dump dump(const std::vector<RamBlockDifference>& differences) {
                               {"idstr", difference.idstr},
                               {"field", difference.field},
                               {"old", difference.old},
-                              {"fresh", difference.fresh},
+                              {"fresh", difference.new_},
                               {"why", difference.why}});
         dump.text += std::string(name(difference.severity)) + ": " + describe(difference) + "\n";
     }
