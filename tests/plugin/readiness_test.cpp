@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/machine/process_descriptors.h"
+#include "plugin/machine/inherited_descriptors.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
