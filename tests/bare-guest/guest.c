@@ -318,6 +318,29 @@ static void sendStatus(void) {
     sendText(&text);
 }
 
+// ---------------------------------------------------------------------------------------------------------------- power button
+
+// ACPI's fixed registers (ACPI 6.5, 4.8.3), where nobody has put them yet.
+enum { PowerIo = 0x600, PowerButton = 0x100, Sleep = 0x2000 };
+
+static void watchPowerButton(void) {
+    enum { Piix4Power = 1 << 3 | 3, Ich9Bridge = 31 << 3 };
+    if (readPci(Ich9Bridge, 0) == 0xffffffff) {  // pc: the power management function of PIIX4.
+        writePci(Piix4Power, 0x40, PowerIo | 1);
+        writePci(Piix4Power, 0x80, readPci(Piix4Power, 0x80) | 1);
+    } else {  // q35: ICH9's LPC bridge.
+        writePci(Ich9Bridge, 0x40, PowerIo | 1);
+        writePci(Ich9Bridge, 0x44, 0x80);
+    }
+    outw(PowerIo + 2, PowerButton);
+}
+
+static void heedPowerButton(void) {
+    if (!(inw(PowerIo) & PowerButton)) return;
+    say("guest: power button, beats: ", beats);
+    outw(PowerIo + 4, Sleep);  // S5 is type 0 in QEMU.
+}
+
 // ----------------------------------------------------------------------------------------------------------------------- start
 
 static void takeInterrupts(void) {
@@ -360,6 +383,7 @@ int main(void) {
     startOtherCpus();
     writePages = toWrite;
     say("guest: ready, CPUs: ", cpus);
+    watchPowerButton();
     startTimer();
 
     struct Writer writer = writerOf(0, 0, 1);
@@ -381,6 +405,7 @@ int main(void) {
         if (done % BeatsPerStatus == 0) sendStatus();
         exerciseDisk();
         if (done % BeatsPerWritten == 0) echoConsole();
+        if (done % BeatsPerWritten == 0) heedPowerButton();
         if (diskCounts.mismatches > diskMismatches && ram.error.length == 0 && ram.errors < MaxErrors) {
             diskMismatches = diskCounts.mismatches;
             ++ram.errors;

@@ -55,12 +55,13 @@ static inline void readFirmwareItem(uint16_t key, void* to, size_t bytes) {
     for (size_t i = 0; i < bytes; ++i) ((uint8_t*)to)[i] = inb(0x511);
 }
 
-static inline uint32_t readPci(uint32_t device, uint32_t offset) {
-    outl(0xcf8, 0x80000000 | device << 11 | offset);
+// `function` is `slot << 3 | number`, of the first bus.
+static inline uint32_t readPci(uint32_t function, uint32_t offset) {
+    outl(0xcf8, 0x80000000 | function << 8 | offset);
     return inl(0xcfc);
 }
-static inline void writePci(uint32_t device, uint32_t offset, uint32_t value) {
-    outl(0xcf8, 0x80000000 | device << 11 | offset);
+static inline void writePci(uint32_t function, uint32_t offset, uint32_t value) {
+    outl(0xcf8, 0x80000000 | function << 8 | offset);
     outl(0xcfc, value);
 }
 

@@ -33,8 +33,8 @@ static void setUp(struct Queue* queue, uint16_t io, uint16_t number, void* ring)
 bool openDevice(struct Device* device, uint32_t id, uint32_t features, uint16_t queues, void* rings) {
     static uint16_t nextIo = 0xc000;
     uint32_t slot = 0;
-    while (slot < 32 && readPci(slot, 0) != id) ++slot;
-    if (slot == 32) return false;
+    while (slot < 256 && readPci(slot, 0) != id) slot += 8;
+    if (slot == 256) return false;
     uint32_t bar = readPci(slot, 0x10);
     if (!(bar & ~3u)) writePci(slot, 0x10, bar = nextIo | 1);  // No firmware has given it one.
     nextIo = (uint16_t)(nextIo + 0x100);

@@ -221,7 +221,7 @@ TEST_F(HostTest, forgetsAVmWhoseVmmHasDied) {
 }
 
 TEST_F(HostTest, shutsAGuestDownByItsPowerButton) {
-    ASSERT_EQ(start({.withLinux = true}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
     EXPECT_EQ(wait([&](Verbs::Done done) { host.shutdown("vm", milliseconds(60'000), std::move(done)); }).value["state"],
               "shut down");
     EXPECT_EQ(wait([&](Verbs::Done done) { host.show("vm", std::move(done)); }).code, ExitCode::Usage);

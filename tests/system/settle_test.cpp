@@ -484,7 +484,6 @@ TEST_F(SettleTest, endsASilentVmmThatWasJustBeingStartedWhenTheRecordedOneRunsTh
         ::_exit(127);
     }
     EXPECT_TRUE(turnUntil([&] { return isVmmOf(directory("a"), hanging); }, milliseconds(5'000)));
-    const std::string right = contents(recordOf("a"));
     // On no record, it may be anybody's, and have the guest.
     EXPECT_THAT(refusals("a"), testing::Each(HasSubstr("pid " + std::to_string(hanging))));
     EXPECT_TRUE(lives(hanging));
