@@ -2,7 +2,7 @@
 // the same on the same port, so that whoever listens to one understands the other:
 //
 //     B <seq>   a beat, every millisecond; without gaps, as probe.c's.
-//     S ...     the status, four times a second, with probe.c's keys; `cpus` are those that run.
+//     S ...     the status, twenty times a second, with probe.c's keys; `cpus` are those that run.
 //     W <pages> how many pages the writers have written, every 10 ms; only with probe.write_mib.
 //     T <tsc> <ns>   the time stamp counter and KVM's paravirtual clock (0 without one), every 10 ms.
 //     E ram page ..., E disk block ...   what is not as it was left. The first 20; all are counted in `mismatches`.
@@ -25,7 +25,7 @@ enum {
     FirstPage = 16 * 1024 * 1024 / PageBytes,
     HighPage = 1024 * 1024,  // From 4 GiB on.
     BeatsPerWritten = 10,
-    BeatsPerStatus = 250,
+    BeatsPerStatus = 50,
     MaxErrors = 20,
     MaxCpus = 8,  // entry.S's
     TrampolineAddress = 0x8000,

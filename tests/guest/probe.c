@@ -6,7 +6,7 @@
 //     B <seq>      a beat, every millisecond. Numbers have no gaps: a beat that could not be handed to the port (nobody listens
 //                  on the host, or the queue is full) keeps its number for the next try and is counted as `unsent`. So a
 //                  missing number on the host is a lost beat, and the time between two beats is the guest's pause.
-//     S <key>=<value> ...   the status: four times a second, when RAM has been filled, and after each of the first errors.
+//     S <key>=<value> ...   the status: ten times a second, when RAM has been filled, and after each of the first errors.
 //     W <pages>    how many pages the writer has written since boot, every 10 ms; only with probe.write_mib.
 //     E <what>     guest RAM or a disk is not as the probe left it, or disk I/O failed. The first 20 in full; all are counted in
 //                  `mismatches`, and those of failed I/O in `io_errors`, too.
@@ -93,7 +93,7 @@
 
 enum {
     BeatNs = 1000 * 1000,
-    StatusMs = 250,
+    StatusMs = 100,
     BeatsPerWritten = 10,
     MaxErrors = 20,
     MaxLine = 512,

@@ -78,7 +78,7 @@ class HandoverTest : public testing::TestWithParam<Design> {
     void expectGoodUpgrade(const std::string& binary) {
         const json report = upgradeTo(binary);
         ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
-        // Errors are told at once, status lines four times a second, so a quick handover may have none. The count of mismatches
+        // Errors are told at once, status lines some times a second, so a quick handover may have none. The count of mismatches
         // is for the guest's life: the next expectGuestIsWell() sees what comes of this one.
         expectNothingLost(report);
         EXPECT_EQ(report["ramCopiedBytes"], 0);
