@@ -4,6 +4,8 @@
 #include "plugin/machine/machine_arguments.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <random>
 #include <sstream>
 
@@ -397,37 +399,33 @@ TEST(ShellWords, areThoseOfAShell) {
 // ------------------------------------------------------------------------------------------------------------------------------
 // fuzz
 
-TEST(RebuildArguments, survivesDamagedSources) {
-    std::mt19937 random(4711);
-    for (const char* name : goldens) {
-        const MachineSources good = sourcesOf(name);
-        for (int round = 0; round < 150; ++round) {
-            MachineSources bad = good;
-            switch (random() % 4) {
-                case 0:
-                    bad.statusXml = damage(bad.statusXml, random);
-                    break;
-                case 1:
-                    for (int i = 0; i < 3; ++i) {
-                        std::string& word = bad.running[random() % bad.running.size()];
-                        word = damage(word, random);
-                    }
-                    break;
-                case 2:
-                    for (int i = 0; i < 3; ++i) {
-                        std::string& word = bad.native[random() % bad.native.size()];
-                        word = damage(word, random);
-                    }
-                    break;
-                default:
-                    bad.fdsets = json::parse(damage(bad.fdsets.dump(), random), nullptr, false);
-            }
-            mayThrow([&] { rebuildArguments(bad); });
-        }
+void damageSomeOf(std::vector<std::string>& words, std::mt19937& random) {
+    for (int i = 0; i < 3; ++i) {
+        std::string& word = words[random() % words.size()];
+        word = damage(word, random);
     }
 }
 
-/// Positions of options, as opposed to their values.
+TEST(RebuildArguments, survivesDamagedSources) {
+    std::mt19937 random(27);
+    const std::function<void(MachineSources&)> damages[] = {
+        [&](MachineSources& bad) { bad.statusXml = damage(bad.statusXml, random); },
+        [&](MachineSources& bad) { damageSomeOf(bad.running, random); },
+        [&](MachineSources& bad) { damageSomeOf(bad.native, random); },
+        [&](MachineSources& bad) { bad.fdsets = json::parse(damage(bad.fdsets.dump(), random), nullptr, false); },
+    };
+    for (const char* name : goldens) {
+        const MachineSources good = sourcesOf(name);
+        for (const auto& spoil : damages)
+            for (int round = 0; round < 4; ++round) {
+                MachineSources bad = good;
+                spoil(bad);
+                mayThrow([&] { rebuildArguments(bad); });
+            }
+    }
+}
+
+/// Positions of options, as opposed to their values; the last one is the end.
 std::vector<std::size_t> optionsIn(const std::vector<std::string>& words) {
     std::vector<std::size_t> found;
     for (std::size_t at = 0; at < words.size(); ++at)
@@ -436,44 +434,58 @@ std::vector<std::size_t> optionsIn(const std::vector<std::string>& words) {
     return found;
 }
 
-/// What nobody's arguments look like by accident, but a hostile QEMU's may: whole options doubled, as they are or almost,
-/// dropped, exchanged; values exchanged between options.
-void damageOptions(std::vector<std::string>& words, std::mt19937& random) {
+/// What nobody's arguments look like by accident, but a hostile QEMU's may.
+enum class OptionDamage { Doubled, AlmostDoubled, Dropped, NamesExchanged, ValuesExchanged };
+constexpr OptionDamage optionDamages[] = {OptionDamage::Doubled, OptionDamage::AlmostDoubled, OptionDamage::Dropped,
+                                          OptionDamage::NamesExchanged, OptionDamage::ValuesExchanged};
+
+/// Of one of the options with that name, or of any when there is none; the second one that it takes is any, too.
+void damageOption(std::vector<std::string>& words, const std::string& name, OptionDamage how, std::mt19937& random) {
     const std::vector<std::size_t> starts = optionsIn(words);
-    const std::size_t one = random() % (starts.size() - 1), other = random() % (starts.size() - 1);
-    const auto option = [&](std::size_t index) {
-        return std::vector<std::string>(words.begin() + static_cast<long>(starts[index]),
-                                        words.begin() + static_cast<long>(starts[index + 1]));
-    };
-    std::vector<std::string> copy = option(one);
-    switch (random() % 4) {
-        case 0:
-            if (const std::size_t digit = copy.back().find_last_of("0123456789"); random() % 2 && digit != std::string::npos)
+    std::vector<std::size_t> named;
+    for (std::size_t index = 0; index + 1 < starts.size(); ++index)
+        if (words[starts[index]] == name) named.push_back(index);
+    const std::size_t other = random() % (starts.size() - 1), one = named.empty() ? other : named[random() % named.size()];
+    const auto at = [&](std::size_t index) { return words.begin() + static_cast<long>(starts[index]); };
+    std::vector<std::string> copy(at(one), at(one + 1));
+    switch (how) {
+        case OptionDamage::AlmostDoubled:
+            if (const std::size_t digit = copy.back().find_last_of("0123456789"); digit != std::string::npos)
                 copy.back()[digit] = static_cast<char>('0' + random() % 10);
-            words.insert(words.begin() + static_cast<long>(starts[other]), copy.begin(), copy.end());
+            [[fallthrough]];
+        case OptionDamage::Doubled:
+            words.insert(at(other), copy.begin(), copy.end());
             break;
-        case 1:
-            words.erase(words.begin() + static_cast<long>(starts[one]), words.begin() + static_cast<long>(starts[one + 1]));
+        case OptionDamage::Dropped:
+            words.erase(at(one), at(one + 1));
             break;
-        case 2:
+        case OptionDamage::NamesExchanged:
             std::swap(words[starts[one]], words[starts[other]]);
             break;
-        default:
+        case OptionDamage::ValuesExchanged:
             std::swap(words[starts[one + 1] - 1], words[starts[other + 1] - 1]);
     }
 }
 
 TEST(RebuildArguments, survivesOptionsThatAreDoubledDroppedOrExchanged) {
-    std::mt19937 random(1963);
-    for (const char* name : goldens) {
-        const MachineSources good = sourcesOf(name);
-        for (int round = 0; round < 300; ++round) {
-            MachineSources bad = good;
-            for (std::size_t times = 1 + random() % 3; times > 0; --times)
-                damageOptions(random() % 4 ? bad.running : bad.native, random);
-            mayThrow([&] { rebuildArguments(bad); });
-        }
-    }
+    // All others are passed on as they are.
+    const char* const understood[] = {"-device", "-object",  "-blockdev", "-netdev", "-chardev",
+                                      "-add-fd", "-machine", "-mon",      "-name"};
+    std::mt19937 random(5);
+    std::vector<MachineSources> good;
+    for (const char* name : goldens) good.push_back(sourcesOf(name));
+    std::size_t cases = 0;
+    for (const auto words : {&MachineSources::running, &MachineSources::native})
+        for (const char* name : understood)
+            for (const OptionDamage how : optionDamages)
+                for (const int more : {0, 1}) {
+                    MachineSources bad = good[cases++ % good.size()];
+                    damageOption(bad.*words, name, how, random);
+                    for (int i = 0; i < more; ++i)
+                        damageOption(bad.*words, understood[random() % std::size(understood)],
+                                     optionDamages[random() % std::size(optionDamages)], random);
+                    mayThrow([&] { rebuildArguments(bad); });
+                }
 }
 
 }  // namespace
