@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/golden_twins.h"
-#include "tests/vmm-shim/main_stream_encoder.h"
+#include "tests/support/main_stream_encoder.h"
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/tool/vm_description.h"
 

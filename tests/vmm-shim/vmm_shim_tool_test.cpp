@@ -26,10 +26,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/main_stream_encoder.h"
 #include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/file.h"
-#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
