@@ -106,10 +106,6 @@ std::string toYaml(const ComparePlan& plan) {
     return yamlOf(writeWhole(plan, readPlan));
 }
 
-std::optional<Load> loadNamed(std::string_view text) {
-    return valueNamed<Load>(text);
-}
-
 std::string name(const DeviceSet& devices) {
     if (devices.disk && devices.network) return "disk+network";
     return devices.disk ? "disk" : devices.network ? "network" : "none";

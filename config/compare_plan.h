@@ -88,7 +88,9 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file);
 /// Text that parses to an equal plan.
 std::string toYaml(const ComparePlan& plan);
 
-std::optional<Load> loadNamed(std::string_view text);
+inline std::optional<Load> loadNamed(std::string_view text) {
+    return valueNamed<Load>(text);
+}
 
 /// `disk+network`, `disk`, `network`, `none`.
 std::string name(const DeviceSet& devices);

@@ -65,23 +65,11 @@ Process::Stat Process::stat() const {
     return stat;
 }
 
-std::uint64_t Process::startTime() const {
-    return stat().startTime;
-}
-
 std::vector<std::string> Process::words(const std::string& name) const {
     std::istringstream text(readFile(path(name)));
     std::vector<std::string> words;
     for (std::string word; std::getline(text, word, '\0');) words.push_back(word);
     return words;
-}
-
-std::vector<std::string> Process::commandLine() const {
-    return words("cmdline");
-}
-
-std::vector<std::string> Process::environment() const {
-    return words("environ");
 }
 
 std::string Process::link(const std::string& name) const {

@@ -62,10 +62,10 @@ class Process {
     std::string path(const std::string& name) const { return directory_ + "/" + name; }
 
     /// Also of a zombie; 0 when there is no such process.
-    std::uint64_t startTime() const;
+    std::uint64_t startTime() const { return stat().startTime; }
     /// Throw std::system_error when it is gone, or not ours to look at.
-    std::vector<std::string> commandLine() const;
-    std::vector<std::string> environment() const;
+    std::vector<std::string> commandLine() const { return words("cmdline"); }
+    std::vector<std::string> environment() const { return words("environ"); }
     /// Where a link (`exe`, `cwd`, `ns/user`) leads; empty when it is gone, or not ours to look at.
     std::string link(const std::string& name) const;
     /// What follows `key` on a line of one of its files (`Uid:` in `status`, `iff:` in `fdinfo/7`), without blanks around it;

@@ -76,10 +76,6 @@ std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind) {
     return ::access(path.c_str(), F_OK) == 0 ? inodesOf(unixSockets(), path, kind) : std::set<std::uint64_t>();
 }
 
-bool isListening(const std::string& path) {
-    return !socketsAt(path, SocketKind::Listening).empty();
-}
-
 bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes) {
     if (inodes.empty()) return false;
     const std::set<std::uint64_t> held = Process(pid).sockets();

@@ -65,7 +65,9 @@ bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes);
 
 /// True while some process listens on `path`. Reads /proc/net/unix instead of connecting: a VMM's CPR channel takes one client
 /// only, and a probe would be it.
-bool isListening(const std::string& path);
+inline bool isListening(const std::string& path) {
+    return !socketsAt(path, SocketKind::Listening).empty();
+}
 
 /// The most descriptors that go at once: SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
 constexpr std::size_t mostDescriptorsAtOnce = 253;

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <stdexcept>
+
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -19,32 +20,12 @@ std::string_view impliedKey(std::string_view option) {
 
 /// Options that take no value: qemu-options.hx of QEMU 10.0 and 11.1, those without HAS_ARG.
 bool isFlag(std::string_view option) {
-    static const std::set<std::string_view> flags{"-S",
-                                                  "-daemonize",
-                                                  "-enable-kvm",
-                                                  "-enable-sync-profile",
-                                                  "-full-screen",
-                                                  "-h",
-                                                  "-help",
-                                                  "-jitdump",
-                                                  "-mem-prealloc",
-                                                  "-no-fd-bootchk",
-                                                  "-no-reboot",
-                                                  "-no-shutdown",
-                                                  "-no-user-config",
-                                                  "-nodefaults",
-                                                  "-nographic",
-                                                  "-only-migratable",
-                                                  "-perfmap",
-                                                  "-preconfig",
-                                                  "-s",
-                                                  "-semihosting",
-                                                  "-snapshot",
-                                                  "-usb",
-                                                  "-version",
-                                                  "-xen-attach",
-                                                  "-xen-domid-restrict"};
-    return flags.contains(option);
+    static const std::vector<std::string> flags = split(
+        "-S -daemonize -enable-kvm -enable-sync-profile -full-screen -h -help -jitdump -mem-prealloc -no-fd-bootchk -no-reboot "
+        "-no-shutdown -no-user-config -nodefaults -nographic -only-migratable -perfmap -preconfig -s -semihosting -snapshot -usb "
+        "-version -xen-attach -xen-domid-restrict",
+        ' ');
+    return std::ranges::find(flags, option) != flags.end();
 }
 
 /// The next part up to a comma; two commas are one that belongs to the text (util/keyval.c and qemu-option.c, QEMU 10.0).

@@ -19,7 +19,6 @@ struct DomainPlan {
     JournalDomain domain;
     std::string statusXml;            ///< Read before `native`: while it stays the same, `native` is right.
     std::vector<std::string> native;  ///< See machine_arguments.h.
-    std::string newVersion;           ///< Of the new QEMU.
 };
 
 /// Takes the space for all that is written after the point of no return, and keeps a copy of the status XML. Throws

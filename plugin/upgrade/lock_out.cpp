@@ -199,12 +199,8 @@ LockOutPlan planLockOut(const LockOutSettings& settings) {
     const std::optional<Daemon> now = daemonNow(settings);
     const bool isUnit = !plan.startedUnits.empty();
     if (!now || isUnit) return plan;
-    StoppedDaemon daemon;
-    daemon.program = now->program;
-    daemon.argv = Process(now->pid).commandLine();
-    daemon.environment = Process(now->pid).environment();
-    daemon.directory = Process(now->pid).link("cwd");
-    plan.daemon = std::move(daemon);
+    const Process process(now->pid);
+    plan.daemon = {now->program, process.commandLine(), process.environment(), process.link("cwd")};
     return plan;
 }
 

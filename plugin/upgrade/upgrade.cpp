@@ -141,7 +141,6 @@ class Upgrade {
         plan.domain.capabilityFlags = capabilityFlags(surroundings_.paths.capabilitiesDirectory, readiness.installed.path);
         plan.statusXml = readiness.statusXml;
         plan.native = libvirt.nativeCommand(readiness.domain.uuid);
-        plan.newVersion = readiness.installed.version;
         dropOldRecord(plan.domain);
         return plan;
     }

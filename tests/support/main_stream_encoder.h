@@ -1,4 +1,5 @@
-// A main migration stream as bytes, for tests: what the decoder reads, written by the same description of the format (main_stream.h).
+// A main migration stream as bytes, for tests: what the decoder reads, written by the same description of the format
+// (main_stream.h).
 #pragma once
 
 #include <cstdint>
