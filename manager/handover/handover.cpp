@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "manager/handover/all_steps.h"
 #include "manager/process/process_traits.h"
 #include "manager/resources/memory_files.h"
 #include "manager/resources/memory_room.h"

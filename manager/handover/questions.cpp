@@ -174,9 +174,7 @@ void Questions::askWhatItHolds() {
 /// only, which has better words of its own. QEMU lists the blockers of the mode that is set: it is set for the question, and
 /// back.
 void Questions::askBlockers(std::function<void()> then) {
-    const char* mode = course_.design.state == StatePath::Cpr    ? "cpr-transfer"
-                       : course_.design.state == StatePath::Exec ? "cpr-exec"
-                                                                 : nullptr;
+    const char* mode = migrationMode(course_.design);
     const auto setMode = [this](const char* which, std::function<void()> next) {
         course_.run({{course_.oldVmm.get(), "migrate-set-parameters", {{"mode", which}}}}, std::move(next));
     };
