@@ -1,8 +1,6 @@
 #include "manager/compare/results_file.h"
 
-#include <filesystem>
 #include <stdexcept>
-#include <vector>
 
 #include "manager/record/report.h"
 #include "vmm-shim/file.h"

@@ -1,7 +1,6 @@
 // One round of one design: every VM of a set is handed over once, at the same time, and looked at before, meanwhile and after.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <list>
-#include <vector>
 
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"

@@ -12,7 +12,6 @@
 
 #include "manager/compare/metrics.h"
 #include "manager/compare/results_json.h"
-#include "manager/compare/summary.h"
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"

@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <functional>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>

@@ -11,7 +11,7 @@
 #include "config/design.h"
 #include "config/obstacle.h"
 #include "config/vm_definition.h"
-#include "manager/record/passed_device.h"
+#include "manager/record/vm_record.h"
 #include "manager/resources/memory_room.h"
 #include "manager/vmm/binary_probe.h"
 #include "vmm-shim/ram_blocks.h"

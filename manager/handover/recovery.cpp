@@ -1,6 +1,5 @@
 #include "manager/handover/recovery.h"
 
-#include <chrono>
 #include <filesystem>
 #include <utility>
 

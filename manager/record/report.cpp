@@ -1,7 +1,6 @@
 #include "manager/record/report.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <stdexcept>
 

@@ -1,6 +1,7 @@
 #include "manager/record/state.h"
 
 #include <algorithm>
+#include <array>
 
 namespace vh {
 namespace {

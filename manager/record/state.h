@@ -1,7 +1,6 @@
 // In which state a handover is, and what may happen to it. Names are what reports, the record of a handover and D-Bus have.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <optional>
 #include <string_view>

@@ -21,16 +21,39 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "config/vm_definition.h"
 #include "manager/record/adopted_vm.h"
-#include "manager/record/memory_file.h"
-#include "manager/record/passed_device.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
+
+/// A host's PCI device that is passed through to a guest, as it was found at the first start; see passthrough.h.
+struct PassedDevice {
+    std::string id;
+    std::string address;
+    VfioInterface interface = VfioInterface::Cdev;  ///< Never Auto.
+    unsigned group = 0;                             ///< Its IOMMU group.
+    std::string node;                               ///< `/dev/vfio/devices/vfio0`, or `/dev/vfio/12`.
+    bool bound = false;                             ///< By us, to vfio-pci.
+    struct Owner {
+        uid_t uid = 0;
+        gid_t gid = 0;
+        bool operator==(const Owner&) const = default;
+    };
+    std::optional<Owner> formerOwner;  ///< Of the node, when the VMM's user was made its owner.
+
+    bool operator==(const PassedDevice&) const = default;
+};
+nlohmann::json toJson(const PassedDevice& device);
+
+/// A file that a VMM has guest RAM or an implicit block in.
+struct MemoryFile {
+    FileIdentity identity;
+    std::uint64_t size = 0;  ///< Bytes.
+
+    bool operator==(const MemoryFile&) const = default;
+};
 
 /// One VMM process of a VM.
 struct VmmRecord {

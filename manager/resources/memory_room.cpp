@@ -11,7 +11,6 @@
 #include <initializer_list>
 #include <limits>
 #include <sstream>
-#include <system_error>
 
 #include "manager/process/cgroups.h"
 #include "vmm-shim/unique_fd.h"

@@ -11,7 +11,6 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "manager/process/descriptors.h"
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"

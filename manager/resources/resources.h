@@ -11,7 +11,6 @@
 
 #include "config/vm_definition.h"
 #include "manager/process/child_process.h"
-#include "manager/process/descriptors.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/unique_fd.h"
 

@@ -1,7 +1,5 @@
 #include "manager/service/dbus_client.h"
 
-#include <memory>
-#include <stdexcept>
 #include <utility>
 
 #include "manager/service/dbus_service.h"

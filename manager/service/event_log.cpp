@@ -5,7 +5,6 @@
 
 #include <cstdio>
 #include <iostream>
-#include <utility>
 #include <vector>
 
 #include <glib.h>

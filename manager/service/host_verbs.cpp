@@ -1,6 +1,5 @@
 #include <filesystem>
 #include <set>
-#include <utility>
 
 #include "config/parse.h"
 #include "manager/resources/passthrough.h"

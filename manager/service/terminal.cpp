@@ -1,6 +1,5 @@
 #include "manager/service/terminal.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <termios.h>

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <charconv>
 #include <sstream>
-#include <utility>
 
 namespace vh {
 namespace {

@@ -7,14 +7,13 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "manager/process/event_loop.h"
-#include "manager/record/heartbeat_summary.h"
+#include "manager/record/report.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {

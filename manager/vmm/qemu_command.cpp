@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdint>
-#include <cstdio>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
