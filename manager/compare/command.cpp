@@ -15,7 +15,6 @@
 #include "manager/compare/comparison.h"
 #include "manager/compare/report_page.h"
 #include "manager/compare/results_file.h"
-#include "manager/compare/results_json.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "manager/record/report.h"

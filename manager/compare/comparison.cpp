@@ -13,7 +13,6 @@
 
 #include "config/emit.h"
 #include "manager/compare/inspection.h"
-#include "manager/compare/memory_use.h"
 #include "manager/compare/results_file.h"
 #include "manager/process/event_loop.h"
 #include "manager/resources/resources.h"

@@ -17,33 +17,20 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
 
+#include "vmm-shim/file.h"
 #include "vmm-shim/file_identity.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
 namespace {
-
-/// Files of /proc have no size, and reading one may fail where opening did not.
-std::string contentsOf(const std::string& path) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) throwErrno("open '" + path + "'");
-    std::string text;
-    std::array<char, 65536> buffer{};
-    for (;;) {
-        const ssize_t length = ::read(fd.get(), buffer.data(), buffer.size());
-        if (length < 0 && errno == EINTR) continue;
-        if (length < 0) throwErrno("read '" + path + "'");
-        if (length == 0) return text;
-        text.append(buffer.data(), static_cast<std::size_t>(length));
-    }
-}
 
 /// A descriptor of another process.
 struct Seen {
@@ -58,35 +45,19 @@ struct Seen {
     bool stored() const { return link.starts_with('/') && !memfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
 };
 
-std::string withoutDeleted(const std::string& link) {
-    constexpr std::string_view deleted = " (deleted)";
-    return link.ends_with(deleted) ? link.substr(0, link.size() - deleted.size()) : link;
-}
-
 std::string memfdName(const Seen& seen) {
-    return withoutDeleted(seen.link).substr(std::string_view("/memfd:").size());
+    return withoutDeletedMark(seen.link).substr(std::string_view("/memfd:").size());
 }
 
 /// In the order of their numbers. One that is closed meanwhile is left out.
 std::vector<Seen> descriptorsIn(pid_t pid) {
-    const std::string proc = "/proc/" + std::to_string(pid);
-    std::error_code error;
+    const Process process(pid);
     std::vector<Seen> all;
-    std::filesystem::directory_iterator entries(proc + "/fd", error);
-    if (error) throw std::system_error(error, "list '" + proc + "/fd'");
-    for (; entries != std::filesystem::directory_iterator(); entries.increment(error)) {
-        if (error) break;
-        Seen seen;
-        seen.number = std::atoi(entries->path().filename().c_str());
-        std::error_code gone;
-        seen.link = std::filesystem::read_symlink(entries->path(), gone);
-        if (gone || ::stat(entries->path().c_str(), &seen.file) != 0) continue;
-        std::ifstream info(proc + "/fdinfo/" + std::to_string(seen.number));
-        for (std::string line; std::getline(info, line);)
-            if (line.starts_with("flags:")) seen.flags = static_cast<int>(std::strtol(line.c_str() + 6, nullptr, 8));
-        all.push_back(std::move(seen));
-    }
-    std::ranges::sort(all, {}, &Seen::number);
+    for (const OpenFile& open : process.files())
+        if (const auto status = open.status()) {
+            const std::string flags = process.field("fdinfo/" + std::to_string(open.number), "flags:");
+            all.push_back({open.number, open.target, *status, static_cast<int>(std::strtol(flags.c_str(), nullptr, 8))});
+        }
     return all;
 }
 
@@ -151,7 +122,7 @@ std::string kindOf(const Seen& seen) {
     if (seen.link.starts_with("socket:")) return "socket";
     if (seen.link.starts_with("pipe:")) return "pipe";
     if (seen.memfd()) return "memfd:" + memfdName(seen);
-    return withoutDeleted(seen.link);
+    return withoutDeletedMark(seen.link);
 }
 
 /// The class of an ioctl from what strace calls it: a name, several joined with ` or `, or `_IOC(_IOC_NONE, 0x3b, 0x64, 0)`.
@@ -211,7 +182,34 @@ std::string quoted(const std::string& text) {
     return result + "'";
 }
 
+std::uint64_t privateBytes(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+    std::ifstream rollup(path);
+    std::uint64_t all = 0, shared = 0;
+    std::string word;
+    while (rollup >> word) {
+        if (word == "Pss:") rollup >> all;
+        if (word == "Pss_Shmem:") rollup >> shared;
+    }
+    if (all == 0) throwErrno("read '" + path + "'", ESRCH);
+    return (all - shared) * 1024;
+}
+
 }  // namespace
+
+std::uint64_t memoryInUse(const std::set<pid_t>& pids) {
+    std::uint64_t bytes = 0;
+    std::set<std::pair<dev_t, ino_t>> counted;
+    for (const pid_t pid : pids) {
+        bytes += privateBytes(pid);
+        for (const OpenFile& file : Process(pid).visibleFiles()) {
+            const auto status = file.isMemfd() ? file.status() : std::nullopt;
+            if (!status || !counted.emplace(status->st_dev, status->st_ino).second) continue;
+            bytes += static_cast<std::uint64_t>(status->st_blocks) * 512;
+        }
+    }
+    return bytes;
+}
 
 PageFaults parsePageFaults(std::string_view stat) {
     // The name, field 2, may have blanks and parentheses in it; minflt is field 10 and majflt field 12 (proc(5)).
@@ -228,7 +226,7 @@ PageFaults parsePageFaults(std::string_view stat) {
 }
 
 PageFaults pageFaults(pid_t pid) {
-    return parsePageFaults(contentsOf("/proc/" + std::to_string(pid) + "/stat"));
+    return parsePageFaults(readFile("/proc/" + std::to_string(pid) + "/stat"));
 }
 
 std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
@@ -315,7 +313,7 @@ TraceWrapper::~TraceWrapper() {
 }
 
 TraceCount TraceWrapper::countOf(pid_t pid) const {
-    return parseTrace(contentsOf(directory_ + "/traces/" + std::to_string(pid)));
+    return parseTrace(readFile(directory_ + "/traces/" + std::to_string(pid)));
 }
 
 std::string whyNoTrace() {

@@ -10,8 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "manager/compare/metrics.h"
-#include "manager/compare/results_json.h"
+#include "manager/compare/results_file.h"
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "config/design.h"
-#include "manager/compare/metrics.h"
+#include "manager/compare/summary.h"
 #include "tests/compare/sample_results.h"
 #include "tests/manager/golden.h"
 

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "manager/compare/metrics.h"
+#include "manager/compare/summary.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "tests/compare/sample_results.h"
