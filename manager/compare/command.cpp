@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -244,19 +243,13 @@ int compare(const CompareOptions& options, bool asJson) {
     writeResults(resultsFile, begun.results);
     std::cerr << "compare: seed " << begun.results.seed << ", results in '" << directory << "'" << std::endl;
 
-    Results results;
+    Results results = begun.results;
     bool complete = false;
     {
         ProgressLine line;
-        Comparison comparison(
-            begun.settings, begun.results,
-            [&line](const std::string& what, std::size_t done, std::size_t left) { line.show(what, done, left); });
-        const auto interrupt = [&comparison] { comparison.interrupt(); };
-        const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
-        const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
-        const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
-        complete = comparison.run();
-        results = comparison.results();
+        complete = runComparison(begun.settings, results, [&line](const std::string& what, std::size_t done, std::size_t left) {
+            line.show(what, done, left);
+        });
     }
     const Summary summary = summarize(results);
     writeResults(resultsFile, results, &summary);

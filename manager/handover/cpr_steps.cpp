@@ -30,8 +30,8 @@ class CprSteps : public Steps {
 
     Incoming incoming() const override { return Incoming::Cpr; }
 
-    /// A VMM that waits for CPR state has no monitor yet (system/vl.c:qemu_init, 10.0 and 11.1), and nothing tells that it listens:
-    /// asks.
+    /// A VMM that waits for CPR state has no monitor yet (system/vl.c:qemu_init, 10.0 and 11.1), and nothing tells that it
+    /// listens: asks.
     void awaitStart(Then then) override {
         if (isListening(cprChannelPath(course_.newVmm->directory()))) return then();
         course_.after(milliseconds(2), [this, then = std::move(then)] { awaitStart(then); });
@@ -59,8 +59,8 @@ class CprSteps : public Steps {
         if (course_.passesThrough() || course_.newMigration == "completed") course_.done();
     }
 
-    /// The guest has stopped and its state is not yet sent: what it has done to its devices' interrupts by now is all there is. QEMU
-    /// itself goes on without a vector that was enabled after it wrote its CPR state.
+    /// The guest has stopped and its state is not yet sent: what it has done to its devices' interrupts by now is all there is.
+    /// QEMU itself goes on without a vector that was enabled after it wrote its CPR state.
     void aboutToSwitch() override {
         std::set<std::string> known = eventfdsBefore_;
         const std::set<std::string> now = eventfdsOf(course_.record().vmm.pid);

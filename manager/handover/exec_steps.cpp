@@ -108,7 +108,8 @@ class ExecSteps : public Steps {
         return true;
     }
 
-    /// Nobody can say that the old VMM will not execute the new one: has its migration cancelled, and lets what comes of it decide.
+    /// Nobody can say that the old VMM will not execute the new one: has its migration cancelled, and lets what comes of it
+    /// decide.
     void withdraw() override {
         course_.dropPauseBudget();
         if (!isUnderWay()) return course_.done();

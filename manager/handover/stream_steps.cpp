@@ -74,8 +74,8 @@ class FileSteps : public Steps {
         if (course_.newMigration == "completed") course_.done();
     }
 
-    /// The file has no name, and all of the guest's RAM in it, as long as somebody has it open: a manager that comes after the record
-    /// would not know of it.
+    /// The file has no name, and all of the guest's RAM in it, as long as somebody has it open: a manager that comes after the
+    /// record would not know of it.
     void retire(Then then) override { course_.tidy(*course_.newVmm, "remove-fd", {{"fdset-id", stateFdset}}, std::move(then)); }
 
     void undo(Then then) override { course_.tidy(*course_.oldVmm, "remove-fd", {{"fdset-id", stateFdset}}, std::move(then)); }
