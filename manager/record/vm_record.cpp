@@ -20,6 +20,11 @@
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileIdentity, device, inode)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(KeptDescriptor, descriptor, file)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NodeOwner, uid, gid)
+
 namespace {
 
 using nlohmann::json;
@@ -28,23 +33,17 @@ namespace fs = std::filesystem;
 constexpr int recordFormat = 1;
 constexpr std::string_view beingSettled = "an interrupted verb is being settled\n";
 
-json toJson(const FileIdentity& file) {
-    return {{"device", file.device}, {"inode", file.inode}};
-}
-
-FileIdentity fileFromJson(const json& value) {
-    return {value.at("device").get<std::uint64_t>(), value.at("inode").get<std::uint64_t>()};
-}
-
 json toJson(const VmmRecord& vmm) {
-    json value{{"generation", vmm.generation}, {"pid", vmm.pid},   {"startTime", vmm.startTime},
-               {"binary", vmm.binary},         {"kind", vmm.kind}, {"version", vmm.version}};
-    if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
-    for (const auto& [name, kept] : vmm.vfio)
-        value["vfio"][name] = {{"descriptor", kept.descriptor}, {"file", toJson(kept.file)}};
+    json value{{"generation", vmm.generation},
+               {"pid", vmm.pid},
+               {"startTime", vmm.startTime},
+               {"binary", vmm.binary},
+               {"kind", vmm.kind},
+               {"version", vmm.version},
+               {"disks", vmm.disks}};
+    if (vmm.ramDescriptor) value["ram"] = KeptDescriptor{*vmm.ramDescriptor, vmm.ram};
+    if (!vmm.vfio.empty()) value["vfio"] = vmm.vfio;
     if (vmm.inboxDescriptor) value["inbox"] = *vmm.inboxDescriptor;
-    value["disks"] = json::object();
-    for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
     return value;
 }
 
@@ -57,14 +56,13 @@ VmmRecord vmmFromJson(const json& value) {
     vmm.kind = value.value("kind", vmm.kind);
     value.at("version").get_to(vmm.version);
     if (value.contains("ram")) {
-        vmm.ramDescriptor = value.at("ram").at("descriptor").get<int>();
-        vmm.ram = fileFromJson(value.at("ram").at("file"));
+        const auto ram = value.at("ram").get<KeptDescriptor>();
+        vmm.ramDescriptor = ram.descriptor;
+        vmm.ram = ram.file;
     }
-    const json devices = value.value("vfio", json::object());
-    for (const auto& [name, kept] : devices.items())
-        vmm.vfio[name] = {kept.at("descriptor").get<int>(), fileFromJson(kept.at("file"))};
+    if (value.contains("vfio")) value.at("vfio").get_to(vmm.vfio);
     if (value.contains("inbox")) vmm.inboxDescriptor = value.at("inbox").get<int>();
-    for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
+    value.at("disks").get_to(vmm.disks);
     return vmm;
 }
 
@@ -76,10 +74,7 @@ PassedDevice passedDeviceFromJson(const json& value) {
     value.at("group").get_to(device.group);
     value.at("node").get_to(device.node);
     value.at("bound").get_to(device.bound);
-    if (value.contains("formerOwner")) {
-        const json& owner = value.at("formerOwner");
-        device.formerOwner = PassedDevice::Owner{owner.at("uid").get<uid_t>(), owner.at("gid").get<gid_t>()};
-    }
+    if (value.contains("formerOwner")) device.formerOwner = value.at("formerOwner").get<NodeOwner>();
     return device;
 }
 
@@ -97,7 +92,7 @@ void removeIncomingSockets(const std::string& directory) {
 json toJson(const PassedDevice& device) {
     json value{{"id", device.id},       {"address", device.address}, {"interface", name(device.interface)},
                {"group", device.group}, {"node", device.node},       {"bound", device.bound}};
-    if (device.formerOwner) value["formerOwner"] = {{"uid", device.formerOwner->uid}, {"gid", device.formerOwner->gid}};
+    if (device.formerOwner) value["formerOwner"] = *device.formerOwner;
     return value;
 }
 
@@ -171,7 +166,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         value.at("guestWasRunning").get_to(record.guestWasRunning);
         if (value.contains("oomScore")) record.oomScore = value.at("oomScore").get<int>();
         for (const json& kept : value.value("memoryBefore", json::array()))
-            record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
+            record.memoryBefore.push_back({kept.get<FileIdentity>(), kept.at("size").get<std::uint64_t>()});
         const std::string vm = value.contains("vm")
                                    ? value.at("vm").get<std::string>()  // Not there in those of earlier releases.
                                : record.adopted ? vm_
@@ -213,7 +208,7 @@ void VmDirectory::write(const VmRecord& record) const {
     if (record.standingBy) value["standingBy"] = true;
     if (record.oomScore) value["oomScore"] = *record.oomScore;
     for (const MemoryFile& kept : record.memoryBefore) {
-        value["memoryBefore"].push_back(toJson(kept.identity));
+        value["memoryBefore"].push_back(kept.identity);
         value["memoryBefore"].back()["size"] = kept.size;
     }
     // A guest may be waiting for this, and it ends with the host: so not for the disk (fsync(2)), where that is not /run's tmpfs.

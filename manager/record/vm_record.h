@@ -28,6 +28,13 @@
 
 namespace vh {
 
+struct NodeOwner {
+    uid_t uid = 0;
+    gid_t gid = 0;
+
+    bool operator==(const NodeOwner&) const = default;
+};
+
 /// A host's PCI device that is passed through to a guest, as it was found at the first start; see passthrough.h.
 struct PassedDevice {
     std::string id;
@@ -36,12 +43,7 @@ struct PassedDevice {
     unsigned group = 0;                             ///< Its IOMMU group.
     std::string node;                               ///< `/dev/vfio/devices/vfio0`, or `/dev/vfio/12`.
     bool bound = false;                             ///< By us, to vfio-pci.
-    struct Owner {
-        uid_t uid = 0;
-        gid_t gid = 0;
-        bool operator==(const Owner&) const = default;
-    };
-    std::optional<Owner> formerOwner;  ///< Of the node, when the VMM's user was made its owner.
+    std::optional<NodeOwner> formerOwner;           ///< Of the node, when the VMM's user was made its owner.
 
     bool operator==(const PassedDevice&) const = default;
 };
@@ -53,6 +55,14 @@ struct MemoryFile {
     std::uint64_t size = 0;  ///< Bytes.
 
     bool operator==(const MemoryFile&) const = default;
+};
+
+/// A descriptor number inside a process, and the file that must be found there.
+struct KeptDescriptor {
+    int descriptor = 0;
+    FileIdentity file;
+
+    bool operator==(const KeptDescriptor&) const = default;
 };
 
 /// One VMM process of a VM.
@@ -67,14 +77,8 @@ struct VmmRecord {
     /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
-    /// Passed-through devices that the manager opened (passthrough.h), by the resource's name: a descriptor number inside the
-    /// process, and the file that must be found there.
-    struct Kept {
-        int descriptor = 0;
-        FileIdentity file;
-        bool operator==(const Kept&) const = default;
-    };
-    std::map<std::string, Kept> vfio;
+    /// Passed-through devices that the manager opened (passthrough.h), by the resource's name.
+    std::map<std::string, KeptDescriptor> vfio;
     /// Where its inbox is (vmm-shim/exec_inbox.h), a descriptor number inside the process; none in a VMM that is never executed.
     std::optional<int> inboxDescriptor;
     std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.

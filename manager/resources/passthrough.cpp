@@ -288,7 +288,7 @@ void openTheWay(PassedDevice& found, const VfioDevice& wanted, const Identity& i
                                  "; run the manager as root, or give this user the node");
     if (::chown(groupNode.c_str(), identity.uid, identity.gid) != 0)
         throw std::runtime_error("give '" + groupNode + "' to the VMM's user: " + errorText());
-    found.formerOwner = PassedDevice::Owner{status.st_uid, status.st_gid};
+    found.formerOwner = NodeOwner{status.st_uid, status.st_gid};
 }
 
 }  // namespace

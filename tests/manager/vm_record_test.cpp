@@ -88,7 +88,12 @@ TEST_F(VmRecordTest, isNotThereAtFirst) {
 TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     VmRecord record = exampleRecord();
     record.vmm.vfio = {{"iommufd0", {5, {1, 2}}}, {"vfio/hd0", {6, {1, 3}}}};
-    record.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0", .bound = true}};
+    record.passthrough = {{.id = "hd0",
+                           .address = "0000:00:10.0",
+                           .group = 7,
+                           .node = "/dev/vfio/devices/vfio0",
+                           .bound = true,
+                           .formerOwner = NodeOwner{1, 2}}};
     for (const bool underHandover : {false, true}) {
         if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
         if (underHandover) record.oomScore = -500;
