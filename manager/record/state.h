@@ -45,6 +45,8 @@ constexpr bool isFinal(State state) {
 }
 
 std::string_view name(State state);
+/// What is done in it, for people; empty when it is final.
+std::string_view explanation(State state);
 std::string_view name(Event event);
 std::optional<State> stateNamed(std::string_view text);
 

@@ -163,4 +163,14 @@ class Host : public Verbs {
     GuestListener guestListener_;
 };
 
+// What the verbs have in common to say.
+VerbResult failure(ExitCode code, const std::string& error);
+VerbResult noSuchVm(const std::string& vm);
+
+/// What `list` says of a VM, and `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
+nlohmann::json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
+
+/// Of a VMM that was sent SIGKILL and has not ended.
+std::string leftText(const VmRecord& record);
+
 }  // namespace vh

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 
 namespace vh {
 namespace {

@@ -2,7 +2,6 @@
 #include <utility>
 
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {

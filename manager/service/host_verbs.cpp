@@ -4,7 +4,6 @@
 #include "config/parse.h"
 #include "manager/resources/passthrough.h"
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 
 namespace vh {
 namespace {
