@@ -19,9 +19,9 @@
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
 #include "manager/compare/round.h"
-#include "manager/compare/scratch_directory.h"
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
+#include "manager/record/last_report.h"
 #include "manager/resources/resources.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
@@ -39,12 +39,7 @@ constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
 
 std::string utcNow() {
-    const std::time_t now = std::time(nullptr);
-    std::tm parts{};
-    ::gmtime_r(&now, &parts);
-    char text[32];
-    std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
-    return text;
+    return utc(std::time(nullptr));
 }
 
 /// Reads from /proc of a process that may end at any moment; what could not be read stays as it is.
@@ -76,7 +71,7 @@ class Comparison {
  public:
     Comparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress)
         : settings_(settings), results_(results), progress_(progress) {
-        if (results_.scratchDirectory) ScratchDirectory::remove(*results_.scratchDirectory);
+        if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
         if (!settings_.evenIfBusy) requireIdleHost();
         traceProblem_ = whyNoTrace();
         if (!traceProblem_.empty()) note("ioctls were not counted: " + traceProblem_);
@@ -97,7 +92,7 @@ class Comparison {
             complete = false;
         }
         control_.reset();
-        ScratchDirectory::remove(scratch_.path());
+        ComparisonDirectory::remove(scratch_.path());
         results_.scratchDirectory.reset();
         return complete;
     }
@@ -424,7 +419,7 @@ class Comparison {
     std::string networkProblem_;
     std::string traceProblem_;
     std::size_t handoversDone_ = 0;
-    ScratchDirectory scratch_;
+    ComparisonDirectory scratch_;
     std::optional<VmControl> control_;
 };
 

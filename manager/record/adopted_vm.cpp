@@ -8,15 +8,14 @@
 
 namespace vh {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TapSettings, headerBytes, offloads)
-
 using nlohmann::json;
 
 namespace {
 
 json toJson(const AdoptedVm::Descriptor& descriptor) {
     json value{{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}, {"path", descriptor.path}};
-    if (descriptor.tap) value["settings"] = descriptor.settings;
+    if (descriptor.tap)
+        value["settings"] = {{"headerBytes", descriptor.settings.headerBytes}, {"offloads", descriptor.settings.offloads}};
     return value;
 }
 
@@ -49,7 +48,8 @@ AdoptedVm adoptedVmFromJson(const json& value) {
     value.at("models").get_to(vm.models);
     for (const json& entry : value.at("descriptors")) {
         AdoptedVm::Descriptor descriptor{entry.at("number").get<int>(), entry.at("of").get<int>(), entry.at("tap").get<bool>()};
-        if (const json settings = entry.value("settings", json()); settings.is_object()) settings.get_to(descriptor.settings);
+        if (const json settings = entry.value("settings", json()); settings.is_object())
+            descriptor.settings = {settings.at("headerBytes").get<int>(), settings.at("offloads").get<unsigned>()};
         descriptor.path = entry.value("path", "");
         vm.descriptors.push_back(descriptor);
     }

@@ -7,8 +7,10 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +19,10 @@
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
+
+/// What stands behind a line's letter: a number, or `KEY=NUMBER ...`. What is neither is passed over.
+std::optional<std::uint64_t> probeNumber(std::string_view text);
+std::map<std::string, std::uint64_t> probeStatus(const std::string& text);
 
 class HeartbeatMonitor {
  public:
