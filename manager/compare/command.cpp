@@ -119,8 +119,7 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (plan.guest.kernel.empty() || plan.guest.initrd.empty())
         throw std::invalid_argument(
             "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes "
-            "it), or "
-            "give the definition of a VM of your own");
+            "it), or give the definition of a VM of your own");
 }
 
 std::string newOutputDirectory() {

@@ -22,7 +22,7 @@
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/last_report.h"
-#include "manager/resources/resources.h"
+#include "manager/resources/memory_room.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
@@ -196,8 +196,7 @@ class Comparison {
             return;
         }
         note("in cells of " + formatSize(configuration.ramBytes) +
-             " the designs that need RAM of the manager's and those that need RAM of the VMM's own "
-             "were measured in turns of " +
+             " the designs that need RAM of the manager's and those that need RAM of the VMM's own were measured in turns of " +
              std::to_string(batchRounds) + " rounds and not within each round: " +
              (hasDevices ? "passed-through devices are there only once" : "memory is not enough for both"));
         for (unsigned first = 1; first <= rounds; first += batchRounds)

@@ -16,7 +16,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -184,13 +183,9 @@ std::string quoted(const std::string& text) {
 
 std::uint64_t privateBytes(pid_t pid) {
     const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
-    std::ifstream rollup(path);
-    std::uint64_t all = 0, shared = 0;
-    std::string word;
-    while (rollup >> word) {
-        if (word == "Pss:") rollup >> all;
-        if (word == "Pss_Shmem:") rollup >> shared;
-    }
+    const std::string rollup = readIfThere(path);
+    const auto kilobytes = [&](const char* key) { return std::strtoull(valueIn(rollup, key).c_str(), nullptr, 10); };
+    const std::uint64_t all = kilobytes("Pss:"), shared = kilobytes("Pss_Shmem:");
     if (all == 0) throwErrno("read '" + path + "'", ESRCH);
     return (all - shared) * 1024;
 }

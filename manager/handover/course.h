@@ -144,9 +144,9 @@ class Course {
     void dropPauseBudget() { pauseBudget_.reset(); }
 
     std::chrono::milliseconds deadlineOf(State state) const;
-    double sinceBeginMs() const;
+    double sinceBeginMs() const { return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count(); }
     std::string errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const;
-    std::string describe(const VmmProcess& vmm) const;
+    std::string describe(const VmmProcess& vmm) const { return &vmm == oldVmm.get() ? "the old VMM" : "the new VMM"; }
     Identity identity() const;  ///< Whom the VMMs run as.
 
     /// Where a failure must not stop what is being done: only a manager that comes after this one's death goes by the record, and

@@ -357,8 +357,7 @@ void Handover::finish() {
             record().retiring = newVmm->record();
             warn("the new VMM, pid " + std::to_string(newVmm->record().pid) +
                  ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer?). It "
-                 "never "
-                 "had the guest and never will; every further command on this VM tries to end it first");
+                 "never had the guest and never will; every further command on this VM tries to end it first");
         }
         keepRecord();
     }
@@ -395,9 +394,8 @@ void Handover::describeEnd() {
     report.oldVmmLeft = true;
     warn("the old VMM, pid " + std::to_string(oldVmm->record().pid) +
          ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer?). The guest runs "
-         "on "
-         "the new VMM and the old one can never run it again, but it still has the guest's memory and files open; every further "
-         "command on this VM tries to end it first");
+         "on the new VMM and the old one can never run it again, but it still has the guest's memory and files open; every "
+         "further command on this VM tries to end it first");
 }
 
 }  // namespace vh

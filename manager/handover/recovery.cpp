@@ -330,10 +330,9 @@ void Recovery::letOldRun() {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
         if (runState == RunState::Unsaid) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
         if (!record_.passthrough.empty() && runState == RunState::PostMigrate)
-            return finish(
-                "the new VMM is gone, and the old one, " + pidOf(old_) +
-                ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
-                "start it again");
+            return finish("the new VMM is gone, and the old one, " + pidOf(old_) +
+                          ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM "
+                          "and start it again");
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
             emptyInbox();

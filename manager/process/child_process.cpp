@@ -283,10 +283,6 @@ ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
     return process;
 }
 
-ChildProcess ChildProcess::of(pid_t pid) {
-    return adopt(pid, Process(pid).startTime());
-}
-
 bool ChildProcess::alive() const {
     return handle_ && handle_->alive();
 }

@@ -75,7 +75,7 @@ class ChildProcess {
     /// belongs to a process that started at another time.
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
     /// Whoever has this pid now.
-    static ChildProcess of(pid_t pid);
+    static ChildProcess of(pid_t pid) { return adopt(pid, Process(pid).startTime()); }
 
     pid_t pid() const { return pid_; }
     std::uint64_t startTime() const { return startTime_; }

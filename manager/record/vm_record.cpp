@@ -113,6 +113,13 @@ VmDefinition VmRecord::definition() const {
     return definition;
 }
 
+std::vector<VmmRecord> VmRecord::vmms() const {
+    std::vector<VmmRecord> all{vmm};
+    for (const std::optional<VmmRecord>& other : {fresh, retiring})
+        if (other) all.push_back(*other);
+    return all;
+}
+
 void VmRecord::forgetHandover() {
     fresh.reset();
     toldToRun = false;
@@ -246,8 +253,7 @@ void VmDirectory::removeGeneration(unsigned number) const {
 
 void VmDirectory::removeOtherGenerations(const VmRecord& record) const {
     std::set<std::string> used;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
-        if (vmm) used.insert(std::to_string(vmm->generation));
+    for (const VmmRecord& vmm : record.vmms()) used.insert(std::to_string(vmm.generation));
     std::error_code ignored;
     for (const fs::directory_entry& entry : fs::directory_iterator(path(), ignored)) {
         const std::string number = entry.path().filename();

@@ -113,6 +113,9 @@ struct VmRecord {
     /// handover goes by: its name is its title.
     VmDefinition definition() const;
 
+    /// All that it names.
+    std::vector<VmmRecord> vmms() const;
+
     /// When a handover is over, whichever VMM is kept: nothing of it stays but `retiring`.
     void forgetHandover();
 };

@@ -95,6 +95,10 @@ std::string setOomScore(pid_t pid, int score) {
     return "set '" + scoreFile(pid) + "' to " + text + ": " + std::strerror(errno);
 }
 
+std::uint64_t availableMemoryBytes() {
+    return sumOf("/proc/meminfo", {"MemAvailable:"}) * 1024;
+}
+
 std::optional<MemoryRoom> leastMemoryRoom(pid_t pid, const std::string& procRoot) {
     std::optional<MemoryRoom> least;
     const std::uint64_t freeSwap = sumOf(procRoot + "/meminfo", {"SwapFree:"}) * 1024;

@@ -245,9 +245,6 @@ void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done
 void DbusClient::destroy(const std::string& vm, Done done) {
     call("Destroy", g_variant_new("(@s)", text(vm)), Answer::Later, std::move(done));
 }
-void DbusClient::list(Done done) {
-    call("List", nullptr, Answer::AtOnce, std::move(done));
-}
 void DbusClient::show(const std::string& vm, Done done) {
     call("Show", g_variant_new("(@s)", text(vm)), Answer::AtOnce, std::move(done));
 }

@@ -60,8 +60,7 @@ std::string leftText(const VmRecord& record) {
            ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
            "/stack' says what it waits for). The guest runs on pid " + std::to_string(record.vmm.pid) +
            " and that one can never run it again, but it still has the guest's memory and files open; every further command on "
-           "this "
-           "VM tries to end it first";
+           "this VM tries to end it first";
 }
 
 Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
@@ -154,7 +153,13 @@ void Host::show(const std::string& vm, Done done) {
 }
 
 void Host::console(const std::string& vm, Done done) {
-    done(consoleOf(vm));
+    const VerbResult known = recorded(vm);
+    if (known.code != ExitCode::Done) return done(known);
+    const JsonReader value(known.value);
+    if (value.text("/definition/console.enabled") != "true")
+        return done(failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so"));
+    if (value.text("/state") == "dead") return done(failure(ExitCode::Refused, "vm '" + vm + "' is dead"));
+    done({ExitCode::Done, {{"vm", vm}, {"socket", value.text("/directory") + "/console.sock"}}});
 }
 
 void Host::fillStates(json summaries, std::function<void(json)> then) {
@@ -197,15 +202,6 @@ VerbResult Host::recorded(const std::string& vm) const {
     } catch (const std::exception& error) {
         return failure(ExitCode::Refused, error.what());
     }
-}
-
-VerbResult Host::consoleOf(const std::string& vm) const {
-    const VerbResult show = recorded(vm);
-    if (show.code != ExitCode::Done) return show;
-    if (JsonReader(show.value).text("/definition/console.enabled") != "true")
-        return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
-    if (JsonReader(show.value).text("/state") == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
-    return {ExitCode::Done, {{"vm", vm}, {"socket", JsonReader(show.value).text("/directory") + "/console.sock"}}};
 }
 
 }  // namespace vh

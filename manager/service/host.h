@@ -101,7 +101,6 @@ class Host : public Verbs {
     /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
     void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
     VerbResult recorded(const std::string& vm) const;
-    VerbResult consoleOf(const std::string& vm) const;
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
     /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
     void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);

@@ -5,12 +5,9 @@
 #include "manager/service/host.h"
 
 namespace vh {
-namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-}  // namespace
 
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
     std::string vm;

@@ -6,12 +6,9 @@
 #include "manager/service/host.h"
 
 namespace vh {
-namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-}  // namespace
 
 void Host::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
     const bool isFile = what.find('/') != std::string::npos || what.ends_with(".yaml");

@@ -179,8 +179,7 @@ std::string listText(const json& value) {
         if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
         if (vm.text("/state") == "handover interrupted")
             errors += "vm '" + vm.text("/vm") +
-                      "': a manager died in the middle of a handover, and its guest may stand still; "
-                      "'virt-handover upgrade " +
+                      "': a manager died in the middle of a handover, and its guest may stand still; 'virt-handover upgrade " +
                       vm.text("/vm") + " --dry-run' finishes or undoes that\n";
     }
     return table.text() + errors;

@@ -71,8 +71,8 @@ bool isVmmOf(const VmDirectory& directory, pid_t pid) {
 
 std::set<pid_t> livePids(const VmRecord& record) {
     std::set<pid_t> pids;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
-        if (vmm && ChildProcess::adopt(vmm->pid, vmm->startTime).alive()) pids.insert(vmm->pid);
+    for (const VmmRecord& vmm : record.vmms())
+        if (isAlive(vmm)) pids.insert(vmm.pid);
     return pids;
 }
 
@@ -114,8 +114,7 @@ std::vector<StrayVmm> StrayCheck::found(const std::vector<UnixSocket>& sockets) 
 std::string StrayCheck::outOfDate(const std::vector<UnixSocket>& sockets) const {
     if (!record_) return {};
     std::set<std::string> known;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record_->vmm), record_->fresh, record_->retiring})
-        if (vmm) known.insert(directory_.generation(vmm->generation));
+    for (const VmmRecord& vmm : record_->vmms()) known.insert(directory_.generation(vmm.generation));
     const std::map<std::uint64_t, std::string> monitors = monitorsOf(directory_, sockets);
     for (const pid_t pid : keep_) {
         std::set<std::string> its;
