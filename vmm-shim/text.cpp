@@ -11,13 +11,17 @@ constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
 
 }  // namespace
 
+std::string fixed(double number, int decimals) {
+    char text[400];  // The greatest double has 309 digits.
+    std::snprintf(text, sizeof(text), "%.*f", decimals, number);
+    return text;
+}
+
 std::string roundedSize(double bytes) {
     std::size_t unit = 0;
     // What would be shown as 1024 is one of the next unit.
     for (; unit + 1 < units.size() && bytes >= 1023.95; ++unit) bytes /= 1024;
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.1f", bytes);
-    std::string number = text;
+    std::string number = fixed(bytes, 1);
     if (number.ends_with(".0")) number.resize(number.size() - 2);
     return number + " " + units[unit];
 }

@@ -24,6 +24,9 @@ std::string joined(const Items& items, std::string_view separator = ", ") {
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.
 std::string roundedSize(double bytes);
 
+/// `1.50`
+std::string fixed(double number, int decimals);
+
 /// `2 MiB`, or `2097153 bytes`: never rounded.
 std::string exactSize(std::uint64_t bytes);
 

@@ -4,13 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -31,12 +31,6 @@ double percent(std::uint64_t before, std::uint64_t after, const CpuTimes& first,
     // Counters of single CPUs may go back by a tick (proc(5)), and CPUs may be taken away.
     if (after <= before || last.total() <= first.total()) return 0;
     return 100.0 * static_cast<double>(after - before) / static_cast<double>(last.total() - first.total());
-}
-
-std::string oneDecimal(double value) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.1f", value);
-    return text;
 }
 
 }  // namespace
@@ -68,10 +62,10 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
                                    double stealLimitPercent, unsigned cpus) {
     if (cpus == 0) cpus = static_cast<unsigned>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
     if (const double steal = stealPercent(before, after); steal > stealLimitPercent)
-        return "its hypervisor took " + oneDecimal(steal) + " % of its CPU time away, more than " +
-               oneDecimal(stealLimitPercent) + " %";
+        return "its hypervisor took " + fixed(steal, 1) + " % of its CPU time away, more than " + fixed(stealLimitPercent, 1) +
+               " %";
     if (const double busy = busyPercent(before, after); busy > 50)
-        return "other processes used " + oneDecimal(busy) + " % of its CPU time, more than half";
+        return "other processes used " + fixed(busy, 1) + " % of its CPU time, more than half";
     if (runnableSamples.empty()) return std::nullopt;
     const auto middle = runnableSamples.begin() + static_cast<std::ptrdiff_t>(runnableSamples.size() / 2);
     std::nth_element(runnableSamples.begin(), middle, runnableSamples.end());

@@ -32,20 +32,17 @@ namespace vh {
 namespace {
 
 /// A descriptor of another process.
-struct Seen {
-    int number = 0;
-    std::string link;  ///< `/dev/kvm`, `socket:[4711]`, `/memfd:vm/ram0 (deleted)`, `anon_inode:[eventfd]`.
+struct Seen : OpenFile {
     struct stat file {};
     int flags = 0;  ///< As open() takes them.
 
     FileIdentity identity() const { return {file.st_dev, file.st_ino}; }
-    bool memfd() const { return link.starts_with("/memfd:"); }
     /// An image, a log or a device that one may be.
-    bool stored() const { return link.starts_with('/') && !memfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
+    bool stored() const { return target.starts_with('/') && !isMemfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
 };
 
 std::string memfdName(const Seen& seen) {
-    return withoutDeletedMark(seen.link).substr(std::string_view("/memfd:").size());
+    return withoutDeletedMark(seen.target).substr(std::string_view("/memfd:").size());
 }
 
 /// In the order of their numbers. One that is closed meanwhile is left out.
@@ -55,7 +52,7 @@ std::vector<Seen> descriptorsIn(pid_t pid) {
     for (const OpenFile& open : process.files())
         if (const auto status = open.status()) {
             const std::string flags = process.field("fdinfo/" + std::to_string(open.number), "flags:");
-            all.push_back({open.number, open.target, *status, static_cast<int>(std::strtol(flags.c_str(), nullptr, 8))});
+            all.push_back({open, *status, static_cast<int>(std::strtol(flags.c_str(), nullptr, 8))});
         }
     return all;
 }
@@ -66,18 +63,18 @@ class InheritedNames {
     InheritedNames(const Resources& inherited, const std::vector<Seen>& all) : inherited_(inherited) {
         if (!inherited.has("ram0")) return;
         for (const Seen& seen : all)
-            if (seen.number == inherited.numberOf("ram0") && seen.memfd()) ram_ = seen.identity();
+            if (seen.number == inherited.numberOf("ram0") && seen.isMemfd()) ram_ = seen.identity();
     }
 
     std::optional<std::string> of(const Seen& seen) {
-        if (seen.memfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
-        if (seen.link == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
+        if (seen.isMemfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
+        if (seen.target == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
         if (seen.stored()) return storedName(seen);
         for (const std::string& name : inherited_.names()) {
             if (inherited_.numberOf(name) != seen.number) continue;
             const bool socket = name == "qmp" || name == "console" || name == "heartbeat";
             if (socket && S_ISSOCK(seen.file.st_mode)) return name;
-            if (name.starts_with("tap/") && seen.link == "/dev/net/tun") return name;
+            if (name.starts_with("tap/") && seen.target == "/dev/net/tun") return name;
         }
         return std::nullopt;
     }
@@ -113,15 +110,15 @@ bool sameDescription(pid_t one, int first, pid_t other, int second) {
 /// A short name for what a VMM made itself.
 std::string kindOf(const Seen& seen) {
     constexpr std::string_view anonymous = "anon_inode:";
-    if (seen.link.starts_with(anonymous)) {
-        std::string kind = seen.link.substr(anonymous.size());
+    if (seen.target.starts_with(anonymous)) {
+        std::string kind = seen.target.substr(anonymous.size());
         if (kind.size() > 2 && kind.front() == '[' && kind.back() == ']') kind = kind.substr(1, kind.size() - 2);
         return kind;
     }
-    if (seen.link.starts_with("socket:")) return "socket";
-    if (seen.link.starts_with("pipe:")) return "pipe";
-    if (seen.memfd()) return "memfd:" + memfdName(seen);
-    return withoutDeletedMark(seen.link);
+    if (seen.target.starts_with("socket:")) return "socket";
+    if (seen.target.starts_with("pipe:")) return "pipe";
+    if (seen.isMemfd()) return "memfd:" + memfdName(seen);
+    return withoutDeletedMark(seen.target);
 }
 
 /// The class of an ioctl from what strace calls it: a name, several joined with ` or `, or `_IOC(_IOC_NONE, 0x3b, 0x64, 0)`.
@@ -194,12 +191,12 @@ std::uint64_t privateBytes(pid_t pid) {
 
 std::uint64_t memoryInUse(const std::set<pid_t>& pids) {
     std::uint64_t bytes = 0;
-    std::set<std::pair<dev_t, ino_t>> counted;
+    std::set<FileIdentity> counted;
     for (const pid_t pid : pids) {
         bytes += privateBytes(pid);
         for (const OpenFile& file : Process(pid).visibleFiles()) {
             const auto status = file.isMemfd() ? file.status() : std::nullopt;
-            if (!status || !counted.emplace(status->st_dev, status->st_ino).second) continue;
+            if (!status || !counted.insert({status->st_dev, status->st_ino}).second) continue;
             bytes += static_cast<std::uint64_t>(status->st_blocks) * 512;
         }
     }
@@ -236,11 +233,11 @@ std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Res
         }
         // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
         const bool passed = std::ranges::any_of(before, [&](const Seen& older) {
-            if (seen.memfd()) return older.memfd() && older.identity() == seen.identity();
-            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.link == seen.link &&
+            if (seen.isMemfd()) return older.isMemfd() && older.identity() == seen.identity();
+            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.target == seen.target &&
                    sameDescription(oldPid, older.number, newPid, seen.number);
         });
-        const std::string name = passed && seen.memfd() ? memfdName(seen) : kindOf(seen);
+        const std::string name = passed && seen.isMemfd() ? memfdName(seen) : kindOf(seen);
         found.push_back({name, passed ? "old VMM" : "new VMM", passed ? passedBy : ""});
     }
     return found;

@@ -62,38 +62,39 @@ constexpr bool mayBeAbsent(std::string_view member) {
     return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory";
 }
 
-auto valuesOf(Design) {
-    return allDesigns();
-}
-auto valuesOf(Load) {
-    return allLoads;
-}
-auto valuesOf(Outcome) {
-    return allOutcomes;
+template <typename Value>
+auto allOf() {
+    if constexpr (std::is_same_v<Value, Design>)
+        return allDesigns();
+    else if constexpr (std::is_same_v<Value, Load>)
+        return allLoads;
+    else
+        return allOutcomes;
 }
 
-template <typename>
-constexpr bool isOptional = false;
 template <typename Value>
-constexpr bool isOptional<std::optional<Value>> = true;
-template <typename>
-constexpr bool isList = false;
+concept Optional = requires(Value value) {
+    value.has_value();
+};
 template <typename Value>
-constexpr bool isList<std::vector<Value>> = true;
-template <typename>
-constexpr bool isMap = false;
-template <typename Key, typename Value>
-constexpr bool isMap<std::map<Key, Value>> = true;
+concept Map = requires {
+    typename Value::mapped_type;
+};
+template <typename Value>
+concept List = requires(Value value) {
+    value.push_back(value.front());
+}
+&&!std::is_same_v<Value, std::string>;
 
 template <typename Value>
 json written(const Value& value) {
-    if constexpr (isOptional<Value>) {
+    if constexpr (Optional<Value>) {
         return value ? written(*value) : json();
-    } else if constexpr (isList<Value>) {
+    } else if constexpr (List<Value>) {
         json list = json::array();
         for (const auto& entry : value) list.push_back(written(entry));
         return list;
-    } else if constexpr (isMap<Value>) {
+    } else if constexpr (Map<Value>) {
         json object = json::object();
         for (const auto& [key, entry] : value) object[std::string(key)] = written(entry);
         return object;
@@ -223,7 +224,7 @@ template <typename Value>
 Value readNamed(const Node& node) {
     const std::string text = read<std::string>(node);
     std::string expected;
-    for (const Value value : valuesOf(Value())) {
+    for (const Value value : allOf<Value>()) {
         if (name(value) == text) return value;
         expected += (expected.empty() ? "" : ", ") + inQuotes(name(value));
     }
@@ -255,7 +256,7 @@ Value readObject(const Node& node) {
 template <typename Value>
 Value read(const Node& node) {
     const json& value = node.value();
-    if constexpr (isOptional<Value>) {
+    if constexpr (Optional<Value>) {
         if (value.is_null()) return std::nullopt;
         return read<typename Value::value_type>(node.orNull());
     } else if constexpr (std::is_same_v<Value, std::string>) {
@@ -273,12 +274,12 @@ Value read(const Node& node) {
         return readNamed<Value>(node);
     } else if constexpr (std::is_same_v<Value, DeviceSet>) {
         return readDevices(node);
-    } else if constexpr (isMap<Value>) {
+    } else if constexpr (Map<Value>) {
         Value entries;
         node.require(value.is_object(), "an object");
         for (const auto& [key, entry] : value.items()) entries[key] = read<typename Value::mapped_type>(node[key.c_str()]);
         return entries;
-    } else if constexpr (isList<Value>) {
+    } else if constexpr (List<Value>) {
         Value list;
         for (std::size_t i = 0; i < node.size(); ++i) list.push_back(read<typename Value::value_type>(node[i]));
         return list;

@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <map>
 #include <optional>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -21,12 +21,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t tableColumns = 118;  ///< They are indented by two.
-
-std::string formatted(const char* format, int decimals, double value) {
-    char text[400];  // The greatest double has 309 digits.
-    std::snprintf(text, sizeof(text), format, decimals, value);
-    return text;
-}
 
 int decimalsOf(double value) {
     const double size = std::abs(value);
@@ -37,8 +31,7 @@ int decimalsOf(double value) {
 std::string intervalText(const MetricSummary& metric) {
     if (!metric.median) return "-";
     const int decimals = decimalsOf(*metric.median);
-    return formatted("%.*f", decimals, *metric.median) + " [" + formatted("%.*f", decimals, *metric.low) + " - " +
-           formatted("%.*f", decimals, *metric.high) + "]";
+    return fixed(*metric.median, decimals) + " [" + fixed(*metric.low, decimals) + " - " + fixed(*metric.high, decimals) + "]";
 }
 
 std::string figureOr(const std::optional<double>& value) {
@@ -168,10 +161,10 @@ std::string sentenceOn(const Ratio& ratio) {
     if (ratio.median) {
         // A small difference that was shown is not to read as 1.00.
         const int decimals = isClaim(ratio.verdict) && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
-        text += formatted("%.*f", decimals, *ratio.median) + "x ";
+        text += fixed(*ratio.median, decimals) + "x ";
         // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
         text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
-        text += formatted("%.*f", decimals, *ratio.low) + " - " + formatted("%.*f", decimals, *ratio.high) + ")";
+        text += fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals) + ")";
     } else {
         text += "-";
     }
@@ -236,7 +229,7 @@ json valueAt(const json& round, const std::string& where) {
 }  // namespace
 
 std::string figureText(double value) {
-    return formatted("%.*f", decimalsOf(value), value);
+    return fixed(value, decimalsOf(value));
 }
 
 std::string sizeText(double bytes) {
@@ -248,7 +241,7 @@ std::string sizeText(double bytes) {
         ++unit;
     }
     const bool whole = unit == 0 && bytes == std::floor(bytes);
-    return (whole ? formatted("%.*f", 0, bytes) : figureText(bytes)) + " " + units[unit];
+    return (whole ? fixed(bytes, 0) : figureText(bytes)) + " " + units[unit];
 }
 
 std::string printable(const std::string& text) {

@@ -144,22 +144,13 @@ void Course::askForBlockers(std::function<void(const std::vector<std::string>&)>
     });
 }
 
-void Course::listenToOldVmm() {
-    oldVmm->monitor().onEvent([this](const QmpEvent& event) {
-        if (event.name == "STOP") guestStopped(event.at);
+void Course::listenTo(VmmProcess& vmm) {
+    vmm.monitor().onEvent([this, isOld = &vmm == oldVmm.get()](const QmpEvent& event) {
+        if (event.name == "STOP" && isOld) guestStopped(event.at);
         if (event.name == "RESUME") guestResumed(event.at);
         if (event.name != "MIGRATION") return;
-        oldMigration = JsonReader(event.data).text("/status");
-        migrated(true);
-    });
-}
-
-void Course::listenToNewVmm() {
-    newVmm->monitor().onEvent([this](const QmpEvent& event) {
-        if (event.name == "RESUME") guestResumed(event.at);
-        if (event.name != "MIGRATION") return;
-        newMigration = JsonReader(event.data).text("/status");
-        migrated(false);
+        (isOld ? oldMigration : newMigration) = JsonReader(event.data).text("/status");
+        migrated(isOld);
     });
 }
 

@@ -138,8 +138,7 @@ class Course {
     void askForBlockers(std::function<void(const std::vector<std::string>&)> then);
 
     /// To be called after every connection to its monitor.
-    void listenToOldVmm();
-    void listenToNewVmm();
+    void listenTo(VmmProcess& vmm);
     bool guestIsStopped() const { return stoppedAt_.has_value(); }
     void dropPauseBudget() { pauseBudget_.reset(); }
 

@@ -49,7 +49,7 @@ void GoingBack::resume() {
     if (!old.alive()) return course_.post(Event::OldDied, course_.report.cause);
     if (old.monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old.closeMonitor();
-        course_.listenToOldVmm();
+        course_.listenTo(old);
     }
     if (!course_.isOneProcess()) removeNewGeneration();
     if (course_.oldLetGo) return course_.done();

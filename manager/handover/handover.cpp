@@ -81,7 +81,7 @@ void Handover::preflight() {
     oldVmm = std::make_unique<VmmProcess>(record().vmm, directory.generation(record().vmm.generation));
     if (!oldVmm->alive()) throw Refusal({"the VM is not running", "start it with the new VMM instead"});
     oldVmm->process().onExit([this] { oldVmmEnded(); });
-    listenToOldVmm();
+    listenTo(*oldVmm);
     questions_.ask([this] {
         beats_.listenToOld([this] {
             if (!request.dryRun) return done();
@@ -144,7 +144,7 @@ void Handover::newVmmIsThere() {
     record().fresh->kind = newBinary.kind;
     record().fresh->version = newBinary.version;
     directory.write(record());
-    listenToNewVmm();
+    listenTo(*newVmm);
     if (UniqueFd port = newVmm->takeHeartbeat()) heartbeat.listen(std::move(port));
 }
 
@@ -255,7 +255,7 @@ void Handover::commit(Observer observer) {
 
 /// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
 void Handover::recheck() {
-    if (oldLetGo) listenToOldVmm();
+    if (oldLetGo) listenTo(*oldVmm);
     questions_.askGuestAgain([this] {
         record().standingBy = false;
         record().guestWasRunning = wasRunning;

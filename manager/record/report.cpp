@@ -1,10 +1,10 @@
 #include "manager/record/report.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 
@@ -17,21 +17,12 @@ using nlohmann::json;
 
 constexpr std::string_view readyOutcome = "ready";  ///< Of a dry run.
 
-std::string formatted(const char* format, double value) {
-    char text[64];
-    std::snprintf(text, sizeof(text), format, value);
-    return text;
-}
-
 std::string versionOf(const VmmIdentity& vmm) {
     return (vmm.kind.empty() ? "QEMU" : vmm.kind) + " " + (vmm.version.empty() ? "?" : vmm.version);
 }
 
-std::string megabytes(std::uint64_t bytes) {
-    return formatted("%.2f MB", static_cast<double>(bytes) / 1e6);
-}
 std::string mebibytes(std::uint64_t bytes) {
-    return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024));
+    return fixed(static_cast<double>(bytes) / (1024 * 1024), 0);
 }
 
 bool isUpgraded(const HandoverReport& report) {
@@ -43,15 +34,15 @@ std::string figures(const HandoverReport& report) {
     std::string line;
     const auto add = [&line](const std::string& text) { line += (line.empty() ? "  " : "   ") + text; };
     if (report.guest && report.guest->pauseMs)
-        add("guest pause " + formatted("%.1f ms", *report.guest->pauseMs) + " (heartbeats)");
+        add("guest pause " + fixed(*report.guest->pauseMs, 1) + " ms (heartbeats)");
     else if (report.guest)
-        add("longest gap " + formatted("%.1f ms", report.guest->longestGapMs) + " (heartbeats)");
-    if (report.stopToResumeMs) add(formatted("%.1f ms", *report.stopToResumeMs) + " (STOP to RESUME)");
+        add("longest gap " + fixed(report.guest->longestGapMs, 1) + " ms (heartbeats)");
+    if (report.stopToResumeMs) add(fixed(*report.stopToResumeMs, 1) + " ms (STOP to RESUME)");
     if (isUpgraded(report)) {
-        add(megabytes(report.bytesSent) + " sent");
+        add(fixed(static_cast<double>(report.bytesSent) / 1e6, 2) + " MB sent");
         add(mebibytes(report.ramCopiedBytes) + " of " + mebibytes(report.ramBytes) + " MiB RAM copied");
     }
-    add("total " + formatted("%.2f s", report.totalMs / 1000));
+    add("total " + fixed(report.totalMs / 1000, 2) + " s");
     return line + "\n";
 }
 
