@@ -2,7 +2,6 @@
 // come in (questions.h), the cheap ones first; what is not known yet stands against nothing.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -27,16 +26,11 @@ struct HandoverFacts {
     // What was asked for, and what the VM is.
     Design design = Design::Relayed;
     bool standby = false;
-    MemoryOwner owner = MemoryOwner::Manager;
-    Accelerator accelerator = Accelerator::Tcg;
-    std::string machine;
-    std::uint64_t ramBytes = 0;
-    std::chrono::milliseconds pauseBudget{0};
+    VmDefinition definition;  ///< As it was started, resolved.
     std::vector<PassedDevice> devices;
-    std::vector<std::string> vmmArguments;  ///< Of the definition.
 
     // The host.
-    std::string runtimeDirectory, saveDirectory;
+    std::string runtimeDirectory;
     std::uint64_t runtimeFreeBytes = UINT64_MAX, saveFreeBytes = UINT64_MAX, availableBytes = UINT64_MAX;
     std::optional<MemoryRoom> room;  ///< Of the memory cgroup with the least.
     ResidentMemory resident;         ///< Of the old VMM.

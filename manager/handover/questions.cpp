@@ -52,13 +52,8 @@ Questions::Questions(Course& course, Steps& steps) : course_(course), steps_(ste
     const HandoverRequest& request = course.request;
     facts_.design = request.design;
     facts_.standby = request.standby;
-    facts_.owner = request.definition.memory.owner;
-    facts_.accelerator = request.record.accelerator;
-    facts_.machine = request.definition.machine;
-    facts_.ramBytes = request.definition.memory.sizeBytes;
-    facts_.pauseBudget = request.definition.handover.pauseBudget;
+    facts_.definition = request.definition;
     facts_.devices = request.record.passthrough;
-    facts_.vmmArguments = request.definition.vmm.arguments;
     facts_.oldPid = request.record.vmm.pid;
 }
 
@@ -93,10 +88,7 @@ void Questions::askHost() {
     const bool isAdopted = course_.record().adopted.has_value();
     facts_.runtimeDirectory = course_.directory.runtime();
     facts_.runtimeFreeBytes = freeBytes(facts_.runtimeDirectory);
-    if (course_.design.state == StatePath::File) {
-        facts_.saveDirectory = course_.definition().handover.saveDirectory;
-        facts_.saveFreeBytes = freeBytes(facts_.saveDirectory);
-    }
+    if (course_.design.state == StatePath::File) facts_.saveFreeBytes = freeBytes(course_.definition().handover.saveDirectory);
     facts_.availableBytes = availableMemoryBytes();
     facts_.room = leastMemoryRoom(isAdopted ? old : ::getpid());
     facts_.resident = residentMemoryOf(old);

@@ -19,13 +19,13 @@ constexpr std::uint64_t gibibyte = 1 << 30;
 HandoverFacts good(Design design = Design::Relayed) {
     HandoverFacts facts;
     facts.design = design;
-    facts.owner = rowOf(design).owner.value_or(MemoryOwner::Manager);
-    facts.accelerator = Accelerator::Kvm;
-    facts.machine = "pc-q35-10.0";
-    facts.ramBytes = gibibyte;
-    facts.pauseBudget = std::chrono::minutes(1);
+    facts.definition.memory.owner = rowOf(design).owner.value_or(MemoryOwner::Manager);
+    facts.definition.accelerator = Accelerator::Kvm;
+    facts.definition.machine = "pc-q35-10.0";
+    facts.definition.memory.sizeBytes = gibibyte;
+    facts.definition.handover.pauseBudget = std::chrono::minutes(1);
     facts.runtimeDirectory = "/run/virt-handover";
-    facts.saveDirectory = "/var/tmp";
+    facts.definition.handover.saveDirectory = "/var/tmp";
     facts.resident = {.ofItsOwn = 64 << 20, .shared = gibibyte};
     facts.newBinary = VmmBinary{.path = "/opt/qemu",
                                 .kind = "QEMU",
@@ -80,50 +80,51 @@ TEST_P(PreflightRefusal, refusesWithTheReasonAndARemedy) {
         EXPECT_THAT(obstacle->remedy, HasSubstr(GetParam().remedy));
 }
 
-INSTANTIATE_TEST_SUITE_P(OfTheDesign, PreflightRefusal,
-                         testing::Values(changed(
-                                             "managerOwned", good(Design::ManagerOwned), [](F& f) { f.owner = MemoryOwner::Vmm; },
-                                             "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'",
-                                             "use 'relayed'"),
-                                         changed(
-                                             "vmmOwned", good(Design::VmmOwned), [](F& f) { f.owner = MemoryOwner::Manager; },
-                                             "memory.owner 'manager'", "power-cycle"),
-                                         changed(
-                                             "vmmExec", good(Design::VmmExec), [](F& f) { f.owner = MemoryOwner::Manager; },
-                                             "memory.owner 'manager'", "use 'relayed'"),
-                                         changed(
-                                             "execHoldsNothing", good(Design::VmmExec), [](F& f) { f.standby = true; },
-                                             "has nothing to hold", "stand by with 'relayed'"),
-                                         changed(
-                                             "copyPreparesNothing", good(Design::Copy), [](F& f) { f.standby = true; },
-                                             "has nothing to prepare", "stand by with 'relayed'")),
-                         nameOf);
+INSTANTIATE_TEST_SUITE_P(
+    OfTheDesign, PreflightRefusal,
+    testing::Values(changed(
+                        "managerOwned", good(Design::ManagerOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Vmm; },
+                        "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'", "use 'relayed'"),
+                    changed(
+                        "vmmOwned", good(Design::VmmOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
+                        "memory.owner 'manager'", "power-cycle"),
+                    changed(
+                        "vmmExec", good(Design::VmmExec), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
+                        "memory.owner 'manager'", "use 'relayed'"),
+                    changed(
+                        "execHoldsNothing", good(Design::VmmExec), [](F& f) { f.standby = true; }, "has nothing to hold",
+                        "stand by with 'relayed'"),
+                    changed(
+                        "copyPreparesNothing", good(Design::Copy), [](F& f) { f.standby = true; }, "has nothing to prepare",
+                        "stand by with 'relayed'")),
+    nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
     OfDevices, PreflightRefusal,
-    testing::Values(
-        changed(
-            "managerOwned", withDevice(Design::ManagerOwned), [](F&) {}, "cannot carry passed-through devices ('nic0')",
-            "use 'relayed'"),
-        changed(
-            "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use 'relayed'"),
-        changed(
-            "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use 'relayed'"),
-        changed(
-            "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use 'relayed'"),
-        changed(
-            "tcg", withDevice(), [](F& f) { f.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
-        changed(
-            "several", withDevice(), [](F& f) { f.devices.push_back(f.devices.front()), f.accelerator = Accelerator::Tcg; },
-            "('nic0', ...)", ""),
-        changed(
-            "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason", ""),
-        changed(
-            "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; }, "cannot hand passed-through devices over",
-            "power-cycled"),
-        changed(
-            "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
-            "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
+    testing::Values(changed(
+                        "managerOwned", withDevice(Design::ManagerOwned), [](F&) {},
+                        "cannot carry passed-through devices ('nic0')", "use 'relayed'"),
+                    changed(
+                        "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use 'relayed'"),
+                    changed(
+                        "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use 'relayed'"),
+                    changed(
+                        "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use 'relayed'"),
+                    changed(
+                        "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
+                    changed(
+                        "several", withDevice(),
+                        [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; },
+                        "('nic0', ...)", ""),
+                    changed(
+                        "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason",
+                        ""),
+                    changed(
+                        "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; },
+                        "cannot hand passed-through devices over", "power-cycled"),
+                    changed(
+                        "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
+                        "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -158,14 +159,14 @@ INSTANTIATE_TEST_SUITE_P(
             },
             "'/boot/vmlinuz', which the new VMM needs, cannot be opened: No such file", "put it back"),
         changed(
-            "pause", good(Design::SaveRestore), [](F& f) { f.pauseBudget = std::chrono::seconds(1); },
+            "pause", good(Design::SaveRestore), [](F& f) { f.definition.handover.pauseBudget = std::chrono::seconds(1); },
             "would pause the guest for 2048 ms or longer, and its pause budget is 1000 ms", "--pause-budget")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
     OfTheVmms, PreflightRefusal,
     testing::Values(changed(
-                        "machine", good(), [](F& f) { f.machine = "pc-q35-7.2"; },
+                        "machine", good(), [](F& f) { f.definition.machine = "pc-q35-7.2"; },
                         "'/opt/qemu' (QEMU 11.1.3) has no machine type 'pc-q35-7.2'", "still has it"),
                     changed(
                         "models", good(),
@@ -268,7 +269,7 @@ TEST(Preflight, knowsWhichVmmsLoseWritesOfARunningGuest) {
     HandoverFacts facts = good(Design::Copy);
     facts.old.version = "8.2.0";
     EXPECT_FALSE(losesWritesOfRunningGuest(facts)) << "KVM tells of every write";
-    facts.accelerator = Accelerator::Tcg;
+    facts.definition.accelerator = Accelerator::Tcg;
     EXPECT_TRUE(losesWritesOfRunningGuest(facts));
     facts.old.version = "9.0.0";
     EXPECT_FALSE(losesWritesOfRunningGuest(facts));
