@@ -121,43 +121,34 @@ std::string inQuotes(std::string_view text) {
 /// A value of the file and the way to it: what refuses it names both.
 class Node {
  public:
-    explicit Node(const json& value) : value_(value) {}
+    explicit Node(const json& value, std::string path = {}, bool orNull = false)
+        : value_(value), path_(std::move(path)), orNull_(orNull) {}
 
     const json& value() const { return value_; }
     bool isAbsent() const { return value_.is_discarded(); }
     /// Null is right here, too: what is expected says so.
-    Node orNull() const { return {value_, parent_, key_, index_, true}; }
+    Node orNull() const { return Node(value_, path_, true); }
 
     Node operator[](const char* key) const {
         require(value_.is_object(), "an object");
         static const json nothing = json::value_t::discarded;
         const auto found = value_.find(key);
-        return {found == value_.end() ? nothing : *found, this, key, 0, false};
+        return Node(found == value_.end() ? nothing : *found, path_.empty() ? key : path_ + "." + key);
     }
     std::size_t size() const {
         require(value_.is_array(), "a list");
         return value_.size();
     }
-    Node operator[](std::size_t index) const { return {value_.at(index), this, nullptr, index, false}; }
+    Node operator[](std::size_t index) const { return Node(value_.at(index), path_ + "[" + std::to_string(index) + "]"); }
 
     void require(bool is, const std::string& expected) const {
         if (!is) unexpected(orNull_ ? expected + " or null" : expected);
     }
     [[noreturn]] void unexpected(const std::string& expected) const {
-        const std::string where = path();
-        throw std::runtime_error((where.empty() ? "" : where + ": ") + "found " + found() + ", expected " + expected);
+        throw std::runtime_error((path_.empty() ? "" : path_ + ": ") + "found " + found() + ", expected " + expected);
     }
 
  private:
-    Node(const json& value, const Node* parent, const char* key, std::size_t index, bool orNull)
-        : value_(value), parent_(parent), key_(key), index_(index), orNull_(orNull) {}
-
-    std::string path() const {
-        if (!parent_) return {};
-        const std::string above = parent_->path();
-        if (!key_) return above + "[" + std::to_string(index_) + "]";
-        return above.empty() ? key_ : above + "." + key_;
-    }
     std::string found() const {
         if (isAbsent()) return "nothing";
         if (value_.is_object()) return "an object";
@@ -168,10 +159,8 @@ class Node {
     }
 
     const json& value_;
-    const Node* parent_ = nullptr;  ///< The node that this was taken from, which lives as long.
-    const char* key_ = nullptr;
-    std::size_t index_ = 0;
-    bool orNull_ = false;
+    std::string path_;
+    bool orNull_;
 };
 
 /// What no type says of a value.
