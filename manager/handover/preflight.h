@@ -13,7 +13,6 @@
 #include "manager/record/vm_record.h"
 #include "manager/resources/memory_room.h"
 #include "manager/vmm/binary_probe.h"
-#include "vmm-shim/ram_blocks.h"
 
 namespace vh {
 

@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/exit_code.h"
-#include "config/vm_definition.h"
+#include "config/design.h"
 #include "manager/record/state.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/ram_block_differences.h"

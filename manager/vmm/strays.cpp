@@ -7,7 +7,6 @@
 #include <map>
 #include <utility>
 
-#include "manager/process/held_by_process.h"
 #include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/unix_socket.h"
 
