@@ -64,8 +64,8 @@ class ExecSteps : public Steps {
             then();
         };
         course_.gatherRam(*course_.oldVmm, [this, &facts, then, program, tried](const std::vector<RamBlock>& blocks) {
-            facts.privateRamBlock = blockLostByExec(blocks);
-            if (!facts.privateRamBlock.empty()) return then();
+            facts.guest.privateRamBlock = blockLostByExec(blocks);
+            if (!facts.guest.privateRamBlock.empty()) return then();
             shimTrial_ = std::make_unique<ShimTrial>(shim_.get(), program, course_.identity(), course_.within(tried));
         });
     }

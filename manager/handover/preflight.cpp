@@ -152,12 +152,12 @@ Answer ofNewBinary(const HandoverFacts& facts) {
 }
 
 Answer ofPrivateRam(const HandoverFacts& facts) {
-    if (facts.privateRamBlock.empty()) return {};
+    if (facts.guest.privateRamBlock.empty()) return {};
     if (rowOf(facts.design).state == StatePath::Exec)
-        return Obstacle{"RAM block '" + facts.privateRamBlock +
+        return Obstacle{"RAM block '" + facts.guest.privateRamBlock +
                             "' of the old VMM is no shared file that it keeps open: an exec would lose its content",
                         "give its memory backend share=on, or use design 'copy'"};
-    return Obstacle{"RAM block '" + facts.privateRamBlock + "' of the old VMM is private memory of its own, which " +
+    return Obstacle{"RAM block '" + facts.guest.privateRamBlock + "' of the old VMM is private memory of its own, which " +
                         quoted(facts.design) + " cannot hand over",
                     withoutCpr(facts) + ", or power-cycle the VM (a memory backend in vmm.arguments needs share=on)"};
 }
@@ -186,15 +186,15 @@ Obstacle cannotHandOver(const std::string& why) {
 /// definition describes is inherited, and so is what an adopted VM has.
 Answer ofHeld(const HandoverFacts& facts) {
     const std::string remedy = "remove that from the VM (by its monitor, or from vmm.arguments with a power-cycle)";
-    if (!facts.held.listeners.empty())
-        return Obstacle{"the old VMM listens on '" + facts.held.listeners.front() +
+    if (!facts.guest.listeners.empty())
+        return Obstacle{"the old VMM listens on '" + facts.guest.listeners.front() +
                             "', where two VMMs cannot listen at a time, and which the old one's end would close",
                         remedy};
-    if (!facts.held.taps.empty())
-        return Obstacle{"the old VMM has the tap '" + facts.held.taps.front() + "', which two VMMs cannot have at a time",
+    if (!facts.guest.taps.empty())
+        return Obstacle{"the old VMM has the tap '" + facts.guest.taps.front() + "', which two VMMs cannot have at a time",
                         "let the definition have the network instead ('networks', of type tap); " + remedy};
-    if (!facts.held.deletedFiles.empty())
-        return Obstacle{"the old VMM writes to '" + facts.held.deletedFiles.front() +
+    if (!facts.guest.deletedFiles.empty())
+        return Obstacle{"the old VMM writes to '" + facts.guest.deletedFiles.front() +
                             "', which has no name any more, as a disk with snapshot=on does: the new VMM could not open it, and "
                             "the guest would find its disk as it was before",
                         remedy};
@@ -202,23 +202,23 @@ Answer ofHeld(const HandoverFacts& facts) {
 }
 
 Answer ofGuest(const HandoverFacts& facts) {
-    if (facts.runState.empty()) return {};
+    if (facts.guest.runState.empty()) return {};
     // That of an adopted VM is where its own manager has put it, in a directory of the VMM's user.
-    if (!facts.isOwnAnswer)
+    if (!facts.guest.isOwnAnswer)
         return Obstacle{"another process than the old VMM, pid " + std::to_string(facts.oldPid) + ", answers on its monitor",
                         "find out which process that is, and end nothing before: it may have the guest"};
-    if (facts.runState != "running" && facts.runState != "paused")
-        return Obstacle{"the guest is in the state '" + facts.runState + "'", ""};
-    if (facts.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
+    if (facts.guest.runState != "running" && facts.guest.runState != "paused")
+        return Obstacle{"the guest is in the state '" + facts.guest.runState + "'", ""};
+    if (facts.guest.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
     if (Answer no = ofHeld(facts)) return no;
-    if (!facts.blockers.empty()) return cannotHandOver(facts.blockers.front());
-    if (!facts.serials.empty())
+    if (!facts.guest.blockers.empty()) return cannotHandOver(facts.guest.blockers.front());
+    if (!facts.guest.serials.empty())
         return cannotHandOver("it would crash, and the guest with it, when it saves a 'pci-serial-2x' ('" +
-                              facts.serials.front() + "')");
-    if (!facts.drivelessNvmes.empty())
+                              facts.guest.serials.front() + "')");
+    if (!facts.guest.drivelessNvmes.empty())
         return cannotHandOver(
             "it would crash, and the guest with it, when it saves an NVMe controller that has no drive of its own ('" +
-            facts.drivelessNvmes.front() + "', without 'drive=')");
+            facts.guest.drivelessNvmes.front() + "', without 'drive=')");
     return ofPrivateRam(facts);
 }
 

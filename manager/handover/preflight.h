@@ -48,18 +48,17 @@ struct HandoverFacts {
         std::string forbidden, shimProblem;
     } exec;
 
-    // The guest, by its VMM; what is not known yet is empty.
-    std::string runState;
-    bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
     pid_t oldPid = 0;
-    bool hasBlockJobs = false;
-    struct Held {
+    /// By its VMM; what is not known yet is empty.
+    struct Guest {
+        std::string runState;
+        bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
+        bool hasBlockJobs = false;
         std::vector<std::string> listeners, taps, deletedFiles;  ///< What a second VMM cannot have beside it.
-    } held;
-    std::vector<std::string> blockers;  ///< Of a migration, in the design's mode and in mode `normal`.
-    std::vector<std::string> serials,
-        drivelessNvmes;           ///< Devices on whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
-    std::string privateRamBlock;  ///< The first that no other process can map.
+        std::vector<std::string> blockers;                       ///< Of a migration, in the design's mode and in mode `normal`.
+        std::vector<std::string> serials, drivelessNvmes;  ///< On whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
+        std::string privateRamBlock;                       ///< The first that no other process can map.
+    } guest;
 };
 
 /// What stands against the handover by what is known, or nothing.

@@ -18,9 +18,9 @@ namespace vh {
 
 namespace {
 
-/// A socket that the VMM's user himself has bound or connected: the directory is his, and what has a name there may be anything by
-/// the time that we use the name again; what he may not connect to, he does not get at through us either. It has its rights before
-/// it has a name.
+/// A socket that the VMM's user himself has bound or connected: the directory is his, and what has a name there may be anything
+/// by the time that we use the name again; what he may not connect to, he does not get at through us either. It has its rights
+/// before it has a name.
 UniqueFd socketOf(const Identity& user, const std::string& what, const std::string& path,
                   int (*call)(int, const sockaddr*, socklen_t)) {
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

@@ -38,8 +38,18 @@ NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Re
     }
 }
 
-void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
+bool NetworkSwitch::attempt(const Network& network, const std::function<void()>& what) {
     try {
+        what();
+        return true;
+    } catch (const std::exception& error) {
+        problems_.push_back("network '" + network.id + "': " + error.what());
+        return false;
+    }
+}
+
+void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
+    const bool isPrepared = attempt(network, [&] {
         network.held = makeTap("vhold%d");
         // Else the host's own IPv6 talks into it, and the guest would hear that. A host without IPv6 has no such file.
         std::ofstream("/proc/sys/net/ipv6/conf/" + network.held.name + "/disable_ipv6") << 1;
@@ -47,25 +57,21 @@ void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
         joinBridge(network.held.name, bridge);
         keepFloodsFrom(network.held.name);
         bringUp(network.held.name);
-    } catch (const std::exception& error) {
-        network.held = {};
-        problems_.push_back("network '" + network.id + "': " + error.what());
-    }
+    });
+    if (!isPrepared) network.held = {};
 }
 
 void NetworkSwitch::hold() {
     for (Network& network : networks_) {
         if (!network.held.fd) continue;
-        try {
+        const bool isHeld = attempt(network, [&] {
             network.entries = forwardingEntriesOf(network.old.name);
             // A guest that has been silent for long is not known.
             if (std::ranges::find(network.entries, network.guest, &ForwardingEntry::address) == network.entries.end())
                 network.entries.push_back({.address = network.guest, .state = NUD_REACHABLE});
             forward(network.entries, network.held.name, true);
-        } catch (const std::exception& error) {
-            network.held = {};  // And what has been led there goes by the old way again.
-            problems_.push_back("network '" + network.id + "': " + error.what());
-        }
+        });
+        if (!isHeld) network.held = {};  // And what has been led there goes by the old way again.
     }
 }
 
@@ -73,11 +79,7 @@ void NetworkSwitch::toNew() {
     for (Network& network : networks_) {
         bringUp(network.fresh);
         const auto take = [&](const Tap& tap, Packets which) {
-            try {
-                moveQueued(tap.fd.get(), network.fresh, which);
-            } catch (const std::exception& error) {
-                problems_.push_back("network '" + network.id + "': " + error.what());
-            }
+            attempt(network, [&] { moveQueued(tap.fd.get(), network.fresh, which); });
         };
         if (network.old.fd) take(network.old, Packets::All);
         if (!network.held.fd) continue;
@@ -95,12 +97,10 @@ void NetworkSwitch::toNew() {
 void NetworkSwitch::toOld() {
     for (Network& network : networks_) {
         if (!network.held.fd) continue;
-        try {
+        attempt(network, [&] {
             forward(network.entries, network.old.name, false);
             moveQueued(network.held.fd.get(), network.old.name, Packets::ForOne);
-        } catch (const std::exception& error) {
-            problems_.push_back("network '" + network.id + "': " + error.what());
-        }
+        });
     }
 }
 

@@ -19,6 +19,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,8 @@ class NetworkSwitch {
         Tap held;                              ///< No descriptor where there is none.
         std::vector<ForwardingEntry> entries;  ///< What has been led to `held`.
     };
+    /// What it throws is a problem; false then.
+    bool attempt(const Network& network, const std::function<void()>& what);
     void prepareHold(Network& network, const std::string& bridge);
 
     std::vector<Network> networks_;

@@ -35,7 +35,7 @@ HandoverFacts good(Design design = Design::Relayed) {
                                 .aliases = {},
                                 .missingModels = {}};
     facts.old = {"QEMU", "11.1.3"};
-    facts.runState = "running";
+    facts.guest.runState = "running";
     facts.oldPid = 4711;
     return facts;
 }
@@ -217,32 +217,32 @@ INSTANTIATE_TEST_SUITE_P(
     OfTheGuest, PreflightRefusal,
     testing::Values(
         changed(
-            "impostor", good(), [](F& f) { f.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
+            "impostor", good(), [](F& f) { f.guest.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
             "it may have the guest"),
         changed(
-            "state", good(), [](F& f) { f.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
+            "state", good(), [](F& f) { f.guest.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
         changed(
-            "blockJob", good(), [](F& f) { f.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
+            "blockJob", good(), [](F& f) { f.guest.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
         changed(
-            "listener", good(), [](F& f) { f.held.listeners = {"tcp 0.0.0.0:4444"}; }, "listens on 'tcp 0.0.0.0:4444'",
+            "listener", good(), [](F& f) { f.guest.listeners = {"tcp 0.0.0.0:4444"}; }, "listens on 'tcp 0.0.0.0:4444'",
             "remove that"),
         changed(
-            "tap", good(), [](F& f) { f.held.taps = {"tap7"}; }, "has the tap 'tap7'", "'networks'"),
+            "tap", good(), [](F& f) { f.guest.taps = {"tap7"}; }, "has the tap 'tap7'", "'networks'"),
         changed(
-            "deletedFile", good(), [](F& f) { f.held.deletedFiles = {"/tmp/vl.x"}; }, "'/tmp/vl.x', which has no name any more",
+            "deletedFile", good(), [](F& f) { f.guest.deletedFiles = {"/tmp/vl.x"}; }, "'/tmp/vl.x', which has no name any more",
             "remove that"),
         changed(
-            "blocker", good(), [](F& f) { f.blockers = {"non-migratable device: x"}; },
+            "blocker", good(), [](F& f) { f.guest.blockers = {"non-migratable device: x"}; },
             "cannot hand its guest over: non-migratable device: x", "by hotplug or with a power-cycle"),
         changed(
-            "serial", good(), [](F& f) { f.serials = {"ser0"}; }, "'pci-serial-2x' ('ser0')", "by hotplug"),
+            "serial", good(), [](F& f) { f.guest.serials = {"ser0"}; }, "'pci-serial-2x' ('ser0')", "by hotplug"),
         changed(
-            "nvme", good(), [](F& f) { f.drivelessNvmes = {"/machine/peripheral/n0"}; }, "without 'drive='", "by hotplug"),
+            "nvme", good(), [](F& f) { f.guest.drivelessNvmes = {"/machine/peripheral/n0"}; }, "without 'drive='", "by hotplug"),
         changed(
-            "privateRam", good(), [](F& f) { f.privateRamBlock = "pc.ram"; },
+            "privateRam", good(), [](F& f) { f.guest.privateRamBlock = "pc.ram"; },
             "RAM block 'pc.ram' of the old VMM is private memory of its own", "use design 'manager-owned', or power-cycle"),
         changed(
-            "privateRamOfExec", good(Design::VmmExec), [](F& f) { f.privateRamBlock = "pc.ram"; },
+            "privateRamOfExec", good(Design::VmmExec), [](F& f) { f.guest.privateRamBlock = "pc.ram"; },
             "an exec would lose its content", "share=on")),
     nameOf);
 
@@ -250,7 +250,7 @@ TEST(Preflight, findsNothingAgainstWhatIsRight) {
     for (const DesignRow& row : designRows) EXPECT_FALSE(obstacleTo(good(row.design)).has_value()) << row.name;
     for (const Design design : {Design::Relayed, Design::VmmOwned}) EXPECT_FALSE(obstacleTo(withDevice(design)).has_value());
     HandoverFacts paused = good();
-    paused.runState = "paused";
+    paused.guest.runState = "paused";
     EXPECT_FALSE(obstacleTo(paused).has_value());
     HandoverFacts ancient = good(Design::Copy);
     ancient.old.version = "7.2.22";
@@ -261,7 +261,7 @@ TEST(Preflight, isNotStoppedByWhatIsNotKnownYet) {
     HandoverFacts facts = good();
     facts.newBinary.reset();
     facts.old = {};
-    facts.runState.clear();
+    facts.guest.runState.clear();
     EXPECT_FALSE(obstacleTo(facts).has_value());
 }
 
