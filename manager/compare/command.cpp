@@ -88,11 +88,11 @@ void factor(const char* option, const std::vector<std::string>& texts, std::vect
 
 /// What the options say goes before what a plan says.
 void apply(const CompareOptions& options, ComparePlan& plan, const std::optional<VmDefinition>& own) {
-    if (plan.pairs.empty() || !options.old.empty() || !options.fresh.empty()) {
+    if (plan.pairs.empty() || !options.old.empty() || !options.newBinary.empty()) {
         const std::string usual = own ? own->vmm.binary : VmDefinition().vmm.binary;
         BinaryPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : BinaryPair{usual, ""};
         if (!options.old.empty()) pair.old = absolute(options.old);
-        if (!options.fresh.empty()) pair.fresh = absolute(options.fresh);
+        if (!options.newBinary.empty()) pair.fresh = absolute(options.newBinary);
         if (pair.fresh.empty()) pair.fresh = pair.old;
         plan.pairs = {pair};
     }
@@ -160,7 +160,7 @@ Begun resumed(const std::string& directory) {
     return begun;
 }
 
-Begun fresh(const CompareOptions& options, const std::string& directory) {
+Begun begunAnew(const CompareOptions& options, const std::string& directory) {
     Begun begun;
     ComparisonSettings& settings = begun.settings;
     if (!options.plan.empty()) {
@@ -193,7 +193,7 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
                        "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
     command.add_option("--plan", options.plan, "what to measure; every key is in config/README.md");
     command.add_option("--old", options.old, "the old VMM's binary");
-    command.add_option("--new", options.fresh, "the new VMM's binary; without it the old one's, for a handover to the same");
+    command.add_option("--new", options.newBinary, "the new VMM's binary; without it the old one's, for a handover to the same");
     command.add_option("--design", options.designs, "only these designs")->delimiter(',');
     command.add_option("--rounds", options.rounds, "measured rounds of each design (10)")->check(CLI::Range(1U, 10'000U));
     command.add_option("--baseline-rounds", options.baselineRounds, "those of copy and save-restore, which take long (as many)")
@@ -236,7 +236,7 @@ int compare(const CompareOptions& options, bool asJson) {
     if (options.resume.empty() && std::filesystem::exists(resultsFile))
         throw std::invalid_argument("'" + resultsFile + "' exists already; go on with it (--resume '" + directory +
                                     "'), or choose another --output");
-    Begun begun = options.resume.empty() ? fresh(options, directory) : resumed(directory);
+    Begun begun = options.resume.empty() ? begunAnew(options, directory) : resumed(directory);
     begun.settings.evenIfBusy = options.evenIfBusy;
     std::filesystem::create_directories(directory);
     writeResults(resultsFile, begun.results);

@@ -217,7 +217,7 @@ class Comparison {
             return Trial{configuration,
                          *entry.series,
                          *entry.set,
-                         binaryOf(configuration.fresh),
+                         binaryOf(configuration.newVmm),
                          round,
                          order,
                          hasNetwork(configuration) && !settings_.own};
@@ -287,9 +287,9 @@ class Comparison {
         for (Series* series : set.series) {
             if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
             const HandoverReport report =
-                control_->upgrade(vm, {.binary = binaryOf(configuration.fresh), .design = series->design, .dryRun = true});
+                control_->upgrade(vm, {.binary = binaryOf(configuration.newVmm), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
-            learn(report, configuration.fresh, 0);
+            learn(report, configuration.newVmm, 0);
             if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
         }
         control_->setRunning(vm, false);
@@ -319,7 +319,7 @@ class Comparison {
         if (trial.round > 0) ++handoversDone_;
         RoundEnd ended = vh::runRound(*control_, trial, settings_.plan, [this](const std::string& text) { note(text); });
         for (std::size_t i = 0; i < ended.rounds.size(); ++i)
-            if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.fresh, trial.set.vms[i].pid);
+            if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.newVmm, trial.set.vms[i].pid);
         if (trial.round > 0) keep(trial, std::move(ended.rounds));
         if (ended.lostGuest) throw GuestLost{};
         goBack(trial.set);
@@ -357,8 +357,8 @@ class Comparison {
         control_->setRunning(vm, true);
         control_->runFor(settling);
         std::optional<TraceWrapper> trace;
-        const std::string fresh = binaryOf(configuration.fresh);
-        if (traceProblem_.empty()) trace.emplace(scratch_.path(), fresh, Identity::of(vm.definition.vmm.user));
+        const std::string newBinary = binaryOf(configuration.newVmm);
+        if (traceProblem_.empty()) trace.emplace(scratch_.path(), newBinary, Identity::of(vm.definition.vmm.user));
         Inspection found;
         found.untraced = traceProblem_;
         unlessImpossible([&] { found.memoryOldBytes = memoryInUse({vm.pid}); });
@@ -366,7 +366,7 @@ class Comparison {
                                : rowOf(series.design).state == StatePath::Exec ? "exec"
                                                                                : "CPR channel";
         const HandoverReport report = control_->upgrade(
-            vm, {.binary = trace ? trace->program() : fresh, .design = series.design}, [&](const HandoverProgress& step) {
+            vm, {.binary = trace ? trace->program() : newBinary, .design = series.design}, [&](const HandoverProgress& step) {
                 if (step.state != State::Retiring || !step.inherited) return;
                 unlessImpossible([&] {
                     const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});

@@ -287,14 +287,14 @@ std::string comparisonCsv(const Results& results) {
     std::string csv;
     addLine(csv, header);
     for (const Configuration& one : results.configurations) {
-        const MeasuredVmm &old = results.vmms[one.old], &fresh = results.vmms[one.fresh];
+        const MeasuredVmm &old = results.vmms[one.old], &newVmm = results.vmms[one.newVmm];
         const std::string devices = one.devices == DeviceSet{} ? "" : name(one.devices);
         for (const Series& series : one.series)
             for (const Round& round : series.rounds) {
                 const json figures = toJson(round);  // As the file has them.
-                std::vector<json> line{one.id,        one.title,      old.binary,       old.version,        fresh.binary,
-                                       fresh.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
-                                       devices,       name(one.load), one.vms,          name(series.design)};
+                std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
+                                       newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
+                                       devices,        name(one.load), one.vms,          name(series.design)};
                 for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
                     line.push_back(figures.at(member));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));

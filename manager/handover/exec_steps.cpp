@@ -74,10 +74,10 @@ class ExecSteps : public Steps {
         setMode([this] { course_.done(); });
     }
 
-    void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh) override {
+    void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks) override {
         if (const std::string lost = blockLostByExec(old); !lost.empty())
             throw std::runtime_error("RAM block '" + lost + "' of the old VMM would be lost by an exec");
-        Steps::compare(old, withFilesOf(old, fresh));
+        Steps::compare(old, withFilesOf(old, newBlocks));
         ramBefore_ = old;
     }
 

@@ -189,8 +189,8 @@ void Handover::exchange() {
 void Handover::verify() {
     questions_.checkStillInstalled();
     gatherRam(*oldVmm, [this](const std::vector<RamBlock>& old) {
-        gatherRam(*newVmm, [this, old](const std::vector<RamBlock>& fresh) {
-            steps_->compare(old, fresh);
+        gatherRam(*newVmm, [this, old](const std::vector<RamBlock>& newBlocks) {
+            steps_->compare(old, newBlocks);
             checkNewCanLoad(
                 [this] { steps_->verified([this] { record().adopted ? placeThreads([this] { done(); }) : done(); }); });
         });
@@ -211,10 +211,10 @@ void Handover::checkNewCanLoad(std::function<void()> then) {
 /// Lets each vCPU's thread run where that of the old VMM does. What cannot be placed runs where the whole VMM may.
 void Handover::placeThreads(std::function<void()> then) {
     ask(*oldVmm, "query-cpus-fast", nullptr, [this, then = std::move(then)](const QmpReply& old) {
-        ask(*newVmm, "query-cpus-fast", nullptr, [this, old, then](const QmpReply& fresh) {
+        ask(*newVmm, "query-cpus-fast", nullptr, [this, old, then](const QmpReply& newCpus) {
             std::map<int, pid_t> models;
             for (const json& cpu : old.value) models[cpu.at("cpu-index")] = cpu.at("thread-id");
-            for (const json& cpu : fresh.value) {
+            for (const json& cpu : newCpus.value) {
                 const auto model = models.find(cpu.at("cpu-index"));
                 if (model == models.end())
                     throw std::runtime_error("the new VMM has a vCPU " + cpu.at("cpu-index").dump() + ", the old one has not");

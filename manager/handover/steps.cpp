@@ -56,13 +56,13 @@ void Steps::awaitStart(Then then) {
     });
 }
 
-void Steps::compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh) {
+void Steps::compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks) {
     const RamTransfer transfer = course_.design.ram == RamPath::Descriptors ? RamTransfer::AllShared
                                  : course_.design.ram == RamPath::File      ? RamTransfer::NamedFilesShared
                                                                             : RamTransfer::Copied;
     HandoverReport& report = course_.report;
     report.ramBlocksCompared = old.size();
-    report.ramBlockDifferences = differences(old, fresh, transfer);
+    report.ramBlockDifferences = differences(old, newBlocks, transfer);
     const auto isFatal = [](const RamBlockDifference& difference) { return difference.severity == Severity::Fatal; };
     const auto first = std::ranges::find_if(report.ramBlockDifferences, isFatal);
     if (first == report.ramBlockDifferences.end()) return;

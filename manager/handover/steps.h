@@ -33,7 +33,7 @@ class Steps {
     /// The new VMM of Launching is only to be looked at, next to the one that runs the guest.
     virtual bool rehearses() const { return false; }
     /// Verifying: compares the two VMMs' RAM blocks. Throws what does not fit.
-    virtual void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh);
+    virtual void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks);
     /// Verifying: all is as it should be.
     virtual void verified(Then then) { then(); }
     /// StandingBy: lets the old VMM run as if there were no handover.

@@ -64,17 +64,17 @@ std::string ramBlocks(const HandoverReport& report) {
 
 /// Of a handover that is lost: what a person has to do with the processes that are left, for the first line.
 std::string whatIsLeft(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &fresh = report.fresh;
-    if (old.pid == 0 && fresh.pid == 0) return "a person must look; see the cause";
-    if (!old.alive && !fresh.alive)
+    const VmmIdentity &old = report.old, &newVmm = report.fresh;
+    if (old.pid == 0 && newVmm.pid == 0) return "a person must look; see the cause";
+    if (!old.alive && !newVmm.alive)
         return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.vm + "' starts it anew";
     if (report.guestIsGone)
         return "the guest is gone: it ended with the new VMM, and the old one, pid " + std::to_string(old.pid) +
                ", cannot go on with it";
-    if (old.alive && fresh.alive && old.pid != fresh.pid)
+    if (old.alive && newVmm.alive && old.pid != newVmm.pid)
         return "a person must look: the old VMM is pid " + std::to_string(old.pid) + ", the new one pid " +
-               std::to_string(fresh.pid);
-    return "a person must look at pid " + std::to_string(old.alive ? old.pid : fresh.pid) + ", the only VMM of it that is left";
+               std::to_string(newVmm.pid);
+    return "a person must look at pid " + std::to_string(old.alive ? old.pid : newVmm.pid) + ", the only VMM of it that is left";
 }
 
 /// And how, unless the first line has said all there is to do. Nothing that a later command would refuse.
@@ -95,12 +95,12 @@ std::string nextStep(const HandoverReport& report) {
 
 /// The rest of the first line: what that outcome means.
 std::string meaning(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &fresh = report.fresh;
-    const bool isOneKind = old.kind == fresh.kind;
+    const VmmIdentity &old = report.old, &newVmm = report.fresh;
+    const bool isOneKind = old.kind == newVmm.kind;
     const std::string change = versionOf(old) + " -> " +
-                               (!isOneKind              ? versionOf(fresh)
-                                : fresh.version.empty() ? "?"
-                                                        : fresh.version);
+                               (!isOneKind               ? versionOf(newVmm)
+                                : newVmm.version.empty() ? "?"
+                                                         : newVmm.version);
     if (report.dryRun || report.outcome == State::Upgraded || report.outcome == State::StandingBy) return change;
     if (report.outcome == State::Lost) return whatIsLeft(report);
     if (report.outcome == State::RolledBack) return "the guest runs on " + versionOf(old) + " as before";

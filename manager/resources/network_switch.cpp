@@ -10,7 +10,7 @@
 
 namespace vh {
 
-NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& fresh) {
+NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& newVmm) {
     std::vector<Tap> oldTaps;
     std::string problem = "the old VMM has no tap for it";
     if (std::ranges::find(definition.networks, NetworkType::Tap, &vh::Network::type) == definition.networks.end()) return;
@@ -24,15 +24,15 @@ NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Re
         if (network.type != NetworkType::Tap) continue;
         Network one{.id = network.id,
                     .guest = parseMac(macAddress(definition, network)),
-                    .fresh = nameOfTap(fresh.fd("tap/" + network.id))};
+                    .newTap = nameOfTap(newVmm.fd("tap/" + network.id))};
         if (oldTap != oldTaps.end()) {
             one.old = std::move(*oldTap++);
             // One that an older manager made has any address, and the bridge may have taken it for its own.
-            setAddress(one.fresh, addressOf(one.old.name));
+            setAddress(one.newTap, addressOf(one.old.name));
         } else {
             problems_.push_back("network '" + network.id + "': " + problem);
         }
-        joinBridge(one.fresh, network.bridge);
+        joinBridge(one.newTap, network.bridge);
         if (one.old.fd) prepareHold(one, network.bridge);
         networks_.push_back(std::move(one));
     }
@@ -77,15 +77,15 @@ void NetworkSwitch::hold() {
 
 void NetworkSwitch::toNew() {
     for (Network& network : networks_) {
-        bringUp(network.fresh);
+        bringUp(network.newTap);
         const auto take = [&](const Tap& tap, Packets which) {
-            attempt(network, [&] { moveQueued(tap.fd.get(), network.fresh, which); });
+            attempt(network, [&] { moveQueued(tap.fd.get(), network.newTap, which); });
         };
         if (network.old.fd) take(network.old, Packets::All);
         if (!network.held.fd) continue;
         take(network.held, Packets::ForOne);
         try {
-            forward(network.entries, network.fresh, false);
+            forward(network.entries, network.newTap, false);
             take(network.held, Packets::ForOne);
         } catch (const std::exception&) {
             take(network.held, Packets::ForOne);
