@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-
-#include <yaml-cpp/yaml.h>
+#include <limits>
 
 #include "config/parse.h"
 #include "config/scalars.h"
@@ -19,32 +18,48 @@ constexpr std::array allDeviceSets{DeviceSet{}, DeviceSet{true, false}, DeviceSe
 /// What the guest's kernel and the writer of the load `memory` need besides.
 constexpr std::uint64_t untouchedBytes = 128ULL << 20;
 
-std::uint64_t readSeed(std::string_view text) {
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) throw std::invalid_argument("a whole number");
-    return value;
-}
+/// A reader of whole numbers. What is out of its range is not written.
+template <typename Number>
+struct WholeNumber {
+    Number least = 0, most = std::numeric_limits<Number>::max();
 
-unsigned readNumber(std::string_view text, unsigned least, unsigned most) {
-    const std::string range = "a whole number from " + std::to_string(least) + " to " + std::to_string(most);
-    unsigned value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-        throw std::invalid_argument(range);
-    return value;
-}
+    Number operator()(std::string_view text) const {
+        Number value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error == std::errc() && end == text.data() + text.size() && least <= value && value <= most) return value;
+        throw std::invalid_argument(most == std::numeric_limits<Number>::max()
+                                        ? "a whole number"
+                                        : "a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+    }
+    std::string write(const std::optional<Number>& value) const {
+        return value && least <= *value ? std::to_string(*value) : std::string();
+    }
+};
+using From = WholeNumber<unsigned>;
+
+struct Duration {
+    std::chrono::milliseconds operator()(std::string_view text) const { return parseDuration(text); }
+    std::string write(std::chrono::milliseconds value) const { return std::to_string(value.count()) + "ms"; }
+};
+
+struct Baselines {
+    bool operator()(const Scalar& scalar) const { return readBool(scalar); }
+    std::string write(bool value) const { return value ? "" : "false"; }
+};
 
 std::uint64_t touchedByDefault(std::uint64_t sizeBytes) {
     return sizeBytes / 2;
 }
 
+template <typename T>
+void needEntries(Section& section, std::string_view key, const std::vector<T>& found) {
+    if (section.has(key) && found.empty()) section.error(key, "found an empty list, expected at least one entry");
+}
+
 template <typename T, typename Read>
 void factor(Section& section, std::string_view key, std::vector<T>& target, Read read) {
-    if (!section.has(key)) return;
-    target.clear();
     section.scalars(key, target, read);
-    if (target.empty()) section.error(key, "found an empty list, expected at least one entry");
+    needEntries(section, key, target);
 }
 
 void readPlan(Section& section, ComparePlan& plan) {
@@ -52,46 +67,37 @@ void readPlan(Section& section, ComparePlan& plan) {
         pair.required("old", target.old, readPath);
         pair.required("new", target.fresh, readPath);
     });
-    factor(section, "designs", plan.designs, oneOf(allDesigns()));
-    section.optional("rounds", plan.rounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
-    section.optional("baseline_rounds", plan.baselineRounds, [](std::string_view text) { return readNumber(text, 1, 10'000); });
-    section.optional("warm_up_rounds", plan.warmUpRounds, [](std::string_view text) { return readNumber(text, 0, 100); });
+    factor(section, "designs", plan.designs, oneOf<Design>());
+    section.optional("rounds", plan.rounds, From{1, 10'000});
+    section.optional("baseline_rounds", plan.baselineRounds, From{1, 10'000});
+    section.optional("warm_up_rounds", plan.warmUpRounds, From{0, 100});
     section.block("guest", plan.guest, [](Section& guest, ProbeGuest& target) {
         guest.required("kernel", target.kernel, readPath);
         guest.required("initrd", target.initrd, readPath);
     });
-    if (section.has("ram")) {
-        plan.ram.clear();
-        section.list("ram", plan.ram, [](Section& ram, GuestRam& target) {
-            if (ram.required("size", target.sizeBytes, readMemorySize)) target.touchedBytes = touchedByDefault(target.sizeBytes);
-            if (ram.optional("touched", target.touchedBytes, readMemorySize) && target.sizeBytes != 0 &&
-                target.touchedBytes + untouchedBytes > target.sizeBytes)
-                ram.error("touched", "found '" + formatSize(target.touchedBytes) + "', expected at least " +
-                                         formatSize(untouchedBytes) + " less than the size: the guest needs some for itself");
-            ram.optional("baselines", target.baselines, readBool);
-        });
-        if (plan.ram.empty()) section.error("ram", "found an empty list, expected at least one entry");
-    }
+    section.list("ram", plan.ram, [](Section& ram, GuestRam& target) {
+        if (ram.required("size", target.sizeBytes, readMemorySize)) target.touchedBytes = touchedByDefault(target.sizeBytes);
+        if (ram.optional("touched", target.touchedBytes, readMemorySize) && target.sizeBytes != 0 &&
+            target.touchedBytes + untouchedBytes > target.sizeBytes)
+            ram.error("touched", "found '" + formatSize(target.touchedBytes) + "', expected at least " +
+                                     formatSize(untouchedBytes) + " less than the size: the guest needs some for itself");
+        ram.optional("baselines", target.baselines, Baselines());
+    });
+    needEntries(section, "ram", plan.ram);
     factor(section, "page_sizes", plan.pageSizes, readPageSize);
     factor(section, "vcpus", plan.vcpus, readCount);
     factor(section, "devices", plan.devices, parseDeviceSet);
-    factor(section, "loads", plan.loads, oneOf(std::vector<Load>(allLoads.begin(), allLoads.end())));
-    factor(section, "vms", plan.vms, [](std::string_view text) { return readNumber(text, 1, 100); });
+    factor(section, "loads", plan.loads, oneOf<Load>());
+    factor(section, "vms", plan.vms, From{1, 100});
     section.optional("machine", plan.machine, readMachine);
-    section.optional("accelerator", plan.accelerator, oneOf({Accelerator::Kvm, Accelerator::Tcg, Accelerator::Auto}));
+    section.optional("accelerator", plan.accelerator, oneOf<Accelerator>());
     section.optional("user", plan.user, readUser);
-    section.optional("before", plan.before, parseDuration);
-    section.optional("after", plan.after, parseDuration);
-    section.optional("steal_limit_percent", plan.stealLimitPercent,
-                     [](std::string_view text) { return readNumber(text, 0, 100); });
+    section.optional("before", plan.before, Duration());
+    section.optional("after", plan.after, Duration());
+    section.optional("steal_limit_percent", plan.stealLimitPercent, From{0, 100});
     section.optional("save_directory", plan.saveDirectory, readPath);
-    std::uint64_t seed = 0;
-    if (section.optional("seed", seed, readSeed)) plan.seed = seed;
+    section.optional("seed", plan.seed, WholeNumber<std::uint64_t>());
     section.reportUnknownKeys();
-}
-
-std::string duration(std::chrono::milliseconds value) {
-    return std::to_string(value.count()) + "ms";
 }
 
 }  // namespace
@@ -109,66 +115,15 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file) {
 }
 
 std::string toYaml(const ComparePlan& plan) {
-    const auto& [pairs, designs, rounds, baselineRounds, warmUpRounds, guest, ram, pageSizes, vcpus, devices, loads, vms, machine,
-                 accelerator, user, before, after, stealLimitPercent, saveDirectory, seed] = plan;
-    YAML::Node root(YAML::NodeType::Map);
-    for (const BinaryPair& pair : pairs) {
-        YAML::Node entry(YAML::NodeType::Map);
-        entry["old"] = pair.old;
-        entry["new"] = pair.fresh;
-        root["pairs"].push_back(entry);
-    }
-    for (const Design design : designs) root["designs"].push_back(std::string(name(design)));
-    root["rounds"] = rounds;
-    if (baselineRounds != 0) root["baseline_rounds"] = baselineRounds;
-    root["warm_up_rounds"] = warmUpRounds;
-    if (!guest.kernel.empty()) {
-        root["guest"]["kernel"] = guest.kernel;
-        root["guest"]["initrd"] = guest.initrd;
-    }
-    for (const GuestRam& one : ram) {
-        YAML::Node entry(YAML::NodeType::Map);
-        entry["size"] = formatSize(one.sizeBytes);
-        entry["touched"] = formatSize(one.touchedBytes);
-        if (!one.baselines) entry["baselines"] = "false";
-        root["ram"].push_back(entry);
-    }
-    for (const std::uint64_t size : pageSizes) root["page_sizes"].push_back(formatSize(size));
-    for (const unsigned count : vcpus) root["vcpus"].push_back(count);
-    for (const DeviceSet& set : devices) root["devices"].push_back(name(set));
-    for (const Load load : loads) root["loads"].push_back(std::string(name(load)));
-    for (const unsigned count : vms) root["vms"].push_back(count);
-    root["machine"] = machine;
-    root["accelerator"] = std::string(name(accelerator));
-    root["user"] = user;
-    root["before"] = duration(before);
-    root["after"] = duration(after);
-    root["steal_limit_percent"] = stealLimitPercent;
-    root["save_directory"] = saveDirectory;
-    if (seed) root["seed"] = *seed;
-    YAML::Emitter emitter;
-    emitter << root;
-    return std::string(emitter.c_str()) + "\n";
-}
-
-std::string_view name(Load load) {
-    switch (load) {
-        case Load::Idle:
-            return "idle";
-        case Load::Memory:
-            return "memory";
-        case Load::Disk:
-            return "disk";
-        case Load::Network:
-            return "network";
-    }
-    return "";
+    WrittenKeys keys;
+    Section section(keys, "");
+    ComparePlan copy = plan;
+    readPlan(section, copy);
+    return yamlOf(keys);
 }
 
 std::optional<Load> loadNamed(std::string_view text) {
-    for (const Load load : allLoads)
-        if (name(load) == text) return load;
-    return std::nullopt;
+    return valueNamed<Load>(text);
 }
 
 std::string name(const DeviceSet& devices) {

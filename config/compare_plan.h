@@ -21,6 +21,8 @@ enum class Load {
     Disk,     ///< Writes and reads its disk all the time.
     Network,  ///< Answers a thousand large echo requests a second.
 };
+template <>
+inline constexpr auto namesOf<Load> = namesFor(Load::Network, "idle", "memory", "disk", "network");
 inline constexpr std::array allLoads{Load::Idle, Load::Memory, Load::Disk, Load::Network};
 
 /// Which VMM hands over to which.
@@ -86,7 +88,6 @@ ComparePlan parseComparePlan(std::string_view yaml, const std::string& file);
 /// Text that parses to an equal plan.
 std::string toYaml(const ComparePlan& plan);
 
-std::string_view name(Load);
 std::optional<Load> loadNamed(std::string_view text);
 
 /// `disk+network`, `disk`, `network`, `none`.

@@ -1,6 +1,5 @@
 #include "config/design.h"
 
-#include <algorithm>
 #include <cstdio>
 
 namespace vh {
@@ -20,17 +19,8 @@ std::vector<Design> allDesigns() {
     return all;
 }
 
-std::string_view name(Design design) {
-    return rowOf(design).name;
-}
-
-std::string_view name(MemoryOwner owner) {
-    return owner == MemoryOwner::Manager ? "manager" : "vmm";
-}
-
 std::optional<Design> designNamed(std::string_view text) {
-    const auto row = std::ranges::find(designRows, text, &DesignRow::name);
-    return row == designRows.end() ? std::nullopt : std::optional(row->design);
+    return valueNamed<Design>(text);
 }
 
 }  // namespace vh

@@ -10,10 +10,14 @@
 #include <string_view>
 #include <vector>
 
+#include "config/enum_names.h"
+
 namespace vh {
 
 enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
 enum class MemoryOwner { Manager, Vmm };
+template <>
+inline constexpr auto namesOf<MemoryOwner> = namesFor(MemoryOwner::Vmm, "manager", "vmm");
 
 /// A release of QEMU, without its last number.
 struct Release {
@@ -184,9 +188,14 @@ constexpr bool sharesRam(Design design) {
     return rowOf(design).ram != RamPath::Copied;
 }
 
+template <>
+inline constexpr auto namesOf<Design> = [] {
+    std::array<std::string_view, designCount> names;
+    std::ranges::transform(designRows, names.begin(), &DesignRow::name);
+    return names;
+}();
+
 std::vector<Design> allDesigns();
-std::string_view name(Design design);
-std::string_view name(MemoryOwner owner);
 /// The design called `text`, if there is one.
 std::optional<Design> designNamed(std::string_view text);
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
-#include <set>
 #include <system_error>
 
 #include "config/scalars.h"
@@ -45,7 +44,7 @@ void readCpu(Section& section, Cpu& cpu) {
 bool readMemory(Section& section, Memory& memory) {
     const bool hasSize = section.required("size", memory.sizeBytes, readMemorySize);
     section.optional("page_size", memory.pageSizeBytes, readPageSize);
-    const bool setsOwner = section.optional("owner", memory.owner, oneOf({MemoryOwner::Manager, MemoryOwner::Vmm}));
+    const bool setsOwner = section.optional("owner", memory.owner, oneOf<MemoryOwner>());
     if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0) {
         section.error("size", "found '" + formatSize(memory.sizeBytes) + "', expected a multiple of the page_size '" +
                                   formatSize(memory.pageSizeBytes) + "'");
@@ -69,14 +68,12 @@ void readBoot(Section& section, Boot& boot, const std::vector<Disk>& disks) {
     const bool hasDisk = section.has("disk");
     if (hasKernel && hasDisk) section.error("disk", "found next to 'kernel', expected only one of them");
     if (!hasKernel && !hasDisk) section.error("found neither 'kernel' nor 'disk', expected one of them");
-    for (const auto& [key, needed] : {std::pair("initrd", "kernel"), {"cmdline", "kernel"}, {"firmware", "disk"}}) {
-        if (!section.has(key) || section.has(needed)) continue;
-        section.error(key, "found without '" + std::string(needed) + "', expected only with it");
-    }
+    for (const char* key : {"initrd", "cmdline"})
+        if (section.has(key) && !hasKernel) section.error(key, "found without 'kernel', expected only with it");
 }
 
 void readNetwork(Section& section, Network& network) {
-    const bool hasType = section.required("type", network.type, oneOf({NetworkType::User, NetworkType::Tap}));
+    const bool hasType = section.required("type", network.type, oneOf<NetworkType>());
     section.optional("bridge", network.bridge, readInterface);
     section.optional("mac", network.mac, readMac);
 
@@ -129,10 +126,10 @@ void readVmm(Section& section, Vmm& vmm) {
 }
 
 void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {
-    const bool hasDesign = section.optional("design", handover.design, oneOf(allDesigns()));
+    const bool hasDesign = section.optional("design", handover.design, oneOf<Design>());
     section.optional("pause_budget", handover.pauseBudget, parseDuration);
     section.block("deadlines", handover.deadlines, readDeadlines);
-    section.optional("on_failure", handover.onFailure, oneOf({OnFailure::Report, OnFailure::Retry}));
+    section.optional("on_failure", handover.onFailure, oneOf<OnFailure>());
     section.optional("save_directory", handover.saveDirectory, readPath);
 
     if (!hasDesign || !ownerIsKnown) return;
@@ -147,7 +144,7 @@ void readVm(Section& section, VmDefinition& vm) {
     section.required("name", vm.name, readVmName);
     section.optional("uuid", vm.uuid, readUuid);
     section.required("machine", vm.machine, readMachine);
-    section.optional("accelerator", vm.accelerator, oneOf({Accelerator::Kvm, Accelerator::Tcg, Accelerator::Auto}));
+    section.optional("accelerator", vm.accelerator, oneOf<Accelerator>());
     section.block("cpu", vm.cpu, readCpu);
     bool ownerIsKnown = false;
     section.requiredBlock("memory", vm.memory,
@@ -157,8 +154,8 @@ void readVm(Section& section, VmDefinition& vm) {
     section.list("disks", vm.disks, [&](Section& disk, Disk& target) {
         if (disk.required("id", target.id, readId)) ids.claim(disk, "id", target.id);
         disk.required("file", target.file, readPath);
-        disk.optional("format", target.format, oneOf({DiskFormat::Raw, DiskFormat::Qcow2}));
-        disk.optional("cache", target.cache, oneOf({DiskCache::Writeback, DiskCache::None}));
+        disk.optional("format", target.format, oneOf<DiskFormat>());
+        disk.optional("cache", target.cache, oneOf<DiskCache>());
         disk.optional("read_only", target.readOnly, readBool);
         disk.optional("serial", target.serial, readSerial);
     });
@@ -172,7 +169,7 @@ void readVm(Section& section, VmDefinition& vm) {
         if (device.optional("address", target.address, readPciAddress)) addresses.claim(device, "address", target.address);
         device.optional("device", target.device, readPciDevice);
         device.optional("bind", target.bind, readBool);
-        device.optional("interface", target.interface, oneOf({VfioInterface::Auto, VfioInterface::Cdev, VfioInterface::Group}));
+        device.optional("interface", target.interface, oneOf<VfioInterface>());
         if (device.has("address") && device.has("device"))
             device.error("device", "found next to 'address', expected only one of them");
         if (!device.has("address") && !device.has("device"))
@@ -252,13 +249,27 @@ std::string readDefinitionFile(const std::string& file) {
     return text;
 }
 
-std::vector<std::string> knownKeys() {
-    std::set<std::string> keys;
-    Findings ignored("");
-    Section section(YamlNode{YamlNode::Kind::Map}, "", ignored, &keys);
-    VmDefinition definition;
-    readVm(section, definition);
+std::map<std::string, std::string> flatten(const VmDefinition& definition) {
+    WrittenKeys keys;
+    Section section(keys, "");
+    VmDefinition copy = definition;  // For what reads as well as it writes, and so takes what could be changed.
+    readVm(section, copy);
     return {keys.begin(), keys.end()};
+}
+
+std::string toYaml(const VmDefinition& definition) {
+    const std::map<std::string, std::string> keys = flatten(definition);
+    return yamlOf({keys.begin(), keys.end()});
+}
+
+std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefinition& after) {
+    std::map<std::string, std::pair<std::string, std::string>> values;
+    for (const auto& [path, value] : flatten(before)) values[path].first = value;
+    for (const auto& [path, value] : flatten(after)) values[path].second = value;
+    std::vector<KeyDifference> found;
+    for (const auto& [path, both] : values)
+        if (both.first != both.second) found.push_back({path, both.first, both.second});
+    return found;
 }
 
 }  // namespace vh

@@ -1,7 +1,8 @@
-// From YAML text to a VmDefinition, or to every error in it.
+// From YAML text to a VmDefinition, or to every error in it, and back.
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,21 @@ std::string readDefinitionFile(const std::string& file);
 /// `500ms`, `10s`, `2min`: what pause budgets and deadlines are written in. Throws std::invalid_argument with what was expected.
 std::chrono::milliseconds parseDuration(std::string_view text);
 
-/// The path of every key that a file may have, sorted: `memory.size`, `disks[].id`. Schema and README are tested against it.
-std::vector<std::string> knownKeys();
+/// Every key with its value as a file would have it, by path: `memory.size` -> `512MiB`, `disks[0].file` -> `/x.img`.
+std::map<std::string, std::string> flatten(const VmDefinition& definition);
+
+/// Text that parses to an equal definition: every key that has a value, in blocks.
+std::string toYaml(const VmDefinition& definition);
+
+/// One key whose value two definitions do not share; an absent list entry has an empty value.
+struct KeyDifference {
+    std::string key;
+    std::string before;
+    std::string after;
+
+    bool operator==(const KeyDifference&) const = default;
+};
+
+std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefinition& after);
 
 }  // namespace vh

@@ -2,15 +2,13 @@
 // rules.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
-#include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
+#include "config/enum_names.h"
 #include "config/section.h"
 
 namespace vh {
@@ -36,21 +34,15 @@ std::string readPath(std::string_view text);
 std::string readCmdline(std::string_view text);
 std::string readVmmArgument(std::string_view text);
 
-/// A reader of the names of the given values.
-template <typename Enum>
-auto oneOf(std::vector<Enum> values) {
-    return [values = std::move(values)](std::string_view text) {
+/// A reader of the names of an enum's values.
+template <Named Enum>
+auto oneOf() {
+    return [](std::string_view text) {
+        if (const std::optional<Enum> value = valueNamed<Enum>(text)) return *value;
         std::string names;
-        for (const Enum value : values) {
-            if (name(value) == text) return value;
-            names += (names.empty() ? "'" : ", '") + std::string(name(value)) + "'";
-        }
+        for (const std::string_view name : namesOf<Enum>) names += (names.empty() ? "'" : ", '") + std::string(name) + "'";
         throw std::invalid_argument("one of " + names);
     };
-}
-template <typename Enum>
-auto oneOf(std::initializer_list<Enum> values) {
-    return oneOf(std::vector<Enum>(values));
 }
 
 }  // namespace vh

@@ -3,9 +3,31 @@
 #include <algorithm>
 #include <numeric>
 
+#include <yaml-cpp/yaml.h>
+
+#include "config/vm_definition.h"
+
 namespace vh {
 
 namespace {
+
+/// Puts a value where its path says: `disks[0].file` is the key `file` of the first entry of the list `disks`.
+void put(YAML::Node node, const std::string& path, const std::string& value) {
+    std::size_t from = 0;
+    while (from < path.size()) {
+        if (path[from] == '[') {
+            const std::size_t end = path.find(']', from);
+            node.reset(node[std::stoul(path.substr(from + 1, end - from - 1))]);
+            from = end + 1;
+        } else {
+            if (path[from] == '.') ++from;
+            const std::size_t end = std::min(path.find_first_of(".[", from), path.size());
+            node.reset(node[path.substr(from, end - from)]);
+            from = end;
+        }
+    }
+    node = value;
+}
 
 /// Levenshtein's, in one row.
 std::size_t editDistance(std::string_view a, std::string_view b) {
@@ -43,17 +65,42 @@ std::string suggestion(std::string_view unknown, const std::vector<std::string>&
 
 }  // namespace
 
-Section::Section(const YamlNode& node, std::string path, Findings& findings, std::set<std::string>* knownKeys)
-    : path_(std::move(path)),
-      findings_(findings),
-      knownKeys_(knownKeys),
-      position_(node.keyPosition.line > 0 ? node.keyPosition : node.position) {
+std::string yamlOf(const WrittenKeys& keys) {
+    YAML::Node root(YAML::NodeType::Map);
+    for (const auto& [path, value] : keys)
+        if (!value.empty()) put(root, path, value);
+    YAML::Emitter emitter;
+    emitter << root;
+    return std::string(emitter.c_str()) + "\n";
+}
+
+std::string fileText(bool value) {
+    return value ? "true" : "false";
+}
+
+std::string fileText(unsigned count) {
+    return std::to_string(count);
+}
+
+std::string fileText(std::uint64_t bytes) {
+    return formatSize(bytes);
+}
+
+std::string fileText(std::chrono::milliseconds duration) {
+    const auto ms = duration.count();
+    return ms % 1000 == 0 ? std::to_string(ms / 1000) + "s" : std::to_string(ms) + "ms";
+}
+
+Section::Section(WrittenKeys& written, std::string path) : path_(std::move(path)), written_(&written) {}
+
+Section::Section(const YamlNode& node, std::string path, Findings& findings)
+    : path_(std::move(path)), findings_(&findings), position_(node.keyPosition.line > 0 ? node.keyPosition : node.position) {
     for (const YamlNode& child : node.children) {
         const auto [first, isNew] = children_.emplace(child.key, &child);
         if (isNew) continue;
-        findings_.add(child.keyPosition, (path_.empty() ? "" : path_ + ": ") + "found key " + quote(child.key) +
-                                             " a second time, expected it only in line " +
-                                             std::to_string(first->second->keyPosition.line));
+        findings_->add(child.keyPosition, (path_.empty() ? "" : path_ + ": ") + "found key " + quote(child.key) +
+                                              " a second time, expected it only in line " +
+                                              std::to_string(first->second->keyPosition.line));
     }
 }
 
@@ -63,24 +110,19 @@ std::string Section::pathOf(std::string_view key) const {
 
 void Section::error(std::string_view key, const std::string& message) {
     const YamlNode* node = find(key);
-    findings_.add(node ? node->position : position_, pathOf(key) + ": " + message);
+    if (findings_) findings_->add(node ? node->position : position_, pathOf(key) + ": " + message);
 }
 
 void Section::error(const std::string& message) {
-    findings_.add(position_, path_.empty() ? message : path_ + ": " + message);
+    if (findings_) findings_->add(position_, path_.empty() ? message : path_ + ": " + message);
 }
 
 void Section::reportUnknownKeys() {
     for (const auto& [key, node] : children_) {
         if (std::find(asked_.begin(), asked_.end(), key) != asked_.end()) continue;
-        findings_.add(node->keyPosition,
-                      (path_.empty() ? "" : path_ + ": ") + "unknown key " + quote(key) + suggestion(key, asked_));
+        findings_->add(node->keyPosition,
+                       (path_.empty() ? "" : path_ + ": ") + "unknown key " + quote(key) + suggestion(key, asked_));
     }
-}
-
-const YamlNode& Section::emptyMap() {
-    static const YamlNode node{YamlNode::Kind::Map};
-    return node;
 }
 
 const YamlNode* Section::find(std::string_view key) const {
@@ -88,9 +130,8 @@ const YamlNode* Section::find(std::string_view key) const {
     return found == children_.end() ? nullptr : found->second;
 }
 
-const YamlNode* Section::ask(std::string_view key, Leaf leaf) {
+const YamlNode* Section::ask(std::string_view key) {
     asked_.emplace_back(key);
-    if (knownKeys_ && leaf == Leaf::Yes) knownKeys_->insert(pathOf(key));
     return find(key);
 }
 
@@ -107,7 +148,7 @@ bool Section::expectKind(const YamlNode& node, const std::string& path, YamlNode
 void Section::reportMismatch(const YamlNode& node, const std::string& path, const std::string& expected) {
     // An alias was reported where the tree was built.
     if (node.kind == YamlNode::Kind::Refused) return;
-    findings_.add(node.position, path + ": found " + describe(node) + ", expected " + expected);
+    findings_->add(node.position, path + ": found " + describe(node) + ", expected " + expected);
 }
 
 }  // namespace vh

@@ -1,12 +1,13 @@
-// One mapping of a definition, read key by key. Whatever is wrong becomes a finding and reading goes on: one run tells all.
+// One mapping of a definition, read key by key. Whatever is wrong becomes a finding and reading goes on: one run tells all. What
+// reads a definition writes one, too, so that its keys are named once.
 //
 // Readers of scalars are functions from text to a value that throw std::invalid_argument with what they expected, in words that
-// follow "expected ".
+// follow "expected ". One that has a `write` says how a file has its values; else fileText() does.
 #pragma once
 
-#include <concepts>
+#include <chrono>
+#include <cstdint>
 #include <map>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -25,11 +26,33 @@ struct Scalar {
     operator std::string_view() const { return text; }
 };
 
+/// Paths of keys, and their values as a file would have them; an empty one for what a file would leave out.
+using WrittenKeys = std::vector<std::pair<std::string, std::string>>;
+
+/// The file that has these keys, as YAML.
+std::string yamlOf(const WrittenKeys& keys);
+
+inline std::string fileText(const std::string& text) {
+    return text;
+}
+std::string fileText(bool value);
+std::string fileText(unsigned count);
+std::string fileText(std::uint64_t bytes);
+std::string fileText(std::chrono::milliseconds duration);
+template <typename T>
+requires requires(const T& value) {
+    name(value);
+}
+std::string fileText(const T& value) {
+    return std::string(name(value));
+}
+
 class Section {
  public:
-    /// When `knownKeys` is given, each key that is asked for is noted in it, absent blocks are read too, and lists as if they had
-    /// one entry.
-    Section(const YamlNode& node, std::string path, Findings& findings, std::set<std::string>* knownKeys = nullptr);
+    Section(const YamlNode& node, std::string path, Findings& findings);
+
+    /// Has no text to read: the functions below write what the targets are, and say that nothing is there and nothing was set.
+    Section(WrittenKeys& written, std::string path);
 
     bool has(std::string_view key) const { return find(key) != nullptr; }
     std::string pathOf(std::string_view key) const;
@@ -41,8 +64,7 @@ class Section {
     /// Both return whether `target` was set.
     template <typename T, typename Read>
     bool optional(std::string_view key, T& target, Read read) {
-        const YamlNode* node = ask(key, Leaf::Yes);
-        return node && assign(*node, pathOf(key), target, read);
+        return scalar(ask(key), pathOf(key), target, read);
     }
     template <typename T, typename Read>
     bool required(std::string_view key, T& target, Read read) {
@@ -53,9 +75,7 @@ class Section {
     /// `read(Section&, target)` reads the keys of the block; it is not called when there is none.
     template <typename T, typename Read>
     void block(std::string_view key, T& target, Read read) {
-        const YamlNode* node = knownKeys_ ? &emptyMap() : nullptr;
-        if (const YamlNode* found = ask(key, Leaf::No)) node = found;
-        if (node) readMap(*node, pathOf(key), target, read);
+        mapping(ask(key), pathOf(key), target, read);
     }
     template <typename T, typename Read>
     void requiredBlock(std::string_view key, T& target, Read read) {
@@ -63,71 +83,74 @@ class Section {
         block(key, target, read);
     }
 
-    /// A list of mappings, each read as a block.
+    /// A list of mappings, each read as a block; it replaces what is in `target`.
     template <typename T, typename Read>
     void list(std::string_view key, std::vector<T>& target, Read read) {
-        forEachEntry(key, Leaf::No,
-                     [&](const YamlNode& entry, const std::string& path) { readMap(entry, path, target.emplace_back(), read); });
+        forEachEntry(key, target, [&](const YamlNode* node, const std::string& path, T& one) { mapping(node, path, one, read); });
     }
 
-    /// A list of scalars.
+    /// A list of scalars, likewise.
     template <typename T, typename Read>
     void scalars(std::string_view key, std::vector<T>& target, Read read) {
-        forEachEntry(key, Leaf::Yes,
-                     [&](const YamlNode& entry, const std::string& path) { assign(entry, path, target.emplace_back(), read); });
+        forEachEntry(key, target, [&](const YamlNode* node, const std::string& path, T& one) { scalar(node, path, one, read); });
     }
 
     /// After all keys were asked for.
     void reportUnknownKeys();
 
  private:
-    enum class Leaf { No, Yes };
-
-    static const YamlNode& emptyMap();
     const YamlNode* find(std::string_view key) const;
-    const YamlNode* ask(std::string_view key, Leaf leaf);
+    const YamlNode* ask(std::string_view key);
     void requireKey(std::string_view key);
     bool expectKind(const YamlNode& node, const std::string& path, YamlNode::Kind kind);
     void reportMismatch(const YamlNode& node, const std::string& path, const std::string& expected);
 
     template <typename T, typename Read>
-    void readMap(const YamlNode& node, const std::string& path, T& target, Read read) {
-        if (!expectKind(node, path, YamlNode::Kind::Map)) return;
-        Section section(node, path, findings_, knownKeys_);
-        read(section, target);
-        section.reportUnknownKeys();
-    }
-
-    template <std::invocable<const YamlNode&, const std::string&> Read>
-    void forEachEntry(std::string_view key, Leaf leaf, Read read) {
-        const std::string path = pathOf(key);
-        if (knownKeys_) {
-            ask(std::string(key) + "[]", leaf);
-            return read(emptyMap(), path + "[]");
+    void mapping(const YamlNode* node, const std::string& path, T& target, Read read) {
+        if (written_) {
+            Section section(*written_, path);
+            read(section, target);
+        } else if (node && expectKind(*node, path, YamlNode::Kind::Map)) {
+            Section section(*node, path, *findings_);
+            read(section, target);
+            section.reportUnknownKeys();
         }
-        const YamlNode* node = ask(key, Leaf::No);
-        if (!node || !expectKind(*node, path, YamlNode::Kind::List)) return;
-        for (std::size_t i = 0; i < node->children.size(); ++i) read(node->children[i], path + "[" + std::to_string(i) + "]");
     }
 
     template <typename T, typename Read>
-    bool assign(const YamlNode& node, const std::string& path, T& target, Read read) {
-        const bool isScalar = node.kind == YamlNode::Kind::Scalar;
+    void forEachEntry(std::string_view key, std::vector<T>& target, Read read) {
+        const YamlNode* node = ask(key);
+        if (node) target.clear();
+        if (node && expectKind(*node, pathOf(key), YamlNode::Kind::List)) target.resize(node->children.size());
+        for (std::size_t i = 0; i < target.size() && (node || written_); ++i)
+            read(node ? &node->children[i] : nullptr, pathOf(key) + "[" + std::to_string(i) + "]", target[i]);
+    }
+
+    template <typename T, typename Read>
+    bool scalar(const YamlNode* node, const std::string& path, T& target, Read read) {
+        if (written_) {
+            if constexpr (requires { read.write(target); })
+                written_->emplace_back(path, read.write(target));
+            else
+                written_->emplace_back(path, fileText(target));
+        }
+        if (!node) return false;
+        const bool isScalar = node->kind == YamlNode::Kind::Scalar;
         try {
             // Whatever stands in the place of a scalar, the reader knows best what it expected: it tells when it gets nothing.
-            auto value = read(isScalar ? Scalar{node.text, node.quoted} : Scalar{});
+            auto value = read(isScalar ? Scalar{node->text, node->quoted} : Scalar{});
             if (!isScalar) throw std::invalid_argument("a single value");
             target = std::move(value);
             return true;
         } catch (const std::invalid_argument& expected) {
-            reportMismatch(node, path, expected.what());
+            reportMismatch(*node, path, expected.what());
             return false;
         }
     }
 
     std::string path_;
-    Findings& findings_;
-    std::set<std::string>* knownKeys_;
+    Findings* findings_ = nullptr;
+    WrittenKeys* written_ = nullptr;
     Position position_;
     std::map<std::string_view, const YamlNode*> children_;
     std::vector<std::string> asked_;

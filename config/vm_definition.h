@@ -7,7 +7,6 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,6 +24,19 @@ enum class OnFailure { Report, Retry };
 /// Which of the kernel's two ways to a passed-through device is gone: a device node of its own with an iommufd, or its IOMMU
 /// group's with a container. Auto looks at the host.
 enum class VfioInterface { Auto, Cdev, Group };
+
+template <>
+inline constexpr auto namesOf<Accelerator> = namesFor(Accelerator::Auto, "kvm", "tcg", "auto");
+template <>
+inline constexpr auto namesOf<DiskFormat> = namesFor(DiskFormat::Qcow2, "raw", "qcow2");
+template <>
+inline constexpr auto namesOf<DiskCache> = namesFor(DiskCache::None, "writeback", "none");
+template <>
+inline constexpr auto namesOf<NetworkType> = namesFor(NetworkType::Tap, "user", "tap");
+template <>
+inline constexpr auto namesOf<OnFailure> = namesFor(OnFailure::Retry, "report", "retry");
+template <>
+inline constexpr auto namesOf<VfioInterface> = namesFor(VfioInterface::Group, "auto", "cdev", "group");
 
 struct Cpu {
     std::string model = "max";
@@ -142,27 +154,6 @@ struct VmDefinition {
 
     bool operator==(const VmDefinition&) const = default;
 };
-
-std::string_view name(Accelerator);
-std::string_view name(DiskFormat);
-std::string_view name(DiskCache);
-std::string_view name(NetworkType);
-std::string_view name(OnFailure);
-std::string_view name(VfioInterface);
-
-/// Every key with its value as a file would have it, by path: `memory.size` -> `512MiB`, `disks[0].file` -> `/x.img`.
-std::map<std::string, std::string> flatten(const VmDefinition&);
-
-/// One key whose value two definitions do not share; an absent list entry has an empty value.
-struct KeyDifference {
-    std::string key;
-    std::string before;
-    std::string after;
-
-    bool operator==(const KeyDifference&) const = default;
-};
-
-std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefinition& after);
 
 /// `512MiB`, `4KiB`, or bytes where no unit divides: what a file would have.
 std::string formatSize(std::uint64_t bytes);

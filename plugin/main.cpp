@@ -13,7 +13,6 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "config/emit.h"
 #include "config/parse.h"
 #include "plugin/domain/domain_xml.h"
 #include "plugin/host/libvirt_connection.h"

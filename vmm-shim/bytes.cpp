@@ -17,27 +17,6 @@ std::string_view ByteReader::take(std::size_t length, const char* what) {
     return taken;
 }
 
-std::uint8_t ByteReader::u8(const char* what) {
-    return static_cast<std::uint8_t>(take(1, what)[0]);
-}
-
-std::uint16_t ByteReader::be16(const char* what) {
-    const std::string_view raw = take(2, what);
-    return static_cast<std::uint16_t>(static_cast<unsigned char>(raw[0]) << 8 | static_cast<unsigned char>(raw[1]));
-}
-
-std::uint32_t ByteReader::be32(const char* what) {
-    std::uint32_t value = 0;
-    for (const char byte : take(4, what)) value = value << 8 | static_cast<unsigned char>(byte);
-    return value;
-}
-
-std::uint64_t ByteReader::be64(const char* what) {
-    std::uint64_t value = 0;
-    for (const char byte : take(8, what)) value = value << 8 | static_cast<unsigned char>(byte);
-    return value;
-}
-
 void ByteReader::expect(std::uint8_t value, const char* what) {
     const std::size_t at = offset_;
     const std::uint8_t found = u8(what);
@@ -57,21 +36,6 @@ std::string ByteReader::nulString(std::size_t limit, const char* what) {
 std::string ByteReader::shortString(const char* what) {
     const std::uint8_t length = u8(what);
     return std::string(take(length, what));
-}
-
-void ByteWriter::be16(std::uint16_t value) {
-    u8(static_cast<std::uint8_t>(value >> 8));
-    u8(static_cast<std::uint8_t>(value));
-}
-
-void ByteWriter::be32(std::uint32_t value) {
-    be16(static_cast<std::uint16_t>(value >> 16));
-    be16(static_cast<std::uint16_t>(value));
-}
-
-void ByteWriter::be64(std::uint64_t value) {
-    be32(static_cast<std::uint32_t>(value >> 32));
-    be32(static_cast<std::uint32_t>(value));
 }
 
 void ByteWriter::nulString(const std::string& text) {

@@ -37,10 +37,10 @@ class ByteReader {
     bool atEnd() const { return left() == 0; }
 
     /// `what` names the field in the error.
-    std::uint8_t u8(const char* what);
-    std::uint16_t be16(const char* what);
-    std::uint32_t be32(const char* what);
-    std::uint64_t be64(const char* what);
+    std::uint8_t u8(const char* what) { return number<std::uint8_t>(what); }
+    std::uint16_t be16(const char* what) { return number<std::uint16_t>(what); }
+    std::uint32_t be32(const char* what) { return number<std::uint32_t>(what); }
+    std::uint64_t be64(const char* what) { return number<std::uint64_t>(what); }
     std::string_view take(std::size_t length, const char* what);
     /// The next byte, left where it is; -1 at the end.
     int peek() const { return atEnd() ? -1 : static_cast<unsigned char>(bytes_[offset_]); }
@@ -54,16 +54,24 @@ class ByteReader {
     [[noreturn]] void fail(const std::string& what) const { throw DecodeError(offset_, what); }
 
  private:
+    template <class Number>
+    Number number(const char* what) {
+        Number value = 0;
+        for (const char byte : take(sizeof(Number), what))
+            value = static_cast<Number>(std::uint64_t{value} << 8 | static_cast<unsigned char>(byte));
+        return value;
+    }
+
     std::string_view bytes_;
     std::size_t offset_ = 0;
 };
 
 class ByteWriter {
  public:
-    void u8(std::uint8_t value) { bytes_.push_back(static_cast<char>(value)); }
-    void be16(std::uint16_t value);
-    void be32(std::uint32_t value);
-    void be64(std::uint64_t value);
+    void u8(std::uint8_t value) { number(value); }
+    void be16(std::uint16_t value) { number(value); }
+    void be32(std::uint32_t value) { number(value); }
+    void be64(std::uint64_t value) { number(value); }
     void append(std::string_view bytes) { bytes_.append(bytes); }
     void nulString(const std::string& text);
     /// Throws std::length_error for more than 255 characters.
@@ -74,6 +82,11 @@ class ByteWriter {
     std::string take() { return std::move(bytes_); }
 
  private:
+    template <class Number>
+    void number(Number value) {
+        for (std::size_t left = sizeof(Number); left-- > 0;) bytes_.push_back(static_cast<char>(value >> 8 * left));
+    }
+
     std::string bytes_;
 };
 

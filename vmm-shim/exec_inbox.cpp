@@ -6,10 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <optional>
 
 #include "vmm-shim/throw_errno.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
@@ -45,27 +43,7 @@ void postParcel(const std::string& path, const std::string& label, const std::ve
     if (descriptors.size() > mostInParcel) throwErrno("post descriptors to '" + path + "'", EMSGSIZE);
     const UniqueFd socket = datagramSocket();
     sockaddr_un address = unixAddress(path);
-    iovec data{const_cast<char*>(label.data()), label.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * mostInParcel)] = {};
-    msghdr message{};
-    message.msg_name = &address;
-    message.msg_namelen = sizeof(address);
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    if (!descriptors.empty()) {
-        message.msg_control = control;
-        message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
-        std::memcpy(CMSG_DATA(header), descriptors.data(), sizeof(int) * descriptors.size());
-    }
-    ssize_t sent;
-    do {
-        sent = ::sendmsg(socket.get(), &message, MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
-    if (sent < 0) throwErrno("post descriptors to '" + path + "'");
+    if (sendWith(socket.get(), label, descriptors, &address) < 0) throwErrno("post descriptors to '" + path + "'");
 }
 
 std::vector<Parcel> takeParcels(int inbox) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "vmm-shim/unique_fd.h"
+#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 
@@ -20,8 +21,7 @@ struct Parcel {
     std::vector<UniqueFd> descriptors;
 };
 
-/// The most descriptors in a parcel: SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
-constexpr std::size_t mostInParcel = 253;
+constexpr std::size_t mostInParcel = mostDescriptorsAtOnce;
 
 /// An inbox bound to `path`. Throws std::system_error that names the path, as do the others.
 UniqueFd makeInbox(const std::string& path);

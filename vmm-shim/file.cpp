@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
@@ -91,6 +92,15 @@ void reserveFile(const std::string& path, std::size_t bytes) {
 void replaceFromReserved(const std::string& reserved, const std::string& path, std::string_view text) {
     UniqueFd fd(::open(reserved.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     writeOver(reserved, std::move(fd), path, text, Outlives::Host);
+}
+
+ScratchDirectory::ScratchDirectory(const std::string& name) : path_(fs::temp_directory_path() / (name + "-XXXXXX")) {
+    if (!::mkdtemp(path_.data())) throwErrno("create '" + path_ + "'");
+}
+
+ScratchDirectory::~ScratchDirectory() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
 }
 
 void makeDirectories(const std::string& path, mode_t mode) {

@@ -31,6 +31,18 @@ void reserveFile(const std::string& path, std::size_t bytes);
 /// replaceFile() by way of a reserved file: needs no space but what reserveFile() took. Without a reserved file it does its best.
 void replaceFromReserved(const std::string& reserved, const std::string& path, std::string_view text);
 
+/// A directory of our own for files that pass, gone with this.
+class ScratchDirectory {
+ public:
+    explicit ScratchDirectory(const std::string& name);
+    ScratchDirectory(const ScratchDirectory&) = delete;
+    ~ScratchDirectory();
+    const std::string& path() const { return path_; }
+
+ private:
+    std::string path_;
+};
+
 /// mkdir -p, with this mode for the last component.
 void makeDirectories(const std::string& path, mode_t mode);
 

@@ -288,117 +288,6 @@ class Decoder {
     std::map<std::string, std::uint64_t>::const_iterator current_ = blocks_.end();
 };
 
-class Encoder {
- public:
-    std::string encode(const MainStream& stream) {
-        writer_.be32(magic);
-        writer_.be32(version);
-        write(stream.configuration);
-        for (const StreamPart& part : stream.parts) std::visit([this](const auto& value) { write(value); }, part);
-        writer_.u8(endOfFile);
-        if (stream.description) {
-            writer_.u8(vmDescription);
-            writer_.be32(static_cast<std::uint32_t>(stream.description->size()));
-            writer_.append(*stream.description);
-        }
-        return writer_.take();
-    }
-
- private:
-    void beginSubsection(const char* name) {
-        writer_.u8(subsection);
-        writer_.shortString(name);
-        writer_.be32(1);
-    }
-
-    void write(const StreamConfiguration& value) {
-        writer_.u8(configuration);
-        writer_.be32(static_cast<std::uint32_t>(value.machine.size()));
-        writer_.append(value.machine);
-        if (value.target_page_bits) {
-            beginSubsection(targetPageBitsName);
-            writer_.be32(*value.target_page_bits);
-        }
-        if (value.capabilities) {
-            beginSubsection(capabilitiesName);
-            writer_.be32(static_cast<std::uint32_t>(value.capabilities->size()));
-            for (const std::string& capability : *value.capabilities) writer_.shortString(capability);
-        }
-        if (value.uuid) {
-            beginSubsection(uuidName);
-            for (const std::uint8_t byte : *value.uuid) writer_.u8(byte);
-        }
-    }
-
-    void write(const CommandPart& part) {
-        if (part.data.size() > 0xffff)
-            throw std::length_error("command '" + std::string(name(part.command)) + "' with " + std::to_string(part.data.size()) +
-                                    " bytes of data");
-        writer_.u8(command);
-        writer_.be16(static_cast<std::uint16_t>(part.command));
-        writer_.be16(static_cast<std::uint16_t>(part.data.size()));
-        writer_.append(part.data);
-    }
-
-    void writeHeader(std::uint8_t type, std::uint32_t section_id, const std::string& idstr, std::uint32_t instance_id,
-                     std::uint32_t version_id) {
-        writer_.u8(type);
-        writer_.be32(section_id);
-        writer_.shortString(idstr);
-        writer_.be32(instance_id);
-        writer_.be32(version_id);
-    }
-
-    void writeFooter(std::uint32_t section_id) {
-        writer_.u8(sectionFooter);
-        writer_.be32(section_id);
-    }
-
-    void write(const DevicePart& part) {
-        writeHeader(sectionFull, part.section_id, part.idstr, part.instance_id, part.version_id);
-        writer_.append(part.state);
-        writeFooter(part.section_id);
-    }
-
-    void write(const RamPart& part) {
-        if (part.kind == RamPart::Kind::START) {
-            writeHeader(static_cast<std::uint8_t>(part.kind), part.section_id, "ram", 0, ramVersion);
-        } else {
-            writer_.u8(static_cast<std::uint8_t>(part.kind));
-            writer_.be32(part.section_id);
-        }
-        for (const RamRecord& record : part.records) std::visit([this](const auto& value) { write(value); }, record);
-        writer_.be64(flagEos);
-        writeFooter(part.section_id);
-    }
-
-    void write(const RamSetup& setup) {
-        std::uint64_t total = 0;
-        for (const StreamRamBlock& block : setup.blocks) total += block.used_length;
-        writer_.be64(total | flagMemSize);
-        for (const StreamRamBlock& block : setup.blocks) {
-            writer_.shortString(block.idstr);
-            writer_.be64(block.used_length);
-            if (block.page_size) writer_.be64(*block.page_size);
-            if (block.mr_addr) writer_.be64(*block.mr_addr);
-        }
-    }
-
-    void write(const RamPage& page) {
-        const auto* const bytes = std::get_if<std::string>(&page.content);
-        writer_.be64(page.addr | (bytes ? flagPage : flagZero) | (page.idstr ? 0 : flagContinue));
-        if (page.idstr) writer_.shortString(*page.idstr);
-        if (bytes)
-            writer_.append(*bytes);
-        else
-            writer_.u8(std::get<std::uint8_t>(page.content));
-    }
-
-    void write(const RamFlush&) { writer_.be64(flagMultifdFlush); }
-
-    ByteWriter writer_;
-};
-
 }  // namespace
 
 std::optional<std::string_view> findDescription(std::string_view stream) {
@@ -419,10 +308,6 @@ std::optional<std::string_view> findDescription(std::string_view stream) {
 MainStream decodeMainStream(std::string_view bytes, const DeviceLengths& lengths,
                             const std::set<std::string>& blocksWithPageSize) {
     return Decoder(bytes, lengths, blocksWithPageSize).decode();
-}
-
-std::string encodeMainStream(const MainStream& stream) {
-    return Encoder().encode(stream);
 }
 
 std::string_view name(StreamCommand number) {

@@ -140,9 +140,6 @@ std::optional<std::string_view> findDescription(std::string_view stream);
 MainStream decodeMainStream(std::string_view bytes, const DeviceLengths& lengths,
                             const std::set<std::string>& blocksWithPageSize = {});
 
-/// Throws std::length_error for a name or a command that the format does not hold.
-std::string encodeMainStream(const MainStream& stream);
-
 /// `SWITCHOVER_START`
 std::string_view name(StreamCommand command);
 

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -17,6 +16,7 @@
 
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -29,19 +29,12 @@ constexpr std::string_view deletedMark = " (deleted)";
 // A process in uninterruptible sleep (a disk that hangs) ends only when the kernel lets it.
 constexpr milliseconds killPatience{10'000};
 
-/// The whole of a name in /proc, or -1.
-int numberOf(const std::string& name) {
-    int number = -1;
-    const char* end = name.data() + name.size();
-    const auto [stop, error] = std::from_chars(name.data(), end, number);
-    return error == std::errc() && stop == end ? number : -1;
-}
-
 std::vector<OpenFile> filesIn(const std::string& directory, std::error_code& error) {
     std::vector<OpenFile> files;
     for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
         std::error_code closed;
-        OpenFile file{numberOf(entry->path().filename()), entry->path(), fs::read_symlink(entry->path(), closed)};
+        OpenFile file{wholeNumber<int>(entry->path().filename().native()).value_or(-1), entry->path(),
+                      fs::read_symlink(entry->path(), closed)};
         if (!closed && file.number >= 0) files.push_back(std::move(file));
     }
     std::ranges::sort(files, {}, &OpenFile::number);
@@ -188,7 +181,7 @@ std::vector<pid_t> allProcesses(const std::string& proc) {
     std::vector<pid_t> pids;
     std::error_code ignored;
     for (fs::directory_iterator entry(proc, ignored), end; !ignored && entry != end; entry.increment(ignored))
-        if (const pid_t pid = numberOf(entry->path().filename()); pid > 0) pids.push_back(pid);
+        if (const auto pid = wholeNumber<pid_t>(entry->path().filename().native()); pid && *pid > 0) pids.push_back(*pid);
     return pids;
 }
 

@@ -3,7 +3,9 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <utility>
 
 #include "vmm-shim/text.h"
 
@@ -67,48 +69,51 @@ struct Verdict {
 };
 using Judgement = std::optional<Verdict>;  ///< None where there is nothing to say.
 
+Judgement harmless(std::string why) {
+    return Verdict{Severity::Harmless, std::move(why)};
+}
+Judgement adaptable(std::string why) {
+    return Verdict{Severity::Adaptable, std::move(why)};
+}
+Judgement fatal(std::string why) {
+    return Verdict{Severity::Fatal, std::move(why)};
+}
+
 const char* const noAgreement =
     "x-ignore-shared leaves a block out of the stream only when it is a shared memory-backend-file: one VMM would send, or wait "
     "for, what the other leaves out";
 
 Judgement judgeUsedLength(const Pair& pair) {
-    if (pair.old.used_length == pair.fresh.used_length) return std::nullopt;
     if (!pair.fresh.resizable)
-        return Verdict{
-            Severity::Fatal,
+        return fatal(
             std::string("QEMU cannot resize this block: the new VMM would refuse it ('Size mismatch') after the guest was "
                         "stopped; ") +
-                (isRom(pair.old) ? "the two have ROM files of different sizes, which romfile= or romsize= would pin"
-                                 : "the two were given different sizes for it")};
+            (isRom(pair.old) ? "the two have ROM files of different sizes, which romfile= or romsize= would pin"
+                             : "the two were given different sizes for it"));
     if (pair.old.used_length > pair.fresh.max_length)
-        return Verdict{Severity::Fatal,
-                       "it does not fit into the new VMM's block, which would refuse it ('Size too large') after the guest was "
-                       "stopped"};
-    return Verdict{Severity::Adaptable, "the new VMM resizes its block to the old length when it loads it"};
+        return fatal(
+            "it does not fit into the new VMM's block, which would refuse it ('Size too large') after the guest was "
+            "stopped");
+    return adaptable("the new VMM resizes its block to the old length when it loads it");
 }
 
 Judgement judgeMaxLength(const Pair& pair) {
-    if (pair.old.max_length == pair.fresh.max_length) return std::nullopt;
     if (pair.old.used_length > pair.fresh.max_length)
-        return Verdict{Severity::Fatal, "the length in use on the old VMM does not fit into the new one's"};
-    if (!pair.sharesMemory()) return Verdict{Severity::Harmless, "the content is copied, and what is in use fits"};
+        return fatal("the length in use on the old VMM does not fit into the new one's");
+    if (!pair.sharesMemory()) return harmless("the content is copied, and what is in use fits");
     if (pair.fresh.max_length < pair.old.max_length)
-        return Verdict{
-            Severity::Adaptable,
-            "the new VMM maps the beginning of the file, and what is in use fits; the block cannot grow beyond it later"};
+        return adaptable(
+            "the new VMM maps the beginning of the file, and what is in use fits; the block cannot grow beyond it later");
     // system/physmem.c:qemu_ram_alloc_from_fd, 10.0 and 11.1: `grow` is off for a memory backend, on for a block from CPR.
-    if (pair.fresh.named_file)
-        return Verdict{Severity::Fatal, "the file is too small for the new VMM, which would not start with it"};
-    return Verdict{Severity::Fatal,
-                   "the new VMM would make the old one's file larger while the guest runs on it, and it stays larger even when "
-                   "the handover is given up"};
+    if (pair.fresh.named_file) return fatal("the file is too small for the new VMM, which would not start with it");
+    return fatal(
+        "the new VMM would make the old one's file larger while the guest runs on it, and it stays larger even when "
+        "the handover is given up");
 }
 
 Judgement judgePageSize(const Pair& pair) {
-    if (pair.old.page_size == pair.fresh.page_size) return std::nullopt;
-    if (pair.sharesMemory())
-        return Verdict{Severity::Fatal, "one file has one page size: the two VMMs are not set up for the same file"};
-    return Verdict{Severity::Harmless, "the content is copied in pages of the guest's; only the host's huge pages differ"};
+    if (pair.sharesMemory()) return fatal("one file has one page size: the two VMMs are not set up for the same file");
+    return harmless("the content is copied in pages of the guest's; only the host's huge pages differ");
 }
 
 Judgement judgeAlign(const Pair& pair) {
@@ -118,81 +123,71 @@ Judgement judgeAlign(const Pair& pair) {
     if (pair.old.align < hugeAlign || pair.fresh.align == 0 || pair.fresh.align >= hugeAlign || pair.old.named_file ||
         pair.fresh.named_file)
         return std::nullopt;
-    return Verdict{Severity::Harmless, "the guest cannot see it; the new VMM's memory cannot have huge pages at both ends"};
+    return harmless("the guest cannot see it; the new VMM's memory cannot have huge pages at both ends");
 }
 
 Judgement judgeShared(const Pair& pair) {
-    if (pair.old.shared == pair.fresh.shared) return std::nullopt;
     if (pair.transfer == RamTransfer::AllShared)
-        return Verdict{Severity::Fatal, pair.old.shared
-                                            ? "the new VMM has private memory for it: the guest would not find its "
-                                              "content there (aux-ram-share=on, or share=on of its backend, is missing)"
-                                            : "it is private memory of the old VMM, which cannot be handed over "
-                                              "(aux-ram-share=on, or share=on of its backend, was missing)"};
-    if (pair.disagreesOnTheStream()) return Verdict{Severity::Fatal, noAgreement};
-    return Verdict{Severity::Harmless, "the content is copied; it matters to a later handover that shares memory"};
+        return fatal(pair.old.shared ? "the new VMM has private memory for it: the guest would not find its "
+                                       "content there (aux-ram-share=on, or share=on of its backend, is missing)"
+                                     : "it is private memory of the old VMM, which cannot be handed over "
+                                       "(aux-ram-share=on, or share=on of its backend, was missing)");
+    if (pair.disagreesOnTheStream()) return fatal(noAgreement);
+    return harmless("the content is copied; it matters to a later handover that shares memory");
 }
 
-Judgement judgeResizable(const Pair& pair) {
-    if (pair.old.resizable == pair.fresh.resizable) return std::nullopt;
-    return Verdict{Severity::Harmless, "only a block whose used_length differs has to be resizable"};
+Judgement judgeResizable(const Pair&) {
+    return harmless("only a block whose used_length differs has to be resizable");
 }
 
 Judgement judgeReadOnly(const Pair& pair) {
-    if (pair.old.read_only == pair.fresh.read_only) return std::nullopt;
     if (pair.fresh.read_only)
-        return Verdict{Severity::Fatal, pair.sharesMemory() ? "the guest can write this memory now and could not on the new VMM"
-                                                            : "the new VMM could not write the content into it"};
-    if (pair.sharesMemory())
-        return Verdict{Severity::Fatal, "the new VMM could change a file that the old one is allowed to read only"};
-    return Verdict{Severity::Harmless, "the content is copied into memory of the new VMM's own"};
+        return fatal(pair.sharesMemory() ? "the guest can write this memory now and could not on the new VMM"
+                                         : "the new VMM could not write the content into it");
+    if (pair.sharesMemory()) return fatal("the new VMM could change a file that the old one is allowed to read only");
+    return harmless("the content is copied into memory of the new VMM's own");
 }
 
 Judgement judgeNamedFile(const Pair& pair) {
-    if (pair.old.named_file == pair.fresh.named_file) return std::nullopt;
-    if (pair.disagreesOnTheStream()) return Verdict{Severity::Fatal, noAgreement};
+    if (pair.disagreesOnTheStream()) return fatal(noAgreement);
     if (pair.transfer == RamTransfer::AllShared)
-        return Verdict{Severity::Harmless, "what counts is that both map the same file, however they came by it"};
-    return Verdict{Severity::Harmless, "the content is copied"};
+        return harmless("what counts is that both map the same file, however they came by it");
+    return harmless("the content is copied");
 }
 
 Judgement judgeGuestMemfd(const Pair& pair) {
-    // Told even when both have it. QEMU blocks CPR for it, too (system/physmem.c:ram_block_add, 10.0 and 11.1).
+    // QEMU blocks CPR for it, too (system/physmem.c:ram_block_add, 10.0 and 11.1).
     if (!pair.old.guest_memfd && !pair.fresh.guest_memfd) return std::nullopt;
-    return Verdict{
-        Severity::Fatal,
-        "the guest's private memory (guest_memfd) can be neither read nor mapped, so it can be neither copied nor shared"};
+    return fatal(
+        "the guest's private memory (guest_memfd) can be neither read nor mapped, so it can be neither copied nor shared");
 }
 
 /// The files of a block that both VMMs are to map.
 Judgement judgeSharedFile(const Pair& pair) {
     const auto &old = pair.old.file, &fresh = pair.fresh.file;
     if (!old)
-        return Verdict{
-            Severity::Fatal,
+        return fatal(
             "it is anonymous memory: its content would stay behind in the old VMM (aux-ram-share=on, or a shared memory "
-            "backend, was missing)"};
+            "backend, was missing)");
     if (!fresh)
-        return Verdict{
-            Severity::Fatal,
-            "the new VMM has memory of its own for it: the guest would find zeroes, or a fresh ROM, where its content was"};
+        return fatal(
+            "the new VMM has memory of its own for it: the guest would find zeroes, or a fresh ROM, where its content was");
     if (old->identity != fresh->identity) {
         const RamBlock* owner = pair.oldOwnerOf(*fresh);
-        return Verdict{Severity::Fatal, owner ? "the new VMM maps the file of the old VMM's block '" + owner->idstr +
-                                                    "': the guest would find that block's content here"
-                                              : "the new VMM maps another file: the guest would find other content in it"};
+        return fatal(owner ? "the new VMM maps the file of the old VMM's block '" + owner->idstr +
+                                 "': the guest would find that block's content here"
+                           : "the new VMM maps another file: the guest would find other content in it");
     }
     const std::uint64_t smaller = std::min(old->size, fresh->size), larger = std::max(old->size, fresh->size);
     if (smaller < pair.old.max_length)
-        return Verdict{Severity::Fatal,
-                       "the file is smaller than the old VMM's block: what lies behind its end cannot be accessed (SIGBUS)"};
+        return fatal("the file is smaller than the old VMM's block: what lies behind its end cannot be accessed (SIGBUS)");
     // A user's file may well be larger than what is used of it. One of the VMM's own, or a memory backend's memfd, is exactly as
     // long as its block, rounded up to a page (system/physmem.c:file_ram_alloc, 10.0 and 11.1).
     const std::uint64_t page = std::max<std::uint64_t>(pair.old.page_size, 1), rest = pair.old.max_length % page;
     const std::uint64_t expected = pair.old.max_length + (rest ? page - rest : 0);
     if (!pair.old.named_file && larger > expected)
-        return Verdict{Severity::Fatal, "the file was made larger than the old VMM's block of " + exactSize(pair.old.max_length) +
-                                            ": a VMM with another max_length has had it"};
+        return fatal("the file was made larger than the old VMM's block of " + exactSize(pair.old.max_length) +
+                     ": a VMM with another max_length has had it");
     return std::nullopt;
 }
 
@@ -201,14 +196,15 @@ Judgement judgeCopiedFile(const Pair& pair) {
     if (!pair.fresh.file) return std::nullopt;
     const RamBlock* owner = pair.oldOwnerOf(*pair.fresh.file);
     if (!owner) return std::nullopt;
-    return Verdict{Severity::Fatal, "it is to be copied, but the new VMM maps the file of the old VMM's block '" + owner->idstr +
-                                        "': the copy would be written into the running guest's memory"};
+    return fatal("it is to be copied, but the new VMM maps the file of the old VMM's block '" + owner->idstr +
+                 "': the copy would be written into the running guest's memory");
 }
 
 struct Field {
     const char* name;
     std::string (*text)(const RamBlock&);
-    Judgement (*judge)(const Pair&);
+    Judgement (*judge)(const Pair&);  ///< Of two that differ,
+    bool alsoOfAlike = false;         ///< or are alike.
 };
 
 template <auto member>
@@ -230,9 +226,9 @@ const Field fields[] = {
     {"resizable", asFlag<&RamBlock::resizable>, judgeResizable},
     {"read_only", asFlag<&RamBlock::read_only>, judgeReadOnly},
     {"named_file", asFlag<&RamBlock::named_file>, judgeNamedFile},
-    {"guest_memfd", asFlag<&RamBlock::guest_memfd>, judgeGuestMemfd},
+    {"guest_memfd", asFlag<&RamBlock::guest_memfd>, judgeGuestMemfd, true},
     {"file", [](const RamBlock& block) { return fileText(block.file); },
-     [](const Pair& pair) { return pair.sharesMemory() ? judgeSharedFile(pair) : judgeCopiedFile(pair); }},
+     [](const Pair& pair) { return pair.sharesMemory() ? judgeSharedFile(pair) : judgeCopiedFile(pair); }, true},
 };
 
 RamBlockDifference onlyOnOld(const RamBlock& old) {
@@ -265,10 +261,12 @@ std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, co
             continue;
         }
         const Pair pair{before, *after, transfer, old};
-        for (const Field& field : fields)
+        for (const Field& field : fields) {
+            const std::string was = field.text(before), is = field.text(*after);
+            if (was == is && !field.alsoOfAlike) continue;
             if (const Judgement verdict = field.judge(pair))
-                found.push_back(
-                    {before.idstr, field.name, field.text(before), field.text(*after), verdict->severity, verdict->why});
+                found.push_back({before.idstr, field.name, was, is, verdict->severity, verdict->why});
+        }
     }
     for (const RamBlock& after : fresh)
         if (!find(old, after.idstr)) found.push_back(onlyOnFresh(after, transfer));
@@ -281,15 +279,8 @@ std::string describe(const RamBlockDifference& difference) {
 }
 
 std::string_view name(Severity severity) {
-    switch (severity) {
-        case Severity::Harmless:
-            return "harmless";
-        case Severity::Adaptable:
-            return "adaptable";
-        case Severity::Fatal:
-            return "fatal";
-    }
-    return "unknown";
+    constexpr std::array<std::string_view, 3> names{"harmless", "adaptable", "fatal"};
+    return names.at(static_cast<std::size_t>(severity));
 }
 
 }  // namespace vh

@@ -4,7 +4,6 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -19,23 +19,15 @@ namespace {
 
 constexpr std::uint64_t kib = 1024, mib = 1024 * kib, gib = 1024 * mib;
 
-template <typename Number>
-std::optional<Number> number(std::string_view text, int base) {
-    Number value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-    return value;
-}
-
 /// All of `0x1000`, or nothing: no sign, no second prefix, no number above 64 bits.
 std::optional<std::uint64_t> hexadecimal(std::string_view text) {
     if (!text.starts_with("0x")) return std::nullopt;
-    return number<std::uint64_t>(text.substr(2), 16);
+    return wholeNumber<std::uint64_t>(text.substr(2), 16);
 }
 
 /// `4 KiB`, `2 MiB`, `1 GiB` (util/cutils.c:size_to_str).
 std::optional<std::uint64_t> pageSize(std::string_view count, std::string_view unit) {
-    const auto value = number<std::uint64_t>(count, 10);
+    const auto value = wholeNumber<std::uint64_t>(count, 10);
     if (!value || *value == 0 || *value >= kib) return std::nullopt;
     if (unit == "B") return value;
     if (unit == "KiB") return *value * kib;

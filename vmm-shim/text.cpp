@@ -11,9 +11,9 @@ constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
 
 }  // namespace
 
-std::string fixed(double number, int decimals) {
+std::string fixed(double value, int decimals) {
     char text[400];  // The greatest double has 309 digits.
-    std::snprintf(text, sizeof(text), "%.*f", decimals, number);
+    std::snprintf(text, sizeof(text), "%.*f", decimals, value);
     return text;
 }
 

@@ -1,7 +1,9 @@
-// Text for people.
+// Text for people, and numbers that they or others wrote.
 #pragma once
 
+#include <charconv>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,11 +23,19 @@ std::string joined(const Items& items, std::string_view separator = ", ") {
     return list;
 }
 
+/// All of the text, or nothing: no sign but a minus, no prefix, nothing around it, and no number that does not fit.
+template <class Number>
+std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
+    Number value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+/// `12.5`
+std::string fixed(double value, int decimals);
+
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.
 std::string roundedSize(double bytes);
-
-/// `1.50`
-std::string fixed(double number, int decimals);
 
 /// `2 MiB`, or `2097153 bytes`: never rounded.
 std::string exactSize(std::uint64_t bytes);

@@ -44,6 +44,14 @@ UniqueFd listenUnix(const std::string& path) {
     return fd;
 }
 
+UniqueFd acceptUnix(int listener) {
+    return UniqueFd(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+}
+
+PathListener::~PathListener() {
+    if (socket_) ::unlink(path_.c_str());
+}
+
 UniqueFd connectUnix(const std::string& path) {
     UniqueFd fd = streamSocket(SOCK_NONBLOCK);
     const sockaddr_un address = unixAddress(path);
@@ -79,25 +87,32 @@ bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes) {
     return std::ranges::any_of(inodes, [&](std::uint64_t inode) { return inode != 0 && held.contains(inode); });
 }
 
-std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) {
-    iovec data{const_cast<char*>(bytes), length};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+ssize_t sendWith(int socket, std::string_view bytes, std::span<const int> descriptors, sockaddr_un* address) {
+    iovec data{const_cast<char*>(bytes.data()), bytes.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * mostDescriptorsAtOnce)] = {};
     msghdr message{};
+    message.msg_name = address;
+    message.msg_namelen = address ? sizeof(*address) : 0;
     message.msg_iov = &data;
     message.msg_iovlen = 1;
-    if (fd >= 0) {
+    if (!descriptors.empty()) {
         message.msg_control = control;
-        message.msg_controllen = sizeof(control);
+        message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
         cmsghdr* header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+        header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+        std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
     }
     ssize_t sent;
     do {
         sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+std::size_t sendSome(int socket, const char* bytes, std::size_t length, int fd) {
+    const ssize_t sent = sendWith(socket, {bytes, length}, {&fd, fd >= 0 ? std::size_t{1} : 0});
     if (sent >= 0) return static_cast<std::size_t>(sent);
     if (errno == EAGAIN) return 0;
     throwErrno("send on a unix socket");
@@ -120,9 +135,8 @@ bool CarryingSender::sendSome(int socket) {
 }
 
 std::optional<std::size_t> receiveSome(int socket, std::string& bytes, std::vector<UniqueFd>& descriptors) {
-    constexpr std::size_t descriptorsPerMessage = 253;  // SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
     char data[65536];
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptorsPerMessage)];
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * mostDescriptorsAtOnce)];
     iovec vector{data, sizeof(data)};
     msghdr message{};
     message.msg_iov = &vector;

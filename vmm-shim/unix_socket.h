@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +26,26 @@ sockaddr_un unixAddress(const std::string& path);
 
 /// A socket bound to `path` and listening.
 UniqueFd listenUnix(const std::string& path);
+
+/// A non-blocking connection that somebody has made to a listening socket, if there is one.
+UniqueFd acceptUnix(int listener);
+
+/// A path that is listened on, and is gone with this.
+class PathListener {
+ public:
+    explicit PathListener(std::string path) : path_(std::move(path)), socket_(listenUnix(path_)) {}
+    PathListener(PathListener&&) = default;
+    PathListener& operator=(PathListener&&) = delete;
+    ~PathListener();
+
+    const std::string& path() const { return path_; }
+    int fd() const { return socket_.get(); }
+    UniqueFd accept() const { return acceptUnix(fd()); }
+
+ private:
+    std::string path_;
+    UniqueFd socket_;
+};
 
 /// A non-blocking connection to the socket at `path`. A listener that has not yet called accept() is good enough: the kernel
 /// completes the connection from its backlog, and resets it if the listener dies first.
@@ -44,6 +66,13 @@ bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes);
 /// True while some process listens on `path`. Reads /proc/net/unix instead of connecting: a VMM's CPR channel takes one client
 /// only, and a probe would be it.
 bool isListening(const std::string& path);
+
+/// The most descriptors that go at once: SCM_MAX_FD of the kernel (include/net/scm.h, Linux 6.1).
+constexpr std::size_t mostDescriptorsAtOnce = 253;
+
+/// sendmsg() of bytes with borrowed descriptors, never raising SIGPIPE; to `address` where the socket is not connected. What it
+/// returns, or -1 and errno.
+ssize_t sendWith(int socket, std::string_view bytes, std::span<const int> descriptors, sockaddr_un* address = nullptr);
 
 /// sendmsg() of some bytes with at most one descriptor (-1 for none), never raising SIGPIPE. Returns the bytes that went out; 0
 /// when the socket is full. The descriptor goes with the first byte.

@@ -13,7 +13,7 @@
 
 #include <gio/gio.h>
 
-#include "config/emit.h"
+#include "config/parse.h"
 #include "manager/compare/configurations.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"

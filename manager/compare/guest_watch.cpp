@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "vmm-shim/text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -30,9 +31,11 @@ void GuestWatch::listen(const std::string& heartbeatSocket, Session session) {
 void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session) {
     if (line.size() < 3) return;
     if (line[0] == 'B') {
-        if (const auto number = probeNumber(std::string_view(line).substr(2))) beats_.push_back({steadyMs(at), *number, session});
+        if (const auto number = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
+            beats_.push_back({steadyMs(at), *number, session});
     } else if (line[0] == 'W') {
-        if (const auto pages = probeNumber(std::string_view(line).substr(2))) written_.push_back({steadyMs(at), *pages});
+        if (const auto pages = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
+            written_.push_back({steadyMs(at), *pages});
     } else if (line[0] == 'E') {
         ++errors_;
     } else if (line[0] == 'S') {

@@ -11,7 +11,7 @@
 #include <system_error>
 #include <utility>
 
-#include "config/emit.h"
+#include "config/parse.h"
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"

@@ -52,22 +52,53 @@ void Recovery::guarded(const std::function<void()>& step) {
 }
 
 void Recovery::begin() {
-    if (record_.starting) return finishStart();
-    if (record_.retiring) return keepNew();
-    if (!new_.alive() && record_.toldToRun && old_.alive() && !isOneProcess()) return keepOldIfItRuns();
-    if (!new_.alive()) return keepOld();
-    askUntil_ = std::chrono::steady_clock::now() + executedPatience;
-    isOneProcess() ? askWhich() : askNew();
+    if (!record_.starting && !record_.retiring && isOneProcess() && new_.alive()) {
+        askUntil_ = std::chrono::steady_clock::now() + executedPatience;
+        return askWhich();
+    }
+    facts_ = {.vm = directory_.vm(),
+              .starting = record_.starting,
+              .retiring = record_.retiring.has_value(),
+              .toldToRun = record_.toldToRun && !isOneProcess(),
+              .hasDevicesPassed = !record_.passthrough.empty()};
+    judge();
 }
 
-/// The new VMM may have run the guest, and has ended. It did not when the old one runs it: it was given back, and nobody wrote
-/// that down, or a person has decided so.
-void Recovery::keepOldIfItRuns() {
-    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        if (runStateOf(reply.text("status")) == RunState::Running) return keepOld();
-        finish("the new VMM had been told to run the guest and has ended, and the guest with it: what the old one, " +
-               pidOf(old_) + ", has of it is out of date; 'virt-handover destroy " + directory_.vm() +
-               "' ends that one, and 'start' starts the VM anew");
+void Recovery::judge() {
+    facts_.oldVmm.pid = old_.record().pid;
+    facts_.newVmm.pid = new_.record().pid;
+    facts_.oldVmm.isAlive = old_.alive();
+    facts_.newVmm.isAlive = new_.alive();
+    const RecoveryVerdict verdict = judgeRecovery(facts_);
+    switch (verdict.step) {
+        case RecoveryVerdict::AskOld:
+            return askHow(old_, facts_.oldVmm);
+        case RecoveryVerdict::AskNew:
+            return askHow(new_, facts_.newVmm);
+        case RecoveryVerdict::KeepStart:
+            return keepStart();
+        case RecoveryVerdict::UndoStart:
+            return undoStart();
+        case RecoveryVerdict::EndAndUndoStart:
+            return end(old_, [this] { undoStart(); });
+        case RecoveryVerdict::KeepOld:
+            return keepOld();
+        case RecoveryVerdict::KeepNew:
+            return keepNew();
+        case RecoveryVerdict::EndNew:
+            return endNew();
+        case RecoveryVerdict::LetNewRun:
+            return letNewRun(verdict.why);
+        case RecoveryVerdict::LeaveBoth:
+            return finish(verdict.why);
+    }
+}
+
+void Recovery::askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known) {
+    ask(vmm, "query-status", nullptr, [this, &known](const QmpReply& reply) {
+        known.word = reply.text("status");
+        known.says = runStateOf(known.word);
+        judge();
     });
 }
 
@@ -90,18 +121,10 @@ void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json a
     }
 }
 
-void Recovery::finishStart() {
-    if (!old_.alive()) return undoStart();
-    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const RunState runState = runStateOf(reply.text("status"));
-        if (runState == RunState::Unsaid)
-            return finish("its start was interrupted, and the VMM, " + pidOf(old_) +
-                          ", does not answer; 'virt-handover destroy " + directory_.vm() + "' ends it");
-        if (runState == RunState::Prelaunch) return end(old_, [this] { undoStart(); });
-        record_.starting = false;
-        directory_.write(record_);
-        finish({});
-    });
+void Recovery::keepStart() {
+    record_.starting = false;
+    directory_.write(record_);
+    finish({});
 }
 
 void Recovery::undoStart() {
@@ -109,54 +132,22 @@ void Recovery::undoStart() {
     finish({});
 }
 
-void Recovery::askNew() {
-    ask(new_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const RunState runState = runStateOf(reply.text("status"));
-        if (runState == RunState::Unsaid) return askOld();
-        // In any other state (running, io-error, shutdown, guest-panicked, ...) it has run the guest.
-        const bool neverRan = runState == RunState::Paused || runState == RunState::InMigrate || runState == RunState::Prelaunch;
-        if (!neverRan) return endOldUnlessItRuns();
-        // What it holds is the guest as it is by now, whether or not it came to run it.
-        if (record_.toldToRun && runState == RunState::Paused) return letNewRun("it had been told to");
-        if (old_.alive()) return record_.passthrough.empty() || runState != RunState::Paused ? endNew() : askWhoHasDevices();
-        if (runState != RunState::Paused)
-            return finish("the old VMM is gone and the new one never received the guest; destroy the VM");
-        letNewRun("the old VMM is gone");
-    });
-}
-
-/// The new VMM says that it has run the guest. An old one that still runs it says that this is not so.
-void Recovery::endOldUnlessItRuns() {
-    if (!old_.alive()) return keepNew();
-    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const std::string said = reply.text("status");
-        if (const RunState its = runStateOf(said); its == RunState::PostMigrate || its == RunState::Paused) return keepNew();
-        finish("the new VMM, " + pidOf(new_) + ", says that it has the guest, and the old one, " + pidOf(old_) + ", " +
-               (said.empty() ? "does not answer" : "is in the state '" + said + "'") +
-               "; a person must look, and end the one that does not have it");
-    });
-}
-
-/// An old VMM that has handed its devices over cannot run the guest any more (handover_table.h), and nobody but the new one can.
-void Recovery::askWhoHasDevices() {
-    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        const RunState runState = runStateOf(reply.text("status"));
-        if (runState == RunState::Unsaid)
-            return finish("the new VMM holds the guest, stopped, and the old one, " + pidOf(old_) +
-                          ", does not say whether it has given the guest's devices away; a person must look");
-        runState == RunState::PostMigrate ? letNewRun("the old VMM has handed over") : endNew();
-    });
-}
-
 void Recovery::letNewRun(const std::string& why) {
-    if (!record_.guestWasRunning) return endOldUnlessItRuns();
+    // The old one is asked (again): what it said was about the time before.
+    const auto judgeAsRunning = [this] {
+        facts_.toldToRun = true;
+        facts_.newVmm.says = RunState::Running;
+        facts_.oldVmm.says.reset();
+        judge();
+    };
+    if (!record_.guestWasRunning) return judgeAsRunning();
     try {
         if (!record_.adopted) joinBridges(record_.definition(), new_.record().pid);
     } catch (const std::exception& error) {
         return finish(std::string("the new VMM's network: ") + error.what());
     }
-    ask(new_, "cont", nullptr, [this, why](const QmpReply& answer) {
-        if (answer.ok()) return announce([this] { endOldUnlessItRuns(); });
+    ask(new_, "cont", nullptr, [this, why, judgeAsRunning](const QmpReply& answer) {
+        if (answer.ok()) return announce(judgeAsRunning);
         finish(why + ", and the new one, " + pidOf(new_) + ", does not start the guest: " + answer.error->description);
     });
 }
@@ -256,16 +247,6 @@ void Recovery::emptyInbox() {
     }
 }
 
-void Recovery::askOld() {
-    if (!old_.alive()) return finish("the old VMM is gone and the new one does not answer; a person must look at " + pidOf(new_));
-    ask(old_, "query-status", nullptr, [this](const QmpReply& reply) {
-        // A new VMM without a monitor, as while it waits for CPR state, is known to be harmless by the old one running the guest.
-        if (runStateOf(reply.text("status")) == RunState::Running) return endNew();
-        finish("neither VMM can be shown to hold the guest: the new one, " + pidOf(new_) +
-               ", does not answer, and the old one, " + pidOf(old_) + ", does not run it; a person must look");
-    });
-}
-
 void Recovery::keepNew() {
     announce([this] {
         if (!old_.alive()) return doAfterwards(0);
@@ -297,7 +278,7 @@ void Recovery::leaveOld() {
 void Recovery::doAfterwards(std::size_t next) {
     if (!record_.adopted || next == record_.adopted->afterwards.size()) return settle(new_.record(), old_.record().generation);
     const AdoptedVm::Command& command = record_.adopted->afterwards[next];
-    ask(new_, command.name, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
+    ask(new_, command.execute, command.arguments, [this, next](const QmpReply&) { doAfterwards(next + 1); });
 }
 
 void Recovery::endNew() {

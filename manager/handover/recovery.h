@@ -1,26 +1,8 @@
 // After a manager that died in the middle of a start or a handover: find out which VMM holds the guest, and end with exactly one.
 //
-//   a start, and the VMM says `prelaunch`  it never ran: undo the start
-//   a start, and it runs the guest         the start was as good as finished: keep it
-//   the guest has gone over (on record)    end the old one
-//   new VMM runs the guest, and the old    the handover had been confirmed: end the old one, keep the new one
-//     one says that it does not
-//   new VMM is gone, and was never told    keep the old one, and let it run the guest again if it does not
-//     to run the guest (on record)
-//   new VMM holds a complete, stopped      nobody else has it: let the new one run it
-//     guest; the old one is gone, or the
-//     new one had been told to run it
-//   both live, new one was never told to   end the new one for certain, then let the old one run the guest
-//     and does not run it
-//   the same, with passed-through devices, let the new one run it, the old one cannot any more
-//     and the old one has handed over
-//   anything else                          nobody can know: both are left, and the answer says so
-//
-// One that was sent SIGKILL and does not end never executes user code again, so it keeps nobody from going on with the other one.
-// The record names it as `retiring` then, and each verb tries to end it first.
-//
-// No VMM is ended for its silence. What lets one be ended is the record, or that it says itself that it does not have the guest;
-// see "Who is ever signalled" in README.md.
+// Whom to ask, and what to do with two VMMs, is recovery_verdict.h's judgement. One that was sent SIGKILL and does not end never
+// executes user code again, so it keeps nobody from going on with the other one. The record names it as `retiring` then, and each
+// verb tries to end it first.
 //
 // Old and new may be one process (design vmm-exec), in which whichever VMM answers is the one that is there:
 //
@@ -36,6 +18,7 @@
 #include <optional>
 #include <string>
 
+#include "manager/handover/recovery_verdict.h"
 #include "manager/record/vm_record.h"
 #include "manager/vmm/vmm_process.h"
 
@@ -59,13 +42,11 @@ class Recovery {
     /// Runs a step; what it throws is the recovery's failure.
     void guarded(const std::function<void()>& step);
     void begin();
-    void keepOldIfItRuns();
-    void finishStart();
+    /// Of two VMMs, or of a start: does what is next by what is known.
+    void judge();
+    void askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known);
+    void keepStart();
     void undoStart();
-    void askNew();
-    void askOld();
-    void endOldUnlessItRuns();
-    void askWhoHasDevices();
     void letNewRun(const std::string& why);
     /// One process: asks the monitors of both generations, until one has answered or askUntil_ has come.
     void askWhich();
@@ -97,6 +78,7 @@ class Recovery {
     Done done_;
     VmmProcess old_;
     VmmProcess new_;
+    RecoveryFacts facts_;
     EventSource timer_;
     int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
     int callsLeft_ = 50;                              ///< Until the right one of two VMMs takes a call, 20 ms apart.

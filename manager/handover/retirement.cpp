@@ -73,10 +73,11 @@ void Retirement::doAfterwards(std::size_t next) {
         return course_.done();
     }
     const AdoptedVm::Command& command = record.adopted->afterwards[next];
-    course_.send(*course_.newVmm, command.name, command.arguments, [this, next, name = command.name](const QmpReply& reply) {
-        if (!reply.ok()) course_.warn(course_.errorText(*course_.newVmm, name, *reply.error));
-        doAfterwards(next + 1);
-    });
+    course_.send(*course_.newVmm, command.execute, command.arguments,
+                 [this, next, name = command.execute](const QmpReply& reply) {
+                     if (!reply.ok()) course_.warn(course_.errorText(*course_.newVmm, name, *reply.error));
+                     doAfterwards(next + 1);
+                 });
 }
 
 }  // namespace vh

@@ -35,14 +35,7 @@ void Start::begin() {
         record_.uuid = made;
         g_free(made);
     }
-    record_.accelerator = definition.accelerator;
-    if (definition.accelerator != Accelerator::Tcg) {
-        const std::string problem = whyKvmCannotRun();
-        if (definition.accelerator == Accelerator::Auto)
-            record_.accelerator = problem.empty() ? Accelerator::Kvm : Accelerator::Tcg;
-        else if (!problem.empty())
-            throw std::runtime_error("accelerator 'kvm': " + problem + "; use 'auto' or 'tcg' on this host");
-    }
+    chooseAccelerator();
     probe_ = std::make_unique<BinaryProbe>(
         BinaryProbe::Question{definition.vmm.binary, Identity::of(definition.vmm.user), deviceModels(definition)},
         [this](const VmmBinary& binary, const std::string& cause) {
@@ -52,6 +45,22 @@ void Start::begin() {
                 launch();
             });
         });
+}
+
+/// Who asks for KVM by name may have a guest that runs where others do not.
+void Start::chooseAccelerator() {
+    record_.accelerator = request_.definition.accelerator;
+    if (record_.accelerator == Accelerator::Tcg) return;
+    const KvmAbility kvm = probeKvm();
+    if (record_.accelerator == Accelerator::Auto) {
+        record_.accelerator = kvm.guests == KvmAbility::Guests::All ? Accelerator::Kvm : Accelerator::Tcg;
+        return;
+    }
+    if (kvm.guests == KvmAbility::Guests::None)
+        throw std::runtime_error("accelerator 'kvm': " + kvm.why + "; use 'auto' or 'tcg' on this host");
+    if (kvm.guests == KvmAbility::Guests::Plain)
+        warnings_.push_back("accelerator 'kvm': " + kvm.why +
+                            "; Linux and ordinary firmware do not run under KVM on this host: use 'auto' or 'tcg' for them");
 }
 
 void Start::resolve(const VmmBinary& binary) {
@@ -72,7 +81,7 @@ void Start::launch() {
     VmDefinition definition = record_.definition();
     ClaimedDevices claimed = claimDevices(definition, Identity::of(definition.vmm.user));
     record_.passthrough = std::move(claimed.devices);
-    warnings_ = std::move(claimed.warnings);
+    warnings_.insert(warnings_.end(), claimed.warnings.begin(), claimed.warnings.end());
     deviceLocks_ = std::move(claimed.locks);
     definition = record_.definition();
     UniqueFd ram;

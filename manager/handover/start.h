@@ -40,6 +40,7 @@ class Start {
 
  private:
     void begin();
+    void chooseAccelerator();
     void resolve(const VmmBinary& binary);
     void launch();
     void letRun();

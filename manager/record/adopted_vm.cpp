@@ -10,75 +10,95 @@ namespace vh {
 
 using nlohmann::json;
 
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TapSettings, headerBytes, offloads)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(AdoptedVm::Command, execute, arguments)
+
 namespace {
 
-json toJson(const AdoptedVm::Descriptor& descriptor) {
-    json value{{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}, {"path", descriptor.path}};
-    if (descriptor.tap)
-        value["settings"] = {{"headerBytes", descriptor.settings.headerBytes}, {"offloads", descriptor.settings.offloads}};
-    return value;
+constexpr bool mayBeAbsent = true;  ///< In what an earlier release wrote, or a person.
+
+/// The fields by name, for reading and for writing them.
+template <class Vm, class Visit>
+void eachFieldOfVm(Vm& vm, Visit visit) {
+    visit("title", vm.title);
+    visit("monitor", vm.monitor);
+    visit("memoryBytes", vm.memoryBytes);
+    visit("arguments", vm.arguments);
+    visit("models", vm.models);
+    visit("descriptors", vm.descriptors);
+    visit("afterwards", vm.afterwards, mayBeAbsent);
+    visit("pidFile", vm.pidFile);
+    visit("logFile", vm.logFile);
+    visit("socketDirectory", vm.socketDirectory);
+}
+
+template <class Order, class Visit>
+void eachFieldOfOrder(Order& order, Visit visit) {
+    visit("vm", order.vm);
+    visit("uuid", order.uuid);
+    visit("machine", order.machine);
+    visit("pid", order.pid);
+    visit("startTime", order.startTime);
+    visit("binary", order.binary);
+    visit("pauseBudgetMs", order.pauseBudgetMs, mayBeAbsent);
+    visit("dryRun", order.dryRun, mayBeAbsent);
+    eachFieldOfVm(order, visit);
+}
+
+auto writerTo(json& value) {
+    return [&value](const char* key, const auto& field, bool = false) { value[key] = field; };
+}
+
+auto readerOf(const json& value) {
+    return [&value](const char* key, auto& field, bool optional = false) {
+        if (!optional || value.contains(key)) value.at(key).get_to(field);
+    };
 }
 
 }  // namespace
 
+void to_json(json& value, const AdoptedVm::Descriptor& descriptor) {
+    value = {{"number", descriptor.number}, {"of", descriptor.of}, {"tap", descriptor.tap}, {"path", descriptor.path}};
+    if (descriptor.settings != TapSettings()) value["settings"] = descriptor.settings;
+}
+
+void from_json(const json& value, AdoptedVm::Descriptor& descriptor) {
+    value.at("number").get_to(descriptor.number);
+    value.at("of").get_to(descriptor.of);
+    value.at("tap").get_to(descriptor.tap);
+    descriptor.path = value.value("path", "");
+    descriptor.settings = value.value("settings", TapSettings());
+}
+
 json toJson(const AdoptedVm& vm) {
-    json descriptors = json::array();
-    for (const AdoptedVm::Descriptor& descriptor : vm.descriptors) descriptors.push_back(toJson(descriptor));
-    json afterwards = json::array();
-    for (const AdoptedVm::Command& command : vm.afterwards)
-        afterwards.push_back({{"execute", command.name}, {"arguments", command.arguments}});
-    return {{"title", vm.title},
-            {"monitor", vm.monitor},
-            {"memoryBytes", vm.memoryBytes},
-            {"arguments", vm.arguments},
-            {"models", vm.models},
-            {"descriptors", descriptors},
-            {"afterwards", afterwards},
-            {"pidFile", vm.pidFile},
-            {"logFile", vm.logFile},
-            {"socketDirectory", vm.socketDirectory}};
+    json value;
+    eachFieldOfVm(vm, writerTo(value));
+    return value;
 }
 
 AdoptedVm adoptedVmFromJson(const json& value) {
     AdoptedVm vm;
-    value.at("title").get_to(vm.title);
-    value.at("monitor").get_to(vm.monitor);
-    value.at("memoryBytes").get_to(vm.memoryBytes);
-    value.at("arguments").get_to(vm.arguments);
-    value.at("models").get_to(vm.models);
-    for (const json& entry : value.at("descriptors")) {
-        AdoptedVm::Descriptor descriptor{entry.at("number").get<int>(), entry.at("of").get<int>(), entry.at("tap").get<bool>()};
-        if (const json settings = entry.value("settings", json()); settings.is_object())
-            descriptor.settings = {settings.at("headerBytes").get<int>(), settings.at("offloads").get<unsigned>()};
-        descriptor.path = entry.value("path", "");
-        vm.descriptors.push_back(descriptor);
-    }
-    for (const json& entry : value.value("afterwards", json::array()))
-        vm.afterwards.push_back({entry.at("execute").get<std::string>(), entry.at("arguments")});
-    value.at("pidFile").get_to(vm.pidFile);
-    value.at("logFile").get_to(vm.logFile);
-    value.at("socketDirectory").get_to(vm.socketDirectory);
+    eachFieldOfVm(vm, readerOf(value));
     return vm;
 }
 
-Adoption readAdoption(const std::string& file) {
+json toJson(const AdoptOrder& order) {
+    json value;
+    eachFieldOfOrder(order, writerTo(value));
+    return value;
+}
+
+AdoptOrder readAdoptOrder(const std::string& file) {
     try {
         std::ifstream input(file);
         if (!input) throw std::system_error(errno, std::generic_category());
         const json value = json::parse(input);
-        Adoption adoption;
-        value.at("vm").get_to(adoption.vm);
-        value.at("uuid").get_to(adoption.uuid);
-        value.at("machine").get_to(adoption.machine);
-        value.at("pid").get_to(adoption.pid);
-        value.at("startTime").get_to(adoption.startTime);
-        adoption.binary = std::filesystem::absolute(value.at("binary").get<std::string>());
-        adoption.pauseBudgetMs = value.value("pauseBudgetMs", adoption.pauseBudgetMs);
-        adoption.dryRun = value.value("dryRun", false);
-        adoption.adopted = adoptedVmFromJson(value);
-        if (adoption.vm.empty() || adoption.vm.find('/') != std::string::npos || adoption.vm.starts_with("."))
-            throw std::runtime_error("'" + adoption.vm + "' cannot be the name of a directory");
-        return adoption;
+        AdoptOrder order;
+        eachFieldOfOrder(order, readerOf(value));
+        order.binary = std::filesystem::absolute(order.binary);
+        if (order.vm.empty() || order.vm.find('/') != std::string::npos || order.vm.starts_with("."))
+            throw std::runtime_error("'" + order.vm + "' cannot be the name of a directory");
+        return order;
     } catch (const std::exception& error) {
         throw std::runtime_error("cannot understand '" + file + "': " + error.what());
     }

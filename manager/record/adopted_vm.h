@@ -25,12 +25,15 @@ struct TapSettings {
 };
 
 struct AdoptedVm {
+    /// What the new VMM inherits: a copy of one of the old VMM's descriptors (pidfd_getfd), or a file that is opened anew. Each
+    /// number is given once, from 3 on; whoever adds descriptors takes numbers above the highest.
     struct Descriptor {
         int number = -1;  ///< In the new VMM.
         int of = -1;      ///< In the old one.
         bool tap = false;
-        TapSettings settings{};  ///< Of a tap, from just before a second VMM gets it.
-        std::string path{};      ///< To be opened instead of taken from the old one, when not empty: `/dev/vhost-net`.
+        TapSettings settings{};  ///< Of a tap, from just before a second VMM gets it; an order has none yet.
+        /// To be opened instead, when not empty: what the kernel ties to one process (drivers/vhost/vhost.c: VHOST_SET_OWNER).
+        std::string path{};
 
         bool operator==(const Descriptor&) const = default;
     };
@@ -39,11 +42,11 @@ struct AdoptedVm {
     std::string monitor;  ///< The old VMM's monitor socket, which must be free.
     std::uint64_t memoryBytes = 0;
     std::vector<std::string> arguments;  ///< Of the new VMM, without `-incoming`.
-    std::vector<std::string> models;     ///< Device models that the new VMM must have.
+    std::vector<std::string> models;     ///< Device models that the new VMM must have, each once.
     std::vector<Descriptor> descriptors;
     /// Monitor commands for the new VMM once the old one has ended: what two VMMs cannot have at once, such as a TCP port.
     struct Command {
-        std::string name;
+        std::string execute;
         nlohmann::json arguments;
 
         bool operator==(const Command&) const = default;
@@ -65,20 +68,20 @@ nlohmann::json toJson(const AdoptedVm& vm);
 /// Throws nlohmann::json::exception.
 AdoptedVm adoptedVmFromJson(const nlohmann::json& value);
 
-/// What `adopt` is told of a VM, by a file: the members of AdoptedVm, and these.
-struct Adoption {
+/// What `adopt` is told of a VM, by a file that the plugin writes.
+struct AdoptOrder : AdoptedVm {
     std::string vm;  ///< The name of its record.
     std::string uuid;
-    std::string machine;
+    std::string machine;  ///< `pc-q35-10.0`
     pid_t pid = 0;
     std::uint64_t startTime = 0;
     std::string binary;  ///< The new VMM's.
     std::uint64_t pauseBudgetMs = 1000;
     bool dryRun = false;
-    AdoptedVm adopted;
 };
 
+nlohmann::json toJson(const AdoptOrder& order);
 /// Throws std::runtime_error that names the file and what is wrong with it.
-Adoption readAdoption(const std::string& file);
+AdoptOrder readAdoptOrder(const std::string& file);
 
 }  // namespace vh

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "config/parse.h"
 #include "manager/record/last_report.h"
 #include "vmm-shim/json_text.h"
 

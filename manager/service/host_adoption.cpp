@@ -12,42 +12,42 @@ using std::chrono::milliseconds;
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
     std::string vm;
     try {
-        vm = readAdoption(file).vm;
+        vm = readAdoptOrder(file).vm;
     } catch (const std::exception& error) {
         return done(failure(ExitCode::Usage, error.what()));
     }
     beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](Operation* operation) {
         // Only now is it believed, see adopt() in the header.
-        const Adoption adoption = readAdoption(file);
-        if (adoption.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + adoption.vm + "'");
+        const AdoptOrder order = readAdoptOrder(file);
+        if (order.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + order.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
         if (known && known->retiring && isAlive(*known->retiring)) throw std::runtime_error(leftText(*known));
         if (known && Recovery::isDue(*known))
-            throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + adoption.vm +
+            throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + order.vm +
                                      "' comes first");
-        const auto is = [&](const VmmRecord& vmm) { return vmm.pid == adoption.pid && vmm.startTime == adoption.startTime; };
+        const auto is = [&](const VmmRecord& vmm) { return vmm.pid == order.pid && vmm.startTime == order.startTime; };
         if (known && !is(known->vmm) && isAlive(known->vmm))
             throw std::runtime_error("pid " + std::to_string(known->vmm.pid) +
-                                     " is on record as its VMM and lives, and not pid " + std::to_string(adoption.pid));
+                                     " is on record as its VMM and lives, and not pid " + std::to_string(order.pid));
         VmRecord record;
         if (known && is(known->vmm)) {
             record.vmm = known->vmm;
         } else {
             operation->directory.remove();
-            record.vmm = {.generation = 1, .pid = adoption.pid, .startTime = adoption.startTime};
+            record.vmm = {.generation = 1, .pid = order.pid, .startTime = order.startTime};
             const std::string directory = operation->directory.makeGeneration(1, 0, 0);
-            std::filesystem::create_symlink(adoption.adopted.monitor, directory + "/qmp.sock");
+            std::filesystem::create_symlink(order.monitor, directory + "/qmp.sock");
         }
-        record.uuid = adoption.uuid;
-        record.machine = adoption.machine;
-        record.adopted = adoption.adopted;
+        record.uuid = order.uuid;
+        record.machine = order.machine;
+        record.adopted = order;
         operation->directory.write(record);
         HandoverRequest request{.record = record,
                                 .definition = record.definition(),
                                 .design = Design::Relayed,
-                                .binary = adoption.binary,
-                                .dryRun = adoption.dryRun};
-        request.definition.handover.pauseBudget = milliseconds(adoption.pauseBudgetMs);
+                                .binary = order.binary,
+                                .dryRun = order.dryRun};
+        request.definition.handover.pauseBudget = milliseconds(order.pauseBudgetMs);
         runHandover(operation, request, observer, 0);
     });
 }

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <sstream>
+
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -19,20 +20,14 @@ constexpr int mostReads = 64;  ///< Of 16 KiB each, more than a socket's buffer 
 
 }  // namespace
 
-std::optional<std::uint64_t> probeNumber(std::string_view text) {
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-    return value;
-}
-
 std::map<std::string, std::uint64_t> probeStatus(const std::string& text) {
     std::map<std::string, std::uint64_t> status;
     std::istringstream fields(text);
     for (std::string field; fields >> field;) {
         const std::size_t equals = field.find('=');
         if (equals == std::string::npos) continue;
-        if (const auto value = probeNumber(std::string_view(field).substr(equals + 1))) status[field.substr(0, equals)] = *value;
+        if (const auto value = wholeNumber<std::uint64_t>(std::string_view(field).substr(equals + 1)))
+            status[field.substr(0, equals)] = *value;
     }
     return status;
 }
@@ -92,7 +87,7 @@ bool HeartbeatMonitor::readOnce(std::size_t port) {
 
 void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
     if (line.starts_with("B ")) {
-        const std::optional<std::uint64_t> beat = probeNumber(std::string_view(line).substr(2));
+        const std::optional<std::uint64_t> beat = wholeNumber<std::uint64_t>(std::string_view(line).substr(2));
         // The first line read may be the tail of one that began before we listened; and then it is not a number to count from.
         if (!beat) return;
         ++summary_.beats;

@@ -10,7 +10,6 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,8 +19,7 @@
 
 namespace vh {
 
-/// What stands behind a line's letter: a number, or `KEY=NUMBER ...`. What is neither is passed over.
-std::optional<std::uint64_t> probeNumber(std::string_view text);
+/// `KEY=NUMBER ...`, as a status line has them. What is none of these is passed over.
 std::map<std::string, std::uint64_t> probeStatus(const std::string& text);
 
 class HeartbeatMonitor {

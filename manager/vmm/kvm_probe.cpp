@@ -5,9 +5,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "vmm-shim/throw_errno.h"
@@ -27,6 +29,13 @@ const std::vector<std::uint8_t> realMode = {
 };
 
 const std::vector<std::uint8_t> protectedMode = {
+    0xb8, 0x15, 0x00, 0x00, 0x00,  // mov eax, 0x15
+    0x01, 0xc0,                    // add eax, eax
+    0xe6, port,                    // out port, al: 0x2a
+    0xf4,                          // hlt
+};
+
+const std::vector<std::uint8_t> encodedByVex = {
     0xbb, 0x01, 0x00, 0x00, 0x00,  // mov ebx, 1
     0xb9, 0x05, 0x00, 0x00, 0x00,  // mov ecx, 5
     0xc4, 0xe2, 0x71, 0xf7, 0xc3,  // shlx eax, ebx, ecx
@@ -53,7 +62,21 @@ int call(int fd, unsigned long request, Argument argument, const char* name) {
     return result;
 }
 
-/// Runs code in a fresh guest; returns the byte that it wrote to the port before it halted.
+/// ` (c4 e2 71 f7 c3 ...)`, or nothing when KVM does not say.
+std::string refusedInstruction(const kvm_run& state) {
+    const auto& failure = state.emulation_failure;
+    if (failure.suberror != KVM_INTERNAL_ERROR_EMULATION || failure.ndata < 1 ||
+        !(failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES))
+        return {};
+    std::string bytes;
+    for (std::size_t i = 0; i < std::min<std::size_t>(failure.insn_size, sizeof failure.insn_bytes); ++i) {
+        constexpr char digits[] = "0123456789abcdef";
+        bytes += {i ? ' ' : '(', digits[failure.insn_bytes[i] >> 4], digits[failure.insn_bytes[i] & 15]};
+    }
+    return bytes.empty() ? bytes : " " + bytes + ")";
+}
+
+/// Runs code in a new guest; returns the byte that it wrote to the port before it halted.
 int run(int kvm, const std::vector<std::uint8_t>& code, bool protectedModeGuest) {
     const UniqueFd vm(call(kvm, KVM_CREATE_VM, 0UL, "KVM_CREATE_VM"));
     const Mapping memory(memoryBytes, -1);
@@ -93,8 +116,8 @@ int run(int kvm, const std::vector<std::uint8_t>& code, bool protectedModeGuest)
         if (state->exit_reason == KVM_EXIT_IO && state->io.port == port)
             written = *(static_cast<std::uint8_t*>(shared.address) + state->io.data_offset);
         else if (state->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-            throw std::runtime_error(
-                "KVM could not execute an instruction of a trial guest (is this host itself a virtual machine?)");
+            throw std::runtime_error("KVM could not execute an instruction of a trial guest" + refusedInstruction(*state) +
+                                     " (is this host itself a virtual machine?)");
         else if (state->exit_reason != KVM_EXIT_IO)
             throw std::runtime_error("a trial guest ended with KVM exit reason " + std::to_string(state->exit_reason));
     }
@@ -107,19 +130,24 @@ bool hostHasBmi2() {
 
 }  // namespace
 
-std::string whyKvmCannotRun() {
+KvmAbility probeKvm() {
+    KvmAbility ability;
     try {
         const UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
         if (!kvm) throwErrno("'/dev/kvm'");
         if (const int version = call(kvm.get(), KVM_GET_API_VERSION, 0UL, "KVM_GET_API_VERSION"); version != KVM_API_VERSION)
             throw std::runtime_error("KVM has API version " + std::to_string(version));
         if (run(kvm.get(), realMode, false) != 0x55) throw std::runtime_error("a trial guest computed nonsense in real mode");
-        if (hostHasBmi2() && run(kvm.get(), protectedMode, true) != 32)
+        if (run(kvm.get(), protectedMode, true) != 0x2a)
             throw std::runtime_error("a trial guest computed nonsense in protected mode");
-        return {};
+        ability.guests = KvmAbility::Guests::Plain;
+        if (hostHasBmi2() && run(kvm.get(), encodedByVex, true) != 32)
+            throw std::runtime_error("a trial guest computed nonsense with an instruction of BMI2");
+        ability.guests = KvmAbility::Guests::All;
     } catch (const std::exception& error) {
-        return error.what();
+        ability.why = error.what();
     }
+    return ability;
 }
 
 }  // namespace vh

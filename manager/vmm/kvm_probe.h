@@ -6,11 +6,19 @@
 
 namespace vh {
 
-/// Empty when a small guest ran under KVM as it should, else why not: `'/dev/kvm': Permission denied`. Takes some milliseconds.
-///
-/// The guest executes what firmware and kernels do first: port output in real mode, then protected mode and an instruction that
-/// hardware executes and incomplete emulations of it do not (shlx, which Linux's own decompressor is compiled to on some
-/// distributions; KVM answers with an emulation failure on hosts whose hypervisor emulates nested guests in software).
-std::string whyKvmCannotRun();
+struct KvmAbility {
+    enum class Guests {
+        None,
+        Plain,  ///< Of integer instructions only (see tests/bare-guest): no Linux, no ordinary firmware.
+        All,
+    } guests = Guests::None;
+    std::string why;  ///< Not all: `'/dev/kvm': Permission denied`.
+};
+
+/// Runs small guests under KVM, for some milliseconds. They execute what firmware and kernels do first: port output in real mode,
+/// protected mode, and then an instruction that hardware executes and incomplete emulations of it do not (shlx, which Linux's own
+/// decompressor is compiled to on some distributions; KVM answers with an emulation failure on hosts whose hypervisor emulates
+/// nested guests in software).
+KvmAbility probeKvm();
 
 }  // namespace vh

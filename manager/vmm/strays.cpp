@@ -188,8 +188,28 @@ void StrayCheck::end(pid_t pid) {
 
 void StrayCheck::laterOr(const StrayVmm& stray, const std::string& problem) {
     if (std::chrono::steady_clock::now() > until_ && ChildProcess::of(stray.pid).alive())
-        return finish(processText(stray.pid) + " " + problem);
+        return wasJustStarted(stray) ? endUnlessItMayHoldTheGuest(stray, problem)
+                                     : finish(processText(stray.pid) + " " + problem);
     timer_ = EventSource::after(milliseconds(50), [this] { look(); });
+}
+
+bool StrayCheck::wasJustStarted(const StrayVmm& stray) const {
+    return record_ && record_->fresh && record_->fresh->pid == 0 &&
+           stray.directory == directory_.generation(record_->fresh->generation);
+}
+
+/// The VMM on record has to say that it runs the guest: the record may be an older one that somebody has put back.
+void StrayCheck::endUnlessItMayHoldTheGuest(const StrayVmm& stray, const std::string& problem) {
+    const auto finished = [this, stray, problem] { finish(processText(stray.pid) + " " + problem); };
+    vmm_ = std::make_unique<VmmProcess>(record_->vmm, directory_.generation(record_->vmm.generation));
+    try {
+        vmm_->monitor().execute("query-status", nullptr, answerPatience, [this, stray, finished](const QmpReply& reply) {
+            if (runStateOf(reply.text("status")) == RunState::Running && vmm_->hasOwnAnswer()) return end(stray.pid);
+            finished();
+        });
+    } catch (const std::exception&) {
+        finished();
+    }
 }
 
 void StrayCheck::finish(std::string problem) {

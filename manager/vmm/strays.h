@@ -6,6 +6,8 @@
 //   its monitor says `prelaunch` or `inmigrate`    it never had the guest: it is ended
 //   it listens for CPR state                       it has no machine yet: it is ended
 //   a process on record answers that monitor       it is a helper that this one has started: it is left alone
+//   no answer, a handover was just starting it,    it was told nothing yet: it is ended
+//     and the VMM on record runs the guest
 //   anything else, or no answer                    it may hold the guest: it is left alone, and the verb is refused
 //
 // A process that executed another program (design vmm-exec) is on an older record as well, by its pid. What tells is where it
@@ -72,6 +74,9 @@ class StrayCheck {
     void end(pid_t pid);
     /// What speaks against this stray may be over in a moment: it may be about to execute the VMM, or to end.
     void laterOr(const StrayVmm& stray, const std::string& problem);
+    /// A handover writes a new VMM's generation down, starts it, and writes its pid down before it tells it anything.
+    bool wasJustStarted(const StrayVmm& stray) const;
+    void endUnlessItMayHoldTheGuest(const StrayVmm& stray, const std::string& problem);
     void finish(std::string problem);
 
     VmDirectory directory_;

@@ -1,12 +1,13 @@
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cstdint>
+#include <set>
 #include <stdexcept>
 #include <string_view>
 
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -34,33 +35,20 @@ std::string idFrom(const std::string& text, std::size_t most) {
 }
 
 std::uint64_t number(xml_node element) {
-    const std::string_view text = element.text().get();
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? value : 0;
+    return wholeNumber<std::uint64_t>(element.text().get()).value_or(0);
 }
 
 /// libvirt's units, src/util/virutil.c:virScaleInteger; it prints KiB, and KiB is what no unit means.
-std::uint64_t bytesOf(std::uint64_t count, std::string unit) {
-    static constexpr std::pair<std::string_view, std::uint64_t> units[] = {{"", 1ULL << 10},
-                                                                           {"b", 1},
-                                                                           {"bytes", 1},
-                                                                           {"k", 1ULL << 10},
-                                                                           {"kib", 1ULL << 10},
-                                                                           {"kb", 1000},
-                                                                           {"m", 1ULL << 20},
-                                                                           {"mib", 1ULL << 20},
-                                                                           {"mb", 1000'000},
-                                                                           {"g", 1ULL << 30},
-                                                                           {"gib", 1ULL << 30},
-                                                                           {"gb", 1000'000'000},
-                                                                           {"t", 1ULL << 40},
-                                                                           {"tib", 1ULL << 40},
-                                                                           {"tb", 1000'000'000'000}};
-    unit = lowered(unit);
-    for (const auto& [name, factor] : units)
-        if (unit == name) return count <= UINT64_MAX / factor ? count * factor : 0;
-    return 0;
+std::uint64_t bytesOf(std::uint64_t count, const std::string& given) {
+    const std::string unit = given.empty() ? "k" : lowered(given);
+    if (unit == "b" || unit == "bytes") return count;
+    // `k` and `kib` are 1024, and `kb` is 1000.
+    const std::size_t power = std::string_view("kmgt").find(unit[0]);
+    const std::string kind = unit.substr(1);
+    if (power == std::string_view::npos || (kind != "" && kind != "ib" && kind != "b")) return 0;
+    std::uint64_t factor = 1;
+    for (std::size_t i = 0; i <= power; ++i) factor *= kind == "b" ? 1000 : 1024;
+    return count <= UINT64_MAX / factor ? count * factor : 0;
 }
 
 class Importer {
@@ -298,13 +286,11 @@ class Importer {
 
     /// What a definition has, in whatever words, or what only libvirt needs; all other elements change the machine or its host.
     void addLost(xml_node element) {
-        static constexpr std::string_view known[] = {"name",      "uuid",     "memory",        "currentMemory", "vcpu",
-                                                     "os",        "cpu",      "memoryBacking", "devices",       "on_poweroff",
-                                                     "on_reboot", "on_crash", "metadata",      "title",         "description",
-                                                     "resource",  "vcpus"};
-        if (element.type() != pugi::node_element ||
-            std::find(std::begin(known), std::end(known), element.name()) != std::end(known))
-            return;
+        static const std::set<std::string_view> known{"name",      "uuid",     "memory",        "currentMemory", "vcpu",
+                                                      "os",        "cpu",      "memoryBacking", "devices",       "on_poweroff",
+                                                      "on_reboot", "on_crash", "metadata",      "title",         "description",
+                                                      "resource",  "vcpus"};
+        if (element.type() != pugi::node_element || known.contains(element.name())) return;
         lose("<" + std::string(element.name()) + ">");
     }
 

@@ -4,7 +4,6 @@
 #include <set>
 #include <string_view>
 
-#include "plugin/domain/domain_memory.h"
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/xml_tree.h"
 

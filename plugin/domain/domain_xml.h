@@ -8,6 +8,10 @@
 #include "config/obstacle.h"
 #include "config/vm_definition.h"
 
+namespace pugi {
+class xml_node;
+}
+
 namespace vh {
 
 /// What the live XML of a running domain says against a handover: memory that is not shared, implicit RAM blocks that are not
@@ -15,6 +19,9 @@ namespace vh {
 /// hostdev, mdev, shmem, ...), by name. Empty when it says nothing against it. Throws std::runtime_error for what is no domain
 /// XML.
 std::vector<Obstacle> obstacles(const std::string& liveXml);
+
+/// Those of them that are in the memory of a domain, implicit RAM blocks included.
+std::vector<Obstacle> memoryObstacles(pugi::xml_node domain);
 
 /// The same domain, ready for a handover from its next start on: memfd, shared, `-machine aux-ram-share=on`. Leaves all else as
 /// it is, and XML that is ready already is returned unchanged. Throws std::runtime_error for what is no domain XML.

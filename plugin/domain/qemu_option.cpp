@@ -1,7 +1,8 @@
 #include "plugin/domain/qemu_option.h"
 
 #include <algorithm>
-#include <array>
+#include <map>
+#include <set>
 #include <stdexcept>
 
 namespace vh {
@@ -9,46 +10,41 @@ namespace {
 
 /// What the first word of a value means when it has no `=`.
 std::string_view impliedKey(std::string_view option) {
-    static constexpr std::array<std::pair<std::string_view, std::string_view>, 8> keys{{{"-device", "driver"},
-                                                                                        {"-object", "qom-type"},
-                                                                                        {"-chardev", "backend"},
-                                                                                        {"-netdev", "type"},
-                                                                                        {"-blockdev", "driver"},
-                                                                                        {"-machine", "type"},
-                                                                                        {"-mon", "chardev"},
-                                                                                        {"-audiodev", "driver"}}};
-    const auto found = std::find_if(keys.begin(), keys.end(), [&](const auto& entry) { return entry.first == option; });
+    static const std::map<std::string_view, std::string_view> keys{
+        {"-device", "driver"},   {"-object", "qom-type"}, {"-chardev", "backend"}, {"-netdev", "type"},
+        {"-blockdev", "driver"}, {"-machine", "type"},    {"-mon", "chardev"},     {"-audiodev", "driver"}};
+    const auto found = keys.find(option);
     return found == keys.end() ? "" : found->second;
 }
 
 /// Options that take no value: qemu-options.hx of QEMU 10.0 and 11.1, those without HAS_ARG.
 bool isFlag(std::string_view option) {
-    static constexpr std::string_view flags[]{"-S",
-                                              "-daemonize",
-                                              "-enable-kvm",
-                                              "-enable-sync-profile",
-                                              "-full-screen",
-                                              "-h",
-                                              "-help",
-                                              "-jitdump",
-                                              "-mem-prealloc",
-                                              "-no-fd-bootchk",
-                                              "-no-reboot",
-                                              "-no-shutdown",
-                                              "-no-user-config",
-                                              "-nodefaults",
-                                              "-nographic",
-                                              "-only-migratable",
-                                              "-perfmap",
-                                              "-preconfig",
-                                              "-s",
-                                              "-semihosting",
-                                              "-snapshot",
-                                              "-usb",
-                                              "-version",
-                                              "-xen-attach",
-                                              "-xen-domid-restrict"};
-    return std::find(std::begin(flags), std::end(flags), option) != std::end(flags);
+    static const std::set<std::string_view> flags{"-S",
+                                                  "-daemonize",
+                                                  "-enable-kvm",
+                                                  "-enable-sync-profile",
+                                                  "-full-screen",
+                                                  "-h",
+                                                  "-help",
+                                                  "-jitdump",
+                                                  "-mem-prealloc",
+                                                  "-no-fd-bootchk",
+                                                  "-no-reboot",
+                                                  "-no-shutdown",
+                                                  "-no-user-config",
+                                                  "-nodefaults",
+                                                  "-nographic",
+                                                  "-only-migratable",
+                                                  "-perfmap",
+                                                  "-preconfig",
+                                                  "-s",
+                                                  "-semihosting",
+                                                  "-snapshot",
+                                                  "-usb",
+                                                  "-version",
+                                                  "-xen-attach",
+                                                  "-xen-domid-restrict"};
+    return flags.contains(option);
 }
 
 /// The next part up to a comma; two commas are one that belongs to the text (util/keyval.c and qemu-option.c, QEMU 10.0).
@@ -142,35 +138,6 @@ std::vector<QemuOption> optionsFromName(const std::vector<std::string>& words) {
         options.push_back(std::move(option));
     }
     return options;
-}
-
-std::vector<std::string> shellWords(std::string_view text) {
-    std::vector<std::string> words;
-    std::string word;
-    bool inWord = false;
-    for (std::size_t at = 0; at < text.size(); ++at) {
-        const char c = text[at];
-        if (c == ' ' || c == '\t' || c == '\n') {
-            if (inWord) words.push_back(std::move(word));
-            word.clear();
-            inWord = false;
-        } else if (c == '\'' || c == '"') {
-            const std::size_t end = text.find(c, at + 1);
-            if (end == text.npos) throw std::runtime_error("a quote without its end");
-            word += text.substr(at + 1, end - at - 1);
-            at = end;
-            inWord = true;
-        } else if (c == '\\' && at + 1 < text.size()) {
-            if (text[++at] == '\n') continue;
-            word += text[at];
-            inWord = true;
-        } else {
-            word += c;
-            inWord = true;
-        }
-    }
-    if (inWord) words.push_back(std::move(word));
-    return words;
 }
 
 std::string shellQuoted(std::string_view word) {

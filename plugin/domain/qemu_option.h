@@ -43,10 +43,6 @@ struct QemuOption {
 /// The options from `-name` on. Throws std::runtime_error for words that are none.
 std::vector<QemuOption> optionsFromName(const std::vector<std::string>& words);
 
-/// Splits what `virsh domxml-to-native` prints into words: quotes and backslashes are the shell's. Throws std::runtime_error for
-/// a quote without its end.
-std::vector<std::string> shellWords(std::string_view text);
-
 /// One word of a command for a person to copy: as it is where no shell changes it, else in quotes.
 std::string shellQuoted(std::string_view word);
 

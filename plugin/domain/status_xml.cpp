@@ -2,7 +2,6 @@
 
 #include <sys/stat.h>
 
-#include <charconv>
 #include <filesystem>
 #include <stdexcept>
 #include <string_view>
@@ -11,6 +10,7 @@
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/xml_tree.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -20,11 +20,9 @@ using pugi::xml_node;
 
 template <typename Number>
 Number numberOf(const std::string& text, const std::string& what) {
-    Number value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size())
-        throw std::runtime_error("status XML: " + what + " is '" + text + "', expected a number");
-    return value;
+    const std::optional<Number> value = wholeNumber<Number>(text);
+    if (!value) throw std::runtime_error("status XML: " + what + " is '" + text + "', expected a number");
+    return *value;
 }
 
 std::string required(std::string text, const std::string& what) {

@@ -1,7 +1,6 @@
 #include "plugin/host/emulator.h"
 
 #include <elf.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -29,12 +28,6 @@ std::string versionFrom(const std::vector<std::string>& argv) {
     static const std::regex pattern("version ([0-9]+\\.[0-9]+\\.[0-9]+)");
     if (result.ok() && std::regex_search(result.output, match, pattern)) return match[1];
     throw std::runtime_error("'" + argv.front() + " --version' does not answer as QEMU does: " + result.describe());
-}
-
-bool sameFile(const std::string& one, const std::string& other) {
-    struct stat a {
-    }, b{};
-    return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 /// QEMU prints its version from one literal (system/vl.c:version, 10.0 and 11.1), which is therefore in the binary. A program
@@ -67,7 +60,8 @@ EmulatorIdentity runningEmulator(pid_t pid) {
     EmulatorIdentity emulator;
     emulator.path = withoutDeletedMark(program.path);
     emulator.buildId = buildIdOf(program.file);
-    emulator.replaced = !sameFile(program.file, emulator.path);
+    std::error_code gone;
+    emulator.replaced = !fs::equivalent(program.file, emulator.path, gone);
     emulator.version = versionIn(program.file);
     return emulator;
 }

@@ -4,7 +4,9 @@
 #include <array>
 #include <cstdlib>
 #include <future>
+#include <map>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include <libvirt/libvirt.h>
@@ -38,25 +40,14 @@ std::string taken(char* text, const std::string& what) {
     return copy;
 }
 
-const char* stateName(int state) {
-    switch (state) {
-        case VIR_DOMAIN_RUNNING:
-            return "running";
-        case VIR_DOMAIN_BLOCKED:
-            return "idle";
-        case VIR_DOMAIN_PAUSED:
-            return "paused";
-        case VIR_DOMAIN_SHUTDOWN:
-            return "in shutdown";
-        case VIR_DOMAIN_SHUTOFF:
-            return "shut off";
-        case VIR_DOMAIN_CRASHED:
-            return "crashed";
-        case VIR_DOMAIN_PMSUSPENDED:
-            return "pmsuspended";
-        default:
-            return "no state";
-    }
+/// As virsh has them, by virDomainState.
+std::string stateName(int state) {
+    static const std::map<int, const char*> names{{VIR_DOMAIN_RUNNING, "running"},        {VIR_DOMAIN_BLOCKED, "idle"},
+                                                  {VIR_DOMAIN_PAUSED, "paused"},          {VIR_DOMAIN_SHUTDOWN, "in shutdown"},
+                                                  {VIR_DOMAIN_SHUTOFF, "shut off"},       {VIR_DOMAIN_CRASHED, "crashed"},
+                                                  {VIR_DOMAIN_PMSUSPENDED, "pmsuspended"}};
+    const auto found = names.find(state);
+    return found == names.end() ? "no state" : found->second;
 }
 
 LibvirtDomain describe(virDomainPtr domain) {
@@ -72,10 +63,10 @@ LibvirtDomain describe(virDomainPtr domain) {
     return result;
 }
 
-Domain byUuid(virConnectPtr connection, const std::string& uuid) {
-    Domain domain(virDomainLookupByUUIDString(connection, uuid.c_str()));
+std::string xmlOf(virConnectPtr connection, const std::string& uuid, unsigned flags, const std::string& what) {
+    const Domain domain(virDomainLookupByUUIDString(connection, uuid.c_str()));
     if (!domain) fail("domain " + uuid);
-    return domain;
+    return taken(virDomainGetXMLDesc(domain.get(), flags), what);
 }
 
 void silent(void*, virErrorPtr) {}
@@ -88,6 +79,25 @@ struct LibvirtConnection::Handle {
         if (connection) virConnectClose(connection);
     }
 };
+
+template <class Work>
+auto LibvirtConnection::within(const std::string& what, Work work) const {
+    // The thread owns all that it works with: when it is given up, it ends with the process, or when libvirt answers after all.
+    std::packaged_task<std::invoke_result_t<Work, Handle&>()> task(
+        [handle = handle_, work = std::move(work)] { return work(*handle); });
+    auto done = task.get_future();
+    std::thread(std::move(task)).detach();
+    if (done.wait_for(timeout_) != std::future_status::ready)
+        throw LibvirtUnreachable("libvirt '" + uri_ + "': " + what + ": no answer within " + seconds(timeout_) +
+                                 "; does a hook or a client keep the daemon waiting? Look at 'virsh list' and the daemon's log");
+    try {
+        return done.get();
+    } catch (const LibvirtUnreachable& error) {
+        throw LibvirtUnreachable("libvirt '" + uri_ + "': " + error.what());
+    } catch (const LibvirtError& error) {
+        throw LibvirtError("libvirt '" + uri_ + "': " + error.what());
+    }
+}
 
 LibvirtConnection::LibvirtConnection(const std::string& uri, std::chrono::milliseconds timeout)
     : uri_(uri), timeout_(timeout), handle_(std::make_shared<Handle>()) {
@@ -110,94 +120,68 @@ LibvirtConnection::~LibvirtConnection() {
     done.wait_for(timeout_);
 }
 
-void LibvirtConnection::within(const std::string& what, std::function<void(Handle&)> work) const {
-    // The thread owns all that it works with: when it is given up, it ends with the process, or when libvirt answers after all.
-    auto task = std::packaged_task<void()>([handle = handle_, work = std::move(work)] { work(*handle); });
-    std::future<void> done = task.get_future();
-    std::thread(std::move(task)).detach();
-    if (done.wait_for(timeout_) != std::future_status::ready)
-        throw LibvirtUnreachable("libvirt '" + uri_ + "': " + what + ": no answer within " + seconds(timeout_) +
-                                 "; does a hook or a client keep the daemon waiting? Look at 'virsh list' and the daemon's log");
-    try {
-        done.get();
-    } catch (const LibvirtUnreachable& error) {
-        throw LibvirtUnreachable("libvirt '" + uri_ + "': " + error.what());
-    } catch (const LibvirtError& error) {
-        throw LibvirtError("libvirt '" + uri_ + "': " + error.what());
-    }
-}
-
 std::vector<LibvirtDomain> LibvirtConnection::running() const {
-    const auto domains = std::make_shared<std::vector<LibvirtDomain>>();
-    within("list domains", [domains](Handle& handle) {
+    return within("list domains", [](Handle& handle) {
         virDomainPtr* list = nullptr;
         const int count = virConnectListAllDomains(handle.connection, &list, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
         if (count < 0) fail("list domains");
         std::vector<Domain> owned(list, list + count);
         std::free(list);
-        for (const Domain& domain : owned) domains->push_back(describe(domain.get()));
+        std::vector<LibvirtDomain> domains;
+        for (const Domain& domain : owned) domains.push_back(describe(domain.get()));
+        std::ranges::sort(domains, {}, &LibvirtDomain::name);
+        return domains;
     });
-    std::ranges::sort(*domains, {}, &LibvirtDomain::name);
-    return *domains;
 }
 
 LibvirtDomain LibvirtConnection::find(const std::string& name) const {
-    const auto found = std::make_shared<LibvirtDomain>();
-    within("look for domain '" + name + "'", [found, name](Handle& handle) {
+    return within("look for domain '" + name + "'", [name](Handle& handle) {
         Domain domain(virDomainLookupByName(handle.connection, name.c_str()));
         if (!domain) domain.reset(virDomainLookupByUUIDString(handle.connection, name.c_str()));
         if (!domain) throw LibvirtError("there is no domain '" + name + "'; 'virsh list --all' names them");
-        *found = describe(domain.get());
+        return describe(domain.get());
     });
-    return *found;
+}
+
+std::string LibvirtConnection::xml(const std::string& uuid, unsigned flags) const {
+    const std::string what = "read the XML of domain " + uuid;
+    return within(what, [=](Handle& handle) { return xmlOf(handle.connection, uuid, flags, what); });
 }
 
 std::string LibvirtConnection::liveXml(const std::string& uuid) const {
-    const auto xml = std::make_shared<std::string>();
-    within("read the XML of domain " + uuid, [xml, uuid](Handle& handle) {
-        *xml = taken(virDomainGetXMLDesc(byUuid(handle.connection, uuid).get(), 0), "read the XML of domain " + uuid);
-    });
-    return *xml;
+    return xml(uuid, 0);
 }
 
 std::string LibvirtConnection::inactiveXml(const std::string& uuid) const {
-    const auto xml = std::make_shared<std::string>();
-    within("read the XML of domain " + uuid, [xml, uuid](Handle& handle) {
-        // With its secrets: it is defined again with small changes, and must not lose them.
-        constexpr unsigned flags = VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE;
-        *xml = taken(virDomainGetXMLDesc(byUuid(handle.connection, uuid).get(), flags), "read the XML of domain " + uuid);
-    });
-    return *xml;
+    // With its secrets: it is defined again with small changes, and must not lose them.
+    return xml(uuid, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
 }
 
 std::vector<std::string> LibvirtConnection::nativeCommand(const std::string& uuid) const {
-    const auto command = std::make_shared<std::string>();
     const std::string what = "render domain " + uuid + " as QEMU's arguments";
-    within(what, [command, uuid, what](Handle& handle) {
-        const std::string xml = taken(virDomainGetXMLDesc(byUuid(handle.connection, uuid).get(), 0), what);
-        *command = taken(virConnectDomainXMLToNative(handle.connection, "qemu-argv", xml.c_str(), 0), what);
-    });
-    return shellWords(*command);
+    return shellWords(within(what, [=](Handle& handle) {
+        const std::string xml = xmlOf(handle.connection, uuid, 0, what);
+        return taken(virConnectDomainXMLToNative(handle.connection, "qemu-argv", xml.c_str(), 0), what);
+    }));
 }
 
 std::string LibvirtConnection::version() const {
-    const auto number = std::make_shared<unsigned long>(0);
-    within("ask for its version", [number](Handle& handle) {
-        if (virConnectGetLibVersion(handle.connection, number.get()) != 0) fail("ask for its version");
+    const unsigned long number = within("ask for its version", [](Handle& handle) {
+        unsigned long answer = 0;
+        if (virConnectGetLibVersion(handle.connection, &answer) != 0) fail("ask for its version");
+        return answer;
     });
-    return versionText(*number);
+    return std::to_string(number / 1'000'000) + "." + std::to_string(number / 1000 % 1000) + "." + std::to_string(number % 1000);
 }
 
 std::string LibvirtConnection::domainCapabilities(const std::string& emulator, const std::string& architecture,
                                                   const std::string& machine, const std::string& virtType) const {
-    const auto xml = std::make_shared<std::string>();
     const std::string what = "probe emulator '" + emulator + "' for machine type '" + machine + "'";
-    within(what, [=](Handle& handle) {
-        *xml = taken(virConnectGetDomainCapabilities(handle.connection, emulator.c_str(), architecture.c_str(), machine.c_str(),
+    return within(what, [=](Handle& handle) {
+        return taken(virConnectGetDomainCapabilities(handle.connection, emulator.c_str(), architecture.c_str(), machine.c_str(),
                                                      virtType.c_str(), 0),
                      what);
     });
-    return *xml;
 }
 
 void LibvirtConnection::define(const std::string& xml) const {
@@ -235,10 +219,6 @@ std::vector<std::string> shellWords(const std::string& command) {
     if (quoted) throw std::runtime_error("libvirt's rendering of the domain ends inside a quoted word");
     if (inWord) words.push_back(word);
     return words;
-}
-
-std::string versionText(unsigned long number) {
-    return std::to_string(number / 1'000'000) + "." + std::to_string(number / 1000 % 1000) + "." + std::to_string(number % 1000);
 }
 
 }  // namespace vh

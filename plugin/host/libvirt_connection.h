@@ -3,7 +3,6 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -62,8 +61,10 @@ class LibvirtConnection {
  private:
     struct Handle;
 
-    /// Runs `work` beside this thread and waits for it until the deadline.
-    void within(const std::string& what, std::function<void(Handle&)> work) const;
+    /// Runs `work` beside this thread and waits until the deadline for what it returns.
+    template <class Work>
+    auto within(const std::string& what, Work work) const;
+    std::string xml(const std::string& uuid, unsigned flags) const;
 
     std::string uri_;
     std::chrono::milliseconds timeout_;
@@ -73,8 +74,5 @@ class LibvirtConnection {
 /// The words of a command as libvirt prints it (src/util/vircommand.c:virCommandToString, 11.3.0): single quotes, and lines that
 /// go on behind a backslash. Throws std::runtime_error when a quote is not closed.
 std::vector<std::string> shellWords(const std::string& command);
-
-/// `11.3.0` for 11003000.
-std::string versionText(unsigned long number);
 
 }  // namespace vh

@@ -1,6 +1,7 @@
 #include "plugin/machine/block_nodes.h"
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 namespace vh {
@@ -12,17 +13,15 @@ namespace {
 
 /// What a layer is built on, and what a chain of images can be that was made by the monitor.
 void requirePlain(const OptionValue& node, const std::string& disk) {
-    static constexpr std::string_view drivers[]{"raw", "qcow2", "file", "host_device", "host_cdrom"};
+    static const std::set<std::string> drivers{"raw", "qcow2", "file", "host_device", "host_cdrom"};
     const std::string driver = node["driver"];
-    if (std::find(std::begin(drivers), std::end(drivers), driver) == std::end(drivers))
-        refuse(disk, "a block driver '" + driver + "' was not tried with that");
-    static constexpr std::string_view known[]{
+    if (!drivers.contains(driver)) refuse(disk, "a block driver '" + driver + "' was not tried with that");
+    static const std::set<std::string> known{
         "driver", "node-name",  "read-only", "auto-read-only", "discard",       "detect-zeroes",
         "cache",  "file",       "backing",   "filename",       "aio",           "size",
         "offset", "pr-manager", "locking",   "cache-size",     "l2-cache-size", "discard-no-unref"};
     for (const auto& [key, value] : node.properties().items()) {
-        if (std::find(std::begin(known), std::end(known), key) == std::end(known))
-            refuse(disk, "'" + key + "' of its block node is not understood");
+        if (!known.contains(key)) refuse(disk, "'" + key + "' of its block node is not understood");
         // A structure may hold nodes of its own.
         if (value.is_structured() && key != "cache")
             refuse(disk, "'" + key + "' of its block node has parts that are not understood");

@@ -1,10 +1,10 @@
 #include "plugin/machine/inherited_descriptors.h"
 
 #include <algorithm>
-#include <charconv>
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -18,10 +18,8 @@ constexpr const char* vhostNet = "/dev/vhost-net";
 }
 
 std::optional<int> numberIn(std::string_view text) {
-    int number = -1;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (error != std::errc() || end != text.data() + text.size() || number < 0 || number > 1 << 20) return std::nullopt;
-    return number;
+    const std::optional<int> number = wholeNumber<int>(text);
+    return number && *number >= 0 && *number <= 1 << 20 ? number : std::nullopt;
 }
 
 int descriptorIn(const QemuOption& option, std::string_view text) {
@@ -86,9 +84,9 @@ json membersOf(const json& set) {
 
 }  // namespace
 
-InheritedDescriptors::InheritedDescriptors(const MachineSources& sources, const LiveDomain& live,
+InheritedDescriptors::InheritedDescriptors(const json& fdsets, const ProcessDescriptors& old, const LiveDomain& live,
                                            const std::vector<QemuOption>& options)
-    : sources_(sources), live_(live), sets_(setsIn(sources.fdsets)) {
+    : old_(old), live_(live), sets_(setsIn(fdsets)) {
     for (const json& set : sets_) usedSets_.insert(textOf(set, "fdset-id"));
     for (const QemuOption& option : options) {
         if (option.name != "-add-fd" && option.name != "-chardev" && option.name != "-netdev") continue;
@@ -100,9 +98,9 @@ InheritedDescriptors::InheritedDescriptors(const MachineSources& sources, const 
     }
 }
 
-int InheritedDescriptors::pass(PassedDescriptor descriptor) {
+int InheritedDescriptors::pass(AdoptedVm::Descriptor descriptor) {
     const int number = descriptor.number;
-    const auto taken = [&](const PassedDescriptor& other) { return other.number == number; };
+    const auto taken = [&](const AdoptedVm::Descriptor& other) { return other.number == number; };
     if (std::any_of(passed_.begin(), passed_.end(), taken))
         throw std::runtime_error("the descriptor " + std::to_string(number) + " is named twice in the arguments");
     passed_.push_back(std::move(descriptor));
@@ -156,9 +154,9 @@ QemuOption InheritedDescriptors::passSetOf(const std::string& opaque, std::strin
 
 int InheritedDescriptors::listenerOf(const std::string& chardevId, int otherwise) const {
     const std::string path = live_.chardevPath(chardevId);
-    const auto found = sources_.listeners.find(path);
-    if (found != sources_.listeners.end()) return found->second;
-    if (otherwise >= 0 && (sources_.listeners.empty() || path.empty())) return otherwise;
+    const auto found = old_.listeners.find(path);
+    if (found != old_.listeners.end()) return found->second;
+    if (otherwise >= 0 && (old_.listeners.empty() || path.empty())) return otherwise;
     throw std::runtime_error("the chardev '" + chardevId + "': the old QEMU does not listen on '" + path + "'");
 }
 
@@ -212,11 +210,11 @@ void InheritedDescriptors::adaptNetdev(QemuOption& option, bool isFresh) {
     if (!value.has("fd") && !isFresh) refuse(option, "a tap that QEMU opens itself, which two QEMUs cannot");
     const LiveDevice* device = value["id"].starts_with("host") ? live_.find(value["id"].substr(4)) : nullptr;
     const std::string name = device ? childAttribute(device->element, "target", "dev") : "";
-    const auto tap = sources_.tapFds.find(name);
+    const auto tap = old_.tapFds.find(name);
     const int number = isFresh ? freshNumber() : descriptorIn(option, value["fd"]);
-    if (tap == sources_.tapFds.end() && (isFresh || (!sources_.tapFds.empty() && !name.empty())))
+    if (tap == old_.tapFds.end() && (isFresh || (!old_.tapFds.empty() && !name.empty())))
         throw std::runtime_error("the netdev '" + value["id"] + "': the old QEMU does not have the tap '" + name + "' open");
-    pass({number, tap == sources_.tapFds.end() ? number : tap->second, true});
+    pass({number, tap == old_.tapFds.end() ? number : tap->second, true});
     if (!isFresh) return;
     value.set("fd", std::to_string(number));
     if (value["vhost"] == "on") value.set("vhostfd", std::to_string(pass({.number = freshNumber(), .path = vhostNet})));

@@ -12,38 +12,41 @@
 #include <string>
 #include <vector>
 
+#include "manager/record/adopted_vm.h"
 #include "plugin/domain/live_domain.h"
 #include "plugin/domain/qemu_option.h"
-#include "plugin/machine/machine_sources.h"
+#include "plugin/machine/process_descriptors.h"
 
 namespace vh {
 
 class InheritedDescriptors {
  public:
-    InheritedDescriptors(const MachineSources& sources, const LiveDomain& live, const std::vector<QemuOption>& options);
+    /// `fdsets` is the old QEMU's answer to query-fdsets.
+    InheritedDescriptors(const nlohmann::json& fdsets, const ProcessDescriptors& old, const LiveDomain& live,
+                         const std::vector<QemuOption>& options);
 
     /// Makes an option name descriptors that the new QEMU has, and notes them. `fresh` are the ids of what was added while the
     /// domain ran and so names none yet. Returns options that have to stand before this one. Throws std::runtime_error for a
     /// descriptor that is not understood or cannot be found.
     std::vector<QemuOption> adapt(QemuOption& option, const std::set<std::string>& fresh);
 
-    std::vector<PassedDescriptor> take() { return std::move(passed_); }
+    std::vector<AdoptedVm::Descriptor> take() { return std::move(passed_); }
 
  private:
     std::vector<QemuOption> adaptChardev(QemuOption& option, bool isFresh);
     void adaptNetdev(QemuOption& option, bool isFresh);
     void adaptSet(const QemuOption& option);
     QemuOption passSetOf(const std::string& opaque, std::string& set);
-    int pass(PassedDescriptor descriptor);
+    int pass(AdoptedVm::Descriptor descriptor);
     int freshNumber() { return ++lastNumber_; }
     int listenerOf(const std::string& chardevId, int otherwise) const;
 
-    const MachineSources& sources_;
+    const ProcessDescriptors& old_;
     const LiveDomain& live_;
     nlohmann::json sets_;
     std::set<std::string> usedSets_;
     int lastNumber_ = 2;
-    std::vector<PassedDescriptor> passed_;
+    std::vector<AdoptedVm::Descriptor> passed_;
 };
 
 }  // namespace vh

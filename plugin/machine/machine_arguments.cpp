@@ -58,7 +58,7 @@ class MachineBuilder {
           runningNodes_(options_),
           nativeNodes_(native_) {}
 
-    MachineArguments build() {
+    AdoptOrder build() {
         refuseDoubledIds(options_, "the command line of its QEMU");
         refuseDoubledIds(native_, "libvirt's rendering of it");
         dropWhatBelongedToTheStart();
@@ -307,7 +307,7 @@ class MachineBuilder {
         // Where the kernel can serve a network, libvirt has it do so, unless told otherwise (src/qemu/qemu_interface.c,
         // qemuInterfaceOpenVhostNet, 11.3.0).
         const std::string wanted = driver.attribute("name").as_string();
-        const bool isVhost = wanted == "vhost" || (wanted.empty() && sources_.usesVhost && model == "virtio");
+        const bool isVhost = wanted == "vhost" || (wanted.empty() && sources_.descriptors.vhost && model == "virtio");
         ordered_json netdev{{"type", "tap"}, {"id", "host" + live.alias}};
         if (isVhost) netdev["vhost"] = true;
         add("-netdev", OptionValue::fromJson(std::move(netdev)));
@@ -326,23 +326,22 @@ class MachineBuilder {
     // ---- the result
 
     /// Two QEMUs cannot have one port: the new one gets it by display-update (QEMU 7.1), when the old one has gone. Returns that
-    /// command, or an empty list.
-    nlohmann::json keepVncFromListening() {
-        nlohmann::json afterwards = nlohmann::json::array();
+    /// command, or none.
+    std::vector<AdoptedVm::Command> keepVncFromListening() {
+        std::vector<AdoptedVm::Command> afterwards;
         for (QemuOption& option : options_) {
             if (option.name != "-vnc") continue;
             option.value = "none" + option.value.substr(std::min(option.value.find(','), option.value.size()));
             if (const nlohmann::json address = live_.vncAddress(); !address.is_null())
-                afterwards.push_back({{"execute", "display-update"},
-                                      {"arguments", {{"type", "vnc"}, {"addresses", nlohmann::json::array({address})}}}});
+                afterwards.push_back({"display-update", {{"type", "vnc"}, {"addresses", nlohmann::json::array({address})}}});
         }
         return afterwards;
     }
 
-    MachineArguments finish(nlohmann::json afterwards) {
-        MachineArguments made;
+    AdoptOrder finish(std::vector<AdoptedVm::Command> afterwards) {
+        AdoptOrder made;
         made.afterwards = std::move(afterwards);
-        InheritedDescriptors descriptors(sources_, live_, options_);
+        InheritedDescriptors descriptors(sources_.fdsets, sources_.descriptors, live_, options_);
         for (QemuOption& option : options_) {
             for (const QemuOption& passed : descriptors.adapt(option, freshBackends_)) append(made, passed);
             append(made, option);
@@ -352,7 +351,7 @@ class MachineBuilder {
         return made;
     }
 
-    static void append(MachineArguments& made, const QemuOption& option) {
+    static void append(AdoptOrder& made, const QemuOption& option) {
         made.arguments.push_back(option.name);
         if (option.hasValue) made.arguments.push_back(option.value);
         if (option.name == "-machine" || option.name == "-M") {
@@ -375,7 +374,7 @@ class MachineBuilder {
 
 }  // namespace
 
-MachineArguments rebuildArguments(const MachineSources& sources) {
+AdoptOrder rebuildArguments(const MachineSources& sources) {
     return MachineBuilder(sources).build();
 }
 

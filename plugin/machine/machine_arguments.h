@@ -19,21 +19,22 @@
 
 #include <nlohmann/json.hpp>
 
-#include "plugin/machine/machine_sources.h"
+#include "manager/record/adopted_vm.h"
+#include "plugin/machine/process_descriptors.h"
 
 namespace vh {
 
-struct MachineArguments {
-    /// From `-name` on: no binary, no -incoming, no second monitor of an earlier handover (chardev `virt-handover`); with -S.
-    std::vector<std::string> arguments;
-    std::vector<PassedDescriptor> descriptors;
-    std::string machine;              ///< `pc-q35-10.0`
-    std::vector<std::string> models;  ///< Device models, each once, that the new QEMU must have.
-    /// Monitor commands (`execute`, `arguments`) for the new QEMU once the old one has ended: VNC's port can be had by one only.
-    nlohmann::json afterwards = nlohmann::json::array();
+struct MachineSources {
+    std::vector<std::string> running;  ///< /proc/PID/cmdline of the old QEMU.
+    std::vector<std::string> native;   ///< domxml-to-native of the live XML, split into words.
+    std::string statusXml;             ///< /run/libvirt/qemu/NAME.xml.
+    nlohmann::json fdsets;             ///< The old QEMU's answer to query-fdsets.
+    ProcessDescriptors descriptors{};  ///< What else the old QEMU has open.
 };
 
-/// Throws std::runtime_error that names the option which is not understood: nothing is guessed.
-MachineArguments rebuildArguments(const MachineSources& sources);
+/// The part of an order that says which machine the new QEMU is: `machine`, `models`, `descriptors`; `arguments` from `-name` on,
+/// with -S, without the second monitor of an earlier handover (chardev `virt-handover`); `afterwards` for VNC, whose port can be
+/// had by one only. Throws std::runtime_error that names the option which is not understood: nothing is guessed.
+AdoptOrder rebuildArguments(const MachineSources& sources);
 
 }  // namespace vh

@@ -55,14 +55,10 @@ std::uint64_t memoryBytes(Monitor& monitor) {
     return summary.value("base-memory", std::uint64_t{0}) + summary.value("plugged-memory", std::uint64_t{0});
 }
 
-json command(const char* name, json arguments) {
-    return {{"execute", name}, {"arguments", std::move(arguments)}};
-}
-
 /// What libvirt has set by the monitor since the start, and what no argument and no migration state carries: the commands that
 /// set it again (qapi/block-core.json: BlockDeviceInfo, BlockIOThrottle; qapi/misc.json: IOThreadInfo; QEMU 10.0).
-json settingsToRepeat(Monitor& monitor) {
-    json commands = json::array();
+std::vector<AdoptedVm::Command> settingsToRepeat(Monitor& monitor) {
+    std::vector<AdoptedVm::Command> commands;
     for (const json& disk : monitor.execute("query-block")) {
         const json inserted = disk.value("inserted", json::object());
         // QEMU names a group, be it of one disk, exactly when there are limits.
@@ -70,19 +66,20 @@ json settingsToRepeat(Monitor& monitor) {
         json limits{{"id", disk.at("qdev")}};
         for (const auto& [key, value] : inserted.items())
             if (key == "group" || key.starts_with("bps") || key.starts_with("iops")) limits[key] = value;
-        commands.push_back(command("block_set_io_throttle", std::move(limits)));
+        commands.push_back({"block_set_io_throttle", std::move(limits)});
     }
     for (const json& thread : monitor.execute("query-iothreads"))
         for (const char* setting : {"poll-max-ns", "poll-grow", "poll-shrink"})
-            commands.push_back(command("qom-set", {{"path", "/objects/" + thread.at("id").get<std::string>()},
-                                                   {"property", setting},
-                                                   {"value", thread.at(setting)}}));
+            commands.push_back({"qom-set",
+                                {{"path", "/objects/" + thread.at("id").get<std::string>()},
+                                 {"property", setting},
+                                 {"value", thread.at(setting)}}});
     for (const json& device : monitor.execute("qom-list", {{"path", "/machine/peripheral"}})) {
         if (!device.value("type", "").starts_with("child<virtio-balloon")) continue;
         const std::string path = "/machine/peripheral/" + device.at("name").get<std::string>();
         constexpr const char* interval = "guest-stats-polling-interval";
         const json seconds = monitor.execute("qom-get", {{"path", path}, {"property", interval}});
-        if (seconds != 0) commands.push_back(command("qom-set", {{"path", path}, {"property", interval}, {"value", seconds}}));
+        if (seconds != 0) commands.push_back({"qom-set", {{"path", path}, {"property", interval}, {"value", seconds}}});
     }
     return commands;
 }
@@ -144,7 +141,7 @@ void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const
     if (domain.phase == DomainPhase::Unchanged) ::unlink(paths.newPidFile(domain.title).c_str());
 }
 
-json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds pauseBudget, std::string& oldVersion) {
+AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds pauseBudget, std::string& oldVersion) {
     const JournalDomain& domain = plan.domain;
     const std::string statusXml = readFile(paths.statusFile(domain.title));
     const DomainStatus status = readStatus(statusXml);
@@ -156,36 +153,25 @@ json makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds paus
     oldVersion = monitor.version();
     askQemu(monitor);
     const ProcessDescriptors descriptors = descriptorsOf(status.pid);
-    const MachineArguments machine = rebuildArguments({.running = Process(status.pid).commandLine(),
-                                                       .native = plan.native,
-                                                       .statusXml = statusXml,
-                                                       .fdsets = monitor.execute("query-fdsets"),
-                                                       .tapFds = descriptors.tapFds,
-                                                       .listeners = descriptors.listeners,
-                                                       .usesVhost = descriptors.vhost});
-    json afterwards = machine.afterwards;
-    for (json& command : settingsToRepeat(monitor)) afterwards.push_back(std::move(command));
-    json passed = json::array();
-    for (const PassedDescriptor& one : machine.descriptors)
-        passed.push_back({{"number", one.number}, {"of", one.of}, {"tap", one.tap}, {"path", one.path}});
-    return {{"vm", ManagerCommand::recordName(domain.uuid)},
-            {"title", domain.title},
-            {"uuid", domain.uuid},
-            {"pid", domain.old.pid},
-            {"startTime", domain.old.startTime},
-            {"monitor", status.monitorPath},
-            {"binary", domain.emulator},
-            {"machine", machine.machine},
-            {"models", machine.models},
-            {"memoryBytes", memoryBytes(monitor)},
-            {"arguments", machine.arguments},
-            {"descriptors", passed},
-            {"afterwards", std::move(afterwards)},
-            {"pidFile", paths.newPidFile(domain.title)},
-            {"logFile", paths.logFile(domain.title)},
-            {"socketDirectory", fs::path(status.monitorPath).parent_path().string()},
-            {"pauseBudgetMs", pauseBudget.count()},
-            {"dryRun", false}};
+    AdoptOrder order = rebuildArguments({.running = Process(status.pid).commandLine(),
+                                         .native = plan.native,
+                                         .statusXml = statusXml,
+                                         .fdsets = monitor.execute("query-fdsets"),
+                                         .descriptors = descriptors});
+    std::ranges::move(settingsToRepeat(monitor), std::back_inserter(order.afterwards));
+    order.vm = nameOfDomain(domain.uuid);
+    order.title = domain.title;
+    order.uuid = domain.uuid;
+    order.pid = domain.old.pid;
+    order.startTime = domain.old.startTime;
+    order.monitor = status.monitorPath;
+    order.binary = domain.emulator;
+    order.memoryBytes = memoryBytes(monitor);
+    order.pidFile = paths.newPidFile(domain.title);
+    order.logFile = paths.logFile(domain.title);
+    order.socketDirectory = fs::path(status.monitorPath).parent_path();
+    order.pauseBudgetMs = static_cast<std::uint64_t>(pauseBudget.count());
+    return order;
 }
 
 void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {

@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "manager/record/adopted_vm.h"
 #include "plugin/domain/status_xml.h"
 #include "plugin/host/host_paths.h"
 #include "plugin/upgrade/manager_command.h"
@@ -31,8 +30,8 @@ void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const
 
 /// The manager's order (manager/README.md: adopt). Throws std::runtime_error for what speaks against a handover now: nothing was
 /// touched then. `oldVersion` is what the old QEMU says of itself.
-nlohmann::json makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
-                         std::string& oldVersion);
+AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
+                     std::string& oldVersion);
 
 /// Makes libvirt's files speak of `domain.fresh`: status XML, then pid file. May be done again at any time. Throws
 /// std::runtime_error when libvirt would not accept them; they are as they were then.

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
@@ -29,7 +30,7 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds, std::chrono::steady_clock;
 
 /// Sockets before services: a service that starts finds its sockets there.
-constexpr std::array units{
+const std::vector<std::string> units{
     "virtqemud.socket",      "virtqemud-ro.socket", "virtqemud-admin.socket", "libvirtd.socket",   "libvirtd-ro.socket",
     "libvirtd-admin.socket", "libvirtd-tcp.socket", "libvirtd-tls.socket",    "virtqemud.service", "libvirtd.service",
 };
@@ -161,8 +162,10 @@ void unlockFile(const std::string& path, UniqueFd lock) {
     ::fcntl(lock.get(), F_OFD_SETLK, &none);
 }
 
-CommandResult systemctl(const LockOutSettings& settings, std::vector<std::string> words, milliseconds deadline) {
+CommandResult systemctl(const LockOutSettings& settings, std::vector<std::string> words, std::span<const std::string> names,
+                        milliseconds deadline = systemctlDeadline) {
     words.insert(words.begin(), settings.systemctl);
+    words.insert(words.end(), names.begin(), names.end());
     return run({.argv = std::move(words), .deadline = deadline});
 }
 
@@ -174,9 +177,7 @@ struct UnitState {
 
 /// Of those of libvirt's units that systemd knows. It prints `KEY=VALUE` lines, one block a unit.
 std::vector<UnitState> unitStates(const LockOutSettings& settings) {
-    std::vector<std::string> words{"show", "--property=Id,LoadState,ActiveState"};
-    words.insert(words.end(), units.begin(), units.end());
-    const CommandResult shown = systemctl(settings, words, systemctlDeadline);
+    const CommandResult shown = systemctl(settings, {"show", "--property=Id,LoadState,ActiveState"}, units);
     if (!shown.ok()) throw std::runtime_error("'systemctl show' of libvirt's units failed: " + shown.describe());
     std::vector<UnitState> states;
     std::istringstream lines(shown.output + "\n");
@@ -241,21 +242,19 @@ LockOut::~LockOut() {
 
 void LockOut::mask() {
     if (plan_.maskedUnits.empty()) return;
-    std::vector<std::string> words{"mask", "--runtime"};
-    words.insert(words.end(), plan_.maskedUnits.begin(), plan_.maskedUnits.end());
-    const CommandResult masked = systemctl(settings_, words, systemctlDeadline);
+    const CommandResult masked = systemctl(settings_, {"mask", "--runtime"}, plan_.maskedUnits);
     if (!masked.ok()) throw std::runtime_error("'systemctl mask --runtime' failed: " + masked.describe());
 }
 
 void LockOut::stopUnits() {
     if (plan_.maskedUnits.empty()) return;
-    std::vector<std::string> words{"stop"};
+    std::vector<std::string> up;
     // Only what is up now: recovery may be what somebody's `systemctl start` waits for, and stopping a unit cancels its start.
     for (const UnitState& unit : unitStates(settings_))
-        if (unit.isUp) words.push_back(unit.id);
-    if (words.size() == 1) return;
+        if (unit.isUp) up.push_back(unit.id);
+    if (up.empty()) return;
     // When this takes too long, the job goes on in systemd and the daemon is killed below: 2 of 45 stops took 30 s.
-    const CommandResult stopped = systemctl(settings_, words, settings_.stopDeadline);
+    const CommandResult stopped = systemctl(settings_, {"stop"}, up, settings_.stopDeadline);
     if (!stopped.ok() && !stopped.timedOut) throw std::runtime_error("'systemctl stop' failed: " + stopped.describe());
 }
 
@@ -300,10 +299,9 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
             append(problems, what + ": " + error.what(), "; ");
         }
     };
-    const auto onUnits = [&](std::vector<std::string> words, const std::vector<std::string>& names) {
+    const auto onUnits = [&](const std::vector<std::string>& words, const std::vector<std::string>& names) {
         if (names.empty()) return;
-        words.insert(words.end(), names.begin(), names.end());
-        const CommandResult result = systemctl(settings, words, systemctlDeadline);
+        const CommandResult result = systemctl(settings, words, names);
         if (!result.ok()) throw std::runtime_error(result.describe());
     };
     step("'systemctl unmask --runtime' of libvirt's units", [&] { onUnits({"unmask", "--runtime"}, plan.maskedUnits); });

@@ -73,7 +73,7 @@ std::optional<HandoverReport> ManagerCommand::adopt(const std::string& specFile,
 Settled ManagerCommand::settle(const std::string& uuid) const {
     const auto deadline = steady_clock::now() + settlePatience;
     for (;;) {
-        const CommandResult result = run({.argv = command({"--recover", recordName(uuid)}), .deadline = settleDeadline});
+        const CommandResult result = run({.argv = command({"--recover", nameOfDomain(uuid)}), .deadline = settleDeadline});
         if (result.ok()) {
             const json answer = answerOf(result);
             const std::string state = answer.value("state", "");
@@ -98,7 +98,7 @@ std::vector<ManagerRecord> ManagerCommand::records() const {
     std::vector<ManagerRecord> records;
     for (const json& vm : answerOf(result).value("vms", json::array())) {
         const std::string uuid = vm.value("uuid", "");
-        if (vm.value("vm", "") != recordName(uuid)) continue;
+        if (vm.value("vm", "") != nameOfDomain(uuid)) continue;
         records.push_back({.uuid = uuid,
                            .pid = vm.value("pid", 0),
                            .binary = vm.value("binary", ""),
@@ -108,7 +108,7 @@ std::vector<ManagerRecord> ManagerCommand::records() const {
 }
 
 void ManagerCommand::forget(const std::string& uuid) const {
-    const CommandResult result = run({.argv = command({"--forget", recordName(uuid)}), .deadline = settleDeadline});
+    const CommandResult result = run({.argv = command({"--forget", nameOfDomain(uuid)}), .deadline = settleDeadline});
     if (!result.ok()) throw std::runtime_error("the manager cannot drop its record of it: " + why(result));
 }
 

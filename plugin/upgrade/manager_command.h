@@ -40,9 +40,6 @@ class ManagerCommand {
     /// The program is VH_CLI in the environment, else beside this one, else where it is installed.
     explicit ManagerCommand(std::string runtimeDirectory);
 
-    /// The name that the manager's records have for a domain.
-    static std::string recordName(const std::string& uuid) { return nameOfDomain(uuid); }
-
     /// The report of the handover, or nothing when the manager ended without one: then settle() finds out. `stop` (borrowed) asks
     /// it to roll back what still can be when it becomes readable. Throws std::runtime_error when the manager does not end at
     /// all.

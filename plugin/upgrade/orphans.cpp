@@ -145,7 +145,7 @@ class Search {
             orphan.remedy =
                 "libvirt has no status XML of it any more, and cannot be given it back. Do not start it: power its guest off "
                 "from within, or by QEMU's own monitor below the directory of '" +
-                ManagerCommand::recordName(uuid) + "', and then start it";
+                nameOfDomain(uuid) + "', and then start it";
             return orphan;
         }
         prepare(orphan, record == records_.end() ? nullptr : &record->second);

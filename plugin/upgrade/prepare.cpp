@@ -1,40 +1,17 @@
 #include "plugin/upgrade/prepare.h"
 
-#include <cstdlib>
-#include <filesystem>
 #include <stdexcept>
-#include <system_error>
 
 #include "plugin/domain/domain_xml.h"
 #include "plugin/domain/qemu_option.h"
 #include "plugin/host/command.h"
 #include "vmm-shim/file.h"
-#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
 
-namespace fs = std::filesystem;
-
-/// A directory of our own, gone with this object: a definition may hold passwords.
-class ScratchDirectory {
- public:
-    ScratchDirectory() : path_((fs::temp_directory_path() / "virt-handover-XXXXXX").string()) {
-        if (!::mkdtemp(path_.data())) throwErrno("create '" + path_ + "'");
-    }
-    ScratchDirectory(const ScratchDirectory&) = delete;
-    ~ScratchDirectory() {
-        std::error_code ignored;
-        fs::remove_all(path_, ignored);
-    }
-    const std::string& path() const { return path_; }
-
- private:
-    std::string path_;
-};
-
 std::string unifiedDiff(const std::string& before, const std::string& after) {
-    const ScratchDirectory scratch;
+    const ScratchDirectory scratch("virt-handover");  // A definition may hold passwords.
     const std::string now = scratch.path() + "/now", ready = scratch.path() + "/ready";
     replaceFile(now, before);
     replaceFile(ready, after);

@@ -46,7 +46,7 @@ RecoveredDomain conclude(const JournalDomain& domain) {
     }
     if (domain.phase == DomainPhase::Unchanged) result.outcome = "rolled back";
     if (domain.phase == DomainPhase::Ended) result.outcome = "ended";
-    result.pid = domain.fresh.isAlive() ? domain.fresh.pid : domain.old.isAlive() ? domain.old.pid : 0;
+    result.pid = domain.living();
     return result;
 }
 
@@ -113,16 +113,24 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
         summary.domains.push_back(conclude(domain));
         releaseFiles(surroundings.paths, directory, domain);
     }
-    std::erase_if(journal->domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
-    journal->lockOut = {};
-    if (journal->domains.empty())
-        directory.remove();
-    else
-        directory.write(*journal);
+    journal->keepLost();
+    directory.keep(*journal);
     return summary;
 }
 
 }  // namespace
+
+void startGuardian(const std::string& runtimeDirectory, int lock) {
+    constexpr int number = 3;
+    const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+    std::vector<std::string> environment;
+    for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
+    startDetached({.program = program,
+                   .argv = {program, "--runtime-dir", runtimeDirectory, "recover", "--guard", std::to_string(number)},
+                   .environment = environment,
+                   .directory = "/",
+                   .descriptors = {{STDERR_FILENO, STDERR_FILENO}, {number, lock}}});
+}
 
 ExitCode RecoverSummary::exitCode() const {
     const bool needed =
@@ -152,10 +160,7 @@ void forgetLost(const RecoverSurroundings& surroundings, const std::string& name
         return domain.phase == DomainPhase::Lost && (domain.uuid == name || domain.title == name);
     };
     if (!journal || std::erase_if(journal->domains, isIt) == 0) throw UpgradeRefused("there is no lost domain '" + name + "'");
-    if (journal->domains.empty())
-        directory.remove();
-    else
-        directory.write(*journal);
+    directory.keep(*journal);
 }
 
 json toJson(const RecoverSummary& summary) {

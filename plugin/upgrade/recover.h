@@ -1,6 +1,6 @@
 // The verb `recover`: what an upgrade left that was killed is finished or undone. May be done at any time, and again.
 //
-// When an upgrade was killed, its guardian recovers (guardian.h); when both were, virt-handover-recover.service or a person does.
+// When an upgrade was killed, its guardian recovers; when both were, virt-handover-recover.service or a person does.
 //
 // Theory of operation. Three processes are at it: the upgrade (or, after its death, whoever recovers), and for each domain a
 // manager that it started, which outlives it. Each may be killed, or be slow, at each point. What must not happen is that
@@ -71,6 +71,11 @@ std::string recoverText(const RecoverSummary& summary);
 /// Throws UpgradeRefused when an upgrade is under way; std::runtime_error when the journal cannot be understood, or libvirt
 /// cannot be kept away.
 RecoverSummary recover(RecoverSurroundings surroundings);
+
+/// Starts the guardian of an upgrade: a process beside it that has the lock on libvirt (lock_out.h) and waits for the upgrade's
+/// end. When it ended well there is no journal, and the guardian ends; when it was killed, the guardian recovers, and libvirt was
+/// never let in. Throws std::system_error.
+void startGuardian(const std::string& runtimeDirectory, int lock);
 
 /// Drops a lost domain, by UUID or name, that a person has put in order. Throws UpgradeRefused when there is none.
 void forgetLost(const RecoverSurroundings& surroundings, const std::string& domain);

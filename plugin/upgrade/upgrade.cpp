@@ -14,8 +14,8 @@
 
 #include "plugin/host/command.h"
 #include "plugin/host/libvirt_connection.h"
-#include "plugin/upgrade/guardian.h"
 #include "plugin/upgrade/readiness.h"
+#include "plugin/upgrade/recover.h"
 #include "plugin/upgrade/settle.h"
 #include "plugin/upgrade/upgrade_journal.h"
 #include "vmm-shim/file.h"
@@ -23,6 +23,10 @@
 #include "vmm-shim/text.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DomainOutcome, domain, uuid, outcome, cause, remedy, oldVersion, newVersion, pid,
+                                   stopToResumeMs, notes, oldQemuLeft)
+
 namespace {
 
 using nlohmann::json;
@@ -218,8 +222,8 @@ class Upgrade {
         DomainOutcome& outcome = candidate.outcome;
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
-            const json order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
-            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), order.dump(2));
+            const AdoptOrder order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
+            replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), toJson(order).dump(2));
             setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
         } catch (const std::exception& error) {
             outcome.cause = error.what();
@@ -294,7 +298,7 @@ class Upgrade {
                 return;
         }
         outcome.outcome = "lost";
-        outcome.pid = domain.fresh.isAlive() ? domain.fresh.pid : domain.old.isAlive() ? domain.old.pid : 0;
+        outcome.pid = domain.living();
         append(outcome.cause, domain.cause, ": ");
     }
 
@@ -358,16 +362,11 @@ class Upgrade {
         }
     }
 
-    /// Lost domains stay in the journal, for a person and for recover; all else is over.
     void tidyUp() {
         for (const JournalDomain& domain : journal_.domains) releaseFiles(surroundings_.paths, directory_, domain);
-        std::erase_if(journal_.domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
-        journal_.lockOut = {};
+        journal_.keepLost();
         try {
-            if (journal_.domains.empty())
-                directory_.remove();
-            else
-                directory_.write(journal_);
+            directory_.keep(journal_);
         } catch (const std::exception& error) {
             warnings_.emplace_back(error.what());
         }
@@ -392,19 +391,13 @@ class Upgrade {
     bool unreachable_ = false;
 };
 
-std::string formatted(const char* format, double value) {
-    std::array<char, 64> text{};
-    std::snprintf(text.data(), text.size(), format, value);
-    return text.data();
-}
-
 }  // namespace
 
 void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutcome& outcome) {
     const std::string_view end = report.outcomeText();
     outcome.cause = report.cause;
     outcome.remedy = report.remedy;
-    outcome.pauseMs = report.stopToResumeMs;
+    outcome.stopToResumeMs = report.stopToResumeMs;
     outcome.notes.insert(outcome.notes.end(), report.warnings.begin(), report.warnings.end());
     if (end == outcomeName(State::Refused)) {
         outcome.outcome = end;  // Also when another manager is at work on it, so that is asked for.
@@ -430,20 +423,7 @@ ExitCode UpgradeSummary::exitCode() const {
 }
 
 json toJson(const UpgradeSummary& summary) {
-    json domains = json::array();
-    for (const DomainOutcome& one : summary.domains)
-        domains.push_back({{"domain", one.domain},
-                           {"uuid", one.uuid},
-                           {"outcome", one.outcome},
-                           {"cause", one.cause},
-                           {"remedy", one.remedy},
-                           {"oldVersion", one.oldVersion},
-                           {"newVersion", one.newVersion},
-                           {"pid", one.pid},
-                           {"stopToResumeMs", one.pauseMs},
-                           {"notes", one.notes},
-                           {"oldQemuLeft", one.oldQemuLeft}});
-    return {{"domains", domains},
+    return {{"domains", summary.domains},
             {"libvirtAwayMs", summary.libvirtAwayMs},
             {"warnings", summary.warnings},
             {"exitCode", static_cast<int>(summary.exitCode())}};
@@ -456,7 +436,7 @@ std::string upgradeText(const UpgradeSummary& summary) {
         text += one.domain + ": " + outcome;
         if (outcome == "upgraded" || outcome == "ready") text += "   QEMU " + one.oldVersion + " -> " + one.newVersion;
         if (outcome == "upgraded") text += "   pid " + std::to_string(one.pid);
-        if (one.pauseMs) text += "   paused " + formatted("%.1f ms", *one.pauseMs) + " (STOP to RESUME)";
+        if (one.stopToResumeMs) text += "   paused " + fixed(*one.stopToResumeMs, 1) + " ms (STOP to RESUME)";
         if (outcome == "rolled back") text += "   the guest runs on its old QEMU as before";
         if (outcome == "refused") text += "   nothing was touched";
         if (outcome == "ended") text += "   nothing to recover";
@@ -466,7 +446,7 @@ std::string upgradeText(const UpgradeSummary& summary) {
         for (const std::string& note : one.notes) text += "  note: " + note + "\n";
     }
     if (summary.domains.empty()) text += "no domain is running here\n";
-    if (summary.libvirtAwayMs) text += "libvirt was away for " + formatted("%.1f s", *summary.libvirtAwayMs / 1000) + "\n";
+    if (summary.libvirtAwayMs) text += "libvirt was away for " + fixed(*summary.libvirtAwayMs / 1000, 1) + " s\n";
     for (const std::string& warning : summary.warnings) text += "warning: " + warning + "\n";
     return text;
 }

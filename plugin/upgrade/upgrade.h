@@ -6,7 +6,7 @@
 //   1. while libvirt runs, everything that only it can answer is asked, and everything that can be refused is refused;
 //   2. the space for all that is to be written is taken, and what is about to be done is written down (upgrade_journal.h);
 //   3. libvirt is stopped and locked out (lock_out.h), and a second process stands by to recover if this one is killed
-//      (guardian.h);
+//      (startGuardian());
 //   4. for each domain the manager exchanges the QEMU (manager/), and libvirt's files are made to speak of the new one
 //      (settle.h);
 //   5. libvirt is let in again, and is asked whether it found each domain as it was.
@@ -50,8 +50,8 @@ struct DomainOutcome {
     std::string remedy;
     std::string oldVersion;
     std::string newVersion;
-    pid_t pid = 0;                  ///< Of the QEMU that has the guest, where that is known.
-    std::optional<double> pauseMs;  ///< STOP to RESUME.
+    pid_t pid = 0;  ///< Of the QEMU that has the guest, where that is known.
+    std::optional<double> stopToResumeMs;
     std::vector<std::string> notes;
     bool oldQemuLeft = false;  ///< Upgraded, but the old QEMU has not ended, not even by SIGKILL.
 };

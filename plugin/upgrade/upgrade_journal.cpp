@@ -4,7 +4,6 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <stdexcept>
@@ -25,8 +24,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int journalFormat = 1;
-constexpr std::array phases{DomainPhase::Prepared,  DomainPhase::HandingOver, DomainPhase::Committed, DomainPhase::Adopted,
-                            DomainPhase::Unchanged, DomainPhase::Ended,       DomainPhase::Lost};
 
 json toJson(const LockOutPlan& plan) {
     json value{{"maskedUnits", plan.maskedUnits}, {"startedUnits", plan.startedUnits}};
@@ -56,17 +53,13 @@ json toJson(const JournalDomain& domain) {
             {"upgrade", domain.upgrade}};
 }
 
-DomainPhase phaseNamed(const std::string& text) {
-    for (const DomainPhase phase : phases)
-        if (name(phase) == text) return phase;
-    throw std::runtime_error("there is no phase '" + text + "'");
-}
-
 JournalDomain domainFrom(const json& value) {
     JournalDomain domain;
     value.at("uuid").get_to(domain.uuid);
     value.at("name").get_to(domain.title);
-    domain.phase = phaseNamed(value.at("phase"));
+    const std::string phase = value.at("phase");
+    if (!valueNamed<DomainPhase>(phase)) throw std::runtime_error("there is no phase '" + phase + "'");
+    domain.phase = *valueNamed<DomainPhase>(phase);
     value.at("old").get_to(domain.old);
     value.at("new").get_to(domain.fresh);
     value.at("emulator").get_to(domain.emulator);
@@ -81,24 +74,9 @@ JournalDomain domainFrom(const json& value) {
 
 }  // namespace
 
-std::string_view name(DomainPhase phase) {
-    switch (phase) {
-        case DomainPhase::Prepared:
-            return "prepared";
-        case DomainPhase::HandingOver:
-            return "handing over";
-        case DomainPhase::Committed:
-            return "committed";
-        case DomainPhase::Adopted:
-            return "adopted";
-        case DomainPhase::Unchanged:
-            return "unchanged";
-        case DomainPhase::Ended:
-            return "ended";
-        case DomainPhase::Lost:
-            return "lost";
-    }
-    return {};
+void UpgradeJournal::keepLost() {
+    std::erase_if(domains, [](const JournalDomain& domain) { return domain.phase != DomainPhase::Lost; });
+    lockOut = {};
 }
 
 JournalDirectory::JournalDirectory(const std::string& runtimeDirectory) : path_(runtimeDirectory + "/libvirt.d") {

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/enum_names.h"
 #include "plugin/upgrade/lock_out.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
@@ -38,7 +39,9 @@ enum class DomainPhase {
     Ended,        ///< No QEMU has the guest any more; libvirt finds that out by itself.
     Lost,         ///< A person is needed.
 };
-std::string_view name(DomainPhase phase);
+template <>
+inline constexpr auto namesOf<DomainPhase> = namesFor(DomainPhase::Lost, "prepared", "handing over", "committed", "adopted",
+                                                      "unchanged", "ended", "lost");
 
 struct JournalDomain {
     std::string uuid;
@@ -52,6 +55,8 @@ struct JournalDomain {
     ProcessIdentity upgrade;  ///< The process that tells the manager to hand it over.
 
     bool unfinished() const { return phase == DomainPhase::HandingOver || phase == DomainPhase::Committed; }
+    /// The QEMU of it that there is, the new one first; 0 when there is none.
+    pid_t living() const { return fresh.isAlive() ? fresh.pid : old.isAlive() ? old.pid : 0; }
     bool operator==(const JournalDomain&) const = default;
 };
 
@@ -59,6 +64,8 @@ struct UpgradeJournal {
     LockOutPlan lockOut;
     std::vector<JournalDomain> domains;
 
+    /// An upgrade, or a recovery, is over: lost domains stay, for a person and for recover.
+    void keepLost();
     bool operator==(const UpgradeJournal&) const = default;
 };
 
@@ -79,6 +86,8 @@ class JournalDirectory {
     /// Throws std::system_error.
     void write(const UpgradeJournal& journal) const;
     void remove() const;
+    /// Writes a journal, or removes it when there is no domain in it any more.
+    void keep(const UpgradeJournal& journal) const { journal.domains.empty() ? remove() : write(journal); }
 
     /// The one lock, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;

@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/cpr_state.h"
 #include "vmm-shim/main_stream.h"
 

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "manager/compare/results_file.h"
-#include "tests/compare/sample_results.h"
+#include "tests/support/sample_results.h"
 
 namespace vh {
 namespace {

@@ -5,7 +5,6 @@
 
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iterator>
 
@@ -13,9 +12,10 @@
 #include <gtest/gtest.h>
 
 #include "manager/process/child_process.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 
 namespace vh {
@@ -167,8 +167,7 @@ TEST_F(HostFacts, haveTheBuildIdOfAProcess) {
 
 /// The program interpreter that a file names.
 std::string loaderOf(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    const std::string bytes = readFile(path);
     const std::size_t at = bytes.find("/lib");
     const std::size_t end = bytes.find('\0', at);
     const std::string found = at == std::string::npos ? "" : bytes.substr(at, end - at);

@@ -16,9 +16,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

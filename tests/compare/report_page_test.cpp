@@ -10,8 +10,8 @@
 
 #include "config/design.h"
 #include "manager/compare/summary.h"
-#include "tests/compare/sample_results.h"
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
+#include "tests/support/sample_results.h"
 
 namespace vh {
 namespace {

@@ -10,9 +10,9 @@
 #include "manager/compare/summary.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
-#include "tests/compare/sample_results.h"
-#include "tests/manager/golden.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/golden.h"
+#include "tests/support/sample_results.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/file.h"
 
 namespace vh {

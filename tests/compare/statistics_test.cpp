@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/compare/sample_results.h"
+#include "tests/support/sample_results.h"
 
 namespace vh {
 namespace {

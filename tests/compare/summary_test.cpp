@@ -7,7 +7,7 @@
 
 #include "manager/compare/results_file.h"
 #include "manager/compare/statistics.h"
-#include "tests/compare/sample_results.h"
+#include "tests/support/sample_results.h"
 
 namespace vh {
 namespace {

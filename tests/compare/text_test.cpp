@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "manager/compare/results_file.h"
-#include "tests/compare/sample_results.h"
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
+#include "tests/support/sample_results.h"
 
 namespace vh {
 namespace {

@@ -5,9 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <sstream>
 #include <string>
@@ -16,31 +14,25 @@
 #include <gtest/gtest.h>
 
 #include "config/parse.h"
+#include "tests/support/golden.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {
 
 namespace fs = std::filesystem;
 
-fs::path badDirectory() {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    return fs::path(root ? root : ".") / "tests/config/bad";
-}
+constexpr const char* badDirectory = "tests/config/bad";
 
 std::vector<std::string> namesWithExtension(const std::string& extension) {
     std::vector<std::string> names;
     std::error_code ignored;  // A wrong VH_SOURCE_DIR fails hasAtLeastThirtyWrongFilesEachWithItsMessages.
-    for (const auto& entry : fs::directory_iterator(badDirectory(), ignored)) {
+    for (const auto& entry : fs::directory_iterator(inSourceTree(badDirectory), ignored)) {
         if (entry.path().extension() == extension) names.push_back(entry.path().stem());
     }
     std::sort(names.begin(), names.end());
     return names;
-}
-
-std::string contentOf(const fs::path& path) {
-    std::ifstream stream(path, std::ios::binary);
-    EXPECT_TRUE(stream) << "cannot read " << path;
-    return {std::istreambuf_iterator<char>(stream), {}};
 }
 
 /// The messages of parsing a text or loading a file; empty when it is a good one.
@@ -60,16 +52,11 @@ std::string messagesOfText(const std::string& text) {
 class BadFile : public testing::TestWithParam<std::string> {};
 
 TEST_P(BadFile, givesExactlyTheExpectedMessages) {
-    const fs::path expectedPath = badDirectory() / (GetParam() + ".expected");
     const std::string file = GetParam() + ".yaml";
-    const std::string text = contentOf(badDirectory() / file);
+    const std::string text = fileText(inSourceTree(badDirectory + ("/" + file)));
     const std::string messages = messagesOf([&] { parseVmDefinition(text, file); }) + "\n";
-    if (std::getenv("VH_ACCEPT")) {
-        std::ofstream(expectedPath, std::ios::binary) << messages;
-        GTEST_SKIP() << "accepted as " << expectedPath << ": read it, then run again without VH_ACCEPT";
-    }
     EXPECT_NE(messages, "\n") << file << " was accepted as a good definition";
-    EXPECT_EQ(messages, contentOf(expectedPath));
+    expectGolden(GetParam() + ".expected", messages, badDirectory);
 }
 
 std::string testName(const testing::TestParamInfo<std::string>& info) {
@@ -81,44 +68,27 @@ std::string testName(const testing::TestParamInfo<std::string>& info) {
 INSTANTIATE_TEST_SUITE_P(Of, BadFile, testing::ValuesIn(namesWithExtension(".yaml")), testName);
 
 TEST(BadFiles, hasAtLeastThirtyWrongFilesEachWithItsMessages) {
-    EXPECT_GE(namesWithExtension(".yaml").size(), 30u) << "in " << badDirectory();
+    EXPECT_GE(namesWithExtension(".yaml").size(), 30u) << "in " << inSourceTree(badDirectory);
     EXPECT_EQ(namesWithExtension(".yaml"), namesWithExtension(".expected"));
 }
 
 /// Files that no repository should hold, in a directory of their own; and no descriptor may be left open by reading them.
-class WholeFile : public testing::Test {
+class WholeFile : public NoDescriptorLeaks {
  protected:
-    void SetUp() override {
-        std::string path = (fs::temp_directory_path() / "vh-config-XXXXXX").string();
-        ASSERT_NE(mkdtemp(path.data()), nullptr);
-        directory_ = path;
+    WholeFile() {
         // The test of an unreadable file becomes another user.
-        fs::permissions(directory_, fs::perms(0755));
-        descriptorsBefore_ = countDescriptors();
-    }
-    void TearDown() override {
-        EXPECT_EQ(countDescriptors(), descriptorsBefore_) << "a descriptor leaked";
-        fs::remove_all(directory_);
+        fs::permissions(directory_.path(), fs::perms(0755));
     }
 
-    std::string in(const std::string& name) const { return (directory_ / name).string(); }
-
-    std::string write(const std::string& name, const std::string& text) const {
-        std::ofstream(in(name), std::ios::binary) << text;
-        return in(name);
-    }
+    std::string in(const std::string& name) const { return directory_.file(name); }
+    std::string write(const std::string& name, const std::string& text) const { return directory_.write(name, text); }
 
     static std::string messagesOfLoading(const std::string& path) {
         return messagesOf([&] { loadVmDefinition(path); });
     }
 
  private:
-    static std::ptrdiff_t countDescriptors() {
-        return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
-    }
-
-    fs::path directory_;
-    std::ptrdiff_t descriptorsBefore_ = 0;
+    const TemporaryDirectory directory_;
 };
 
 TEST_F(WholeFile, loadsAGoodFile) {

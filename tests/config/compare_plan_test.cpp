@@ -1,8 +1,5 @@
 #include "config/compare_plan.h"
 
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -10,8 +7,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "config/emit.h"
 #include "config/parse.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {
@@ -19,10 +16,7 @@ namespace {
 using testing::HasSubstr;
 
 std::string textOf(const std::string& name) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream stream(std::string(root ? root : ".") + "/config/" + name);
-    EXPECT_TRUE(stream) << name;
-    return {std::istreambuf_iterator<char>(stream), {}};
+    return fileText(inSourceTree("config/" + name));
 }
 
 std::string complaint(const std::string& yaml) {

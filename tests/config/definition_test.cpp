@@ -1,6 +1,5 @@
 #include <array>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <random>
 #include <stdexcept>
@@ -11,6 +10,7 @@
 
 #include "config/parse.h"
 #include "config/vm_definition.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {
@@ -20,8 +20,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 std::string example(const std::string& name) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    return std::string(root ? root : ".") + "/config/examples/" + name;
+    return inSourceTree("config/examples/" + name);
 }
 
 /// A good definition, with more lines at the end.
@@ -198,8 +197,7 @@ TEST(ConfigErrors, saysPlaceAndMessageOfEachErrorInTheOrderOfTheText) {
 }
 
 TEST(Mutations, giveADefinitionOrConfigErrorsAndNothingElse) {
-    std::ifstream stream(example("full.yaml"));
-    const std::string original{std::istreambuf_iterator<char>(stream), {}};
+    const std::string original = fileText(example("full.yaml"));
     ASSERT_FALSE(original.empty());
     const char* chosen = std::getenv("VH_SEED");
     const auto seed = static_cast<std::mt19937::result_type>(chosen ? std::strtoul(chosen, nullptr, 10) : 20250101);

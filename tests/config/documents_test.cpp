@@ -1,9 +1,8 @@
 // The JSON Schema and the README say the same as the parser: the same keys, enums and defaults, in both directions.
-#include <cstdlib>
-#include <fstream>
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 
 #include "config/parse.h"
 #include "config/vm_definition.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {
@@ -22,12 +22,7 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
-std::ifstream openInConfig(const std::string& name) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream stream(std::string(root ? root : ".") + "/config/" + name);
-    EXPECT_TRUE(stream) << "cannot open config/" << name << ": is VH_SOURCE_DIR set?";
-    return stream;
-}
+const std::string schemaFile = inSourceTree("config/vm-definition.schema.json"), readmeFile = inSourceTree("config/README.md");
 
 void collectLeaves(const json& node, const std::string& path, std::map<std::string, json>& leaves) {
     const std::string type = node.at("type");
@@ -44,16 +39,9 @@ void collectLeaves(const json& node, const std::string& path, std::map<std::stri
 
 /// Every key of the schema by its path, as knownKeys() has them.
 std::map<std::string, json> schemaKeys() {
-    auto stream = openInConfig("vm-definition.schema.json");
     std::map<std::string, json> leaves;
-    collectLeaves(json::parse(stream), "", leaves);
+    collectLeaves(json::parse(fileText(schemaFile)), "", leaves);
     return leaves;
-}
-
-std::vector<std::string> withoutIndices(const std::map<std::string, std::string>& flattened) {
-    std::set<std::string> keys;
-    for (const auto& [key, value] : flattened) keys.insert(std::regex_replace(key, std::regex("\\[[0-9]+\\]"), "[]"));
-    return {keys.begin(), keys.end()};
 }
 
 /// A definition as JSON, which is YAML: only what is required, and one entry of each list.
@@ -61,6 +49,14 @@ json smallest() {
     return json::parse(R"({"name": "a", "machine": "q35", "memory": {"size": "1GiB"}, "boot": {"kernel": "/k"},
                            "disks": [{"id": "d", "file": "/d"}], "networks": [{"id": "n", "type": "user"}],
                            "vfio": [{"id": "v", "address": "0000:00:00.0"}], "vmm": {"arguments": ["x"]}})");
+}
+
+/// The path of every key that the parser reads: `memory.size`, `disks[].id`. It writes what it reads.
+std::vector<std::string> knownKeys() {
+    std::set<std::string> keys;
+    for (const auto& [key, value] : flatten(parseVmDefinition(smallest().dump(), "smallest")))
+        keys.insert(std::regex_replace(key, std::regex("\\[[0-9]+\\]"), "[]"));
+    return {keys.begin(), keys.end()};
 }
 
 /// Where a key of knownKeys() is in a definition.
@@ -101,17 +97,12 @@ TEST(Schema, hasExactlyTheKeysOfTheParser) {
     EXPECT_EQ(keys, knownKeys());
 }
 
-TEST(Schema, hasExactlyTheKeysOfADefinition) {
-    EXPECT_EQ(withoutIndices(flatten(parseVmDefinition(smallest().dump(), "smallest"))), knownKeys());
-}
-
 TEST(Schema, describesEachKey) {
     for (const auto& [key, node] : schemaKeys()) EXPECT_NE(node.value("description", ""), "") << key;
 }
 
 TEST(Schema, requiresTheKeysThatTheParserRequires) {
-    auto stream = openInConfig("vm-definition.schema.json");
-    const json schema = json::parse(stream);
+    const json schema = json::parse(fileText(schemaFile));
     const std::function<void(const json&, const std::string&)> check = [&](const json& node, const std::string& path) {
         if (node.at("type") == "array") check(node.at("items"), path + "[]");
         if (node.at("type") != "object") return;
@@ -224,7 +215,7 @@ TEST(Schema, hasPatternsAndRangesThatAgreeWithTheParser) {
 
 /// The rows of README's table: the key, and what is between the other bars.
 std::map<std::string, std::vector<std::string>> readmeKeys() {
-    auto stream = openInConfig("README.md");
+    std::istringstream stream(fileText(readmeFile));
     std::map<std::string, std::vector<std::string>> rows;
     for (std::string line; std::getline(stream, line) && line != "## Plans";) {
         if (!line.starts_with("| `")) continue;
@@ -288,9 +279,7 @@ std::string renderedDesigns() {
 }
 
 TEST(Readme, hasTheTableOfDesignsThatTheRowsMake) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream stream(std::string(root ? root : ".") + "/README.md");
-    const std::string text((std::istreambuf_iterator<char>(stream)), {}), begin = "<!-- designs -->\n", end = "<!-- /designs -->";
+    const std::string text = fileText(inSourceTree("README.md")), begin = "<!-- designs -->\n", end = "<!-- /designs -->";
     const std::size_t from = text.find(begin), to = text.find(end);
     ASSERT_TRUE(from != std::string::npos && to != std::string::npos) << "README.md has no place for the table of designs";
     EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), renderedDesigns())
@@ -299,8 +288,7 @@ TEST(Readme, hasTheTableOfDesignsThatTheRowsMake) {
 }
 
 TEST(Readme, listsTheArgumentsThatTheParserRefuses) {
-    auto stream = openInConfig("README.md");
-    const std::string text{std::istreambuf_iterator<char>(stream), {}};
+    const std::string text = fileText(readmeFile);
     const std::size_t begin = text.find("Options refused in `vmm.arguments`");
     ASSERT_NE(begin, std::string::npos);
     const std::string paragraph = text.substr(begin, text.find("\n\n", begin) - begin);

@@ -16,7 +16,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh::test {

@@ -20,7 +20,7 @@
 
 #include "tests/libvirt/libvirt_fixture.h"
 #include "tests/libvirt/upgrade_fixture.h"
-#include "tests/manager/undying.h"
+#include "tests/support/undying.h"
 
 namespace vh::test {
 namespace {

@@ -26,8 +26,8 @@
 #include "manager/process/held_by_process.h"
 #include "manager/process/process_traits.h"
 #include "manager/resources/tap_guard.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {
@@ -68,7 +68,7 @@ class AdoptionTest : public testing::Test {
     }
     std::string errorOf(const std::string& text) const {
         try {
-            readAdoption(write(text));
+            readAdoptOrder(write(text));
         } catch (const std::runtime_error& error) {
             return error.what();
         }
@@ -78,10 +78,10 @@ class AdoptionTest : public testing::Test {
 };
 
 TEST_F(AdoptionTest, isReadFromAFile) {
-    const Adoption adoption = readAdoption(write(example().dump()));
+    const AdoptOrder adoption = readAdoptOrder(write(example().dump()));
     EXPECT_EQ(adoption.vm, "libvirt-1");
     EXPECT_EQ(adoption.pid, 4711);
-    EXPECT_EQ(adoption.adopted, exampleVm());
+    EXPECT_EQ(adoption, exampleVm());
 }
 
 TEST_F(AdoptionTest, isRefusedWithTheFileAndWhatIsWrong) {
@@ -98,7 +98,7 @@ TEST_F(AdoptionTest, isRefusedWithTheFileAndWhatIsWrong) {
         value["vm"] = name;
         EXPECT_THAT(errorOf(value.dump()), HasSubstr("cannot be the name of a directory"));
     }
-    EXPECT_THROW(readAdoption(directory_.path() + "/nothing"), std::runtime_error);
+    EXPECT_THROW(readAdoptOrder(directory_.path() + "/nothing"), std::runtime_error);
 }
 
 /// For what no event tells.

@@ -21,8 +21,8 @@
 #include <gtest/gtest.h>
 
 #include "manager/resources/memory_room.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

@@ -15,8 +15,9 @@
 #include "manager/record/vm_record.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/dbus_service.h"
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/golden.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -262,13 +263,7 @@ class OtherManager {
     std::vector<GDBusMethodInvocation*> unanswered_;
 };
 
-std::string contents(const std::string& path) {
-    std::ifstream file(path);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-const std::string xmlOfToday = contents(std::string(std::getenv("VH_SOURCE_DIR") ? std::getenv("VH_SOURCE_DIR") : ".") +
-                                        "/manager/service/org.virt_handover.Manager1.xml");
+const std::string xmlOfToday = fileText(inSourceTree("manager/service/org.virt_handover.Manager1.xml"));
 constexpr const char* earlierXml =
     "<node><interface name='org.virt_handover.Manager1'><method name='List'><arg type='i' direction='out'/>"
     "<arg type='s' direction='out'/></method></interface></node>";

@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {

@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/main_loop.h"
+#include "tests/support/main_loop.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "manager/resources/bridge_port.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

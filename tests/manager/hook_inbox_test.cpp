@@ -13,6 +13,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/temporary_directory.h"
+
 namespace vh {
 namespace {
 
@@ -26,14 +28,7 @@ std::string notice(const std::string& operation, const std::string& id = uuid) {
 
 class HookInboxTest : public testing::Test {
  protected:
-    void SetUp() override {
-        char name[] = "/tmp/vh-inbox-XXXXXX";
-        ASSERT_NE(::mkdtemp(name), nullptr);
-        directory_ = name;
-    }
-    void TearDown() override { std::filesystem::remove_all(directory_); }
-
-    std::string path() const { return directory_ + "/libvirt-hook.sock"; }
+    std::string path() const { return directory_.file("libvirt-hook.sock"); }
 
     void send(const std::string& text) const {
         const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -46,12 +41,12 @@ class HookInboxTest : public testing::Test {
         }
     }
 
-    std::string directory_;
+    const TemporaryDirectory directory_;
     std::vector<HookNotice> received_;
     std::vector<std::string> reported_;
     HookInbox make() {
         return HookInbox(
-            directory_, [this](const HookNotice& got) { received_.push_back(got); },
+            directory_.path(), [this](const HookNotice& got) { received_.push_back(got); },
             [this](const std::string& line) { reported_.push_back(line); });
     }
 };

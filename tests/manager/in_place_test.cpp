@@ -14,8 +14,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/main_loop.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/exec_inbox.h"
 
 namespace vh {

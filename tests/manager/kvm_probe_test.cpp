@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 
 namespace vh {
 namespace {
@@ -19,7 +19,10 @@ using testing::HasSubstr;
 class KvmProbe : public NoDescriptorLeaks {};
 
 TEST_F(KvmProbe, saysTheSameTwice) {
-    EXPECT_EQ(whyKvmCannotRun(), whyKvmCannotRun());
+    const KvmAbility first = probeKvm(), second = probeKvm();
+    EXPECT_EQ(first.guests, second.guests);
+    EXPECT_EQ(first.why, second.why);
+    EXPECT_EQ(first.why.empty(), first.guests == KvmAbility::Guests::All);
 }
 
 TEST_F(KvmProbe, namesTheDeviceThatCannotBeOpened) {
@@ -28,7 +31,7 @@ TEST_F(KvmProbe, namesTheDeviceThatCannotBeOpened) {
         ::close(device);
         GTEST_SKIP() << "needs a host without '/dev/kvm', or a user who may not open it; this one may";
     }
-    EXPECT_THAT(whyKvmCannotRun(), HasSubstr("'/dev/kvm'"));
+    EXPECT_THAT(probeKvm().why, HasSubstr("'/dev/kvm'"));
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

@@ -22,8 +22,8 @@
 #include <gtest/gtest.h>
 
 #include "manager/compare/own_network.h"
-#include "tests/manager/temporary_directory.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

@@ -11,8 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/golden.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/golden.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/resources/passthrough.h"
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {

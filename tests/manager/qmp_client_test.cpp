@@ -13,8 +13,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/main_loop.h"
-#include "tests/vmm-shim/receive.h"
+#include "tests/support/main_loop.h"
+#include "tests/support/receive.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "manager/vmm/binary_probe.h"
-#include "tests/manager/main_loop.h"
+#include "tests/support/main_loop.h"
 
 namespace vh {
 namespace {

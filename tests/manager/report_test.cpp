@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 namespace {

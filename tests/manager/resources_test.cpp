@@ -11,7 +11,6 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -21,8 +20,9 @@
 #include <gtest/gtest.h>
 
 #include "manager/compare/own_network.h"
-#include "tests/manager/temporary_directory.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -180,8 +180,7 @@ TEST_F(ResourcesTest, keepWhatIsInTheConsoleLog) {
     vm_.console.log = directory_.write("console.log", "before\n");
     const Resources resources = acquireResources(vm_, directory_.path());
     ASSERT_EQ(::write(resources.fd("console/log"), "after\n", 6), 6);
-    std::ifstream log(vm_.console.log);
-    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(log), {}), "before\nafter\n");
+    EXPECT_EQ(readFile(vm_.console.log), "before\nafter\n");
 }
 
 TEST_F(ResourcesTest, nameTheDiskThatIsMissing) {

@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 
 namespace vh {
 namespace {

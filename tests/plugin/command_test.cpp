@@ -11,9 +11,9 @@
 
 #include <gmock/gmock.h>
 
-#include "tests/manager/temporary_directory.h"
-#include "tests/manager/undying.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/undying.h"
 
 namespace vh {
 namespace {

@@ -8,7 +8,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "config/emit.h"
 #include "config/parse.h"
 #include "tests/plugin/plugin_golden.h"
 

@@ -26,6 +26,7 @@
 
 #include "manager/service/hook_inbox.h"
 #include "plugin/domain/domain_xml.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -62,12 +63,8 @@ std::string contentsOf(int fd) {
 class Hook : public testing::Test {
  protected:
     void SetUp() override {
-        char name[] = "/tmp/vh-hook-XXXXXX";
-        ASSERT_NE(::mkdtemp(name), nullptr);
-        directory_ = name;
         ASSERT_NE(std::getenv("VH_HOOK"), nullptr) << "run it with meson test, which says where the hook is";
     }
-    void TearDown() override { std::filesystem::remove_all(directory_); }
 
     std::string socketPath() const { return directory_ + "/libvirt-hook.sock"; }
 
@@ -135,7 +132,8 @@ class Hook : public testing::Test {
         return contentsOf(printed.get());
     }
 
-    std::string directory_;
+    const TemporaryDirectory scratch_;
+    std::string directory_ = scratch_.path();
 };
 
 TEST_F(Hook, tellsTheManagerWhatHappened) {

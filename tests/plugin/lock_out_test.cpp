@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 

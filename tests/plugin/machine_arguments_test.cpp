@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/domain/qemu_option.h"
+#include "plugin/host/libvirt_connection.h"
 #include "tests/plugin/plugin_golden.h"
 
 namespace vh {
@@ -34,17 +35,17 @@ MachineSources sourcesOf(const std::string& name) {
     const json descriptors = json::parse(golden(name + "/descriptors.json"));
     MachineSources sources{lines(golden(name + "/cmdline")), shellWords(golden(name + "/native")), golden(name + "/status.xml"),
                            descriptors["fdsets"]};
-    for (const auto& [interface, fd] : descriptors["taps"].items()) sources.tapFds[interface] = fd;
-    for (const auto& [path, fd] : descriptors["listeners"].items()) sources.listeners[path] = fd;
+    for (const auto& [interface, fd] : descriptors["taps"].items()) sources.descriptors.tapFds[interface] = fd;
+    for (const auto& [path, fd] : descriptors["listeners"].items()) sources.descriptors.listeners[path] = fd;
     return sources;
 }
 
-std::string textOf(const MachineArguments& made) {
+std::string textOf(const AdoptOrder& made) {
     std::ostringstream text;
     for (const std::string& argument : made.arguments) text << argument << "\n";
     text << "\nmachine " << made.machine << "\n";
     for (const std::string& model : made.models) text << "model " << model << "\n";
-    for (const PassedDescriptor& passed : made.descriptors)
+    for (const AdoptedVm::Descriptor& passed : made.descriptors)
         text << "descriptor " << passed.number << " of " << passed.of << (passed.tap ? " (tap)" : "") << "\n";
     return text.str();
 }
@@ -61,15 +62,15 @@ TEST_P(RealDomain, hasTheseArguments) {
 }
 
 /// What the next handover finds: the arguments of the last one, descriptors under their new numbers.
-MachineSources afterHandover(MachineSources sources, const MachineArguments& made) {
+MachineSources afterHandover(MachineSources sources, const AdoptOrder& made) {
     sources.running = {"/opt/new-qemu", "-L", "/opt/share"};
     sources.running.insert(sources.running.end(), made.arguments.begin(), made.arguments.end());
     for (const char* own : {"-incoming", "defer", "-incoming", "{\"channel-type\":\"cpr\"}", "-chardev",
                             "socket,id=virt-handover,fd=77,server=on,wait=off", "-mon", "chardev=virt-handover,mode=control"})
         sources.running.push_back(own);
     std::map<int, int> numbers;
-    for (const PassedDescriptor& passed : made.descriptors) numbers[passed.of] = passed.number;
-    for (auto* table : {&sources.tapFds, &sources.listeners})
+    for (const AdoptedVm::Descriptor& passed : made.descriptors) numbers[passed.of] = passed.number;
+    for (auto* table : {&sources.descriptors.tapFds, &sources.descriptors.listeners})
         for (auto& [name, fd] : *table) fd = numbers.contains(fd) ? numbers[fd] : fd;
     sources.fdsets = json::array();
     for (std::size_t i = 0; i + 1 < made.arguments.size(); ++i)
@@ -83,8 +84,8 @@ MachineSources afterHandover(MachineSources sources, const MachineArguments& mad
 
 TEST_P(RealDomain, hasTheSameArgumentsAfterAHandover) {
     const MachineSources sources = sourcesOf(GetParam());
-    const MachineArguments first = rebuildArguments(sources);
-    const MachineArguments second = rebuildArguments(afterHandover(sources, first));
+    const AdoptOrder first = rebuildArguments(sources);
+    const AdoptOrder second = rebuildArguments(afterHandover(sources, first));
     EXPECT_EQ(second.arguments, first.arguments);
     ASSERT_EQ(second.descriptors.size(), first.descriptors.size());
     for (std::size_t i = 0; i < first.descriptors.size(); ++i)
@@ -119,7 +120,7 @@ struct Domain {
         made.fdsets = json::array();
         return made;
     }
-    MachineArguments rebuilt() const { return rebuildArguments(sources()); }
+    AdoptOrder rebuilt() const { return rebuildArguments(sources()); }
     std::string refusal() const { return refusalOf(sources()); }
 
     static std::string refusalOf(const MachineSources& sources) {
@@ -150,7 +151,7 @@ TEST(RebuildArguments, dropsWhatBelongedToTheStart) {
 TEST(RebuildArguments, tellsMachineAndModels) {
     Domain domain;
     domain.arguments += " -machine aux-ram-share=on -device virtio-rng-pci,rng=r -device pcie-root-port";
-    const MachineArguments made = domain.rebuilt();
+    const AdoptOrder made = domain.rebuilt();
     EXPECT_EQ(made.machine, "pc-q35-10.0");
     EXPECT_THAT(made.models, ElementsAre("virtio-rng-pci", "pcie-root-port"));
 }
@@ -158,7 +159,8 @@ TEST(RebuildArguments, tellsMachineAndModels) {
 TEST(RebuildArguments, keepsAMultiqueueTap) {
     Domain domain;
     domain.arguments += " -netdev tap,fds=30:31,id=hostnet0";
-    EXPECT_THAT(domain.rebuilt().descriptors, ElementsAre(PassedDescriptor{30, 30, true}, PassedDescriptor{31, 31, true}));
+    EXPECT_THAT(domain.rebuilt().descriptors,
+                ElementsAre(AdoptedVm::Descriptor{30, 30, true}, AdoptedVm::Descriptor{31, 31, true}));
 }
 
 TEST(RebuildArguments, takesTheTapThatTheInterfaceHasNow) {
@@ -166,9 +168,9 @@ TEST(RebuildArguments, takesTheTapThatTheInterfaceHasNow) {
     domain.arguments += " -netdev {\\\"type\\\":\\\"tap\\\",\\\"fd\\\":\\\"30\\\",\\\"id\\\":\\\"hostnet0\\\"}";
     domain.devices = "<interface type='bridge'><target dev='vnet4'/><alias name='net0'/></interface>";
     MachineSources sources = domain.sources();
-    sources.tapFds = {{"vnet4", 41}};
-    EXPECT_THAT(rebuildArguments(sources).descriptors, ElementsAre(PassedDescriptor{30, 41, true}));
-    sources.tapFds = {{"vnet5", 41}};
+    sources.descriptors.tapFds = {{"vnet4", 41}};
+    EXPECT_THAT(rebuildArguments(sources).descriptors, ElementsAre(AdoptedVm::Descriptor{30, 41, true}));
+    sources.descriptors.tapFds = {{"vnet5", 41}};
     EXPECT_EQ(Domain::refusalOf(sources), "the netdev 'hostnet0': the old QEMU does not have the tap 'vnet4' open");
 }
 
@@ -177,7 +179,7 @@ TEST(RebuildArguments, takesLogPipesFromWhereQemuKeepsThem) {
     domain.arguments += " -add-fd set=0,fd=30,opaque=serial0-log";
     MachineSources sources = domain.sources();
     sources.fdsets = json::parse(R"({"return":[{"fdset-id":0,"fds":[{"fd":6,"opaque":"serial0-log"}]}],"id":"x"})");
-    EXPECT_THAT(rebuildArguments(sources).descriptors, ElementsAre(PassedDescriptor{30, 6, false}));
+    EXPECT_THAT(rebuildArguments(sources).descriptors, ElementsAre(AdoptedVm::Descriptor{30, 6, false}));
     EXPECT_THAT(domain.refusal(), HasSubstr("the old QEMU has 0 such descriptors in set 0"));
 }
 
@@ -193,10 +195,10 @@ TEST(RebuildArguments, adoptsAFileThatWasOpenedAtAHotplug) {
     MachineSources sources = domain.sources();
     sources.fdsets = json::parse(
         R"([{"fdset-id":4,"fds":[{"fd":6,"opaque":"serial1-source"}]},{"fdset-id":5,"fds":[{"fd":7,"opaque":"serial1-log"}]}])");
-    const MachineArguments made = rebuildArguments(sources);
+    const AdoptOrder made = rebuildArguments(sources);
     EXPECT_THAT(made.arguments, Contains("file,id=charserial1,path=/dev/fdset/4,logfile=/dev/fdset/5,logappend=on,append=on"));
     EXPECT_THAT(made.arguments, Contains("set=4,fd=3,opaque=serial1-source"));
-    EXPECT_THAT(made.descriptors, ElementsAre(PassedDescriptor{3, 6, false}, PassedDescriptor{4, 7, false}));
+    EXPECT_THAT(made.descriptors, ElementsAre(AdoptedVm::Descriptor{3, 6, false}, AdoptedVm::Descriptor{4, 7, false}));
 }
 
 TEST(RebuildArguments, dropsADeviceThatMovedAndAddsItWhereItIs) {
@@ -231,12 +233,12 @@ TEST(RebuildArguments, addsANetworkWithItsAddressAndSize) {
         "<interface type='bridge'><mac address='52:54:00:00:00:02'/><target dev='vnet1'/><model type='virtio'/><mtu size='9000'/>"
         "<driver name='qemu'/><alias name='net1'/><address type='pci' bus='1' slot='0' function='1'/></interface>";
     MachineSources sources = domain.sources();
-    sources.tapFds = {{"vnet1", 35}};
-    const MachineArguments made = rebuildArguments(sources);
+    sources.descriptors.tapFds = {{"vnet1", 35}};
+    const AdoptOrder made = rebuildArguments(sources);
     EXPECT_THAT(made.arguments, Contains(R"({"driver":"virtio-net-pci","host_mtu":9000,"netdev":"hostnet1","id":"net1",)"
                                          R"("mac":"52:54:00:00:00:02","bus":"pci.1","addr":"0x0.0x1"})"));
     EXPECT_THAT(made.arguments, Contains(R"({"type":"tap","id":"hostnet1","fd":"3"})"));
-    EXPECT_THAT(made.descriptors, ElementsAre(PassedDescriptor{3, 35, true}));
+    EXPECT_THAT(made.descriptors, ElementsAre(AdoptedVm::Descriptor{3, 35, true}));
 }
 
 TEST(RebuildArguments, replacesAMediumThatWasEjected) {
@@ -310,8 +312,8 @@ TEST(RebuildArguments, refusesAHotplugThatItCannotTell) {
     const auto refusal = [&](const std::string& inside, bool vhost) {
         domain.devices = begin + inside + end;
         MachineSources sources = domain.sources();
-        sources.usesVhost = vhost;
-        sources.tapFds = {{"vnet1", 35}};
+        sources.descriptors.vhost = vhost;
+        sources.descriptors.tapFds = {{"vnet1", 35}};
         return Domain::refusalOf(sources);
     };
     EXPECT_EQ(refusal("", false), "none");
@@ -321,11 +323,12 @@ TEST(RebuildArguments, refusesAHotplugThatItCannotTell) {
 }
 
 TEST(RebuildArguments, opensAnewWhatServesANetworkInTheKernel) {
-    const auto served = [](int number) { return PassedDescriptor{.number = number, .path = "/dev/vhost-net"}; };
+    const auto served = [](int number) { return AdoptedVm::Descriptor{.number = number, .path = "/dev/vhost-net"}; };
     Domain domain;
     domain.arguments += " -netdev tap,fds=5:6,vhost=on,vhostfds=7:8,id=hostnet0";
     EXPECT_THAT(domain.rebuilt().descriptors,
-                testing::UnorderedElementsAre(PassedDescriptor{5, 5, true}, PassedDescriptor{6, 6, true}, served(7), served(8)));
+                testing::UnorderedElementsAre(AdoptedVm::Descriptor{5, 5, true}, AdoptedVm::Descriptor{6, 6, true}, served(7),
+                                              served(8)));
     // Of one that was plugged in, nothing says so but that libvirt does it where it can.
     domain = Domain();
     domain.ids.push_back("net1");
@@ -333,13 +336,13 @@ TEST(RebuildArguments, opensAnewWhatServesANetworkInTheKernel) {
         domain.devices = "<interface type='bridge'><mac address='52:54:00:00:00:02'/><target dev='vnet1'/>" + inside +
                          "<alias name='net1'/><address type='pci' bus='1' slot='0' function='0'/></interface>";
         MachineSources sources = domain.sources();
-        sources.usesVhost = true;
-        sources.tapFds = {{"vnet1", 35}};
+        sources.descriptors.vhost = true;
+        sources.descriptors.tapFds = {{"vnet1", 35}};
         return rebuildArguments(sources).descriptors;
     };
-    EXPECT_THAT(plugged("<model type='virtio'/>"), testing::UnorderedElementsAre(PassedDescriptor{3, 35, true}, served(4)));
-    EXPECT_THAT(plugged("<model type='virtio'/><driver name='qemu'/>"), ElementsAre(PassedDescriptor{3, 35, true}));
-    EXPECT_THAT(plugged("<model type='e1000'/>"), ElementsAre(PassedDescriptor{3, 35, true}));
+    EXPECT_THAT(plugged("<model type='virtio'/>"), testing::UnorderedElementsAre(AdoptedVm::Descriptor{3, 35, true}, served(4)));
+    EXPECT_THAT(plugged("<model type='virtio'/><driver name='qemu'/>"), ElementsAre(AdoptedVm::Descriptor{3, 35, true}));
+    EXPECT_THAT(plugged("<model type='e1000'/>"), ElementsAre(AdoptedVm::Descriptor{3, 35, true}));
 }
 
 TEST(RebuildArguments, refusesWhatHasANameTwice) {
@@ -368,7 +371,7 @@ TEST(RebuildArguments, refusesAReplacedDisk) {
 
 TEST(RebuildArguments, refusesAListenerThatIsGone) {
     MachineSources sources = sourcesOf("as-started");
-    sources.listeners.erase("/tmp/hb.sock");
+    sources.descriptors.listeners.erase("/tmp/hb.sock");
     EXPECT_EQ(Domain::refusalOf(sources), "the chardev 'charchannel0': the old QEMU does not listen on '/tmp/hb.sock'");
 }
 
@@ -385,7 +388,7 @@ TEST(QemuOption, keepsTextInBothSpellings) {
 }
 
 TEST(ShellWords, areThoseOfAShell) {
-    EXPECT_THAT(shellWords("a 'b c' \\\n  'it'\\''s' \"d e\"\n"), ElementsAre("a", "b c", "it's", "d e"));
+    EXPECT_THAT(shellWords("a 'b c' \\\n  'it'\\''s'\n"), ElementsAre("a", "b c", "it's"));
     EXPECT_THAT(shellWords("a '' b"), ElementsAre("a", "", "b"));
     EXPECT_THAT(shellWords(" \n"), IsEmpty());
     EXPECT_THROW(shellWords("a 'b"), std::runtime_error);

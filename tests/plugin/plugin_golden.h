@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 

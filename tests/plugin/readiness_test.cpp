@@ -16,7 +16,7 @@
 #include "plugin/host/command.h"
 #include "plugin/machine/process_descriptors.h"
 #include "plugin/upgrade/tested_versions.h"
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"

@@ -10,8 +10,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/temporary_directory.h"
 #include "tests/plugin/plugin_golden.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

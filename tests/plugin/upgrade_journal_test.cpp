@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/manager/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/file.h"
 
 namespace vh {

@@ -24,8 +24,8 @@
 
 #include "manager/compare/own_network.h"
 #include "manager/process/held_by_process.h"
-#include "tests/manager/undying.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/undying.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh::test {

@@ -29,7 +29,7 @@
 
 #include "manager/compare/own_network.h"
 #include "manager/process/child_process.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 #include "tests/system/witness.h"
 #include "vmm-shim/unix_socket.h"
 

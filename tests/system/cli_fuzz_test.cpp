@@ -14,7 +14,7 @@
 
 #include <gmock/gmock.h>
 
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh::test {

@@ -14,8 +14,8 @@
 
 #include <gmock/gmock.h>
 
-#include "tests/compare/sample_results.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/sample_results.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 namespace {

@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 namespace {
 

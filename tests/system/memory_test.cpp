@@ -12,7 +12,7 @@
 
 #include "manager/process/cgroups.h"
 #include "manager/resources/memory_room.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 namespace {

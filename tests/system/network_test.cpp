@@ -34,7 +34,7 @@
 #include <gmock/gmock.h>
 
 #include "manager/compare/own_network.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 namespace {

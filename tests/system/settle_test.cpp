@@ -1,8 +1,10 @@
 // What verbs make of the processes and the records that they find: none of them ends a process that may hold a guest, and each
 // says what is in its way. The VMMs are reference VMMs; real QEMUs have their turn in host_test.cpp.
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -13,8 +15,8 @@
 
 #include "manager/record/report.h"
 #include "manager/vmm/strays.h"
-#include "tests/manager/undying.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/undying.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 namespace {
@@ -481,6 +483,34 @@ TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {
     EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
     EXPECT_FALSE(fs::exists(directory("a").generation(7)));
     EXPECT_TRUE(fs::exists(directory("a").generation(1)));
+}
+
+/// A manager was killed between starting a VMM, which hangs, and writing its pid down.
+TEST_F(SettleTest, endsASilentVmmThatWasJustBeingStartedWhenTheRecordedOneRunsTheGuest) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int pid = show("a")["pid"];
+    directory("a").makeGeneration(2, ::geteuid(), ::getegid());
+    const pid_t hanging = ::fork();
+    if (hanging == 0) {
+        const int log = ::open((directory("a").generation(2) + "/vmm.log").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        ::dup2(log, STDOUT_FILENO);
+        ::execl("/bin/sleep", "sleep", "600", nullptr);
+        ::_exit(127);
+    }
+    EXPECT_TRUE(turnUntil([&] { return isVmmOf(directory("a"), hanging); }, milliseconds(5'000)));
+    const std::string right = contents(recordOf("a"));
+    // On no record, it may be anybody's, and have the guest.
+    EXPECT_THAT(refusals("a"), testing::Each(HasSubstr("pid " + std::to_string(hanging))));
+    EXPECT_TRUE(lives(hanging));
+
+    VmRecord record = *directory("a").read();
+    record.fresh = VmmRecord{.generation = 2, .binary = "/bin/sleep"};
+    directory("a").write(record);
+    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    EXPECT_EQ(::waitpid(hanging, nullptr, 0), hanging);
+    EXPECT_EQ(show("a")["pid"], pid);
+    EXPECT_EQ(show("a")["state"], "running");
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
 }
 
 /// H1 of the audit: silence must not be the way to live on beside the new VMM.

@@ -26,8 +26,8 @@
 
 #include <gmock/gmock.h>
 
-#include "tests/system/cpr_tamperer.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/cpr_tamperer.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/cpr_state.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unix_socket.h"

@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/vmm/heartbeat.h"
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh::test {

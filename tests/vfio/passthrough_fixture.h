@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/system/vm_fixture.h"
+#include "tests/support/vm_fixture.h"
 
 namespace vh::test {
 

@@ -12,7 +12,7 @@
 
 #include <gmock/gmock.h>
 
-#include "tests/system/cpr_tamperer.h"
+#include "tests/support/cpr_tamperer.h"
 #include "tests/vfio/passthrough_fixture.h"
 #include "vmm-shim/cpr_state.h"
 

@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/golden/golden.h"
+#include "tests/support/golden_twins.h"
 #include "vmm-shim/bytes.h"
 
 namespace vh {

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <optional>
 #include <stdexcept>
@@ -16,7 +15,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/tool/exec.h"
 
@@ -29,12 +29,7 @@ using testing::IsEmpty;
 
 class ExecInbox : public NoDescriptorLeaks {
  protected:
-    ExecInbox() {
-        char name[] = "/tmp/vh-inbox-XXXXXX";
-        directory_ = ::mkdtemp(name);
-    }
-    ~ExecInbox() override { std::filesystem::remove_all(directory_); }
-    std::string path() const { return directory_ + "/exec.sock"; }
+    std::string path() const { return directory_.file("exec.sock"); }
 
     static UniqueFd file(const std::string& text = {}) {
         UniqueFd fd(::memfd_create("file", MFD_CLOEXEC));
@@ -47,7 +42,7 @@ class ExecInbox : public NoDescriptorLeaks {
         return text;
     }
 
-    std::string directory_;
+    const TemporaryDirectory directory_;
 };
 
 TEST_F(ExecInbox, keepsWhatWasPostedWhenThePosterIsGone) {

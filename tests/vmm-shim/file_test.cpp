@@ -11,8 +11,8 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/manager/temporary_directory.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {

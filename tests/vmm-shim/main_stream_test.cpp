@@ -9,7 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/golden/golden.h"
+#include "tests/support/golden_twins.h"
+#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/tool/vm_description.h"
 

@@ -2,11 +2,9 @@
 #include "vmm-shim/qmp/monitor.h"
 
 #include <poll.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <thread>
@@ -14,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -30,25 +29,16 @@ const std::string greeting = R"({"QMP": {"version": {"qemu": {"micro": 3, "minor
 /// Says something to its first client, over and over when it is told so, until that client goes.
 class HostileMonitor {
  public:
-    HostileMonitor(std::string first, std::string then = {}, bool again = false) : directory_(makeDirectory()) {
+    HostileMonitor(std::string first, std::string then = {}, bool again = false) {
         listener_ = listenUnix(path());
         speaker_ = std::thread([this, first = std::move(first), then = std::move(then), again] { speak(first, then, again); });
     }
     HostileMonitor(const HostileMonitor&) = delete;
-    ~HostileMonitor() {
-        speaker_.join();
-        std::filesystem::remove_all(directory_);
-    }
+    ~HostileMonitor() { speaker_.join(); }
 
-    std::string path() const { return directory_ + "/qmp.sock"; }
+    std::string path() const { return directory_.file("qmp.sock"); }
 
  private:
-    static std::string makeDirectory() {
-        std::string name = (std::filesystem::temp_directory_path() / "vh-monitor-XXXXXX").string();
-        if (!::mkdtemp(name.data())) throw std::runtime_error("no directory");
-        return name;
-    }
-
     /// False when the client has gone.
     static bool say(int client, const std::string& text) {
         for (std::size_t said = 0; said < text.size();) {
@@ -69,7 +59,7 @@ class HostileMonitor {
         for (char word[512]; there && ::read(client.get(), word, sizeof word) > 0;) continue;
     }
 
-    std::string directory_;
+    const TemporaryDirectory directory_;
     UniqueFd listener_;
     std::thread speaker_;
 };

@@ -15,8 +15,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
-#include "tests/vmm-shim/receive.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/receive.h"
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/unix_socket.h"
 

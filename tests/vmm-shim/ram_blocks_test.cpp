@@ -1,12 +1,9 @@
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -17,7 +14,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/golden.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/ram_block_differences.h"
 
 namespace vh {
@@ -50,10 +49,7 @@ const std::string heading =
 /// A table as QEMU gave it, for: -machine pc-q35-10.0,accel=tcg,memory-backend=ram0,aux-ram-share=on -m size=256M -object
 /// memory-backend-memfd,id=ram0,size=256M,share=on -device virtio-net-pci -device VGA -nodefaults -S.
 std::string golden(const std::string& name) {
-    const char* root = std::getenv("VH_SOURCE_DIR");
-    std::ifstream file(std::string(root ? root : ".") + "/tests/vmm-shim/" + name);
-    EXPECT_TRUE(file) << "cannot open '" << name << "': is VH_SOURCE_DIR set?";
-    return {std::istreambuf_iterator<char>(file), {}};
+    return fileText(inSourceTree("tests/vmm-shim/" + name));
 }
 
 std::vector<RamBlock> parse(const std::string& table) {
@@ -192,13 +188,9 @@ class GatherRamBlocks : public NoDescriptorLeaks {
     static constexpr pid_t pid = 4711;
 
     GatherRamBlocks() {
-        std::string name = (std::filesystem::temp_directory_path() / "ram-blocks-XXXXXX").string();
-        if (!::mkdtemp(name.data())) throw std::system_error(errno, std::generic_category(), "mkdtemp");
-        root_ = name;
         std::filesystem::create_directories(process() / "fd");
         std::filesystem::create_directories(process() / "map_files");
     }
-    ~GatherRamBlocks() override { std::filesystem::remove_all(root_); }
 
     std::filesystem::path process() const { return root_ / std::to_string(pid); }
 
@@ -230,7 +222,8 @@ class GatherRamBlocks : public NoDescriptorLeaks {
         return blocks.empty() ? RamBlock() : blocks.front();
     }
 
-    std::filesystem::path root_;
+    const TemporaryDirectory directory_;
+    const std::filesystem::path root_ = directory_.path();
 };
 
 TEST_F(GatherRamBlocks, findsTheFileOfASharedMappingAndItsDescriptor) {

@@ -29,7 +29,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/temporary_directory.h"
 #include "vmm-shim/cpr_channel.h"
 #include "vmm-shim/reference/reference_options.h"
 #include "vmm-shim/unix_socket.h"
@@ -298,18 +299,6 @@ class Vmm {
 
 class ReferenceVmmTest : public NoDescriptorLeaks {
  protected:
-    ReferenceVmmTest() {
-        char name[] = "/tmp/vh-test-XXXXXX";
-        if (!::mkdtemp(name)) throw std::runtime_error("cannot make a directory below /tmp");
-        path_ = name;
-    }
-    ~ReferenceVmmTest() override {
-        old_.reset();
-        fresh_.reset();
-        ram_.reset();
-        std::filesystem::remove_all(path_);
-    }
-
     /// The old VMM, whose guest runs.
     Vmm& startOld(VmOptions setup = {}) {
         old_ = std::make_unique<Vmm>(path_ + "/old", setup);
@@ -384,7 +373,8 @@ class ReferenceVmmTest : public NoDescriptorLeaks {
         return receiver.take();
     }
 
-    std::string path_;
+    const TemporaryDirectory directory_;
+    const std::string& path_ = directory_.path();
     UniqueFd ram_;
     std::unique_ptr<Vmm> old_, fresh_;
 };

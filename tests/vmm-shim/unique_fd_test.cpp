@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 
 namespace vh {
 namespace {

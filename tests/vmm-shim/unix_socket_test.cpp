@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <system_error>
@@ -19,8 +18,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/vmm-shim/open_descriptors.h"
-#include "tests/vmm-shim/receive.h"
+#include "tests/support/open_descriptors.h"
+#include "tests/support/receive.h"
+#include "tests/support/temporary_directory.h"
 
 namespace vh {
 namespace {
@@ -46,14 +46,9 @@ std::error_code errorOf(const std::function<void()>& action, std::string* text =
 
 class UnixSocketTest : public NoDescriptorLeaks {
  protected:
-    UnixSocketTest() {
-        char name[] = "/tmp/vh-socket-XXXXXX";
-        directory_ = ::mkdtemp(name);
-    }
-    ~UnixSocketTest() override { std::filesystem::remove_all(directory_); }
-    std::string path(const std::string& name) const { return directory_ + "/" + name; }
+    std::string path(const std::string& name) const { return directory_.file(name); }
 
-    std::string directory_;
+    const TemporaryDirectory directory_;
 };
 
 TEST_F(UnixSocketTest, connectsToAListenerThatHasNotAcceptedYet) {

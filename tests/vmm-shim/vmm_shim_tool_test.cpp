@@ -10,9 +10,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -28,6 +26,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/required.h"
+#include "tests/support/temporary_directory.h"
+#include "vmm-shim/file.h"
+#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
@@ -40,6 +42,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using std::chrono::milliseconds, std::chrono::steady_clock;
+using test::required;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -48,22 +51,6 @@ using testing::StartsWith;
 
 constexpr milliseconds longEnough{30'000};
 constexpr int done = 0, usage = 1, refused = 2, unreachable = 5;
-
-/// The test program ends with a failure that says how to get it when it is missing.
-std::string required(const char* variable) {
-    const char* value = std::getenv(variable);
-    if (!value || !*value) {
-        std::cerr << "[  FAILED  ] " << variable
-                  << " is not set: these tests need real QEMUs; run scripts/test, which gets them\n";
-        std::exit(1);
-    }
-    return value;
-}
-
-std::string readAll(const fs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// A child process with its output in files; killed at the end, if it has not ended.
 class ToolProcess {
@@ -116,26 +103,17 @@ class VmmShimTool : public testing::Test {
  protected:
     VmmShimTool() {
         for (const char* variable : {"VH_SHIM", "VH_QEMU_OLD", "VH_QEMU_NEW"}) required(variable);
-        std::string name = (fs::temp_directory_path() / "shim-test-XXXXXX").string();
-        if (!::mkdtemp(name.data())) throw std::system_error(errno, std::generic_category(), "mkdtemp");
-        directory_ = name;
         // The tool's own directories are made in here, too, so that one that is left is seen.
-        ::setenv("TMPDIR", name.c_str(), 1);
+        ::setenv("TMPDIR", directory_.path().c_str(), 1);
     }
     ~VmmShimTool() override {
-        for (const auto& entry : fs::directory_iterator(directory_))
+        for (const auto& entry : fs::directory_iterator(directory_.path()))
             EXPECT_FALSE(entry.path().filename().string().starts_with("vmm-shim-")) << "left behind: " << entry.path();
         ::unsetenv("TMPDIR");
-        vms_.clear();
-        fs::remove_all(directory_);
     }
 
-    std::string path(const std::string& name) const { return (directory_ / name).string(); }
-
-    std::string file(const std::string& name, const std::string& content) const {
-        std::ofstream(path(name), std::ios::binary) << content;
-        return path(name);
-    }
+    std::string path(const std::string& name) const { return directory_.file(name); }
+    std::string file(const std::string& name, const std::string& content) const { return directory_.write(name, content); }
 
     /// Starts a QEMU in its firmware. Its monitor is NAME.qmp, and it has another one, NAME.second.
     struct Vm {
@@ -161,7 +139,7 @@ class VmmShimTool : public testing::Test {
         const auto deadline = steady_clock::now() + longEnough;
         while (!isListening(vm.monitor) || !isListening(vm.second)) {
             if (steady_clock::now() > deadline)
-                throw std::runtime_error(qemu + " does not start: " + readAll(path(name + ".log")));
+                throw std::runtime_error(qemu + " does not start: " + readIfThere(path(name + ".log")));
             std::this_thread::sleep_for(milliseconds(5));
         }
         return vm;
@@ -171,7 +149,7 @@ class VmmShimTool : public testing::Test {
         arguments.insert(arguments.begin(), required("VH_SHIM"));
         ToolProcess process(arguments, path("answer.out"), path("answer.err"));
         const int code = process.wait();
-        return {code, readAll(path("answer.out")), readAll(path("answer.err"))};
+        return {code, readIfThere(path("answer.out")), readIfThere(path("answer.err"))};
     }
 
     std::unique_ptr<ToolProcess> runBeside(std::vector<std::string> arguments) const {
@@ -190,7 +168,7 @@ class VmmShimTool : public testing::Test {
                 monitor.execute("query-migrate-parameters").at("mode")};
     }
 
-    fs::path directory_;
+    const TemporaryDirectory directory_;
     std::map<std::string, Vm> vms_;
 };
 
@@ -282,7 +260,7 @@ TEST_P(OnEachQemu, isLeftAsItWasWhenTheToolIsInterruptedAtWhateverMoment) {
         std::this_thread::sleep_for(milliseconds(2 * i));
         capture->signal(i % 2 ? SIGTERM : SIGINT);
         const int code = capture->wait();
-        EXPECT_TRUE(code == done || code == -SIGTERM || code == -SIGINT) << code << readAll(path("beside.err"));
+        EXPECT_TRUE(code == done || code == -SIGTERM || code == -SIGINT) << code << readIfThere(path("beside.err"));
         const Condition now = conditionOf(vm);
         EXPECT_EQ(now.status, "running");
         EXPECT_EQ(now.mode, "normal");
@@ -308,7 +286,7 @@ TEST_P(OnEachQemu, runsOnWhenTheToolIsKilledAtWhateverMoment) {
     const auto deadline = steady_clock::now() + longEnough;
     while ((answer = run({"capture", vm.monitor})).code == refused && steady_clock::now() < deadline) continue;
     EXPECT_EQ(answer.code, done) << "the next one can have it: " << answer.errors;
-    for (const auto& entry : fs::directory_iterator(directory_))
+    for (const auto& entry : fs::directory_iterator(directory_.path()))
         if (entry.path().filename().string().starts_with("vmm-shim-")) fs::remove_all(entry.path());
 }
 
@@ -398,7 +376,7 @@ TEST_F(VmmShimTool, givesItsRecordToOneClientOfASocket) {
     const auto deadline = steady_clock::now() + longEnough;
     while (!isListening(socket) && steady_clock::now() < deadline) std::this_thread::sleep_for(milliseconds(5));
     const Answer answer = run({"diff", socket, vm.monitor, "--same-files"});
-    EXPECT_EQ(answer.code, done) << answer.errors << readAll(path("beside.err"));
+    EXPECT_EQ(answer.code, done) << answer.errors << readIfThere(path("beside.err"));
     EXPECT_EQ(answer.output, "");
     EXPECT_EQ(serving->wait(), done);
     EXPECT_FALSE(fs::exists(socket));

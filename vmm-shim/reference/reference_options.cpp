@@ -1,7 +1,6 @@
 #include "vmm-shim/reference/reference_options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <set>
 #include <stdexcept>
 #include <string_view>
@@ -70,11 +69,9 @@ const std::map<std::string, ActionRule> actions{
 }
 
 std::uint64_t number(const std::string& option, const std::string& text, std::uint64_t most) {
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value > most)
-        refuse(option, text, "should be a number of at most " + std::to_string(most));
-    return value;
+    const auto value = wholeNumber<std::uint64_t>(text);
+    if (!value || *value > most) refuse(option, text, "should be a number of at most " + std::to_string(most));
+    return *value;
 }
 
 template <class Value>

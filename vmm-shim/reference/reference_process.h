@@ -4,16 +4,12 @@
 // CPR state.
 #pragma once
 
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -43,23 +39,6 @@ struct SocketPort {
 
     UniqueFd listener, client;
     unsigned connections = 0;  ///< So far.
-};
-
-/// A path that is listened on, until somebody has come.
-class PathListener {
- public:
-    explicit PathListener(std::string path) : path_(std::move(path)), socket_(listenUnix(path_)) {}
-    PathListener(PathListener&& other) noexcept : path_(std::exchange(other.path_, {})), socket_(std::move(other.socket_)) {}
-    PathListener& operator=(PathListener&&) = delete;
-    ~PathListener() {
-        if (socket_) ::unlink(path_.c_str());
-    }
-    int fd() const { return socket_.get(); }
-    UniqueFd accept() const { return UniqueFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)); }
-
- private:
-    std::string path_;
-    UniqueFd socket_;
 };
 
 struct MigrationChannels {

@@ -66,7 +66,7 @@ SocketPort::SocketPort(const SocketChardev& chardev) {
 }
 
 void SocketPort::accept() {
-    client = UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    client = acceptUnix(listener.get());
     ++connections;
 }
 

@@ -6,11 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <iostream>
 #include <set>
 #include <utility>
 
+#include "vmm-shim/file.h"
 #include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
@@ -24,30 +24,19 @@ using std::chrono::steady_clock;
 /// A directory with a socket that the VMM's user can reach, and nobody can find by listing.
 class ListeningPlace {
  public:
-    ListeningPlace() : directory_((std::filesystem::temp_directory_path() / "vmm-shim-XXXXXX").string()) {
-        if (!::mkdtemp(directory_.data())) throwErrno("make a directory '" + directory_ + "'");
-        socket_ = listenUnix(cprPath());
+    ListeningPlace() {
         // Non-blocking: a client may have gone again when accept() is called.
-        if (::fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) throwErrno("fcntl");
-        if (::chmod(cprPath().c_str(), 0666) != 0 || ::chmod(directory_.c_str(), 0711) != 0)
-            throwErrno("chmod in '" + directory_ + "'");
-    }
-    ListeningPlace(const ListeningPlace&) = delete;
-    ~ListeningPlace() {
-        ::unlink(cprPath().c_str());
-        ::rmdir(directory_.c_str());
+        if (::fcntl(cpr_.fd(), F_SETFL, O_NONBLOCK) != 0) throwErrno("fcntl");
+        if (::chmod(cpr_.path().c_str(), 0666) != 0 || ::chmod(directory_.path().c_str(), 0711) != 0)
+            throwErrno("chmod in '" + directory_.path() + "'");
     }
 
-    int descriptor() const { return socket_.get(); }
-    std::string cprPath() const { return directory_ + "/cpr"; }
-    std::string mainPath() const { return directory_ + "/nobody"; }
-
-    /// A connection, if there is one.
-    UniqueFd accept() const { return UniqueFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)); }
+    const PathListener& cpr() const { return cpr_; }
+    std::string mainPath() const { return directory_.path() + "/nobody"; }
 
  private:
-    std::string directory_;
-    UniqueFd socket_;
+    const ScratchDirectory directory_{"vmm-shim"};
+    const PathListener cpr_{directory_.path() + "/cpr"};
 };
 
 void expectPeer(int connection, pid_t pid) {
@@ -103,7 +92,7 @@ class BegunMigration {
             return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
         };
         // Both, always: with the CPR channel alone QEMU 10.0.2 and 11.1.3 dereference a null pointer, and the guest is gone.
-        monitor_.send("migrate", {{"channels", {channel("main", place.mainPath()), channel("cpr", place.cprPath())}}});
+        monitor_.send("migrate", {{"channels", {channel("main", place.mainPath()), channel("cpr", place.cpr().path())}}});
     }
     BegunMigration(const BegunMigration&) = delete;
     ~BegunMigration() {
@@ -168,7 +157,7 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
     for (bool whole = false; !whole || !answered;) {
         const int ready = awaitReadable({whole        ? -1
                                          : connection ? connection.get()
-                                                      : place.descriptor(),
+                                                      : place.cpr().fd(),
                                          monitor.descriptor()},
                                         start + monitor.timeout());
         if (ready < 0)
@@ -179,7 +168,7 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
         } else if (connection) {
             whole = receiver.receiveSome(connection.get());
         } else {
-            connection = place.accept();
+            connection = place.cpr().accept();
             if (connection) expectPeer(connection.get(), pid);
         }
     }

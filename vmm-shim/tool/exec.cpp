@@ -4,13 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <iostream>
 #include <stdexcept>
 #include <system_error>
 
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -19,11 +19,9 @@ namespace {
 constexpr int couldNot = 127;  ///< As a shell says it.
 
 int number(const std::string& text) {
-    int value = -1;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < 0)
-        throw std::invalid_argument("found '" + text + "', expected the number of a descriptor");
-    return value;
+    const std::optional<int> value = wholeNumber<int>(text);
+    if (!value || *value < 0) throw std::invalid_argument("found '" + text + "', expected the number of a descriptor");
+    return *value;
 }
 
 std::vector<int> numbers(const std::string& text) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -23,6 +22,7 @@
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/reference/reference_vmm.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
@@ -80,15 +80,10 @@ int dumpFile(const Options& options) {
 
 /// Lets one client have the record, however long it takes until it comes.
 void serveExchange(const std::string& path, const RamBlockExchange& exchange, milliseconds timeout, int interrupts) {
-    struct Place {
-        explicit Place(const std::string& where) : path(where), socket(listenUnix(where)) {}
-        ~Place() { ::unlink(path.c_str()); }
-        const std::string path;
-        const UniqueFd socket;
-    } const place(path);
+    const PathListener place(path);
     std::cerr << "vmm-shim: waiting for one client at '" << path << "'\n";
-    awaitReadable({place.socket.get()}, steady_clock::time_point::max(), interrupts);
-    const UniqueFd client(::accept4(place.socket.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    awaitReadable({place.fd()}, steady_clock::time_point::max(), interrupts);
+    const UniqueFd client = place.accept();
     if (!client) throwErrno("accept at '" + path + "'");
     sendRamBlocks(client.get(), exchange, timeout);
 }
@@ -107,10 +102,8 @@ int capture(const Options& options) {
         if (!options.record.empty()) writeAll(options.record, encodeRamBlocks(blocks));
         const Dump entries = dump(result.capture, blocks), table = dump(blocks);
         const double ms = static_cast<double>(result.taken.count()) / 1000;
-        char taken[32];
-        std::snprintf(taken, sizeof(taken), "%.1f", ms);
         print(options, {"QEMU " + monitor.version() + ", process " + std::to_string(pid) + ", " + status + "; CPR state of " +
-                            std::to_string(result.bytes.size()) + " bytes, taken and given up in " + taken + " ms\n\n" +
+                            std::to_string(result.bytes.size()) + " bytes, taken and given up in " + fixed(ms, 1) + " ms\n\n" +
                             entries.text + "\n" + table.text,
                         {{"version", monitor.version()},
                          {"pid", pid},

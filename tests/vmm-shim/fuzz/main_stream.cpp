@@ -1,6 +1,7 @@
 #include "vmm-shim/main_stream.h"
 
 #include "tests/vmm-shim/fuzz/fuzz.h"
+#include "tests/vmm-shim/main_stream_encoder.h"
 #include "vmm-shim/bytes.h"
 
 namespace {

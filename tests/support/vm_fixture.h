@@ -17,11 +17,9 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/service/host.h"
+#include "tests/support/required.h"
 
 namespace vh::test {
-
-/// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
-std::string required(const char* variable);
 
 /// Why an upgrade came to nothing, and what can be done about it.
 inline std::string whyNot(const nlohmann::json& report) {
@@ -86,6 +84,8 @@ struct VmOptions {
     std::string name = "vm";
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
+    std::string accelerator = "tcg";
+    bool bareGuest = false;  ///< tests/bare-guest in place of Linux: without a disk.
     Design design = Design::Relayed;
     std::string binary = oldQemu();
     std::string more;       ///< More YAML, at the top level.

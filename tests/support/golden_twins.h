@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/manager/golden.h"
+#include "tests/support/golden.h"
 
 namespace vh {
 

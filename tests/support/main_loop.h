@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "manager/process/event_loop.h"
-#include "tests/vmm-shim/open_descriptors.h"
+#include "tests/support/open_descriptors.h"
 
 namespace vh {
 

@@ -1,4 +1,4 @@
-#include "tests/system/cpr_tamperer.h"
+#include "tests/support/cpr_tamperer.h"
 
 #include <poll.h>
 #include <sys/socket.h>

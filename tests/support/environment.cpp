@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/manager/main_loop.h"
+#include "tests/support/main_loop.h"
 
 namespace vh {
 namespace {

@@ -1,0 +1,21 @@
+// What a test needs from its environment, and does not do without.
+#pragma once
+
+#include <cstdlib>
+#include <iostream>
+#include <string>
+
+namespace vh::test {
+
+/// A required environment variable; the test program ends with a failure that says how to get it when it is missing.
+inline std::string required(const char* variable) {
+    const char* value = std::getenv(variable);
+    if (!value || !*value) {
+        std::cerr << "[  FAILED  ] " << variable
+                  << " is not set: system tests need real QEMUs and a guest; run scripts/test, which gets them\n";
+        std::exit(1);
+    }
+    return value;
+}
+
+}  // namespace vh::test
