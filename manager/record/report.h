@@ -10,8 +10,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "config/exit_code.h"
 #include "config/design.h"
+#include "config/exit_code.h"
 #include "manager/record/state.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/ram_block_differences.h"

@@ -8,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include "manager/compare/summary.h"
-#include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "tests/support/golden.h"
 #include "tests/support/sample_results.h"
