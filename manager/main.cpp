@@ -330,7 +330,7 @@ int main(int argc, char** argv) {
     add("console", "connect this terminal to a VM's serial console", console);
     addCompareOptions(*add(
                           "compare", "measure the designs side by side, on VMs of its own on this host",
-                          [](const Options& options) { return compare(options.compare, options.asJson); }, false),
+                          [](const Options& given) { return compare(given.compare, given.asJson); }, false),
                       options.compare);
     options.compare.commandLine.assign(argv, argv + argc);
     add("version", "print the version", version, false);

@@ -2,11 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +19,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "manager/process/event_loop.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/proc.h"
@@ -311,41 +309,28 @@ TraceCount TraceWrapper::countOf(pid_t pid) const {
 std::string whyNoTrace() {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) return "cannot try strace: make a pipe";
-    UniqueFd output(ends[0]), input(ends[1]);
+    const UniqueFd output(ends[0]);
+    UniqueFd input(ends[1]);
     // The trace goes to standard error, too: a whole one has the call that ends the process.
-    const char* const argv[] = {"strace", "-D", "-qq", "-e", "trace=exit_group", "--", "true", nullptr};
-    const pid_t child = ::fork();
-    if (child < 0) return "cannot try strace: fork";
-    if (child == 0) {
-        ::setsid();
-        ::dup2(input.get(), STDERR_FILENO);
-        ::execvp(argv[0], const_cast<char* const*>(argv));
-        ::_exit(127);
-    }
+    const ChildProcess strace = ChildProcess::launch(
+        {.argv = {"/usr/bin/env", "strace", "-D", "-qq", "-e", "trace=exit_group", "--", "true"}, .output = input.get()});
     input.reset();
-    // Ends when the tracer has gone, which is after the traced.
     std::string said;
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-    bool ended = false;
-    while (!ended) {
-        const auto left =
-            std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-        pollfd ready{output.get(), POLLIN, 0};
-        const int polled = left > 0 ? ::poll(&ready, 1, static_cast<int>(left)) : 0;
-        if (polled < 0 && errno == EINTR) continue;
-        if (polled <= 0) break;
+    bool ended = false, isLate = false;
+    // Ends when the tracer has gone, which is after the traced.
+    const EventSource heard = EventSource::readable(output.get(), [&] {
         std::array<char, 512> buffer{};
         const ssize_t length = ::read(output.get(), buffer.data(), buffer.size());
-        if (length <= 0)
-            ended = true;
-        else
-            said.append(buffer.data(), static_cast<std::size_t>(length));
+        ended = ended || length == 0;
+        if (length > 0) said.append(buffer.data(), static_cast<std::size_t>(length));
+    });
+    const EventSource deadline = EventSource::after(std::chrono::seconds(5), [&isLate] { isLate = true; });
+    turnUntil([&] { return ended || isLate; });
+    if (!ended) {
+        strace.killAll();
+        return "strace did not end within 5 s";
     }
-    if (!ended) ::kill(-child, SIGKILL);
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    if (!ended) return "strace did not end within 5 s";
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return "there is no strace; install it (apt-get install strace)";
+    if (strace.howItEnded() == "exited with status 127") return "there is no strace; install it (apt-get install strace)";
     if (said.find("exit_group(0)") != std::string::npos) return {};
     const std::string first = said.substr(0, said.find('\n'));
     return first.empty() ? "strace cannot trace here" : "strace cannot trace here: " + first;
