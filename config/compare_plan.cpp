@@ -1,14 +1,11 @@
 #include "config/compare_plan.h"
 
-#include <algorithm>
-#include <array>
 #include <charconv>
 #include <limits>
 
 #include "config/parse.h"
 #include "config/scalars.h"
 #include "config/section.h"
-#include "config/yaml_tree.h"
 
 namespace vh {
 namespace {
@@ -65,7 +62,7 @@ void factor(Section& section, std::string_view key, std::vector<T>& target, Read
 void readPlan(Section& section, ComparePlan& plan) {
     section.list("pairs", plan.pairs, [](Section& pair, BinaryPair& target) {
         pair.required("old", target.old, readPath);
-        pair.required("new", target.fresh, readPath);
+        pair.required("new", target.new_, readPath);
     });
     factor(section, "designs", plan.designs, oneOf<Design>());
     section.optional("rounds", plan.rounds, From{1, 10'000});
@@ -97,29 +94,16 @@ void readPlan(Section& section, ComparePlan& plan) {
     section.optional("steal_limit_percent", plan.stealLimitPercent, From{0, 100});
     section.optional("save_directory", plan.saveDirectory, readPath);
     section.optional("seed", plan.seed, WholeNumber<std::uint64_t>());
-    section.reportUnknownKeys();
 }
 
 }  // namespace
 
 ComparePlan parseComparePlan(std::string_view yaml, const std::string& file) {
-    Findings findings(file);
-    const YamlNode root = readYaml(yaml, findings);
-    if (root.kind != YamlNode::Kind::Map)
-        findings.fail(root.position, "found " + describe(root) + ", expected a mapping such as 'rounds: 30'");
-    ComparePlan plan;
-    Section section(root, "", findings);
-    readPlan(section, plan);
-    findings.throwIfAny();
-    return plan;
+    return readWhole(yaml, file, "such as 'rounds: 30'", readPlan);
 }
 
 std::string toYaml(const ComparePlan& plan) {
-    WrittenKeys keys;
-    Section section(keys, "");
-    ComparePlan copy = plan;
-    readPlan(section, copy);
-    return yamlOf(keys);
+    return yamlOf(writeWhole(plan, readPlan));
 }
 
 std::optional<Load> loadNamed(std::string_view text) {

@@ -28,7 +28,7 @@ inline constexpr std::array allLoads{Load::Idle, Load::Memory, Load::Disk, Load:
 /// Which VMM hands over to which.
 struct BinaryPair {
     std::string old;
-    std::string fresh;
+    std::string new_;
 
     bool operator==(const BinaryPair&) const = default;
 };

@@ -46,14 +46,14 @@ struct DesignRow {
     std::string_view name;  ///< `--design`
     RamPath ram;
     StatePath state;
-    std::optional<MemoryOwner> owner;  ///< What the VM must have been started with; none: either.
-    std::string_view ownerReason;
+    std::optional<MemoryOwner> owner{};  ///< What the VM must have been started with; none: either.
+    std::string_view ownerReason{};
     /// The oldest QEMU on either side; 0.0: any. Since 8.2 `migrate` and `migrate-incoming` have the argument `channels`
     /// (qapi/migration.json), which every new VMM is told.
-    Release oldestOld, oldestNew;
+    Release oldestOld{}, oldestNew{};
     bool standsBy;               ///< There is something to prepare and to hold before the guest stops.
     bool wayBack;                ///< Until the new VMM is told to run the guest.
-    bool baseline;               ///< What others are compared with, and nobody's first choice.
+    bool baseline = false;       ///< What others are compared with, and nobody's first choice.
     std::string_view noDevices;  ///< Why passed-through devices do not go with it; empty: they do.
     // For people.
     std::string_view guestRam, implicitRam, deviceState, checkedBy;
@@ -64,13 +64,10 @@ constexpr std::array designRows = {
               .name = "relayed",
               .ram = RamPath::Descriptors,
               .state = StatePath::Cpr,
-              .owner = {},
-              .ownerReason = "",
               .oldestOld = {10, 0},
               .oldestNew = {10, 0},
               .standsBy = true,
               .wayBack = true,
-              .baseline = false,
               .noDevices = "",
               .guestRam = "the manager's memfd (or QEMU's own), mapped by both VMMs",
               .implicitRam = "QEMU's memfds, through `vmm-shim`",
@@ -86,7 +83,6 @@ constexpr std::array designRows = {
               .oldestNew = {8, 2},
               .standsBy = true,
               .wayBack = true,
-              .baseline = false,
               .noDevices =
                   "the new VMM would configure the kernel a second time for one device (bind it to the iommufd, attach it, "
                   "map guest RAM, reset it), which the kernel refuses while the old one has it",
@@ -104,7 +100,6 @@ constexpr std::array designRows = {
               .oldestNew = {10, 0},
               .standsBy = true,
               .wayBack = true,
-              .baseline = false,
               .noDevices = "",
               .guestRam = "QEMU's own memfds, sent from old to new (`cpr-transfer`)",
               .implicitRam = "the same",
@@ -120,7 +115,6 @@ constexpr std::array designRows = {
               .oldestNew = {10, 2},
               .standsBy = false,
               .wayBack = false,
-              .baseline = false,
               .noDevices = "it was never tried with them, and it cannot go back",
               .guestRam = "QEMU's own memfds, kept by its process, which executes the new QEMU (`cpr-exec`)",
               .implicitRam = "the same",
@@ -130,9 +124,6 @@ constexpr std::array designRows = {
               .name = "copy",
               .ram = RamPath::Copied,
               .state = StatePath::Stream,
-              .owner = {},
-              .ownerReason = "",
-              .oldestOld = {},
               .oldestNew = {8, 2},
               .standsBy = false,
               .wayBack = true,
@@ -146,8 +137,6 @@ constexpr std::array designRows = {
               .name = "save-restore",
               .ram = RamPath::Copied,
               .state = StatePath::File,
-              .owner = {},
-              .ownerReason = "",
               .oldestOld = {8, 2},
               .oldestNew = {8, 2},
               .standsBy = false,

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace vh {
@@ -15,17 +16,26 @@ struct ConfigError {
     std::string message;  ///< What was found and what was expected.
 
     /// `web1.yaml:3:9: memory.size: found '-1', expected a size such as '512MiB' (...)`
-    std::string text() const;
+    std::string text() const {
+        const std::string place = line > 0 ? ":" + std::to_string(line) + ":" + std::to_string(column) : "";
+        return file + place + ": " + message;
+    }
     bool operator==(const ConfigError&) const = default;
 };
 
 /// All the errors of one file, in the order of the text; what() has one a line.
 class ConfigErrors : public std::runtime_error {
  public:
-    explicit ConfigErrors(std::vector<ConfigError> errors);
+    explicit ConfigErrors(std::vector<ConfigError> errors) : std::runtime_error(lines(errors)), errors_(std::move(errors)) {}
     const std::vector<ConfigError>& errors() const { return errors_; }
 
  private:
+    static std::string lines(const std::vector<ConfigError>& errors) {
+        std::string lines;
+        for (const ConfigError& error : errors) lines += (lines.empty() ? "" : "\n") + error.text();
+        return lines;
+    }
+
     std::vector<ConfigError> errors_;
 };
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <map>
 #include <system_error>
 
 #include "config/scalars.h"
@@ -35,9 +34,8 @@ void readCpu(Section& section, Cpu& cpu) {
     section.optional("sockets", cpu.sockets, readCount);
     section.optional("cores", cpu.cores, readCount);
     section.optional("threads", cpu.threads, readCount);
-    if (cpu.count() > 4096) {
+    if (cpu.count() > 4096)
         section.error("found " + std::to_string(cpu.count()) + " CPUs (sockets * cores * threads), expected at most 4096");
-    }
 }
 
 /// Whether the owner can be relied on: it is what the file says, or what a file means that says nothing.
@@ -45,10 +43,9 @@ bool readMemory(Section& section, Memory& memory) {
     const bool hasSize = section.required("size", memory.sizeBytes, readMemorySize);
     section.optional("page_size", memory.pageSizeBytes, readPageSize);
     const bool setsOwner = section.optional("owner", memory.owner, oneOf<MemoryOwner>());
-    if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0) {
+    if (hasSize && memory.sizeBytes % memory.pageSizeBytes != 0)
         section.error("size", "found '" + formatSize(memory.sizeBytes) + "', expected a multiple of the page_size '" +
                                   formatSize(memory.pageSizeBytes) + "'");
-    }
     return setsOwner || !section.has("owner");
 }
 
@@ -185,7 +182,6 @@ void readVm(Section& section, VmDefinition& vm) {
     section.block("vmm", vm.vmm, readVmm);
     section.block("handover", vm.handover,
                   [&](Section& handover, HandoverSettings& target) { readHandover(handover, target, vm.memory, ownerIsKnown); });
-    section.reportUnknownKeys();
 }
 
 struct OpenFile {
@@ -202,17 +198,7 @@ struct OpenFile {
 }  // namespace
 
 VmDefinition parseVmDefinition(std::string_view yaml, const std::string& file) {
-    Findings findings(file);
-    const YamlNode root = readYaml(yaml, findings);
-    if (root.kind != YamlNode::Kind::Map) {
-        findings.fail(root.position,
-                      "found " + describe(root) + ", expected a mapping with at least 'name', 'machine', 'memory' and 'boot'");
-    }
-    VmDefinition definition;
-    Section section(root, "", findings);
-    readVm(section, definition);
-    findings.throwIfAny();
-    return definition;
+    return readWhole(yaml, file, "with at least 'name', 'machine', 'memory' and 'boot'", readVm);
 }
 
 VmDefinition loadVmDefinition(const std::string& file) {
@@ -250,10 +236,7 @@ std::string readDefinitionFile(const std::string& file) {
 }
 
 std::map<std::string, std::string> flatten(const VmDefinition& definition) {
-    WrittenKeys keys;
-    Section section(keys, "");
-    VmDefinition copy = definition;  // For what reads as well as it writes, and so takes what could be changed.
-    readVm(section, copy);
+    const WrittenKeys keys = writeWhole(definition, readVm);
     return {keys.begin(), keys.end()};
 }
 

@@ -140,17 +140,15 @@ std::chrono::milliseconds parseDuration(std::string_view text) {
 }
 
 std::string readVmName(std::string_view text) {
-    if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "-") || text.starts_with('-')) {
+    if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "-") || text.starts_with('-'))
         expected("a name such as 'web1' (1 to 32 of a-z, 0-9 and '-', the first no '-')");
-    }
     return std::string(text);
 }
 
 std::string readUuid(std::string_view text) {
     std::string uuid = lowered(text);
-    if (!hasShape(uuid, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")) {
+    if (!hasShape(uuid, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
         expected("a UUID such as '0f5a1c52-6a7e-4d53-9a0e-3c1f2b4d5e6f' (8-4-4-4-12 hexadecimal digits)");
-    }
     return uuid;
 }
 
@@ -162,23 +160,20 @@ std::string readMachine(std::string_view text) {
 }
 
 std::string readCpuModel(std::string_view text) {
-    if (!consistsOf(text, lettersAndDigits, "._,+=-")) {
+    if (!consistsOf(text, lettersAndDigits, "._,+=-"))
         expected("a CPU model such as 'max' or 'host,pmu=off' (letters, digits, '.', '_', ',', '+', '=', '-')");
-    }
     return std::string(text);
 }
 
 std::string readId(std::string_view text) {
-    if (text.size() > 31 || !consistsOf(text, lowerAndDigits, "-") || isIn(text[0], digits, "-")) {
+    if (text.size() > 31 || !consistsOf(text, lowerAndDigits, "-") || isIn(text[0], digits, "-"))
         expected("an id such as 'root' (1 to 31 of a-z, 0-9 and '-', the first a letter)");
-    }
     return std::string(text);
 }
 
 std::string readSerial(std::string_view text) {
-    if (text.size() > 20 || !consistsOf(text, lettersAndDigits, "._-")) {
+    if (text.size() > 20 || !consistsOf(text, lettersAndDigits, "._-"))
         expected("a serial number of 1 to 20 letters, digits, '.', '_' and '-'");
-    }
     return std::string(text);
 }
 
@@ -200,9 +195,8 @@ std::string readMac(std::string_view text) {
 
 std::string readPciAddress(std::string_view text) {
     std::string address = lowered(text);
-    if (!hasShape(address, "xxxx:xx:xx.x") || !isIn(address[8], "01") || !isIn(address[11], "01234567")) {
+    if (!hasShape(address, "xxxx:xx:xx.x") || !isIn(address[8], "01") || !isIn(address[11], "01234567"))
         expected("a PCI address such as '0000:01:00.0' (domain:bus:device.function, device at most 1f, function at most 7)");
-    }
     return address;
 }
 
@@ -213,9 +207,8 @@ std::string readPciDevice(std::string_view text) {
 }
 
 std::string readUser(std::string_view text) {
-    if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "_-") || isIn(text[0], digits, "-")) {
+    if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "_-") || isIn(text[0], digits, "-"))
         expected("a user name such as 'nobody' (1 to 32 of a-z, 0-9, '_' and '-', the first a letter or '_')");
-    }
     return std::string(text);
 }
 
@@ -242,9 +235,8 @@ std::string readVmmArgument(std::string_view text) {
     if (option.starts_with('-')) option.remove_prefix(1);
     if (option.size() + 1 == text.size() && option.starts_with('-')) option.remove_prefix(1);
     const bool isOption = option.size() < text.size();
-    if (isOption && std::find(ours.begin(), ours.end(), option) != ours.end()) {
+    if (isOption && std::find(ours.begin(), ours.end(), option) != ours.end())
         expected("only options that the manager does not set itself");
-    }
     return std::string(text);
 }
 

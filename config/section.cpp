@@ -74,19 +74,19 @@ std::string yamlOf(const WrittenKeys& keys) {
     return std::string(emitter.c_str()) + "\n";
 }
 
-std::string fileText(bool value) {
+std::string writtenText(bool value) {
     return value ? "true" : "false";
 }
 
-std::string fileText(unsigned count) {
+std::string writtenText(unsigned count) {
     return std::to_string(count);
 }
 
-std::string fileText(std::uint64_t bytes) {
+std::string writtenText(std::uint64_t bytes) {
     return formatSize(bytes);
 }
 
-std::string fileText(std::chrono::milliseconds duration) {
+std::string writtenText(std::chrono::milliseconds duration) {
     const auto ms = duration.count();
     return ms % 1000 == 0 ? std::to_string(ms / 1000) + "s" : std::to_string(ms) + "ms";
 }

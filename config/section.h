@@ -2,7 +2,7 @@
 // reads a definition writes one, too, so that its keys are named once.
 //
 // Readers of scalars are functions from text to a value that throw std::invalid_argument with what they expected, in words that
-// follow "expected ". One that has a `write` says how a file has its values; else fileText() does.
+// follow "expected ". One that has a `write` says how a file has its values; else writtenText() does.
 #pragma once
 
 #include <chrono>
@@ -32,18 +32,18 @@ using WrittenKeys = std::vector<std::pair<std::string, std::string>>;
 /// The file that has these keys, as YAML.
 std::string yamlOf(const WrittenKeys& keys);
 
-inline std::string fileText(const std::string& text) {
+inline std::string writtenText(const std::string& text) {
     return text;
 }
-std::string fileText(bool value);
-std::string fileText(unsigned count);
-std::string fileText(std::uint64_t bytes);
-std::string fileText(std::chrono::milliseconds duration);
+std::string writtenText(bool value);
+std::string writtenText(unsigned count);
+std::string writtenText(std::uint64_t bytes);
+std::string writtenText(std::chrono::milliseconds duration);
 template <typename T>
 requires requires(const T& value) {
     name(value);
 }
-std::string fileText(const T& value) {
+std::string writtenText(const T& value) {
     return std::string(name(value));
 }
 
@@ -132,7 +132,7 @@ class Section {
             if constexpr (requires { read.write(target); })
                 written_->emplace_back(path, read.write(target));
             else
-                written_->emplace_back(path, fileText(target));
+                written_->emplace_back(path, writtenText(target));
         }
         if (!node) return false;
         const bool isScalar = node->kind == YamlNode::Kind::Scalar;
@@ -155,5 +155,29 @@ class Section {
     std::map<std::string_view, const YamlNode*> children_;
     std::vector<std::string> asked_;
 };
+
+/// What a whole text says; `expected` follows "expected a mapping". Throws ConfigErrors.
+template <typename T>
+T readWhole(std::string_view yaml, const std::string& file, const char* expected, void (*read)(Section&, T&)) {
+    Findings findings(file);
+    const YamlNode root = readYaml(yaml, findings);
+    if (root.kind != YamlNode::Kind::Map)
+        findings.fail(root.position, "found " + describe(root) + ", expected a mapping " + expected);
+    T value;
+    Section section(root, "", findings);
+    read(section, value);
+    section.reportUnknownKeys();
+    findings.throwIfAny();
+    return value;
+}
+
+/// The same way back; by value, for what reads as well as it writes takes what it could change.
+template <typename T>
+WrittenKeys writeWhole(T value, void (*read)(Section&, T&)) {
+    WrittenKeys keys;
+    Section section(keys, "");
+    read(section, value);
+    return keys;
+}
 
 }  // namespace vh

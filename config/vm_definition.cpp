@@ -1,6 +1,5 @@
 #include "config/vm_definition.h"
 
-#include <array>
 #include <cstdio>
 
 namespace vh {

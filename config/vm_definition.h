@@ -4,12 +4,9 @@
 // while a VM runs is (that is manager/). Keys and defaults are described once, in config/README.md.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "config/design.h"

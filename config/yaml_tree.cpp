@@ -1,7 +1,6 @@
 #include "config/yaml_tree.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <optional>
 #include <sstream>
 #include <utility>
@@ -29,12 +28,10 @@ std::size_t sequenceLength(std::string_view text) {
     const unsigned first = byte(0);
     if (first < 0x80) return 1;
     if (first >= 0xc2 && first <= 0xdf) return continues(1) ? 2 : 0;
-    if (first >= 0xe0 && first <= 0xef) {
+    if (first >= 0xe0 && first <= 0xef)
         return continues(1, first == 0xe0 ? 0xa0 : 0x80, first == 0xed ? 0x9f : 0xbf) && continues(2) ? 3 : 0;
-    }
-    if (first >= 0xf0 && first <= 0xf4) {
+    if (first >= 0xf0 && first <= 0xf4)
         return continues(1, first == 0xf0 ? 0x90 : 0x80, first == 0xf4 ? 0x8f : 0xbf) && continues(2) && continues(3) ? 4 : 0;
-    }
     return 0;
 }
 
@@ -88,9 +85,8 @@ class TreeBuilder : public YAML::EventHandler {
     std::string hintAbout(const YAML::Mark& mark) const {
         const std::string_view before = text_.substr(0, offsetOf(mark));
         const std::string_view line = before.substr(before.rfind('\n') + 1);
-        if (line.substr(0, line.find_first_not_of(" \t")).find('\t') != line.npos) {
+        if (line.substr(0, line.find_first_not_of(" \t")).find('\t') != line.npos)
             return " (the line is indented with a tab, expected spaces)";
-        }
         if (unfinished_.size() < 2) return "";
         const YamlNode& innermost = unfinished_.back().node;
         return std::string(innermost.kind == YamlNode::Kind::List ? " (in the list" : " (in the mapping") +
@@ -144,10 +140,9 @@ class TreeBuilder : public YAML::EventHandler {
 
     void open(YamlNode::Kind kind, const YAML::Mark& mark, const std::string& tag) {
         refuseTag(mark, tag);
-        if (unfinished_.size() == maximumDepth) {
+        if (unfinished_.size() == maximumDepth)
             findings_.fail(positionOf(mark),
                            "found more than " + std::to_string(maximumDepth) + " levels of nesting, expected at most 3");
-        }
         unfinished_.push_back({{kind, positionOf(mark)}, std::nullopt});
     }
 
@@ -158,10 +153,9 @@ class TreeBuilder : public YAML::EventHandler {
     }
 
     void complete(YamlNode node) {
-        if (++values_ > maximumValues) {
+        if (++values_ > maximumValues)
             findings_.fail(node.position,
                            "found more than " + std::to_string(maximumValues) + " keys and values, expected far less");
-        }
         if (unfinished_.empty()) {
             root_ = std::move(node);
             return;
@@ -232,17 +226,14 @@ std::string quote(std::string_view found) {
         const std::size_t length = std::max<std::size_t>(sequenceLength(found), 1);
         const auto byte = static_cast<unsigned char>(found[0]);
         const bool isC1Control = byte == 0xc2 && length == 2 && static_cast<unsigned char>(found[1]) < 0xa0;
-        if (byte == '\n') {
+        if (byte == '\n')
             result += "\\n";
-        } else if (byte == '\t') {
+        else if (byte == '\t')
             result += "\\t";
-        } else if (byte < 0x20 || byte == 0x7f) {
-            result += "\\x" + hexByte(byte);
-        } else if (isC1Control) {
-            result += "\\x" + hexByte(static_cast<unsigned char>(found[1]));
-        } else {
+        else if (byte < 0x20 || byte == 0x7f || isC1Control)
+            result += "\\x" + hexByte(static_cast<unsigned char>(found[length - 1]));
+        else
             result += found.substr(0, length);
-        }
         found.remove_prefix(length);
     }
     return result + "'";
@@ -272,9 +263,8 @@ YamlNode readYaml(std::string_view text, Findings& findings) {
     TreeBuilder builder(text, findings);
     try {
         YAML::Parser parser(stream);
-        if (!parser.HandleNextDocument(builder)) {
+        if (!parser.HandleNextDocument(builder))
             findings.fail({}, "is empty, expected a VM definition with at least 'name', 'machine', 'memory' and 'boot'");
-        }
         while (parser.HandleNextDocument(builder)) {
         }
     } catch (const YAML::ParserException& error) {

@@ -39,14 +39,9 @@ struct Options {
     std::string uri = "qemu:///system";
     bool asJson = false;
 
-    std::vector<std::string> domains;
+    UpgradeRequest request;
     std::string domain;
-    std::string emulator;
-    bool all = false;
-    bool force = false;
-    bool dryRun = false;
     bool yes = false;
-    unsigned parallel = 4;
     std::string pauseBudget = "1s";
     std::string stopDeadline = "5s";
     std::string forget;
@@ -94,7 +89,7 @@ json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) 
     const UniqueFd lock = directory.tryLock();
     if (!lock || directory.read()) return found;
     for (const Orphan& orphan : findOrphans(HostPaths(), ManagerCommand(options.runtimeDirectory)))
-        if (options.domains.empty() ||
+        if (options.request.domains.empty() ||
             std::ranges::any_of(asked, [&](const LibvirtDomain& domain) { return domain.uuid == orphan.domain.uuid; }))
             found.push_back(toJson(orphan));
     return found;
@@ -103,13 +98,13 @@ json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) 
 int check(const Options& options) {
     const LibvirtConnection libvirt(options.uri, libvirtTimeout);
     std::vector<LibvirtDomain> asked;
-    for (const std::string& name : options.domains) asked.push_back(libvirt.find(name));
-    if (options.domains.empty()) asked = libvirt.running();
+    for (const std::string& name : options.request.domains) asked.push_back(libvirt.find(name));
+    if (options.request.domains.empty()) asked = libvirt.running();
     json domains = json::array();
     bool ready = true;
     for (const LibvirtDomain& domain : asked) {
-        const Readiness readiness =
-            checkReadiness(libvirt, HostPaths(), domain, {.emulator = absolute(options.emulator), .force = options.force});
+        const Readiness readiness = checkReadiness(
+            libvirt, HostPaths(), domain, {.emulator = absolute(options.request.emulator), .force = options.request.force});
         ready = ready && readiness.ready();
         domains.push_back(toJson(readiness));
     }
@@ -147,15 +142,11 @@ int import(const Options& options) {
 }
 
 int upgradeDomains(const Options& options) {
-    if (options.all == !options.domains.empty()) throw std::invalid_argument("name domains, or give '--all'");
+    if (options.request.all == !options.request.domains.empty()) throw std::invalid_argument("name domains, or give '--all'");
     const Interrupts interrupts;
-    const UpgradeRequest request{.domains = options.domains,
-                                 .all = options.all,
-                                 .emulator = absolute(options.emulator),
-                                 .parallel = options.parallel,
-                                 .dryRun = options.dryRun,
-                                 .force = options.force,
-                                 .pauseBudget = duration("--pause-budget", options.pauseBudget)};
+    UpgradeRequest request = options.request;
+    request.emulator = absolute(request.emulator);
+    request.pauseBudget = duration("--pause-budget", options.pauseBudget);
     const UpgradeSummary summary = upgrade(request, {.uri = options.uri,
                                                      .runtimeDirectory = options.runtimeDirectory,
                                                      .paths = {},
@@ -215,9 +206,10 @@ int main(int argc, char** argv) {
     const CLI::Validator notEmpty([](const std::string& text) { return text.empty() ? std::string("is empty") : std::string(); },
                                   "PATH");
     CLI::App* checking = add("check", "say which domains can be upgraded, and which QEMU each really runs", check);
-    checking->add_option("DOMAIN", options.domains, "names or UUIDs; without any, all that run");
-    checking->add_option("--to", options.emulator, "the new QEMU; without it the one in the domain's XML")->check(notEmpty);
-    checking->add_flag("--force", options.force, "take untested versions for a note only");
+    checking->add_option("DOMAIN", options.request.domains, "names or UUIDs; without any, all that run");
+    checking->add_option("--to", options.request.emulator, "the new QEMU; without it the one in the domain's XML")
+        ->check(notEmpty);
+    checking->add_flag("--force", options.request.force, "take untested versions for a note only");
     CLI::App* preparing = add("prepare", "make a domain's definition ready for upgrades", prepare);
     preparing->add_option("DOMAIN", options.domain, "name or UUID")->required();
     preparing->add_flag("--yes", options.yes, "define it; without this the change is only shown");
@@ -225,14 +217,15 @@ int main(int argc, char** argv) {
         ->add_option("DOMAIN", options.domain, "name or UUID")
         ->required();
     CLI::App* upgrading = add("upgrade", "replace the QEMU under running domains", upgradeDomains);
-    upgrading->add_option("DOMAIN", options.domains, "names or UUIDs");
-    upgrading->add_flag("--all", options.all, "all domains that run, are ready, and do not run the new QEMU yet");
-    upgrading->add_option("--to", options.emulator, "the new QEMU; without it the one in each domain's XML")->check(notEmpty);
-    upgrading->add_option("--parallel", options.parallel, "how many domains at once")
+    upgrading->add_option("DOMAIN", options.request.domains, "names or UUIDs");
+    upgrading->add_flag("--all", options.request.all, "all domains that run, are ready, and do not run the new QEMU yet");
+    upgrading->add_option("--to", options.request.emulator, "the new QEMU; without it the one in each domain's XML")
+        ->check(notEmpty);
+    upgrading->add_option("--parallel", options.request.parallel, "how many domains at once")
         ->capture_default_str()
         ->check(CLI::Range(1, 64));
-    upgrading->add_flag("--dry-run", options.dryRun, "check only, and leave libvirt alone");
-    upgrading->add_flag("--force", options.force, "also with untested versions");
+    upgrading->add_flag("--dry-run", options.request.dryRun, "check only, and leave libvirt alone");
+    upgrading->add_flag("--force", options.request.force, "also with untested versions");
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that a guest may be stopped")
         ->capture_default_str();
     CLI::App* recovering = add("recover", "finish or undo what a killed upgrade has left", recoverDomains);

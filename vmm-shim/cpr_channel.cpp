@@ -7,17 +7,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
-#include <fstream>
 #include <map>
-#include <set>
 #include <stdexcept>
-#include <utility>
 
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
@@ -57,6 +52,13 @@ std::map<Key, Given> filesOf(const CprCapture& capture) {
     return files;
 }
 
+std::map<std::string, CprVfioDevice> vfioDevicesOf(const CprCapture& capture) {
+    std::map<std::string, CprVfioDevice> found;
+    for (const CprVfioDevice& device : capture.state.vfioDevices.value_or(std::vector<CprVfioDevice>{}))
+        found[device.name] = device;
+    return found;
+}
+
 /// Whether two descriptors are one opened file: a device node that is opened twice is two.
 bool isSameOpenFile(int one, int other) {
     const long answer = ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, one, other);
@@ -85,9 +87,7 @@ std::string whatIsWrongWith(const CprPassthrough& passthrough, const CprCapture&
         for (const char* name : {"vfio_group", "vfio_container_for_group"})
             if (std::string wrong = missing({name, group}); !wrong.empty()) return "IOMMU group entry " + wrong;
 
-    std::map<std::string, CprVfioDevice> listed;
-    for (const CprVfioDevice& device : capture.state.vfioDevices.value_or(std::vector<CprVfioDevice>{}))
-        listed[device.name] = device;
+    std::map<std::string, CprVfioDevice> listed = vfioDevicesOf(capture);
     for (const CprPassthrough::Device& device : passthrough.devices) {
         const Key key{device.name, 0};
         if (std::string wrong = missing(key); !wrong.empty()) return "the passed-through device " + wrong;
@@ -136,13 +136,8 @@ std::string whatChanged(const CprCapture& before, const CprCapture& after) {
     }
     for (const auto& [key, file] : now)
         if (!old.contains(key)) return describe(key) + " is new in the CPR state";
-    const auto devices = [](const CprCapture& capture) {
-        std::map<std::string, CprVfioDevice> found;
-        for (const CprVfioDevice& device : capture.state.vfioDevices.value_or(std::vector<CprVfioDevice>{}))
-            found[device.name] = device;
-        return found;
-    };
-    return devices(before) == devices(after) ? std::string() : "the vfio devices of the CPR state are not the same as before";
+    return vfioDevicesOf(before) == vfioDevicesOf(after) ? std::string()
+                                                         : "the vfio devices of the CPR state are not the same as before";
 }
 
 std::string whatIsWrong(const CprCapture& capture, const std::vector<RamBlock>& blocks, const CprPassthrough& passthrough) {

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "vmm-shim/cpr_state.h"
-#include "vmm-shim/file_identity.h"
 #include "vmm-shim/ram_blocks.h"
 #include "vmm-shim/unique_fd.h"
 #include "vmm-shim/unix_socket.h"
@@ -68,8 +67,6 @@ class CprReceiver {
     /// Takes in what has come. True once the peer has ended its sending; then take(). Throws std::system_error when the
     /// connection breaks or the process is out of descriptors, DecodeError when more comes than any state is long.
     bool receiveSome(int socket);
-
-    std::size_t bytesReceived() const { return bytes_.size(); }
 
     /// The state, decoded. Throws DecodeError, also when there are more or fewer descriptors than entries.
     CprCapture take();

@@ -94,11 +94,11 @@ void replaceFromReserved(const std::string& reserved, const std::string& path, s
     writeOver(reserved, std::move(fd), path, text, Outlives::Host);
 }
 
-ScratchDirectory::ScratchDirectory(const std::string& name) : path_(fs::temp_directory_path() / (name + "-XXXXXX")) {
+PrivateDirectory::PrivateDirectory(const std::string& name) : path_(fs::temp_directory_path() / (name + "-XXXXXX")) {
     if (!::mkdtemp(path_.data())) throwErrno("create '" + path_ + "'");
 }
 
-ScratchDirectory::~ScratchDirectory() {
+PrivateDirectory::~PrivateDirectory() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
 }

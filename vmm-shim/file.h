@@ -32,11 +32,11 @@ void reserveFile(const std::string& path, std::size_t bytes);
 void replaceFromReserved(const std::string& reserved, const std::string& path, std::string_view text);
 
 /// A directory of our own for files that pass, gone with this.
-class ScratchDirectory {
+class PrivateDirectory {
  public:
-    explicit ScratchDirectory(const std::string& name);
-    ScratchDirectory(const ScratchDirectory&) = delete;
-    ~ScratchDirectory();
+    explicit PrivateDirectory(const std::string& name);
+    PrivateDirectory(const PrivateDirectory&) = delete;
+    ~PrivateDirectory();
     const std::string& path() const { return path_; }
 
  private:

@@ -5,7 +5,6 @@
 // journals) uses json::at() and get() instead, within one `try`.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <optional>
-#include <stdexcept>
 
 #include "vmm-shim/bytes.h"
 
@@ -22,9 +20,6 @@ constexpr std::uint8_t endOfFile = 0x00, sectionFull = 0x04, subsection = 0x05, 
 constexpr std::uint64_t flagZero = 0x02, flagMemSize = 0x04, flagPage = 0x08, flagEos = 0x10, flagContinue = 0x20,
                         flagMultifdFlush = 0x200;
 
-const char* const targetPageBitsName = "configuration/target-page-bits";
-const char* const capabilitiesName = "configuration/capabilities";
-const char* const uuidName = "configuration/uuid";
 const char* const ignoreShared = "x-ignore-shared";
 
 constexpr std::size_t maxMachineName = 255;
@@ -40,14 +35,9 @@ std::string hexadecimal(std::uint64_t value) {
 }
 
 /// Of the configuration, in the order in which they come.
-enum class Subsection { TargetPageBits, Capabilities, Uuid };
-
-std::optional<Subsection> subsectionCalled(const std::string& name) {
-    if (name == targetPageBitsName) return Subsection::TargetPageBits;
-    if (name == capabilitiesName) return Subsection::Capabilities;
-    if (name == uuidName) return Subsection::Uuid;
-    return std::nullopt;
-}
+enum class Subsection { TargetPageBits, Capabilities, Uuid, Unknown };
+constexpr std::array<std::string_view, 3> subsections{"configuration/target-page-bits", "configuration/capabilities",
+                                                      "configuration/uuid"};
 
 std::string readName(ByteReader& reader, const char* what) {
     const std::size_t at = reader.offset();
@@ -110,9 +100,9 @@ class Decoder {
             const std::size_t begin = reader_.offset();
             reader_.u8("mark of a subsection");
             const std::string name = readName(reader_, "name of a subsection");
-            const std::optional<Subsection> kind = subsectionCalled(name);
-            if (!kind) throw DecodeError(begin, "unknown subsection '" + name + "'");
-            if (last && *kind <= *last) throw DecodeError(begin, "subsection '" + name + "' comes twice or too late");
+            const auto kind = static_cast<Subsection>(std::ranges::find(subsections, name) - subsections.begin());
+            if (kind == Subsection::Unknown) throw DecodeError(begin, "unknown subsection '" + name + "'");
+            if (last && kind <= *last) throw DecodeError(begin, "subsection '" + name + "' comes twice or too late");
             last = kind;
             if (const std::uint32_t given = reader_.be32("version of a subsection"); given != 1)
                 throw DecodeError(begin, "version " + std::to_string(given) + " of '" + name + "'; 1 is known");

@@ -1,7 +1,6 @@
 #include "vmm-shim/proc.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -150,7 +149,7 @@ std::string Process::fileOf(const MemoryMapping& mapping) const {
 Process::Program Process::program() const {
     const Program executed{path("exe"), link("exe")};
     if (executed.path.empty()) return {};
-    if (ElfFile(executed.file).isProgram()) return executed;
+    if (isProgram(executed.file)) return executed;
     // Of the mapped files, one is a program and the others are libraries.
     std::set<std::string> seen{executed.path};
     for (const MemoryMapping& mapping : mappings()) {
@@ -160,7 +159,7 @@ Process::Program Process::program() const {
         if (!isFile || !seen.insert(mapping.path).second) continue;
         // The former is the very file, also when another one has its name by now; that takes privileges (proc(5)).
         for (const std::string& file : {fileOf(mapping), path("root") + mapping.path})
-            if (ElfFile(file).isProgram()) return {file, mapping.path};
+            if (isProgram(file)) return {file, mapping.path};
     }
     const std::string name = fs::path(executed.path).filename();
     return name.starts_with("ld-") || name.starts_with("ld.so") ? Program() : executed;
@@ -228,16 +227,21 @@ UniqueFd takeDescriptor(int pidfd, int number) {
     return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, number, 0)));
 }
 
-bool awaitEnd(int pidfd, steady_clock::time_point deadline) {
+bool pollUntil(std::span<pollfd> entries, steady_clock::time_point deadline) {
     for (;;) {
         const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
-        pollfd entry{pidfd, POLLIN, 0};
         // A signal that comes in between interrupts also a poll that does not wait (fs/select.c:do_poll).
-        const int ready = ::poll(&entry, 1, static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
+        const int ready =
+            ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
         if (ready < 0 && errno == EINTR) continue;
         if (ready < 0) throwErrno("poll");
         return ready > 0;
     }
+}
+
+bool awaitEnd(int pidfd, steady_clock::time_point deadline) {
+    pollfd entry{pidfd, POLLIN, 0};
+    return pollUntil({&entry, 1}, deadline);
 }
 
 bool signalProcess(int pidfd, int signal) {

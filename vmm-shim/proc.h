@@ -4,6 +4,7 @@
 // who must be sure holds a pidfd, or compares the start time afterwards. Trees of files that look like /proc are for tests.
 #pragma once
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -127,6 +129,9 @@ UniqueFd openPidfd(pid_t pid);
 
 /// See Process::take(); none when that cannot be done, and errno says why.
 UniqueFd takeDescriptor(int pidfd, int number);
+
+/// poll(2), gone on with after signals: true when there is something for one of the entries, false at the deadline.
+bool pollUntil(std::span<pollfd> entries, std::chrono::steady_clock::time_point deadline);
 
 /// True once the process behind a pidfd has ended, false at the deadline.
 bool awaitEnd(int pidfd, std::chrono::steady_clock::time_point deadline);

@@ -36,7 +36,7 @@ bool isSharedNamedFile(const RamBlock& block) {
 /// One block on both sides.
 struct Pair {
     const RamBlock& old;
-    const RamBlock& fresh;
+    const RamBlock& new_;
     RamTransfer transfer;
     const std::vector<RamBlock>& allOld;
 
@@ -46,7 +46,7 @@ struct Pair {
             case RamTransfer::Copied:
                 return false;
             case RamTransfer::NamedFilesShared:
-                return isSharedNamedFile(old) || isSharedNamedFile(fresh);
+                return isSharedNamedFile(old) || isSharedNamedFile(new_);
             case RamTransfer::AllShared:
                 return true;
         }
@@ -54,7 +54,7 @@ struct Pair {
     }
     /// The two would not agree on which blocks the stream carries.
     bool disagreesOnTheStream() const {
-        return transfer == RamTransfer::NamedFilesShared && isSharedNamedFile(old) != isSharedNamedFile(fresh);
+        return transfer == RamTransfer::NamedFilesShared && isSharedNamedFile(old) != isSharedNamedFile(new_);
     }
     const RamBlock* oldOwnerOf(const BackingFile& file) const {
         const auto found = std::ranges::find_if(
@@ -84,13 +84,13 @@ const char* const noAgreement =
     "for, what the other leaves out";
 
 Judgement judgeUsedLength(const Pair& pair) {
-    if (!pair.fresh.resizable)
+    if (!pair.new_.resizable)
         return fatal(
             std::string("QEMU cannot resize this block: the new VMM would refuse it ('Size mismatch') after the guest was "
                         "stopped; ") +
             (isRom(pair.old) ? "the two have ROM files of different sizes, which romfile= or romsize= would pin"
                              : "the two were given different sizes for it"));
-    if (pair.old.used_length > pair.fresh.max_length)
+    if (pair.old.used_length > pair.new_.max_length)
         return fatal(
             "it does not fit into the new VMM's block, which would refuse it ('Size too large') after the guest was "
             "stopped");
@@ -98,14 +98,14 @@ Judgement judgeUsedLength(const Pair& pair) {
 }
 
 Judgement judgeMaxLength(const Pair& pair) {
-    if (pair.old.used_length > pair.fresh.max_length)
+    if (pair.old.used_length > pair.new_.max_length)
         return fatal("the length in use on the old VMM does not fit into the new one's");
     if (!pair.sharesMemory()) return harmless("the content is copied, and what is in use fits");
-    if (pair.fresh.max_length < pair.old.max_length)
+    if (pair.new_.max_length < pair.old.max_length)
         return adaptable(
             "the new VMM maps the beginning of the file, and what is in use fits; the block cannot grow beyond it later");
     // system/physmem.c:qemu_ram_alloc_from_fd, 10.0 and 11.1: `grow` is off for a memory backend, on for a block from CPR.
-    if (pair.fresh.named_file) return fatal("the file is too small for the new VMM, which would not start with it");
+    if (pair.new_.named_file) return fatal("the file is too small for the new VMM, which would not start with it");
     return fatal(
         "the new VMM would make the old one's file larger while the guest runs on it, and it stays larger even when "
         "the handover is given up");
@@ -120,8 +120,8 @@ Judgement judgeAlign(const Pair& pair) {
     // The rule (system/physmem.c, 10.0 and 11.1): QEMU asks for QEMU_VMALLOC_ALIGN for its own blocks, be they anonymous
     // (ram_block_add) or shared (qemu_ram_alloc_internal), and for a memory backend's file only for the file's pages
     // (file_ram_alloc); gatherRamBlocks() leaves out what lies above that by chance. The guest cannot see any of it.
-    if (pair.old.align < hugeAlign || pair.fresh.align == 0 || pair.fresh.align >= hugeAlign || pair.old.named_file ||
-        pair.fresh.named_file)
+    if (pair.old.align < hugeAlign || pair.new_.align == 0 || pair.new_.align >= hugeAlign || pair.old.named_file ||
+        pair.new_.named_file)
         return std::nullopt;
     return harmless("the guest cannot see it; the new VMM's memory cannot have huge pages at both ends");
 }
@@ -141,7 +141,7 @@ Judgement judgeResizable(const Pair&) {
 }
 
 Judgement judgeReadOnly(const Pair& pair) {
-    if (pair.fresh.read_only)
+    if (pair.new_.read_only)
         return fatal(pair.sharesMemory() ? "the guest can write this memory now and could not on the new VMM"
                                          : "the new VMM could not write the content into it");
     if (pair.sharesMemory()) return fatal("the new VMM could change a file that the old one is allowed to read only");
@@ -157,28 +157,28 @@ Judgement judgeNamedFile(const Pair& pair) {
 
 Judgement judgeGuestMemfd(const Pair& pair) {
     // QEMU blocks CPR for it, too (system/physmem.c:ram_block_add, 10.0 and 11.1).
-    if (!pair.old.guest_memfd && !pair.fresh.guest_memfd) return std::nullopt;
+    if (!pair.old.guest_memfd && !pair.new_.guest_memfd) return std::nullopt;
     return fatal(
         "the guest's private memory (guest_memfd) can be neither read nor mapped, so it can be neither copied nor shared");
 }
 
 /// The files of a block that both VMMs are to map.
 Judgement judgeSharedFile(const Pair& pair) {
-    const auto &old = pair.old.file, &fresh = pair.fresh.file;
+    const auto &old = pair.old.file, &new_ = pair.new_.file;
     if (!old)
         return fatal(
             "it is anonymous memory: its content would stay behind in the old VMM (aux-ram-share=on, or a shared memory "
             "backend, was missing)");
-    if (!fresh)
+    if (!new_)
         return fatal(
             "the new VMM has memory of its own for it: the guest would find zeroes, or a fresh ROM, where its content was");
-    if (old->identity != fresh->identity) {
-        const RamBlock* owner = pair.oldOwnerOf(*fresh);
+    if (old->identity != new_->identity) {
+        const RamBlock* owner = pair.oldOwnerOf(*new_);
         return fatal(owner ? "the new VMM maps the file of the old VMM's block '" + owner->idstr +
                                  "': the guest would find that block's content here"
                            : "the new VMM maps another file: the guest would find other content in it");
     }
-    const std::uint64_t smaller = std::min(old->size, fresh->size), larger = std::max(old->size, fresh->size);
+    const std::uint64_t smaller = std::min(old->size, new_->size), larger = std::max(old->size, new_->size);
     if (smaller < pair.old.max_length)
         return fatal("the file is smaller than the old VMM's block: what lies behind its end cannot be accessed (SIGBUS)");
     // A user's file may well be larger than what is used of it. One of the VMM's own, or a memory backend's memfd, is exactly as
@@ -193,8 +193,8 @@ Judgement judgeSharedFile(const Pair& pair) {
 
 /// The files of a block that is copied: the new VMM must not write into what the old one's guest runs on.
 Judgement judgeCopiedFile(const Pair& pair) {
-    if (!pair.fresh.file) return std::nullopt;
-    const RamBlock* owner = pair.oldOwnerOf(*pair.fresh.file);
+    if (!pair.new_.file) return std::nullopt;
+    const RamBlock* owner = pair.oldOwnerOf(*pair.new_.file);
     if (!owner) return std::nullopt;
     return fatal("it is to be copied, but the new VMM maps the file of the old VMM's block '" + owner->idstr +
                  "': the copy would be written into the running guest's memory");
@@ -237,12 +237,12 @@ RamBlockDifference onlyOnOld(const RamBlock& old) {
             "absent",  Severity::Fatal, "the new VMM would refuse the stream ('Unknown ramblock') after the guest was stopped"};
 }
 
-RamBlockDifference onlyOnFresh(const RamBlock& fresh, RamTransfer transfer) {
+RamBlockDifference onlyOnNew(const RamBlock& new_, RamTransfer transfer) {
     return {
-        fresh.idstr,
+        new_.idstr,
         "block",
         "absent",
-        exactSize(fresh.used_length),
+        exactSize(new_.used_length),
         Severity::Fatal,
         transfer == RamTransfer::AllShared
             ? "nothing comes from the old VMM for it, and QEMU does not say so: the guest would meet memory of the new VMM's own"
@@ -251,11 +251,11 @@ RamBlockDifference onlyOnFresh(const RamBlock& fresh, RamTransfer transfer) {
 
 }  // namespace
 
-std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh,
+std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& new_,
                                             RamTransfer transfer) {
     std::vector<RamBlockDifference> found;
     for (const RamBlock& before : old) {
-        const RamBlock* after = find(fresh, before.idstr);
+        const RamBlock* after = find(new_, before.idstr);
         if (!after) {
             found.push_back(onlyOnOld(before));
             continue;
@@ -268,13 +268,13 @@ std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, co
                 found.push_back({before.idstr, field.name, was, is, verdict->severity, verdict->why});
         }
     }
-    for (const RamBlock& after : fresh)
-        if (!find(old, after.idstr)) found.push_back(onlyOnFresh(after, transfer));
+    for (const RamBlock& after : new_)
+        if (!find(old, after.idstr)) found.push_back(onlyOnNew(after, transfer));
     return found;
 }
 
 std::string describe(const RamBlockDifference& difference) {
-    return difference.idstr + ": " + difference.field + " " + difference.old + " on the old VMM, " + difference.fresh +
+    return difference.idstr + ": " + difference.field + " " + difference.old + " on the old VMM, " + difference.new_ +
            " on the new one: " + difference.why;
 }
 

@@ -27,7 +27,7 @@ struct RamBlockDifference {
     std::string idstr;
     std::string field;  ///< As in RamBlock; `block` for one that exists on one side only.
     std::string old;    ///< For people: `16 MiB`, `yes`, `absent`.
-    std::string fresh;
+    std::string new_;
     Severity severity = Severity::Fatal;
     std::string why;  ///< What follows from it, in words.
 
@@ -35,7 +35,7 @@ struct RamBlockDifference {
 };
 
 /// Block by block, in the order of the old VMM's, then those that only the new one has.
-std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh,
+std::vector<RamBlockDifference> differences(const std::vector<RamBlock>& old, const std::vector<RamBlock>& new_,
                                             RamTransfer transfer);
 
 /// One line for people: `vga.vram: max_length 16 MiB on the old VMM, 32 MiB on the new one: ...`.

@@ -1,6 +1,5 @@
 #include "vmm-shim/ram_block_section.h"
 
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -25,11 +24,6 @@ constexpr std::uint32_t streamVersion = 3, sectionId = 0, instanceId = 0, sectio
 constexpr std::uint8_t sectionFull = 0x04, sectionFooter = 0x7e, endOfStream = 0x00, elementFollows = 0x01, endOfList = 0x00,
                        serviceByte = 0x20;
 constexpr std::uint32_t noDescriptor = 0xffffffff;
-
-constexpr std::pair<std::uint32_t, bool RamBlock::*> flags[] = {
-    {0x01, &RamBlock::shared},     {0x02, &RamBlock::resizable},   {0x04, &RamBlock::read_only},
-    {0x08, &RamBlock::named_file}, {0x10, &RamBlock::guest_memfd},
-};
 
 bool carriesDescriptor(const RamBlock& block) {
     return block.file && block.file->fd >= 0;
@@ -59,7 +53,7 @@ Encoded encode(const std::vector<RamBlock>& blocks) {
         writer.be64(block.page_size);
         writer.be64(block.align);
         std::uint32_t bits = 0;
-        for (const auto& [bit, member] : flags)
+        for (const auto& [bit, name, member] : ramBlockFlags)
             if (block.*member) bits |= bit;
         writer.be32(bits);
         writer.u8(block.file ? 1 : 0);
@@ -100,7 +94,7 @@ RamBlock decodeBlock(ByteReader& reader) {
     block.page_size = reader.be64("page_size");
     block.align = reader.be64("align");
     std::uint32_t bits = reader.be32("the RAM block's flags");
-    for (const auto& [bit, member] : flags) {
+    for (const auto& [bit, name, member] : ramBlockFlags) {
         block.*member = (bits & bit) != 0;
         bits &= ~bit;
     }
@@ -125,14 +119,9 @@ RamBlock decodeBlock(ByteReader& reader) {
 
 /// Waits until the socket is readable or writable. Throws ETIMEDOUT.
 void await(int socket, short events, steady_clock::time_point end) {
-    for (;;) {
-        const auto left = std::chrono::ceil<milliseconds>(end - steady_clock::now()).count();
-        pollfd entry{socket, events, 0};
-        const int ready = left <= 0 ? 0 : ::poll(&entry, 1, static_cast<int>(std::min<long long>(left, 1 << 30)));
-        if (ready > 0) return;
-        if (ready < 0 && errno == EINTR) continue;
-        throwErrno("exchange of the RAM blocks", ready < 0 ? errno : ETIMEDOUT);
-    }
+    pollfd entry{socket, events, 0};
+    // A peer that always has something to say does not keep us.
+    if (steady_clock::now() >= end || !pollUntil({&entry, 1}, end)) throwErrno("exchange of the RAM blocks", ETIMEDOUT);
 }
 
 /// Empty when the descriptor is the file; else what it is instead.

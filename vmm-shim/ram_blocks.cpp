@@ -1,13 +1,10 @@
 #include "vmm-shim/ram_blocks.h"
 
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <optional>
 #include <sstream>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "vmm-shim/proc.h"

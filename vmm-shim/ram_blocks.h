@@ -48,6 +48,17 @@ struct RamBlock {
     bool operator==(const RamBlock&) const = default;
 };
 
+struct RamBlockFlag {
+    std::uint32_t bit;  ///< In a record of ours (ram_block_section.h).
+    const char* name;
+    bool RamBlock::*member;
+};
+inline constexpr RamBlockFlag ramBlockFlags[] = {
+    {0x01, "shared", &RamBlock::shared},           {0x02, "resizable", &RamBlock::resizable},
+    {0x04, "read_only", &RamBlock::read_only},     {0x08, "named_file", &RamBlock::named_file},
+    {0x10, "guest_memfd", &RamBlock::guest_memfd},
+};
+
 /// What there is to learn a VMM's RAM blocks from, all of it without stopping the guest.
 struct RamBlockSources {
     std::string table;                               ///< The text of QMP's `x-query-ramblock`.

@@ -11,9 +11,19 @@ constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
 
 }  // namespace
 
-std::string fixed(double value, int decimals) {
+std::vector<std::string> split(std::string_view text, char separator) {
+    std::vector<std::string> parts(1);
+    for (const char character : text)
+        if (character == separator)
+            parts.emplace_back();
+        else
+            parts.back() += character;
+    return parts;
+}
+
+std::string fixed(double number, int decimals) {
     char text[400];  // The greatest double has 309 digits.
-    std::snprintf(text, sizeof(text), "%.*f", decimals, value);
+    std::snprintf(text, sizeof(text), "%.*f", decimals, number);
     return text;
 }
 

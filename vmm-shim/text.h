@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace vh {
 
@@ -23,6 +24,9 @@ std::string joined(const Items& items, std::string_view separator = ", ") {
     return list;
 }
 
+/// What stands between the separators, empty parts too.
+std::vector<std::string> split(std::string_view text, char separator);
+
 /// All of the text, or nothing: no sign but a minus, no prefix, nothing around it, and no number that does not fit.
 template <class Number>
 std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
@@ -31,11 +35,11 @@ std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
     return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
-/// `12.5`
-std::string fixed(double value, int decimals);
-
 /// `2 MiB`, `1.5 GiB`, `512 B`: a decimal where there is one.
 std::string roundedSize(double bytes);
+
+/// `1.50`
+std::string fixed(double number, int decimals);
 
 /// `2 MiB`, or `2097153 bytes`: never rounded.
 std::string exactSize(std::uint64_t bytes);

@@ -92,8 +92,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
         const std::string usual = own ? own->vmm.binary : VmDefinition().vmm.binary;
         BinaryPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : BinaryPair{usual, ""};
         if (!options.old.empty()) pair.old = absolute(options.old);
-        if (!options.newBinary.empty()) pair.fresh = absolute(options.newBinary);
-        if (pair.fresh.empty()) pair.fresh = pair.old;
+        if (!options.newBinary.empty()) pair.new_ = absolute(options.newBinary);
+        if (pair.new_.empty()) pair.new_ = pair.old;
         plan.pairs = {pair};
     }
     factor("--design", options.designs, plan.designs, [](const std::string& text) {

@@ -76,7 +76,7 @@ std::vector<Configuration> configurationsOf(const ComparePlan& plan, const std::
     const ComparePlan factors = factorsOf(plan, own);
     std::vector<Configuration> all;
     for (std::size_t pair = 0; pair < plan.pairs.size(); ++pair) {
-        const std::size_t old = placeOf(plan.pairs[pair].old, vmms), newVmm = placeOf(plan.pairs[pair].fresh, vmms);
+        const std::size_t old = placeOf(plan.pairs[pair].old, vmms), newVmm = placeOf(plan.pairs[pair].new_, vmms);
         for (const unsigned vms : factors.vms)
             for (const Load load : factors.loads)
                 for (const DeviceSet& devices : factors.devices)

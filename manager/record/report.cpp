@@ -109,7 +109,7 @@ std::string meaning(const HandoverReport& report) {
 
 json toJson(const RamBlockDifference& difference) {
     return {{"block", difference.idstr},   {"field", difference.field}, {"old", difference.old},
-            {"new", difference.fresh},     {"why", difference.why},     {"severity", name(difference.severity)},
+            {"new", difference.new_},     {"why", difference.why},     {"severity", name(difference.severity)},
             {"text", describe(difference)}};
 }
 

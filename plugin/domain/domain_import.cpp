@@ -192,10 +192,10 @@ class Importer {
     }
 
     void loseDevice(xml_node device, const std::string& why) {
-        std::string name = childAttribute(device, "target", "dev");
-        if (name.empty()) name = childAttribute(device, "target", "name");
-        if (name.empty()) name = attribute(device, "model");
-        if (name.empty()) name = attribute(device, "type");
+        std::string name;
+        for (const std::string& known : {childAttribute(device, "target", "dev"), childAttribute(device, "target", "name"),
+                                         attribute(device, "model"), attribute(device, "type")})
+            if (name.empty()) name = known;
         lose("device " + std::string(device.name()) + (name.empty() ? "" : " '" + name + "'") + why);
     }
 
@@ -207,11 +207,9 @@ class Importer {
         if (file.empty() || file[0] != '/') return loseDevice(disk, ": without a file");
         Disk made;
         const std::string format = childAttribute(disk, "driver", "type");
-        if (format == "qcow2") {
-            made.format = DiskFormat::Qcow2;
-        } else if (format != "raw" && !format.empty()) {
-            return loseDevice(disk, ": of format '" + format + "'");
-        }
+        const std::optional<DiskFormat> known = valueNamed<DiskFormat>(format.empty() ? "raw" : format);
+        if (!known) return loseDevice(disk, ": of format '" + format + "'");
+        made.format = *known;
         const std::string target = childAttribute(disk, "target", "dev");
         made.id = freshId(target, "disk");
         made.file = file;

@@ -12,11 +12,6 @@ namespace {
 
 using pugi::xml_node;
 
-/// What is in the way of nothing.
-Obstacle none() {
-    return {};
-}
-
 std::string quoted(const std::string& text) {
     return "'" + text + "'";
 }
@@ -38,7 +33,7 @@ const char* const changeIt = "change it in the definition, and start the domain 
 Obstacle ofBackend(xml_node device, const std::string& kind) {
     const std::string type = attribute(device, "type");
     const std::string mode = childAttribute(device, "source", "mode");
-    if (type == "pty" || type == "file" || type == "null" || (type == "unix" && mode == "bind")) return none();
+    if (type == "pty" || type == "file" || type == "null" || (type == "unix" && mode == "bind")) return {};
     const char* const instead = "use type='pty', 'file', or 'unix' with mode='bind', and start the domain anew";
     if (type == "spicevmc" || type == "spiceport")
         return {"the " + kind + " belongs to a SPICE session, which ends with its QEMU", instead};
@@ -55,7 +50,7 @@ Obstacle ofSerial(xml_node device) {
 
 /// The first console is the first serial port once more (src/conf/domain_conf.c:virDomainDefAddConsoleCompat, libvirt 11.3.0).
 Obstacle ofConsole(xml_node device) {
-    if (childAttribute(device, "target", "type") == "serial" && device.parent().child("serial")) return none();
+    if (childAttribute(device, "target", "type") == "serial" && device.parent().child("serial")) return {};
     return ofBackend(device, "console" + called(device));
 }
 
@@ -67,7 +62,7 @@ Obstacle ofChannel(xml_node device) {
 Obstacle ofRng(xml_node device) {
     const xml_node backend = device.child("backend");
     const std::string model = attribute(backend, "model");
-    if (model == "random" || model == "builtin") return none();
+    if (model == "random" || model == "builtin") return {};
     return {"the random number generator" + called(device) + " has a backend " + quoted(model) +
                 ", a connection that ends with its QEMU",
             "use <backend model='random'>/dev/urandom</backend>, or detach it"};
@@ -85,7 +80,7 @@ Obstacle ofDisk(xml_node disk) {
         return {name + " has persistent reservations, which belong to a process of their own", changeIt};
     if (disk.child("throttlefilters"))
         return {name + " has I/O limits by filters, which was not tried with a handover", changeIt};
-    return none();
+    return {};
 }
 
 Obstacle ofInterface(xml_node interface) {
@@ -98,14 +93,14 @@ Obstacle ofInterface(xml_node interface) {
     if (type == "vhostuser") return {name + " is vhost-user, which has its own process", "use a network or a bridge"};
     if (type != "network" && type != "bridge" && type != "ethernet")
         return {name + " is of type " + quoted(type) + ", which was not tried with a handover", "use a network or a bridge"};
-    return none();
+    return {};
 }
 
 // ---- other devices
 
 Obstacle ofFilesystem(xml_node filesystem) {
     const std::string driver = childAttribute(filesystem, "driver", "type");
-    if (driver.empty() || driver == "path") return none();  // 9p; QEMU itself refuses while the guest has it mounted.
+    if (driver.empty() || driver == "path") return {};  // 9p; QEMU itself refuses while the guest has it mounted.
     if (driver == "virtiofs")
         return {"the filesystem" + called(filesystem) + " is served by virtiofsd, which has its own process", detachIt};
     return {"the filesystem" + called(filesystem) + " has a driver " + quoted(driver) + ", which was not tried with a handover",
@@ -127,31 +122,31 @@ Obstacle ofGraphics(xml_node graphics) {
         if (graphics.attribute("websocket")) return {"VNC has a WebSocket, which the new QEMU would not have", changeIt};
         if (graphics.attribute("socket") || childAttribute(graphics, "listen", "type") == "socket")
             return {"VNC listens on a unix socket, which was not tried with a handover", changeIt};
-        return none();
+        return {};
     }
     return {"the graphics are of type " + quoted(type) + ", which was not tried with a handover", changeIt};
 }
 
 Obstacle ofAudio(xml_node audio) {
     const std::string type = attribute(audio, "type");
-    if (type == "none") return none();
+    if (type == "none") return {};
     return {"the sound goes to " + quoted(type) + ", which was not tried with a handover", "use <audio type='none'/>"};
 }
 
 Obstacle ofInput(xml_node input) {
     const std::string type = attribute(input, "type");
-    if (type == "mouse" || type == "keyboard" || type == "tablet") return none();
+    if (type == "mouse" || type == "keyboard" || type == "tablet") return {};
     return {"the input device" + called(input) + " is one of the host's (" + quoted(type) + ")", detachIt};
 }
 
 Obstacle ofVideo(xml_node video) {
-    if (childAttribute(video, "driver", "name") != "vhostuser") return none();
+    if (childAttribute(video, "driver", "name") != "vhostuser") return {};
     return {"the video device" + called(video) + " is vhost-user, which has its own process", changeIt};
 }
 
 Obstacle ofMemory(xml_node memory) {
     const std::string model = attribute(memory, "model");
-    if (model == "dimm") return none();
+    if (model == "dimm") return {};
     return {"the memory device" + called(memory) + " is of model " + quoted(model) + ", which was not tried with a handover",
             detachIt};
 }
@@ -164,7 +159,7 @@ Obstacle ofHostDevice(xml_node device) {
 }
 
 Obstacle ofCrypto(xml_node crypto) {
-    if (childAttribute(crypto, "backend", "model") == "builtin") return none();
+    if (childAttribute(crypto, "backend", "model") == "builtin") return {};
     return {"the crypto device" + called(crypto) + " has a backend that was not tried with a handover", changeIt};
 }
 
@@ -178,13 +173,13 @@ Obstacle refused(xml_node device) {
         {"vsock", "is served by the kernel (vhost), which was not tried with a handover"},
     };
     const auto reason = reasons.find(device.name());
-    if (reason != reasons.end() && !*reason->second) return none();
+    if (reason != reasons.end() && !*reason->second) return {};
     return {"the device <" + std::string(device.name()) + ">" + called(device) + " " +
                 (reason == reasons.end() ? "was not tried with a handover" : reason->second),
             detachIt};
 }
 
-using Check = Obstacle (*)(xml_node);
+using Check = Obstacle (*)(xml_node);  ///< Empty when the device is in the way of nothing.
 
 Check checkFor(std::string_view element) {
     static const std::map<std::string_view, Check> checks{

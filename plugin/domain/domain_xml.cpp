@@ -1,10 +1,10 @@
 #include "plugin/domain/domain_xml.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -50,12 +50,8 @@ bool sharesImplicitRam(xml_node domain) {
         if (argument.name() != qualified(prefixOf(argument.name()), "arg")) continue;
         const std::string_view value = argument.attribute("value").value();
         if (isMachine)
-            for (std::size_t begin = 0; begin <= value.size();) {
-                const std::size_t end = std::min(value.find(',', begin), value.size());
-                const std::string_view setting = value.substr(begin, end - begin);
+            for (const std::string& setting : split(value, ','))
                 if (setting.starts_with("aux-ram-share=")) shares = isOn(setting.substr(setting.find('=') + 1));
-                begin = end + 1;
-            }
         isMachine = !isMachine && (value == "-machine" || value == "--machine" || value == "-M");
     }
     return shares;

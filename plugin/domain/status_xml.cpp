@@ -4,8 +4,6 @@
 
 #include <filesystem>
 #include <stdexcept>
-#include <string_view>
-#include <system_error>
 
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/xml_tree.h"
@@ -100,10 +98,8 @@ DomainStatus readStatus(const std::string& xml) {
         throw std::runtime_error("status XML: the monitor is of type '" + attribute(monitor, "type") + "', expected 'unix'");
     read.monitorPath = required(attribute(monitor, "path"), "the monitor's path");
     read.emulator = required(domain.child("devices").child("emulator").text().get(), "an <emulator>");
-    for (xml_node vcpu : requiredChild(status, "vcpus").children("vcpu")) {
+    for (xml_node vcpu : requiredChild(status, "vcpus").children("vcpu"))
         numberOf<unsigned>(attribute(vcpu, "id"), "the id of a <vcpu>");
-        ++read.vcpus;
-    }
     read.hasBlockJob = hasBlockJob(status);
     read.hasJob = hasJob(status);
     return read;

@@ -18,7 +18,6 @@ struct DomainStatus {
     pid_t pid = 0;
     std::string monitorPath;  ///< Of the unix socket.
     std::string emulator;
-    unsigned vcpus = 0;  ///< Entries in <vcpus>.
     bool hasBlockJob = false;
     bool hasJob = false;  ///< An asynchronous job such as a migration or a backup.
 };

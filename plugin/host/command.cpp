@@ -1,13 +1,11 @@
 #include "plugin/host/command.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <thread>
@@ -19,7 +17,7 @@
 namespace vh {
 namespace {
 
-using std::chrono::milliseconds, std::chrono::steady_clock;
+using std::chrono::steady_clock;
 
 std::pair<UniqueFd, UniqueFd> makePipe() {
     int ends[2];
@@ -116,11 +114,7 @@ CommandResult run(const Command& command) {
                                        {output.get(), POLLIN, 0},
                                        {errors.get(), POLLIN, 0},
                                        {asked ? -1 : command.stop, POLLIN, 0}}};
-        const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
-        const int ready =
-            ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
-        if (ready < 0 && errno == EINTR) continue;
-        if (ready < 0) throwErrno("poll");
+        pollUntil(entries, deadline);
         if (entries[1].revents != 0) readSome(output, result.output);
         if (entries[2].revents != 0) readSome(errors, result.errors);
         // What a grandchild may still write does not interest: only what is in the pipes when the program has ended.

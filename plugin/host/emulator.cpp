@@ -1,34 +1,19 @@
 #include "plugin/host/emulator.h"
 
-#include <elf.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <regex>
-#include <sstream>
 #include <stdexcept>
 
 #include "plugin/host/command.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/proc.h"
-#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string versionFrom(const std::vector<std::string>& argv) {
-    const CommandResult result = run({.argv = argv, .deadline = std::chrono::milliseconds(10'000)});
-    std::smatch match;
-    static const std::regex pattern("version ([0-9]+\\.[0-9]+\\.[0-9]+)");
-    if (result.ok() && std::regex_search(result.output, match, pattern)) return match[1];
-    throw std::runtime_error("'" + argv.front() + " --version' does not answer as QEMU does: " + result.describe());
-}
 
 /// QEMU prints its version from one literal (system/vl.c:version, 10.0 and 11.1), which is therefore in the binary. A program
 /// that is not executed needs no libraries: those that it runs with may have been replaced by now, too.
@@ -51,7 +36,12 @@ std::string versionIn(const std::string& file) {
 }  // namespace
 
 EmulatorIdentity installedEmulator(const std::string& binary) {
-    return {.path = binary, .version = versionFrom({binary, "--version"}), .buildId = buildIdOf(binary)};
+    const CommandResult result = run({.argv = {binary, "--version"}, .deadline = std::chrono::milliseconds(10'000)});
+    std::smatch match;
+    static const std::regex pattern("version ([0-9]+\\.[0-9]+\\.[0-9]+)");
+    if (!result.ok() || !std::regex_search(result.output, match, pattern))
+        throw std::runtime_error("'" + binary + " --version' does not answer as QEMU does: " + result.describe());
+    return {.path = binary, .version = match[1], .buildId = buildIdOf(binary)};
 }
 
 EmulatorIdentity runningEmulator(pid_t pid) {

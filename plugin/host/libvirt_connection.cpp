@@ -6,7 +6,6 @@
 #include <future>
 #include <map>
 #include <thread>
-#include <type_traits>
 #include <utility>
 
 #include <libvirt/libvirt.h>

@@ -11,14 +11,12 @@
 namespace vh {
 
 /// libvirt said no; its own message.
-class LibvirtError : public std::runtime_error {
- public:
+struct LibvirtError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
 /// Nobody answers.
-class LibvirtUnreachable : public std::runtime_error {
- public:
+struct LibvirtUnreachable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
 
 namespace vh {
@@ -27,16 +28,6 @@ int descriptorIn(const QemuOption& option, std::string_view text) {
     // 0 to 2 are passed by whoever starts the new QEMU.
     if (!number || *number < 3) refuse(option, "'" + std::string(text) + "' is no descriptor that could be passed");
     return *number;
-}
-
-std::vector<std::string> split(const std::string& text, char at) {
-    std::vector<std::string> parts(1);
-    for (const char c : text)
-        if (c == at)
-            parts.emplace_back();
-        else
-            parts.back() += c;
-    return parts;
 }
 
 bool namesDescriptor(std::string_view key) {
@@ -84,14 +75,31 @@ json membersOf(const json& set) {
 
 }  // namespace
 
+ProcessDescriptors descriptorsOf(pid_t pid) {
+    const Process process(pid);
+    std::map<std::string, std::string> listening;
+    for (const UnixSocket& socket : unixSockets(process.path("net/unix")))
+        if (socket.kind == SocketKind::Listening) listening["socket:[" + std::to_string(socket.inode) + "]"] = socket.path;
+    ProcessDescriptors found;
+    for (const OpenFile& file : process.files()) {
+        if (const auto socket = listening.find(file.target); socket != listening.end())
+            found.listeners[socket->second] = file.number;
+        else if (file.target == "/dev/net/tun") {
+            const std::string interface = process.field("fdinfo/" + std::to_string(file.number), "iff:");
+            if (!interface.empty()) found.tapFds[interface] = file.number;
+        } else if (file.target == "/dev/vhost-net") {
+            found.vhost = true;
+        }
+    }
+    return found;
+}
+
 InheritedDescriptors::InheritedDescriptors(const json& fdsets, const ProcessDescriptors& old, const LiveDomain& live,
                                            const std::vector<QemuOption>& options)
     : old_(old), live_(live), sets_(setsIn(fdsets)) {
-    for (const json& set : sets_) usedSets_.insert(textOf(set, "fdset-id"));
     for (const QemuOption& option : options) {
         if (option.name != "-add-fd" && option.name != "-chardev" && option.name != "-netdev") continue;
         const OptionValue value(option.name, option.value);
-        usedSets_.insert(value["set"]);
         for (const char* key : {"fd", "fds", "vhostfd", "vhostfds"})
             for (const std::string& number : split(value[key], ':'))
                 lastNumber_ = std::max(lastNumber_, numberIn(number).value_or(0));

@@ -7,7 +7,9 @@
 // cleanup_add_fd, 10.0). A terminal is opened by QEMU itself, and the new QEMU makes one of its own: see StatusChange.
 #pragma once
 
-#include <optional>
+#include <sys/types.h>
+
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,9 +17,18 @@
 #include "manager/record/adopted_vm.h"
 #include "plugin/domain/live_domain.h"
 #include "plugin/domain/qemu_option.h"
-#include "plugin/machine/process_descriptors.h"
 
 namespace vh {
+
+/// What a QEMU has open that its arguments cannot say: by which number it has a tap or a listening socket now.
+struct ProcessDescriptors {
+    std::map<std::string, int> tapFds;     ///< Interface -> descriptor (`iff` in fdinfo, drivers/net/tun.c, Linux 3.17).
+    std::map<std::string, int> listeners;  ///< Unix socket path -> descriptor (/proc/net/unix, its network namespace).
+    bool vhost = false;                    ///< It has /dev/vhost-net open, by one network at least.
+};
+
+/// Throws std::system_error when the process is gone or may not be looked at.
+ProcessDescriptors descriptorsOf(pid_t pid);
 
 class InheritedDescriptors {
  public:
@@ -44,7 +55,6 @@ class InheritedDescriptors {
     const ProcessDescriptors& old_;
     const LiveDomain& live_;
     nlohmann::json sets_;
-    std::set<std::string> usedSets_;
     int lastNumber_ = 2;
     std::vector<AdoptedVm::Descriptor> passed_;
 };

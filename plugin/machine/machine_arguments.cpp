@@ -8,7 +8,6 @@
 #include "plugin/domain/qemu_option.h"
 #include "plugin/domain/xml_tree.h"
 #include "plugin/machine/block_nodes.h"
-#include "plugin/machine/inherited_descriptors.h"
 
 namespace vh {
 namespace {

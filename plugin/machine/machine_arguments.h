@@ -20,7 +20,7 @@
 #include <nlohmann/json.hpp>
 
 #include "manager/record/adopted_vm.h"
-#include "plugin/machine/process_descriptors.h"
+#include "plugin/machine/inherited_descriptors.h"
 
 namespace vh {
 

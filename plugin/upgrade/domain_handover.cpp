@@ -6,13 +6,13 @@
 #include <cerrno>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
+#include <thread>
 
+#include "plugin/domain/status_xml.h"
 #include "plugin/machine/machine_arguments.h"
-#include "plugin/machine/process_descriptors.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/qmp/vmm_state.h"
@@ -23,7 +23,7 @@ namespace vh {
 namespace {
 
 using nlohmann::json;
-using std::chrono::milliseconds;
+using std::chrono::milliseconds, std::chrono::steady_clock;
 namespace fs = std::filesystem;
 
 constexpr milliseconds monitorDeadline{5'000};
@@ -105,15 +105,41 @@ std::map<std::string, std::string> terminals(Monitor& monitor) {
 }
 
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
-void checkFresh(const JournalDomain& domain, const DomainStatus& status) {
-    const std::string pid = std::to_string(domain.fresh.pid);
-    if (!domain.fresh.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
-    const std::vector<std::string> words = Process(domain.fresh.pid).commandLine();
+void checkNew(const JournalDomain& domain, const DomainStatus& status) {
+    const std::string pid = std::to_string(domain.new_.pid);
+    if (!domain.new_.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
+    const std::vector<std::string> words = Process(domain.new_.pid).commandLine();
     const auto uuid = std::ranges::find(words, "-uuid");
     if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
         refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
     if (!isListening(status.monitorPath)) refuse("nobody listens on its monitor '" + status.monitorPath + "'");
     if (domain.capabilityFlags.empty()) refuse("the new QEMU's capabilities are not known");
+}
+
+// Space under /run may be freed, and a monitor's socket is listened on again a moment after its last client went.
+constexpr milliseconds finishPatience{10'000};
+constexpr milliseconds finishPause{100};
+
+/// A person must look. libvirt is let in nevertheless, for the sake of all other domains; but not to a status XML that may name
+/// the wrong QEMU, since `virsh resume` or `destroy` would then go to that one.
+void lose(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain, const std::string& cause) {
+    domain.phase = DomainPhase::Lost;
+    domain.cause = cause;
+    const bool onlyOld = domain.old.isAlive() && !domain.new_.isAlive() && domain.new_.pid != 0;
+    if (onlyOld) return;
+    try {
+        if (setAside(paths, journal, domain))
+            domain.cause += "; libvirt does not know this domain now: its status XML is '" + journal.asideFile(domain.uuid) +
+                            "'. Do not start it before its QEMU has been looked at";
+    } catch (const std::exception& error) {
+        domain.cause += std::string("; ") + error.what();
+    }
+}
+
+/// Before the manager is asked: a child that has not begun yet must not begin when that has been answered.
+void takeBackOrder(const JournalDirectory& journal, const JournalDomain& domain) {
+    const std::string file = journal.specFile(domain);
+    if (::unlink(file.c_str()) != 0 && errno != ENOENT) throwErrno("take back the order '" + file + "'");
 }
 
 }  // namespace
@@ -179,18 +205,18 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
     const std::string before = readFile(file);
     const DomainStatus status = readStatus(before);
     if (status.uuid != domain.uuid) refuse("'" + file + "' is about domain " + status.uuid);
-    if (status.pid != domain.old.pid && status.pid != domain.fresh.pid)
+    if (status.pid != domain.old.pid && status.pid != domain.new_.pid)
         refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
-    checkFresh(domain, status);
-    if (status.pid != domain.fresh.pid) {
+    checkNew(domain, status);
+    if (status.pid != domain.new_.pid) {
         Monitor monitor(status.monitorPath, monitorDeadline);
-        const std::string after = rewriteStatus(before, {.pid = domain.fresh.pid,
+        const std::string after = rewriteStatus(before, {.pid = domain.new_.pid,
                                                          .vcpuThreads = vcpuThreads(monitor),
                                                          .emulator = domain.emulator,
                                                          .capabilityFlags = domain.capabilityFlags,
                                                          .terminals = terminals(monitor)});
         const DomainStatus rewritten = readStatus(after);
-        if (rewritten.pid != domain.fresh.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
+        if (rewritten.pid != domain.new_.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
             refuse("the rewritten status XML does not say what it should");
         replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
     }
@@ -207,6 +233,72 @@ bool setAside(const HostPaths& paths, const JournalDirectory& journal, const Jou
     if (errno != EXDEV) throwErrno("move '" + file + "' aside");
     if (::unlink(file.c_str()) != 0) throwErrno("remove '" + file + "'");
     return true;
+}
+
+void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain) {
+    const auto deadline = steady_clock::now() + finishPatience;
+    std::string why;
+    while (domain.new_.isAlive()) {
+        try {
+            adoptInFiles(paths, domain);
+            domain.phase = DomainPhase::Adopted;
+            return;
+        } catch (const std::exception& error) {
+            why = error.what();
+        }
+        if (steady_clock::now() >= deadline)
+            return lose(
+                paths, journal, domain,
+                "its new QEMU, pid " + std::to_string(domain.new_.pid) + ", has the guest, but libvirt cannot be told: " + why);
+        std::this_thread::sleep_for(finishPause);
+    }
+    domain.phase = DomainPhase::Ended;
+    domain.cause =
+        "its new QEMU, pid " + std::to_string(domain.new_.pid) +
+        ", had the guest and ended during the upgrade: the guest powered off, or that QEMU failed, as the domain's log " +
+        "says; nothing to recover, 'virsh start' starts it anew";
+}
+
+void noticeItsEnd(JournalDomain& domain) {
+    if (domain.phase != DomainPhase::Unchanged || domain.old.isAlive()) return;
+    domain.phase = DomainPhase::Ended;
+    domain.cause = "it ended by itself during the upgrade; nothing to recover, 'virsh start' starts it anew";
+}
+
+void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain) {
+    try {
+        takeBackOrder(journal, domain);
+        const Settled settled = manager.settle(domain.uuid);
+        switch (settled.state) {
+            case Settled::State::Unknown:
+                if (domain.phase == DomainPhase::Committed && domain.new_.isAlive()) return finish(paths, journal, domain);
+                if (!domain.old.isAlive()) break;
+                domain.phase = DomainPhase::Unchanged;
+                return;
+            case Settled::State::Running:
+                domain.phase = settled.process == domain.old ? DomainPhase::Unchanged : DomainPhase::Committed;
+                if (domain.phase == DomainPhase::Unchanged) {
+                    domain.cause = settled.left;
+                    return;
+                }
+                domain.new_ = settled.process;
+                return finish(paths, journal, domain);
+            case Settled::State::Dead:
+                manager.forget(domain.uuid);
+                break;
+        }
+        domain.phase = DomainPhase::Unchanged;
+        noticeItsEnd(domain);
+    } catch (const std::exception& error) {
+        lose(paths, journal, domain, error.what());
+    }
+}
+
+std::string oldQemuLeftText(const JournalDomain& domain) {
+    const std::string pid = std::to_string(domain.old.pid);
+    return "its old QEMU, pid " + pid +
+           ", has not ended, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
+           "/stack' says what it waits for). The guest runs on the new one, but the old one still has its memory and files open";
 }
 
 }  // namespace vh

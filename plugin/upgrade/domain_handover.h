@@ -1,5 +1,6 @@
 // One domain's part of an upgrade, while libvirt is locked out: from its files and its QEMU to the manager's order, and from a
-// new QEMU that has the guest back to libvirt's files.
+// new QEMU that has the guest back to libvirt's files. Then how it ends: by the manager's report, by finding out, and in those
+// files.
 #pragma once
 
 #include <chrono>
@@ -7,7 +8,6 @@
 #include <vector>
 
 #include "manager/record/adopted_vm.h"
-#include "plugin/domain/status_xml.h"
 #include "plugin/host/host_paths.h"
 #include "plugin/upgrade/manager_command.h"
 #include "plugin/upgrade/upgrade_journal.h"
@@ -33,12 +33,25 @@ void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const
 AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
                      std::string& oldVersion);
 
-/// Makes libvirt's files speak of `domain.fresh`: status XML, then pid file. May be done again at any time. Throws
+/// Makes libvirt's files speak of `domain.new_`: status XML, then pid file. May be done again at any time. Throws
 /// std::runtime_error when libvirt would not accept them; they are as they were then.
 void adoptInFiles(const HostPaths& paths, const JournalDomain& domain);
 
 /// For a lost domain whose new QEMU may have the guest: libvirt must not see the status XML, or it would work with the old one.
 /// False when there was nothing to move.
 bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
+
+/// Committed becomes Adopted: libvirt's files are made to speak of the new QEMU. There is no way back from here, so this is tried
+/// again for a while whatever goes wrong. Else it becomes Ended, or Lost with its status XML set aside.
+void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain);
+
+/// HandingOver, or Committed by a process that is dead: asks the manager which QEMU has the guest, and ends it accordingly.
+void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain);
+
+/// Unchanged becomes Ended when the domain's QEMU, which it would still have, is gone.
+void noticeItsEnd(JournalDomain& domain);
+
+/// What to say of an adopted domain whose old QEMU is still there.
+std::string oldQemuLeftText(const JournalDomain& domain);
 
 }  // namespace vh

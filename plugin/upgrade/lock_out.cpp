@@ -2,23 +2,16 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <span>
 #include <sstream>
-#include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "plugin/host/command.h"
-#include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
@@ -53,10 +46,8 @@ flock firstByte(short type) {
 }
 
 bool isThere(const UniqueFd& file, const std::string& path) {
-    struct stat ours {
-    }, there{};
-    return ::fstat(file.get(), &ours) == 0 && ::lstat(path.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
-           ours.st_dev == there.st_dev;
+    struct stat there {};
+    return ::lstat(path.c_str(), &there) == 0 && FileIdentity::of(file.get()) == FileIdentity{there.st_dev, there.st_ino};
 }
 
 /// Nobody but root and we can change what is at a path that is absolute and has no links.

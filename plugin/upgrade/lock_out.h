@@ -14,8 +14,6 @@
 // With systemd the units are masked and stopped besides, since else it would start the daemon again and again, at each client.
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <optional>
 #include <stdexcept>
@@ -68,8 +66,7 @@ std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& pla
 LockOutSettings lockOutSettings();
 
 /// Another upgrade or recovery, or the guardian of one, keeps libvirt away: it has to come to its end.
-class LockedOutAlready : public std::runtime_error {
- public:
+struct LockedOutAlready : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 

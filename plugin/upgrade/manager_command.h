@@ -14,8 +14,7 @@
 namespace vh {
 
 /// No program may decide: the manager's exit code 4.
-class PersonNeeded : public std::runtime_error {
- public:
+struct PersonNeeded : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 

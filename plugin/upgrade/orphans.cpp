@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -56,11 +55,6 @@ std::string wordAfter(const std::vector<std::string>& words, const char* option)
     return at == words.end() || at + 1 == words.end() ? std::string() : *(at + 1);
 }
 
-/// `guest=two,, words,debug-threads=on` (src/qemu/qemu_command.c:qemuBuildNameCommandLine, 11.3.0).
-std::string guestName(const std::string& value) {
-    return OptionValue("-name", value)["guest"];
-}
-
 /// By UUID. libvirt's QEMUs are root's or the user's whose domains' directories are in there: others may call themselves what
 /// they like, but for those that libvirt's files or the manager's records name.
 std::multimap<std::string, Qemu> qemusOf(const HostPaths& paths, const std::set<pid_t>& named) {
@@ -73,7 +67,9 @@ std::multimap<std::string, Qemu> qemusOf(const HostPaths& paths, const std::set<
         if (process.st_uid != 0 && !(known && process.st_uid == directory.st_uid) && !named.contains(pid)) continue;
         try {
             const std::vector<std::string> words = Process(pid).commandLine();
-            const std::string uuid = wordAfter(words, "-uuid"), name = guestName(wordAfter(words, "-name"));
+            const std::string uuid = wordAfter(words, "-uuid");
+            // `guest=two,, words,debug-threads=on` (src/qemu/qemu_command.c:qemuBuildNameCommandLine, 11.3.0).
+            const std::string name = OptionValue("-name", wordAfter(words, "-name"))["guest"];
             if (!uuid.empty() && !name.empty() && ProcessIdentity::of(pid).pid != 0) found.insert({uuid, {pid, name}});
         } catch (const std::exception&) {
             continue;
@@ -161,7 +157,7 @@ class Search {
                     throw std::runtime_error("no record is there of it, and it does not have the lock of '" +
                                              paths_.pidFile(orphan.domain.title) + "'");
                 orphan.domain.phase = DomainPhase::Committed;
-                orphan.domain.fresh = ProcessIdentity::of(orphan.qemu);
+                orphan.domain.new_ = ProcessIdentity::of(orphan.qemu);
             }
             const pid_t one = orphan.qemu != 0 ? orphan.qemu : orphan.domain.old.pid;
             orphan.domain.emulator = record && !record->binary.empty() ? record->binary : runningEmulator(one).path;

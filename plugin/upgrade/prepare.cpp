@@ -11,7 +11,7 @@ namespace vh {
 namespace {
 
 std::string unifiedDiff(const std::string& before, const std::string& after) {
-    const ScratchDirectory scratch("virt-handover");  // A definition may hold passwords.
+    const PrivateDirectory scratch("virt-handover");  // A definition may hold passwords.
     const std::string now = scratch.path() + "/now", ready = scratch.path() + "/ready";
     replaceFile(now, before);
     replaceFile(ready, after);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <pugixml.hpp>
 #include <stdexcept>
 
@@ -13,6 +12,10 @@
 #include "vmm-shim/proc.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Obstacle, what, remedy)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EmulatorIdentity, path, version, buildId, replaced)
+
 namespace {
 
 using nlohmann::json;
@@ -104,22 +107,16 @@ Readiness checkReadiness(const LibvirtConnection& libvirt, const HostPaths& path
 }
 
 json toJson(const Readiness& readiness) {
-    const auto emulator = [](const EmulatorIdentity& one) {
-        return json{{"path", one.path}, {"version", one.version}, {"buildId", one.buildId}, {"replaced", one.replaced}};
-    };
-    json reasons = json::array();
-    for (const Obstacle& obstacle : readiness.obstacles)
-        reasons.push_back({{"what", obstacle.what}, {"remedy", obstacle.remedy}});
     return {{"domain", readiness.domain.name},
             {"uuid", readiness.domain.uuid},
             {"state", readiness.domain.state},
             {"persistent", readiness.domain.persistent},
             {"ready", readiness.ready()},
-            {"reasons", reasons},
+            {"reasons", readiness.obstacles},
             {"notes", readiness.notes},
             {"pid", readiness.status.pid},
-            {"running", emulator(readiness.running)},
-            {"installed", emulator(readiness.installed)},
+            {"running", readiness.running},
+            {"installed", readiness.installed},
             {"runsInstalled", readiness.runsInstalled()}};
 }
 

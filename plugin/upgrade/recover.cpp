@@ -4,14 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
 #include "plugin/host/command.h"
+#include "plugin/upgrade/domain_handover.h"
 #include "plugin/upgrade/orphans.h"
-#include "plugin/upgrade/settle.h"
-#include "plugin/upgrade/upgrade_journal.h"
 
 namespace vh {
 

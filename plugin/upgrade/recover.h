@@ -27,7 +27,6 @@
 // in the same way.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 

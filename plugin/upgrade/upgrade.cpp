@@ -4,9 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdio>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -14,10 +12,9 @@
 
 #include "plugin/host/command.h"
 #include "plugin/host/libvirt_connection.h"
+#include "plugin/upgrade/domain_handover.h"
 #include "plugin/upgrade/readiness.h"
 #include "plugin/upgrade/recover.h"
-#include "plugin/upgrade/settle.h"
-#include "plugin/upgrade/upgrade_journal.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/text.h"
@@ -216,26 +213,24 @@ class Upgrade {
         for (std::size_t i = 0; i < count; ++i) workers.emplace_back(work);
     }
 
-    void write(const std::lock_guard<std::mutex>&) { directory_.write(journal_); }
-
     void handOver(Candidate& candidate, JournalDomain& domain) {
         DomainOutcome& outcome = candidate.outcome;
+        JournalDomain now = domain;
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
             const AdoptOrder order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
             replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), toJson(order).dump(2));
-            setPhase(domain, [](JournalDomain& one) { one.phase = DomainPhase::HandingOver; });
+            now.phase = DomainPhase::HandingOver;
+            set(domain, now);
         } catch (const std::exception& error) {
             outcome.cause = error.what();
-            note(domain, [](JournalDomain& one) {
-                one.phase = DomainPhase::Unchanged;
-                noticeItsEnd(one);
-            });
-            if (domain.phase == DomainPhase::Ended) conclude(domain, outcome);
+            now.phase = DomainPhase::Unchanged;
+            noticeItsEnd(now);
+            note(domain, now);
+            if (now.phase == DomainPhase::Ended) conclude(now, outcome);
             return;
         }
         surroundings_.say("handing over domain '" + domain.title + "'");
-        JournalDomain now = domain;
         outcome.outcome.clear();
         try {
             const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts);
@@ -244,13 +239,13 @@ class Upgrade {
             outcome.cause = error.what();
         }
         if (now.phase == DomainPhase::Committed) {
-            note(domain, [&](JournalDomain& one) { one = now; });
+            note(domain, now);
             finish(surroundings_.paths, directory_, now);
         }
         if (now.unfinished()) settle(surroundings_.paths, directory_, manager_, now);
         if (outcome.cause.empty() && interrupted()) outcome.cause = "interrupted";
         noticeItsEnd(now);
-        note(domain, [&](JournalDomain& one) { one = now; });
+        note(domain, now);
         conclude(now, outcome);
     }
 
@@ -263,7 +258,7 @@ class Upgrade {
             settle(surroundings_.paths, directory_, manager_, now);
         else if (now.phase == DomainPhase::Prepared)
             now.phase = DomainPhase::Unchanged;
-        note(domain, [&](JournalDomain& one) { one = now; });
+        note(domain, now);
         conclude(now, candidate.outcome);
     }
 
@@ -272,7 +267,7 @@ class Upgrade {
             case DomainPhase::Adopted:
                 outcome.outcome = "upgraded";
                 outcome.cause.clear();
-                outcome.pid = domain.fresh.pid;
+                outcome.pid = domain.new_.pid;
                 // Found out where no report has said it.
                 if (!outcome.oldQemuLeft && domain.old.isAlive()) {
                     outcome.oldQemuLeft = true;
@@ -303,19 +298,17 @@ class Upgrade {
     }
 
     /// Throws when it cannot be written: nothing may begin then.
-    template <typename Change>
-    void setPhase(JournalDomain& domain, Change&& change) {
+    void set(JournalDomain& domain, const JournalDomain& now) {
         const std::lock_guard guard(mutex_);
-        change(domain);
-        write(guard);
+        domain = now;
+        directory_.write(journal_);
     }
 
     /// The journal is for another process to go by, which asks the manager anyway: what cannot be written any more does not stop
     /// us.
-    template <typename Change>
-    void note(JournalDomain& domain, Change&& change) {
+    void note(JournalDomain& domain, const JournalDomain& now) {
         try {
-            setPhase(domain, change);
+            set(domain, now);
         } catch (const std::exception& error) {
             const std::lock_guard guard(mutex_);
             warnings_.emplace_back(error.what());
@@ -405,8 +398,8 @@ void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutco
         domain.phase = DomainPhase::Unchanged;
         outcome.outcome = end;
     } else if (end == outcomeName(State::Upgraded)) {
-        domain.fresh = ProcessIdentity::of(report.fresh.pid);
-        if (domain.fresh.pid != 0) domain.phase = DomainPhase::Committed;
+        domain.new_ = ProcessIdentity::of(report.fresh.pid);
+        if (domain.new_.pid != 0) domain.phase = DomainPhase::Committed;
         outcome.oldQemuLeft = report.oldVmmLeft;
     }
 }

@@ -8,18 +8,16 @@
 //   3. libvirt is stopped and locked out (lock_out.h), and a second process stands by to recover if this one is killed
 //      (startGuardian());
 //   4. for each domain the manager exchanges the QEMU (manager/), and libvirt's files are made to speak of the new one
-//      (settle.h);
+//      (domain_handover.h);
 //   5. libvirt is let in again, and is asked whether it found each domain as it was.
 //
 // A domain that fails fails alone; step 5 is done whatever becomes of step 4.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -36,7 +34,7 @@ struct UpgradeRequest {
     std::vector<std::string> domains;  ///< By name or UUID.
     bool all = false;                  ///< Instead: each that runs, is ready, and does not run the new QEMU yet.
     std::string emulator;              ///< Absolute; empty for the one in each domain's XML.
-    unsigned parallel = std::max(1U, std::thread::hardware_concurrency());  ///< Domains at once.
+    unsigned parallel = 4;             ///< Domains at once.
     bool dryRun = false;
     bool force = false;  ///< Also with untested versions.
     std::chrono::milliseconds pauseBudget{1'000};

@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <filesystem>
-#include <stdexcept>
 #include <system_error>
 
 #include <nlohmann/json.hpp>
@@ -46,7 +45,7 @@ json toJson(const JournalDomain& domain) {
             {"name", domain.title},
             {"phase", name(domain.phase)},
             {"old", domain.old},
-            {"new", domain.fresh},
+            {"new", domain.new_},
             {"emulator", domain.emulator},
             {"capabilityFlags", domain.capabilityFlags},
             {"cause", domain.cause},
@@ -61,7 +60,7 @@ JournalDomain domainFrom(const json& value) {
     if (!valueNamed<DomainPhase>(phase)) throw std::runtime_error("there is no phase '" + phase + "'");
     domain.phase = *valueNamed<DomainPhase>(phase);
     value.at("old").get_to(domain.old);
-    value.at("new").get_to(domain.fresh);
+    value.at("new").get_to(domain.new_);
     value.at("emulator").get_to(domain.emulator);
     value.at("capabilityFlags").get_to(domain.capabilityFlags);
     value.at("cause").get_to(domain.cause);

@@ -13,7 +13,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "config/enum_names.h"
@@ -24,8 +23,7 @@
 namespace vh {
 
 /// Somebody else is at it, or has left something to be recovered first.
-class UpgradeRefused : public std::runtime_error {
- public:
+struct UpgradeRefused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
@@ -48,15 +46,15 @@ struct JournalDomain {
     std::string title;  ///< Its name.
     DomainPhase phase = DomainPhase::Prepared;
     ProcessIdentity old;
-    ProcessIdentity fresh;  ///< From Committed on.
-    std::string emulator;   ///< The new one.
+    ProcessIdentity new_;  ///< From Committed on.
+    std::string emulator;  ///< The new one.
     std::vector<std::string> capabilityFlags;
     std::string cause;        ///< Of Unchanged, Ended and Lost.
     ProcessIdentity upgrade;  ///< The process that tells the manager to hand it over.
 
     bool unfinished() const { return phase == DomainPhase::HandingOver || phase == DomainPhase::Committed; }
     /// The QEMU of it that there is, the new one first; 0 when there is none.
-    pid_t living() const { return fresh.isAlive() ? fresh.pid : old.isAlive() ? old.pid : 0; }
+    pid_t living() const { return new_.isAlive() ? new_.pid : old.isAlive() ? old.pid : 0; }
     bool operator==(const JournalDomain&) const = default;
 };
 

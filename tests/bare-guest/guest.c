@@ -5,7 +5,9 @@
 //     S ...     the status, four times a second, with probe.c's keys; `cpus` are those that run.
 //     W <pages> how many pages the writers have written, every 10 ms; only with probe.write_mib.
 //     T <tsc> <ns>   the time stamp counter and KVM's paravirtual clock (0 without one), every 10 ms.
-//     E ram page ...  a page that is not as it was left. The first 20; all are counted in `mismatches`.
+//     E ram page ..., E disk block ...   what is not as it was left. The first 20; all are counted in `mismatches`.
+//
+// The console gets `probe: echo <text>` for each line typed there.
 //
 // On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more than
 // one CPU the others are the writers; else the first one writes while it has nothing else to do. What does not concern this guest
@@ -13,6 +15,7 @@
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 
+#include "disk.h"
 #include "heartbeat_port.h"
 #include "machine.h"
 
@@ -70,12 +73,37 @@ static void addField(struct Text* text, const char* key, uint64_t value) {
     addNumber(text, value);
 }
 
+enum { SerialPort = 0x3f8, SerialStatus = SerialPort + 5 };
+
+static void write(const struct Text* text) {
+    for (size_t i = 0; i < text->length; ++i) outb(SerialPort, (uint8_t)text->line[i]);
+}
+
 static void say(const char* words, uint64_t number) {
     struct Text text = {.length = 0};
     add(&text, words);
     addNumber(&text, number);
     add(&text, "\r\n");
-    for (size_t i = 0; i < text.length; ++i) outb(0x3f8, (uint8_t)text.line[i]);
+    write(&text);
+}
+
+// Says each line that is typed on the console, as probe.c does.
+static void echoConsole(void) {
+    static struct Text typed;
+    while (inb(SerialStatus) & 1) {
+        const char character = (char)inb(SerialPort);
+        if (character != '\r' && character != '\n') {
+            if (typed.length < MaxLine / 2) typed.line[typed.length++] = character;
+            continue;
+        }
+        typed.line[typed.length] = '\0';
+        struct Text text = {.length = 0};
+        add(&text, "probe: echo ");
+        add(&text, typed.line);
+        add(&text, "\r\n");
+        write(&text);
+        typed.length = 0;
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------------- options
@@ -244,6 +272,7 @@ static uint64_t clockNanoseconds(uint64_t tsc) {
 // ----------------------------------------------------------------------------------------------------------------------- beats
 
 static uint64_t beats, unsent;
+static bool hasDisk;
 
 static bool sendText(const struct Text* text) {
     return sendLine(text->line, text->length);
@@ -279,8 +308,10 @@ static void sendStatus(void) {
     addField(&text, " ram_mib=", ram.pages / 256);
     addField(&text, " ram_filled=1 ram_passes=", ram.passes);
     addField(&text, " ram_checked=", ram.checked);
+    if (hasDisk) addField(&text, " disk_checked=", diskCounts.checked);
+    if (hasDisk) addField(&text, " io_errors=", diskCounts.ioErrors);
     addField(&text, " unsent=", unsent);
-    addField(&text, " mismatches=", ram.mismatches);
+    addField(&text, " mismatches=", ram.mismatches + diskCounts.mismatches);
     addField(&text, " uptime_ms=", ticks);
     addField(&text, " cpus=", cpus);
     add(&text, "\n");
@@ -323,6 +354,7 @@ int main(void) {
     if (toWrite > allPages / 2) toWrite = allPages / 2;
     allPages -= toWrite;
     say(openHeartbeatPort() ? "guest: a heartbeat port; RAM in MiB: " : "guest: no heartbeat port; RAM in MiB: ", allPages / 256);
+    hasDisk = openDisk();
     openClock();
     fillMemory();
     startOtherCpus();
@@ -333,6 +365,7 @@ int main(void) {
     struct Writer writer = writerOf(0, 0, 1);
     const bool writes = writePages > 0 && cpus == 1;
     const uint64_t pagesPerBeat = options.rateMibPerSecond > 0 ? (options.rateMibPerSecond * 256 + 999) / 1000 : 64;
+    uint64_t diskMismatches = 0;
     for (uint64_t done = 0;;) {
         if (writes) {
             __asm__ volatile("sti");
@@ -346,6 +379,15 @@ int main(void) {
         beat();
         if (done % BeatsPerWritten == 0) sendWritten();
         if (done % BeatsPerStatus == 0) sendStatus();
+        exerciseDisk();
+        if (done % BeatsPerWritten == 0) echoConsole();
+        if (diskCounts.mismatches > diskMismatches && ram.error.length == 0 && ram.errors < MaxErrors) {
+            diskMismatches = diskCounts.mismatches;
+            ++ram.errors;
+            addField(&ram.error, "E disk block ", diskCounts.badBlock);
+            addField(&ram.error, " is not as it was left, or was not written or read; of these: ", diskCounts.mismatches);
+            add(&ram.error, "\n");
+        }
         if (ram.error.length > 0 && sendText(&ram.error)) ram.error.length = 0;
         for (uint64_t i = 0; i < pagesPerBeat && ram.pages > 0; ++i) checkPage();
     }

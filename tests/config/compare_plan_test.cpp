@@ -32,7 +32,7 @@ TEST(ComparePlan, readsEveryKey) {
     const ComparePlan plan = parseComparePlan(textOf("examples/compare.yaml"), "compare.yaml");
     ASSERT_EQ(plan.pairs.size(), 2u);
     EXPECT_EQ(plan.pairs[0].old, "/opt/qemu-10.0/bin/qemu-system-x86_64");
-    EXPECT_EQ(plan.pairs[0].fresh, "/opt/qemu-11.1/bin/qemu-system-x86_64");
+    EXPECT_EQ(plan.pairs[0].new_, "/opt/qemu-11.1/bin/qemu-system-x86_64");
     EXPECT_EQ(plan.designs.size(), 6u);
     EXPECT_EQ(plan.rounds, 30u);
     EXPECT_EQ(plan.baselineRounds, 10u);

@@ -11,6 +11,7 @@
 #include "config/parse.h"
 #include "config/vm_definition.h"
 #include "tests/support/golden.h"
+#include "tests/support/required.h"
 
 namespace vh {
 namespace {
@@ -199,10 +200,8 @@ TEST(ConfigErrors, saysPlaceAndMessageOfEachErrorInTheOrderOfTheText) {
 TEST(Mutations, giveADefinitionOrConfigErrorsAndNothingElse) {
     const std::string original = fileText(example("full.yaml"));
     ASSERT_FALSE(original.empty());
-    const char* chosen = std::getenv("VH_SEED");
-    const auto seed = static_cast<std::mt19937::result_type>(chosen ? std::strtoul(chosen, nullptr, 10) : 20250101);
-    const char* howMany = std::getenv("VH_MUTATIONS");
-    const unsigned long rounds = howMany ? std::strtoul(howMany, nullptr, 10) : 5000;
+    const auto seed = static_cast<std::mt19937::result_type>(test::numberFrom("VH_SEED", 20250101));
+    const unsigned long rounds = test::numberFrom("VH_MUTATIONS", 5000);
     std::cout << "VH_SEED=" << seed << " VH_MUTATIONS=" << rounds << "\n";
 
     std::mt19937 random(seed);

@@ -9,13 +9,9 @@ reads a wall clock after all is in ALLOWED, with how often and the reason.
     check_clocks.py --self-test      checks this checker, on made-up trees
 """
 
-import pathlib
 import re
-import sys
-import tempfile
 
-ROOMS = ("config", "vmm-shim", "manager", "plugin")
-SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp"}
+import checker
 
 # Waits that take an absolute time of the wall clock are here as well.
 WALL_CLOCK = re.compile(
@@ -39,31 +35,22 @@ def without_comments(text):
 
 
 def problems_of_tree(root, allowed):
-    for room in ROOMS:
-        for path in sorted((root / room).rglob("*")):
-            if path.suffix not in SUFFIXES or not path.is_file():
-                continue
-            name = str(path.relative_to(root))
-            text = without_comments(path.read_text(encoding="utf-8", errors="replace"))
-            found = list(WALL_CLOCK.finditer(text))
-            count, _ = allowed.get(name, (0, ""))
-            for match in found if len(found) > count else []:
-                line = text.count("\n", 0, match.start()) + 1
-                yield (f"{name}:{line}: '{match.group()}' is a wall clock, which may be set at any moment: use "
-                       "std::chrono::steady_clock, or say in ALLOWED why not")
-            if len(found) < count:
-                yield f"{name}: has {len(found)} of the {count} uses that ALLOWED has of it"
+    for name, whole in checker.sources(root):
+        text = without_comments(whole)
+        found = list(WALL_CLOCK.finditer(text))
+        count, _ = allowed.get(name, (0, ""))
+        for match in found if len(found) > count else []:
+            yield (f"{name}:{checker.line_of(text, match.start())}: '{match.group()}' is a wall clock, which may be set at any "
+                   "moment: use std::chrono::steady_clock, or say in ALLOWED why not")
+        if len(found) < count:
+            yield f"{name}: has {len(found)} of the {count} uses that ALLOWED has of it"
     for name in allowed:
         if not (root / name).is_file():
             yield f"{name}: is in ALLOWED and does not exist"
 
 
 def check(root):
-    problems = list(problems_of_tree(root, ALLOWED))
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} problems" if problems else f"ok: {len(ALLOWED)} files with a reason")
-    return 1 if problems else 0
+    return checker.judge(problems_of_tree(root, ALLOWED), "problems", f"{len(ALLOWED)} files with a reason")
 
 
 def self_test():
@@ -73,22 +60,13 @@ def self_test():
             "::pthread_cond_timedwait(&c, &m, &t)", "std::chrono::high_resolution_clock::now()"]
     steady = ["std::chrono::steady_clock::now()", "::clock_gettime(CLOCK_MONOTONIC, &now)", "// gettimeofday(&now, 0)",
               "/* system_clock\n */", "startTime(pid)", "run_time(0)", "g_get_monotonic_time()"]
-    failures = 0
-    for text, wanted, allowed in [*((one, 1, {}) for one in wall), *((one, 0, {}) for one in steady),
-                                  (wall[0], 0, {"manager/x.cpp": (1, "")}), (wall[0] + wall[1], 2, {"manager/x.cpp": (1, "")}),
-                                  (steady[0], 1, {"manager/x.cpp": (1, "")}), ("", 1, {"manager/gone.cpp": (1, "")})]:
-        with tempfile.TemporaryDirectory() as directory:
-            (pathlib.Path(directory) / "manager").mkdir()
-            (pathlib.Path(directory) / "manager" / "x.cpp").write_text(f"// A line.\n{text}\n")
-            found = list(problems_of_tree(pathlib.Path(directory), allowed))
-            if len(found) != wanted:
-                failures += 1
-                print(f"self-test: {text!r}, {allowed}: expected {wanted} problems, found {found}")
-    print(f"{failures} failures" if failures else f"ok: {len(wall)} wall clocks seen")
-    return 1 if failures else 0
+    cases = [*((one, 1, {}) for one in wall), *((one, 0, {}) for one in steady),
+             (wall[0], 0, {"manager/x.cpp": (1, "")}), (wall[0] + wall[1], 2, {"manager/x.cpp": (1, "")}),
+             (steady[0], 1, {"manager/x.cpp": (1, "")}), ("", 1, {"manager/gone.cpp": (1, "")})]
+    return checker.self_test(((f"{text!r}, {allowed}: expected {wanted} problems", {"manager/x.cpp": f"// A line.\n{text}\n"},
+                               lambda root, allowed=allowed: problems_of_tree(root, allowed),
+                               lambda found, wanted=wanted: len(found) == wanted) for text, wanted, allowed in cases), "texts")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(self_test() if sys.argv[1] == "--self-test" else check(pathlib.Path(sys.argv[1])))
+    checker.main(__doc__, check, self_test)

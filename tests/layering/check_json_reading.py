@@ -13,10 +13,9 @@ JsonReader's work too. Records, journals and orders are refused as a whole, with
     check_json_reading.py --self-test      checks this checker, on made-up lines
 """
 
-import pathlib
 import re
-import sys
-import tempfile
+
+import checker
 
 CHECKED = ("manager/*.cpp", "manager/[!c]*/*.cpp", "plugin/main.cpp", "plugin/upgrade/*.cpp", "vmm-shim/qmp/monitor.cpp",
            "vmm-shim/tool/capture.cpp")
@@ -50,11 +49,7 @@ def problems_of_tree(root):
 
 
 def check(root):
-    problems = list(problems_of_tree(root))
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} unchecked readings" if problems else "ok")
-    return 1 if problems else 0
+    return checker.judge(problems_of_tree(root), "unchecked readings", "no unchecked reading")
 
 
 def self_test():
@@ -64,20 +59,10 @@ def self_test():
     right = ['value["state"] = "running";', 'value["a"]["b"] = 5;', 'value["a"].push_back(1);', 'value["a"][name] = {{"b", 1}};',
              '// as in value["a"]', 'value.at("a").get<int>();', 'reader.text("/a");', 'member = message.value("data", json::object());', 'optional.value();',
              'char names[] = {"a"};']
-    failures = 0
-    for line, wanted in [*((one, 1) for one in wrong), *((one, 0) for one in right)]:
-        with tempfile.TemporaryDirectory() as directory:
-            (pathlib.Path(directory) / "manager").mkdir()
-            (pathlib.Path(directory) / "manager" / "x.cpp").write_text(line + "\n")
-            found = list(problems_of_tree(pathlib.Path(directory)))
-            if len(found) != wanted:
-                failures += 1
-                print(f"self-test: {line!r}: expected {wanted}, found {found}")
-    print(f"{failures} failures" if failures else f"ok: {len(wrong)} unchecked readings seen")
-    return 1 if failures else 0
+    return checker.self_test(((f"{line!r}: expected {wanted}", {"manager/x.cpp": line + "\n"}, problems_of_tree,
+                               lambda found, wanted=wanted: len(found) == wanted)
+                              for line, wanted in [*((one, 1) for one in wrong), *((one, 0) for one in right)]), "lines")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(self_test() if sys.argv[1] == "--self-test" else check(pathlib.Path(sys.argv[1])))
+    checker.main(__doc__, check, self_test)

@@ -7,17 +7,17 @@
        \\-----> config <-----/
 
 config and vmm-shim include nothing of ours but themselves. Within a room a file may include what is in its own wing (a folder) and in
-those that WINGS has before it; `.` is what lies in the room itself. No file and its header stand in a circle with others. Every
-include of ours starts with its room's name and names a file that is there. Prints `ok`, or a line for each wrong include.
+those that WINGS has before it; `.` is what lies in the room itself. A suite of tests includes nothing of another one: what they share is
+in tests/support. No file and its header stand in a circle with others. Every include of ours starts with its room's name and names a file
+that is there. Prints `ok`, or a line for each wrong include.
 
     check_layering.py SOURCE_ROOT      checks a tree
     check_layering.py --self-test      checks this checker, on made-up trees
 """
 
-import pathlib
 import re
-import sys
-import tempfile
+
+import checker
 
 MAY_INCLUDE = {
     "config": {"config"},
@@ -32,7 +32,6 @@ WINGS = {
     "manager": ("process", "record", "resources", "vmm", "handover", "service", "compare", "."),
     "plugin": ("host", "domain", "machine", "upgrade", "."),
 }
-SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
 
 
@@ -43,6 +42,8 @@ def wing_of(name):
 
 def problems_of_wings(name, target):
     room = name.split("/")[0]
+    if room == "tests" and target.startswith("tests/") and wing_of(target) not in (wing_of(name), "support"):
+        yield f'"{target}" is of another suite: what suites share is in tests/support'
     wings = WINGS.get(room)
     if not wings:
         return
@@ -94,35 +95,27 @@ def problems_of_include(root, room, quote, target):
 
 def problems_of_tree(root):
     edges = {}
-    for room in sorted(MAY_INCLUDE):
-        for path in sorted((root / room).rglob("*")):
-            if path.suffix not in SUFFIXES or not path.is_file():
-                continue
-            text = path.read_text(encoding="utf-8", errors="replace")
-            for match in INCLUDE.finditer(text):
-                line = text.count("\n", 0, match.start(2)) + 1
-                name, target = str(path.relative_to(root)), match[2]
-                problems = list(problems_of_include(root, room, *match.groups())) or list(problems_of_wings(name, target))
-                for problem in problems:
-                    yield f"{name}:{line}: {problem}"
-                if not problems and match[1] == '"' and room != "tests":
-                    source, other = name.rpartition(".")[0], target.rpartition(".")[0]
-                    if source != other:
-                        edges.setdefault(source, set()).add(other)
+    for name, text in checker.sources(root, sorted(MAY_INCLUDE)):
+        room = name.split("/")[0]
+        for match in INCLUDE.finditer(text):
+            target = match[2]
+            problems = list(problems_of_include(root, room, *match.groups())) or list(problems_of_wings(name, target))
+            for problem in problems:
+                yield f"{name}:{checker.line_of(text, match.start(2))}: {problem}"
+            if not problems and match[1] == '"' and room != "tests":
+                source, other = name.rpartition(".")[0], target.rpartition(".")[0]
+                if source != other:
+                    edges.setdefault(source, set()).add(other)
     for circle in circles(edges):
         yield f"{circle[0]}: a circle: {' -> '.join(circle)}"
 
 
 def check(root):
-    files = sum(1 for room in MAY_INCLUDE for path in (root / room).rglob("*") if path.suffix in SUFFIXES)
+    files = sum(1 for _ in checker.sources(root, MAY_INCLUDE))
     if files == 0:
         print(f"'{root}' has no sources: is it the root of the project?")
         return 1
-    problems = list(problems_of_tree(root))
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} wrong includes" if problems else f"ok: {files} files")
-    return 1 if problems else 0
+    return checker.judge(problems_of_tree(root), "wrong includes", f"{files} files")
 
 
 def self_test():
@@ -139,6 +132,9 @@ def self_test():
         "plugin/p.h": "",
         "tests/t.cpp": '#include "manager/m.h"\n#include "plugin/p.h"\n#include "tests/t.h"\n',
         "tests/t.h": "",
+        "tests/one/t.cpp": '#include "tests/one/t.h"\n#include "tests/support/s.h"\n',
+        "tests/one/t.h": "",
+        "tests/support/s.h": "",
     }
     wrong = [
         ("config/x.h", '#include "vmm-shim/s.h"', "config may include config only"),
@@ -161,25 +157,19 @@ def self_test():
         ("manager/attic/x.cpp", '#include "manager/m.h"', "not among the wings of manager"),
         ("plugin/host/x.cpp", '#include "plugin/p.h"', "wing host may include host of plugin only"),
         ("vmm-shim/x.cpp", '#include "vmm-shim/tool/t.h"', "does not exist"),
+        ("tests/other/x.cpp", '#include "tests/one/t.h"', "is of another suite"),
+        ("tests/support/x.h", '#include "tests/one/t.h"', "is of another suite"),
     ]
-    failures = 0
-    for path, text, expected in [(None, None, None), *wrong]:
-        with tempfile.TemporaryDirectory() as directory:
-            root = pathlib.Path(directory)
-            for name, content in {**good, **({path: f"// A line.\n{text}\n"} if path else {})}.items():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_text(content)
-            found = list(problems_of_tree(root))
-            wanted = [f"{path}:2: "] if path else []
-            seen = len(found) == len(wanted) and all(f.startswith(w) and expected in f for f, w in zip(found, wanted))
-            if not seen:
-                failures += 1
-                print(f"self-test: {path or 'the good tree'}: {text!r}: expected {expected!r}, found {found}")
-    print(f"{failures} failures" if failures else f"ok: {len(wrong)} wrong arrows seen")
-    return 1 if failures else 0
+
+    def is_right(found, path, expected):
+        return len(found) == 1 and found[0].startswith(f"{path}:2: ") and expected in found[0]
+
+    return checker.self_test([("the good tree", good, problems_of_tree, lambda found: not found),
+                              *((f"{path}: {text!r}: expected {expected!r}", {**good, path: f"// A line.\n{text}\n"},
+                                 problems_of_tree,
+                                 lambda found, path=path, expected=expected: is_right(found, path, expected))
+                                for path, text, expected in wrong)], "trees")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(self_test() if sys.argv[1] == "--self-test" else check(pathlib.Path(sys.argv[1])))
+    checker.main(__doc__, check, self_test)

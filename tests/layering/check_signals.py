@@ -9,12 +9,10 @@ hold a guest. A row begins with `room/file.cpp` and, when there are more places 
 """
 
 import collections
-import pathlib
 import re
-import sys
-import tempfile
 
-ROOMS = ["config", "vmm-shim", "manager", "plugin"]
+import checker
+
 PLACE = re.compile(
     r"(?:\.|->)kill(?:All)?\(|(?<!\w)::(?:kill|tgkill|killpg|raise)\(|\bSYS_(?:pidfd_send_signal|kill|tgkill)\b|\bpidfd_send_signal\("
     r"|\b(?:endProcess|signalProcess)\("
@@ -25,11 +23,9 @@ BEGIN, END = "<!-- who-is-signalled -->", "<!-- /who-is-signalled -->"
 
 def places(root):
     found = collections.Counter()
-    for room in ROOMS:
-        for path in sorted((root / room).rglob("*.cpp")):
-            code = re.sub(r"//.*", "", path.read_text(encoding="utf-8", errors="replace"))
-            if count := len(PLACE.findall(code)):
-                found[str(path.relative_to(root))] = count
+    for name, text in checker.sources(root, suffixes={".cpp"}):
+        if count := len(PLACE.findall(re.sub(r"//.*", "", text))):
+            found[name] = count
     return found
 
 
@@ -51,9 +47,7 @@ def problems(root):
 
 
 def check(root):
-    wrong = list(problems(root))
-    print("\n".join(wrong) if wrong else f"ok: {sum(places(root).values())} places")
-    return 1 if wrong else 0
+    return checker.judge(problems(root), "files that differ from the table", f"{sum(places(root).values())} places")
 
 
 def self_test():
@@ -70,22 +64,14 @@ def self_test():
         ("manager/a.cpp", good["manager/a.cpp"] + "signalProcess(fd, 9);\n"),
         ("plugin/b.cpp", "nothing\n"),
     ]
-    failures = 0
-    for path, text in [(None, None), *wrong]:
-        with tempfile.TemporaryDirectory() as directory:
-            root = pathlib.Path(directory)
-            for name, content in {**good, **({path: text} if path else {})}.items():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_text(content)
-            found = list(problems(root))
-            if len(found) != (1 if path else 0) or (path and not found[0].startswith(path + ":")):
-                failures += 1
-                print(f"self-test: {path or 'the good tree'}: {found}")
-    print(f"{failures} failures" if failures else f"ok: {len(wrong)} wrong trees seen")
-    return 1 if failures else 0
+
+    def is_right(found, path):
+        return len(found) == 1 and found[0].startswith(path + ":")
+
+    return checker.self_test([("the good tree", good, problems, lambda found: not found),
+                              *((path, {**good, path: text}, problems, lambda found, path=path: is_right(found, path))
+                                for path, text in wrong)], "trees")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(self_test() if sys.argv[1] == "--self-test" else check(pathlib.Path(sys.argv[1])))
+    checker.main(__doc__, check, self_test)

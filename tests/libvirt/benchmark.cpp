@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -49,7 +48,7 @@ void print(const char* what, std::vector<double> values) {
 /// What makes the machine of a running domain, as YAML for a definition's `vmm.arguments`: every device that libvirt gave it, at
 /// the same places, on another disk, and with another socket for the heartbeats.
 std::string devicesOf(const TestDomain& domain, const std::string& disk, const std::string& heartbeat) {
-    std::istringstream words(contents("/proc/" + std::to_string(domain.vmm()) + "/cmdline"));
+    std::istringstream words(readIfThere("/proc/" + std::to_string(domain.vmm()) + "/cmdline"));
     std::string arguments, option, value;
     bool isFirst = true;
     while (std::getline(words, option, '\0')) {
@@ -100,12 +99,11 @@ void compare(const char* what, const std::function<std::string(const Workspace&,
     {
         Host host(workspace.runtime(), "/nonexistent");
         const std::string file = define(workspace, domain);
-        const VerbResult started = wait([&](Verbs::Done done) { host.start(file, std::nullopt, std::move(done)); });
+        const VerbResult started = start(host, file);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value.dump(2);
         awaitGuest(heartbeatOf(workspace));
         for (int round = 0; round < rounds; ++round) {
-            const json own =
-                wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
+            const json own = test::upgrade(host, "vm", {.binary = newQemu()});
             const json theirs = upgrade({domain.name()});
             const json pause = theirs.value("/domains/0/stopToResumeMs"_json_pointer, json()),
                        ownPause = own.value("/vmm/stopToResumeMs"_json_pointer, json());
@@ -115,7 +113,7 @@ void compare(const char* what, const std::function<std::string(const Workspace&,
             ratios.push_back(pause.get<double>() / ownPause.get<double>());
             away.push_back(theirs["libvirtAwayMs"]);
         }
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        destroy(host, "vm");
     }
     std::printf("-- against %s\n", what);
     print("libvirt domain, STOP to RESUME, ms", pauses);

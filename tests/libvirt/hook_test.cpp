@@ -57,7 +57,7 @@ class Daemon {
         collectProgram(workspace_, pid_, "daemon");
     }
     void send(int signal) const { ::kill(pid_, signal); }
-    std::string output() const { return contents(workspace_.path() + "/daemon.err"); }
+    std::string output() const { return readIfThere(workspace_.path() + "/daemon.err"); }
     bool says(const std::string& text) const {
         return turnUntil([&] { return output().find(text) != std::string::npos; }, seconds(60));
     }
@@ -163,7 +163,7 @@ TEST_F(LibvirtHook, makesARestoredDomainReadyWhereThePolicySaysSo) {
     EXPECT_THAT(restored(domain), Not(HasSubstr("aux-ram-share")));
     std::ofstream(policyFile) << "make_ready_on: [restore]\n";
     EXPECT_THAT(restored(domain), HasSubstr("aux-ram-share=on"));
-    EXPECT_NE(contents("/proc/" + std::to_string(domain.vmm()) + "/cmdline").find("aux-ram-share=on"), std::string::npos);
+    EXPECT_NE(readIfThere("/proc/" + std::to_string(domain.vmm()) + "/cmdline").find("aux-ram-share=on"), std::string::npos);
 
     // Other memory than it was saved with, libvirt does not restore it with; so it is as it was.
     const TestDomain anonymous(host, {.name = "anonymous", .memory = DomainMemory::Anonymous, .ready = false});

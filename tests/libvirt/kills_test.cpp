@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -46,7 +45,7 @@ std::string slowManager(milliseconds lateness) {
 std::set<pid_t> managersAtIt() {
     std::set<pid_t> found;
     for (const auto& entry : fs::directory_iterator("/proc")) {
-        const std::string words = contents(entry.path() / "cmdline");
+        const std::string words = readIfThere(entry.path() / "cmdline");
         if (words.find(std::string("\0adopt\0/", 8)) != std::string::npos) found.insert(std::stoi(entry.path().filename()));
     }
     return found;
@@ -131,7 +130,7 @@ pid_t orphanedQemu(const TestDomain& domain) {
     domain.start();
     domain.expectGuestIsWell();
     RunningTool upgrading(upgradeOf(domain), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
-    EXPECT_TRUE(upgrading.stands()) << contents("/tmp/tool.out") << contents("/tmp/tool.err");
+    EXPECT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.out") << readIfThere("/tmp/tool.err");
     for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
     upgrading.kill();
     fs::remove(journalFile);
@@ -182,7 +181,7 @@ TEST(KilledUpgrade, ofADomainThatLibvirtHasGivenUpIsSaidAndLeftToAPerson) {
     LibvirtHost host;
     const TestDomain domain(host, {.name = "given up"});
     const pid_t qemu = orphanedQemu(domain);
-    const std::string status = contents(domain.statusFile());
+    const std::string status = readIfThere(domain.statusFile());
     fs::remove(domain.statusFile());  // As libvirt does with a domain whose process it does not find.
     host.start();
     EXPECT_EQ(domain.state(), "shut off");
@@ -203,11 +202,6 @@ TEST(KilledUpgrade, ofADomainThatLibvirtHasGivenUpIsSaidAndLeftToAPerson) {
     host.start();
     EXPECT_EQ(domain.state(), "running");
     domain.expectOneVmm();
-}
-
-unsigned long numberFrom(const char* variable, unsigned long otherwise) {
-    const char* text = std::getenv(variable);
-    return text && *text ? std::stoul(text) : otherwise;
 }
 
 /// Processes that keep processors busy, for as long as it lives.

@@ -42,7 +42,7 @@ UniqueFd memoryFile(const char* name) {
 }
 
 std::string contentsOf(const UniqueFd& file) {
-    return contents("/proc/self/fd/" + std::to_string(file.get()));
+    return readIfThere("/proc/self/fd/" + std::to_string(file.get()));
 }
 
 UniqueFd processHandle(pid_t pid) {
@@ -63,7 +63,7 @@ std::set<pid_t> vmms(const std::function<bool(const fs::path& process)>& wanted)
         pid_t pid = 0;
         if (std::from_chars(text.data(), text.data() + text.size(), pid).ptr != text.data() + text.size()) continue;
         // A -name is there from libvirt's start on, and not in the processes by which libvirt gets to know a binary.
-        const std::string commandLine = contents(entry.path() / "cmdline");
+        const std::string commandLine = readIfThere(entry.path() / "cmdline");
         if (commandLine.find("qemu") != std::string::npos && commandLine.find(std::string("\0-name\0", 7)) != std::string::npos &&
             wanted(entry.path()))
             found.insert(pid);
@@ -101,7 +101,7 @@ void makeBridge() {
 }  // namespace
 
 pid_t pidIn(const std::string& file) {
-    const std::string text = contents(file);
+    const std::string text = readIfThere(file);
     pid_t pid = 0;
     std::from_chars(text.data(), text.data() + text.size(), pid);
     return pid;
@@ -173,7 +173,7 @@ LibvirtHost::LibvirtHost(VmmUser user, const std::string& qemuSettings) {
                      "tests/test-host/in-test-host --systemd\n";
         std::exit(1);
     }
-    static const std::string debians = contents("/etc/libvirt/qemu.conf"), daemons = contents("/etc/libvirt/libvirtd.conf");
+    static const std::string debians = readIfThere("/etc/libvirt/qemu.conf"), daemons = readIfThere("/etc/libvirt/libvirtd.conf");
     std::ofstream(std::string("/etc/libvirt/qemu.conf"))
         << debians << (user == VmmUser::Root ? "\nuser = \"root\"\ngroup = \"root\"\nnamespaces = []\n" : "") << "\n"
         << qemuSettings << "\n";
@@ -192,7 +192,7 @@ LibvirtHost::~LibvirtHost() {
         virsh({"destroy", uuid});
     }
     stop();
-    if (testing::Test::HasFailure()) std::cerr << "libvirtd said:\n" << contents(libvirtLog);
+    if (testing::Test::HasFailure()) std::cerr << "libvirtd said:\n" << readIfThere(libvirtLog);
     EXPECT_EQ(allVmms(), std::set<pid_t>{}) << "QEMUs are left that libvirt does not know";
     for (const pid_t pid : allVmms()) endProcess(pid, SIGKILL);
     fs::remove(libvirtLog);
@@ -338,7 +338,7 @@ std::string TestDomain::state() const {
 }
 
 pid_t TestDomain::vmm() const {
-    const std::string text = attributeIn(contents(statusFile()), "pid");
+    const std::string text = attributeIn(readIfThere(statusFile()), "pid");
     pid_t pid = 0;
     std::from_chars(text.data(), text.data() + text.size(), pid);
     return pid;

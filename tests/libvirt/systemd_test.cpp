@@ -37,11 +37,11 @@ std::string enablement(const std::string& unit) {
 }
 
 std::string cgroupOf(pid_t pid) {
-    return contents("/proc/" + std::to_string(pid) + "/cgroup");
+    return readIfThere("/proc/" + std::to_string(pid) + "/cgroup");
 }
 
 std::string labelOf(pid_t pid) {
-    return contents("/proc/" + std::to_string(pid) + "/attr/current");
+    return readIfThere("/proc/" + std::to_string(pid) + "/attr/current");
 }
 
 constexpr const char* units[] = {"libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service"};
@@ -168,7 +168,7 @@ exec )" + newQemu() + R"( "${arguments[@]}"
 
 TEST_F(UnderSystemd, nobodyActivatesLibvirtInTheMiddle) {
     RunningTool upgrading(upgradeOf(*domain_), {{"VH_STOP_AT", "handing over"}}, "VH_STOPPING_TOOL");
-    ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
+    ASSERT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.err");
     for (const char* unit : units) EXPECT_EQ(enablement(unit), "masked-runtime\n") << unit;
     EXPECT_NE(host_->virsh({"list"}, seconds(20)).code, 0);
     EXPECT_NE(systemctl({"start", "libvirtd.socket"}).code, 0);
@@ -183,7 +183,7 @@ TEST_F(UnderSystemd, nobodyActivatesLibvirtInTheMiddle) {
 
 /// The unit as it is installed, with the tool of this build.
 void installRecovery() {
-    std::string unit = contents(required("VH_RECOVER_UNIT"));
+    std::string unit = readFile(required("VH_RECOVER_UNIT"));
     const std::string key = "ExecStart=";
     const std::size_t begin = unit.find(key) + key.size(), end = unit.find(' ', begin);
     unit.replace(begin, end - begin, required("VH_LIBVIRT_TOOL"));
@@ -199,7 +199,7 @@ TEST_F(UnderSystemd, theUnitRecoversAnUpgradeThatWasKilledWithItsGuardian) {
         SCOPED_TRACE(unmaskedByHand ? "somebody starts libvirt" : "somebody starts the recovery");
         {
             RunningTool upgrading(upgradeOf(*domain_), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
-            ASSERT_TRUE(upgrading.stands()) << contents("/tmp/tool.err");
+            ASSERT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.err");
             for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
             upgrading.kill();
         }

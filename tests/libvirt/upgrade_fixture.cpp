@@ -86,7 +86,7 @@ void RunningTool::kill() {
 Ran RunningTool::wait() {
     int status = 0;
     ::waitpid(std::exchange(pid_, 0), &status, 0);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(outputFile), contents(errorFile)};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), readIfThere(outputFile), readIfThere(errorFile)};
 }
 
 bool RunningTool::stands() {
@@ -99,14 +99,14 @@ void RunningTool::goOn() {
 }
 
 std::string phaseNow() {
-    const json journal = json::parse(contents(journalFile), nullptr, false);
+    const json journal = json::parse(readIfThere(journalFile), nullptr, false);
     return journal.is_object() ? journal.value("/domains/0/phase"_json_pointer, std::string()) : std::string();
 }
 
 std::set<pid_t> guardians() {
     std::set<pid_t> found;
     for (const auto& entry : fs::directory_iterator("/proc"))
-        if (contents(entry.path() / "cmdline").find(std::string("recover\0--guard\0", 16)) != std::string::npos)
+        if (readIfThere(entry.path() / "cmdline").find(std::string("recover\0--guard\0", 16)) != std::string::npos)
             found.insert(std::stoi(entry.path().filename()));
     return found;
 }

@@ -246,7 +246,7 @@ TEST(UpgradeAsDebianHasIt, goesOnWithTheLogsOfSerialPorts) {
             const TestDomain domain(host, {.name = "logged", .serial = serial});
             domain.start();
             domain.expectGuestIsWell();
-            const auto boots = [&] { return times(contents(log), "probe: ready"); };
+            const auto boots = [&] { return times(readIfThere(log), "probe: ready"); };
             ASSERT_TRUE(eventually([&] { return boots() == 1; }));
             expectUpgraded(tool(upgradeOf(domain)));
             EXPECT_EQ(boots(), 1U) << "what was in the log is lost";
@@ -262,7 +262,7 @@ TEST(UpgradeAsDebianHasIt, refusesAQemuWithTheModulesOfAnotherRelease) {
     domain.start();
     domain.expectGuestIsWell();
     // As after an upgrade of one package and not of the other.
-    std::string wrapper = contents(newQemu());
+    std::string wrapper = readFile(newQemu());
     const std::string modules = "QEMU_MODULE_DIR=$lib/qemu\n", root = "root=${self%/*}/..";
     ASSERT_THAT(wrapper, AllOf(HasSubstr(modules), HasSubstr(root)));
     const std::string cache = fs::path(newQemu()).parent_path().parent_path();
@@ -319,7 +319,7 @@ TEST(UpgradeAsDebianHasIt, leavesAnIdleDomainIdle) {
     host.must({"suspend", domain.name()});
     expectUpgraded(tool(upgradeOf(domain)));
     const auto ticks = [&] {
-        std::istringstream fields(contents("/proc/" + std::to_string(domain.vmm()) + "/stat"));
+        std::istringstream fields(readIfThere("/proc/" + std::to_string(domain.vmm()) + "/stat"));
         std::string word;
         for (int field = 0; field < 13; ++field) fields >> word;
         long user = 0, system = 0;

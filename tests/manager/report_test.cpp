@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/json_places.h"
 
 namespace vh {
 namespace {
@@ -279,18 +280,6 @@ TEST(Report, saysWhatCanBeDoneAboutTheCause) {
     EXPECT_THAT(reportText(refused()), testing::Not(testing::HasSubstr("remedy")));
 }
 
-/// Every value of a JSON document, and every part of it.
-std::vector<json::json_pointer> places(const json& value, const json::json_pointer& here = json::json_pointer()) {
-    std::vector<json::json_pointer> found{here};
-    const auto add = [&found](const std::vector<json::json_pointer>& more) {
-        found.insert(found.end(), more.begin(), more.end());
-    };
-    if (value.is_object())
-        for (const auto& [key, member] : value.items()) add(places(member, here / key));
-    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) add(places(value[i], here / i));
-    return found;
-}
-
 /// A daemon of another version answers, or one that has been damaged: it is understood or refused, and nothing else happens.
 TEST(Report, isReadOrRefusedWhateverIsInIt) {
     const std::vector<json> others{nullptr,
@@ -322,11 +311,7 @@ TEST(Report, isReadOrRefusedWhateverIsInIt) {
                 changed[place] = other;
                 isRead(changed);
             }
-            if (place.empty()) continue;
-            json without = whole;
-            json& parent = without[place.parent_pointer()];
-            parent.is_array() ? parent.erase(std::stoul(place.back())) : void(parent.erase(place.back()));
-            isRead(without);
+            if (!place.empty()) isRead(without(whole, place));
         }
         for (const char* key : {"/outcome", "/old", "/steps", "/warnings"}) {
             json changed = whole;

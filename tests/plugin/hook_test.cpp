@@ -15,7 +15,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <random>
 #include <string>
@@ -26,7 +25,9 @@
 
 #include "manager/service/hook_inbox.h"
 #include "plugin/domain/domain_xml.h"
+#include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -56,16 +57,11 @@ UniqueFd memoryFile(const std::string& text = "") {
 }
 
 std::string contentsOf(int fd) {
-    std::ifstream input("/proc/self/fd/" + std::to_string(fd), std::ios::binary);
-    return {std::istreambuf_iterator<char>(input), {}};
+    return readFile("/proc/self/fd/" + std::to_string(fd));
 }
 
 class Hook : public testing::Test {
  protected:
-    void SetUp() override {
-        ASSERT_NE(std::getenv("VH_HOOK"), nullptr) << "run it with meson test, which says where the hook is";
-    }
-
     std::string socketPath() const { return directory_ + "/libvirt-hook.sock"; }
 
     UniqueFd bindSocket(int type = SOCK_DGRAM) const {
@@ -93,7 +89,7 @@ class Hook : public testing::Test {
     };
     /// Fails the test unless it ends, with status 0.
     void run(std::vector<std::string> arguments, Streams streams) const {
-        arguments.insert(arguments.begin(), std::getenv("VH_HOOK"));
+        arguments.insert(arguments.begin(), test::required("VH_HOOK"));
         std::vector<char*> argv;
         for (std::string& argument : arguments) argv.push_back(argument.data());
         argv.push_back(nullptr);

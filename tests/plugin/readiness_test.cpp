@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/host/command.h"
-#include "plugin/machine/process_descriptors.h"
+#include "plugin/machine/inherited_descriptors.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
@@ -75,6 +75,14 @@ class RunningEmulator : public testing::Test {
             ASSERT_LT(std::chrono::steady_clock::now(), deadline);
     }
 
+    void expectThePretendedOne(bool isReplaced) const {
+        const EmulatorIdentity running = runningEmulator(pid_);
+        EXPECT_EQ(running.path, binary_);
+        EXPECT_EQ(running.version, "10.0.2");
+        EXPECT_EQ(running.buildId, buildIdOf(pretended_));
+        EXPECT_EQ(running.replaced, isReplaced);
+    }
+
     TemporaryDirectory scratch_;
     const std::string pretended_ = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "pretend-qemu";
     const std::string binary_ = scratch_.path() + "/qemu-system-x86_64";
@@ -83,33 +91,21 @@ class RunningEmulator : public testing::Test {
 
 TEST_F(RunningEmulator, saysItsVersionAndItsBuildId) {
     start({binary_, "-name", "guest=web1"});
-    const EmulatorIdentity running = runningEmulator(pid_);
-    EXPECT_EQ(running.path, binary_);
-    EXPECT_EQ(running.version, "10.0.2");
-    EXPECT_EQ(running.buildId, buildIdOf(pretended_));
-    EXPECT_FALSE(running.replaced);
+    expectThePretendedOne(false);
 }
 
 TEST_F(RunningEmulator, isStillTheOldOneWhenItsFileWasReplaced) {
     start({binary_, "-name", "guest=web1"});
     std::filesystem::remove(binary_);
     std::filesystem::copy_file("/bin/ls", binary_);
-    const EmulatorIdentity running = runningEmulator(pid_);
-    EXPECT_EQ(running.path, binary_);
-    EXPECT_EQ(running.version, "10.0.2");
-    EXPECT_EQ(running.buildId, buildIdOf(pretended_));
-    EXPECT_TRUE(running.replaced);
+    expectThePretendedOne(true);
 }
 
 TEST_F(RunningEmulator, isSeenThroughADynamicLoader) {
     if (::geteuid() != 0) GTEST_SKIP() << "/proc/PID/map_files is for root (CAP_CHECKPOINT_RESTORE): run this as root";
     start({"/lib64/ld-linux-x86-64.so.2", binary_, "-name", "guest=web1"});
     std::filesystem::remove(binary_);
-    const EmulatorIdentity running = runningEmulator(pid_);
-    EXPECT_EQ(running.path, binary_);
-    EXPECT_EQ(running.version, "10.0.2");
-    EXPECT_EQ(running.buildId, buildIdOf(pretended_));
-    EXPECT_TRUE(running.replaced);
+    expectThePretendedOne(true);
 }
 
 TEST_F(RunningEmulator, ofAScriptIsTheOneThatTheScriptExecuted) {

@@ -42,7 +42,6 @@ TEST(ReadStatus, readsWhatLibvirtWrote) {
     EXPECT_EQ(status.pid, 151);
     EXPECT_EQ(status.monitorPath, "/var/lib/libvirt/qemu/domain-1-plain/monitor.sock");
     EXPECT_EQ(status.emulator, "/var/cache/virt-handover/bin/qemu-10.0");
-    EXPECT_EQ(status.vcpus, 2u);
     EXPECT_FALSE(status.hasBlockJob);
     EXPECT_FALSE(status.hasJob);
 }

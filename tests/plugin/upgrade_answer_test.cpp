@@ -26,7 +26,7 @@ UpgradeSummary summaryOf(const HandoverReport& report) {
     // As the manager's process gives it.
     takeReport(handoverReportFromJson(nlohmann::json::parse(toJson(report).dump())), domain, outcome);
     EXPECT_EQ(domain.phase, DomainPhase::Committed);
-    EXPECT_EQ(domain.fresh, ProcessIdentity::of(::getpid()));
+    EXPECT_EQ(domain.new_, ProcessIdentity::of(::getpid()));
     return {.domains = {outcome}, .libvirtAwayMs = {}, .warnings = {}};
 }
 

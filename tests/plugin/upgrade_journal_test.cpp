@@ -29,7 +29,7 @@ UpgradeJournal example() {
     domain.title = "web 1 \"../..\"";
     domain.phase = DomainPhase::Committed;
     domain.old = {4711, 123456789};
-    domain.fresh = {4712, 123456790};
+    domain.new_ = {4712, 123456790};
     domain.emulator = "/usr/bin/qemu-system-x86_64";
     domain.capabilityFlags = {"kvm", "blockdev"};
     domain.upgrade = {4700, 123456000};

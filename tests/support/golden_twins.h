@@ -1,4 +1,4 @@
-// The streams of real QEMUs in this directory (`capture` makes them), each with a readable twin.
+// The streams of real QEMUs in tests/vmm-shim/golden (`capture` there makes them), each with a readable twin.
 #pragma once
 
 #include <filesystem>

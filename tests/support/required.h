@@ -1,4 +1,4 @@
-// What a test needs from its environment, and does not do without.
+// What a test takes from its environment: what it does not do without, and numbers that a person may choose.
 #pragma once
 
 #include <cstdlib>
@@ -16,6 +16,11 @@ inline std::string required(const char* variable) {
         std::exit(1);
     }
     return value;
+}
+
+inline unsigned long numberFrom(const char* variable, unsigned long otherwise) {
+    const char* value = std::getenv(variable);
+    return value && *value ? std::stoul(value) : otherwise;
 }
 
 }  // namespace vh::test

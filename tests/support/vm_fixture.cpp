@@ -13,7 +13,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <sstream>
 #include <system_error>
 
 #include "vmm-shim/unix_socket.h"
@@ -23,14 +22,6 @@ namespace vh::test {
 using nlohmann::json;
 using std::chrono::milliseconds;
 namespace fs = std::filesystem;
-
-std::string contents(const fs::path& file) {
-    std::ifstream input(file, std::ios::binary);
-    // Not by the stream's iterators: those throw when what is read is a process's in /proc, which ends meanwhile.
-    std::ostringstream text;
-    text << input.rdbuf();
-    return text.str();
-}
 
 namespace {
 
@@ -53,7 +44,7 @@ std::set<std::string> processesAbout(const std::string& path) {
     for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
         const std::string pid = entry.path().filename();
         if (pid.find_first_not_of("0123456789") != std::string::npos || pid == std::to_string(::getpid())) continue;
-        const std::string commandLine = contents(entry.path() / "cmdline"),
+        const std::string commandLine = readIfThere(entry.path() / "cmdline"),
                           output = fs::read_symlink(entry.path() / "fd/1", ignored);
         // A VMM's log is in the directory, and a script's name; a probe of a binary has no path of ours, but a memfd of that
         // name.
@@ -61,7 +52,7 @@ std::set<std::string> processesAbout(const std::string& path) {
             output.starts_with("/memfd:probe-log"))
             found.insert(pid + " " + commandLine.substr(0, commandLine.find('\0')));
         // A zombie has no command line; one of ours would be a child.
-        const std::string stat = contents(entry.path() / "stat");
+        const std::string stat = readIfThere(entry.path() / "stat");
         if (stat.find(") Z " + std::to_string(::getpid()) + " ") != std::string::npos) found.insert(pid + " (zombie)");
     }
     return found;
@@ -76,21 +67,16 @@ std::set<std::string> difference(const std::set<std::string>& now, const std::se
 }  // namespace
 
 Workspace::Workspace() {
-    char name[] = "/tmp/vh-test-XXXXXX";
-    if (!::mkdtemp(name)) throw std::runtime_error("cannot make a directory below /tmp");
-    path_ = name;
     fs::create_directory(runtime());
-    ::chmod(path_.c_str(), 0755);
+    ::chmod(path().c_str(), 0755);
     ::chmod(runtime().c_str(), 0755);
     turnUntil([] { return true; }, milliseconds(1));
     descriptorsBefore_ = ownDescriptors();
-    processesBefore_ = processesAbout(path_);
+    processesBefore_ = processesAbout(path());
 }
 
 Workspace::~Workspace() {
     if (mounted_) ::umount2(runtime().c_str(), MNT_DETACH);
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
 }
 
 void Workspace::makeRuntimeSmall() {
@@ -100,28 +86,30 @@ void Workspace::makeRuntimeSmall() {
 }
 
 std::string Workspace::script(const std::string& name, const std::string& text) const {
-    const std::string path = file(name, "#!/bin/sh\n" + text + "\n");
-    ::chmod(path.c_str(), 0755);
-    return path;
+    return directory_.write(name, "#!/bin/sh\n" + text + "\n", 0755);
 }
 
-std::string Workspace::file(const std::string& name, const std::string& text) const {
-    const std::string path = path_ + "/" + name;
-    std::ofstream(path) << text;
-    return path;
+std::string Workspace::impostor(const std::string& behaviour, Until until) const {
+    const std::string qemu = "exec " + newQemu() + " \"$@\"";
+    return script("impostor", until == Until::Launched ? "case \"$*\" in *'-machine none'*) " + qemu + ";; esac\n" + behaviour
+                                                       : "[ -z \"$QEMU_CPR_EXEC_STATE\" ] || {\n" + behaviour + "\n}\n" + qemu);
+}
+
+std::string Workspace::referenceVmm(const std::string& name, const std::string& options) const {
+    return script(name, "exec " + required("VH_SHIM") + " \"$@\" " + options);
 }
 
 void Workspace::expectNothingLeft() const {
     turnUntil(
         [this] {
-            return difference(processesAbout(path_), processesBefore_).empty() &&
+            return difference(processesAbout(path()), processesBefore_).empty() &&
                    difference(ownDescriptors(), descriptorsBefore_).empty();
         },
         milliseconds(5000));
-    EXPECT_EQ(difference(processesAbout(path_), processesBefore_), std::set<std::string>{}) << "processes are left";
+    EXPECT_EQ(difference(processesAbout(path()), processesBefore_), std::set<std::string>{}) << "processes are left";
     for (const std::string& descriptor : difference(ownDescriptors(), descriptorsBefore_))
         ADD_FAILURE() << "a descriptor is left: " << descriptor << "\n"
-                      << contents("/proc/self/fdinfo/" + descriptor.substr(0, descriptor.find(' ')));
+                      << readIfThere("/proc/self/fdinfo/" + descriptor.substr(0, descriptor.find(' ')));
     std::set<std::string> files;
     for (const auto& entry : fs::recursive_directory_iterator(runtime()))
         if (entry.path().extension() != ".lock") files.insert(entry.path().string());
@@ -147,8 +135,8 @@ pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command,
 Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name) {
     int status = 0;
     EXPECT_EQ(::waitpid(child, &status, 0), child);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(workspace.path() + "/" + name + ".out"),
-            contents(workspace.path() + "/" + name + ".err")};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), readIfThere(workspace.path() + "/" + name + ".out"),
+            readIfThere(workspace.path() + "/" + name + ".err")};
 }
 
 VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
@@ -161,6 +149,42 @@ VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
     }
     (**answer).value = toJson(**answer);
     return **answer;
+}
+
+VerbResult start(Host& host, const std::string& definition, std::optional<milliseconds> waitHeartbeat) {
+    return wait([&](Verbs::Done done) { host.start(definition, waitHeartbeat, std::move(done)); });
+}
+
+json upgrade(Host& host, const std::string& vm, const UpgradeOptions& options, const Handover::Observer& observer) {
+    return wait([&](Verbs::Done done) { host.upgrade(vm, options, observer, std::move(done)); }).value;
+}
+
+json show(Host& host, const std::string& vm) {
+    return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
+}
+
+VerbResult destroy(Host& host, const std::string& vm) {
+    return wait([&](Verbs::Done done) { host.destroy(vm, std::move(done)); });
+}
+
+json ask(Host& host, const std::string& vm, const std::string& command, const json& arguments) {
+    return askMonitor(show(host, vm)["directory"].get<std::string>() + "/qmp.sock", command, arguments);
+}
+
+json askMonitor(const std::string& socket, const std::string& command, const json& arguments) {
+    QmpClient monitor(connectUnix(socket));
+    std::optional<QmpReply> reply;
+    monitor.execute(command, arguments, milliseconds(10'000), [&](QmpReply answer) { reply = std::move(answer); });
+    turnUntil([&] { return reply.has_value(); }, milliseconds(20'000));
+    EXPECT_TRUE(reply && reply->ok()) << command << ": " << (reply && reply->error ? reply->error->description : "silence");
+    return reply ? reply->value : json();
+}
+
+void expectNothingLost(const json& report) {
+    const json guest = report.value("guest", json());
+    EXPECT_TRUE(guest.is_object() && guest.value("lost", -1) == 0 && guest.value("repeated", -1) == 0 &&
+                guest.value("errors", json()) == json::array())
+        << report.dump(2);
 }
 
 bool turnUntil(const std::function<bool()>& condition, milliseconds deadline) {
@@ -191,26 +215,45 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
         std::ofstream(disk).close();
         fs::resize_file(disk, 64 * 1024 * 1024);
     }
-    const std::string boot =
-        options.bareGuest
-            ? "\n  kernel: " + required("VH_BARE_GUEST") + "\n  firmware: " + required("VH_BARE_FIRMWARE") + "\n  cmdline: bare"
-            : "\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
-                  "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
-                  "cryptomgr.notests";
+    std::string boot;
+    if (options.withLinux) {
+        boot = "{kernel: " + required("VH_GUEST_KERNEL") + ", initrd: " + required("VH_GUEST_INITRAMFS") +
+               ", cmdline: 'console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
+               "cryptomgr.notests" +
+               options.cmdline + "'}";
+    } else {
+        // Where any user can read them.
+        const std::string kernel = workspace.path() + "/bare-guest.elf", firmware = workspace.path() + "/bare-firmware.bin";
+        fs::copy_file(required("VH_BARE_GUEST"), kernel, fs::copy_options::skip_existing);
+        fs::copy_file(required("VH_BARE_FIRMWARE"), firmware, fs::copy_options::skip_existing);
+        boot = "{kernel: " + kernel + ", firmware: " + firmware + ", cmdline: 'bare" + options.cmdline + "'}";
+    }
     // 192 MiB: enough for the kernel and a working set, and quickly filled. CPU kvm64: the rest of a host's CPU features some hosts
     // offer a guest and do not take back.
-    return workspace.file(options.name + ".yaml",
-                          "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: " + options.accelerator +
-                              (options.accelerator == "tcg" ? "" : "\ncpu: {model: kvm64}") +
-                              "\nmemory: {size: 192MiB, owner: " + options.owner + "}\nboot:" + boot + options.cmdline +
-                              "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
-                              "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci" + options.arguments +
-                              "]\nhandover: {design: " + std::string(name(options.design)) +
-                              (options.handover.empty() ? "" : ", ") + options.handover + "}\n" + options.more);
+    return workspace.file(
+        options.name + ".yaml",
+        "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: " + options.accelerator +
+            (options.accelerator == "tcg" ? "" : "\ncpu: {model: kvm64}") + "\nmemory: {size: 192MiB, owner: " + options.owner +
+            "}\nboot: " + boot + "\ndisks: [{id: root, file: " + disk + "}]\nheartbeat: true\nvmm:\n  binary: " + options.binary +
+            "\n  arguments: [-device, 'VGA,id=video', -device, virtio-gpu-pci" + options.arguments + "]\nhandover: {design: " +
+            std::string(name(options.design)) + (options.handover.empty() ? "" : ", ") + options.handover + "}\n" + options.more);
+}
+
+std::string referenceDefinition(const std::string& vm, const std::string& binary, const std::string& more,
+                                const std::string& memory) {
+    return "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: " + memory +
+           "\nboot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " + binary + "}\n" + more;
+}
+
+void replaceIn(const std::string& file, const std::string& from, const std::string& to) {
+    std::string text = readFile(file);
+    const std::size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << "'" << file << "' has no '" << from << "'";
+    std::ofstream(file) << text.replace(at, from.size(), to);
 }
 
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm) {
-    const json shown = wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
+    const json shown = show(host, vm);
     // More than once: QEMU 10.0 may not notice that a listener went away while its guest was stopped (as when a manager dies in
     // the middle of a handover), and then takes the next one for nobody; the one after that is served.
     for (int attempt = 0; attempt < 4; ++attempt) {
@@ -255,7 +298,19 @@ void crashManager(const Workspace& workspace, const std::string& vm, const std::
 }
 
 int vmmPid(Host& host, const std::string& vm) {
-    return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value.value("pid", 0);
+    return show(host, vm).value("pid", 0);
+}
+
+pid_t startDaemon(const Workspace& workspace) {
+    const pid_t daemon = spawnProgram(workspace, {required("VH_DAEMON"), "--runtime-dir", workspace.runtime()}, "daemon");
+    EXPECT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(20'000)));
+    return daemon;
+}
+
+void OwnHost::end() {
+    const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
+    for (const json& vm : vms) destroy(vm["vm"]);
+    workspace.expectNothingLeft();
 }
 
 }  // namespace vh::test

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@
 
 #include "manager/service/host.h"
 #include "tests/support/required.h"
+#include "tests/support/temporary_directory.h"
+#include "vmm-shim/file.h"
 
 namespace vh::test {
 
@@ -33,34 +36,40 @@ inline std::string newQemu() {
     return required("VH_QEMU_NEW");
 }
 
+/// Until when an impostor passes for a QEMU: while it is asked what it can do, or also while it is rehearsed for an exec.
+enum class Until { Launched, Executed };
+
 /// A directory that an unprivileged VMM can reach, removed at the end; and the check that the process, the host and the directory
 /// are as they were.
 class Workspace {
  public:
     Workspace();
+    Workspace(const Workspace&) = delete;
     ~Workspace();
 
-    const std::string& path() const { return path_; }
-    std::string runtime() const { return path_ + "/run"; }
+    const std::string& path() const { return directory_.path(); }
+    std::string runtime() const { return directory_.file("run"); }
 
     /// Puts a file system of 1 MiB under the runtime directory, so that a test can fill it. Needs root.
     void makeRuntimeSmall();
 
     /// An executable shell script; its text follows `#!/bin/sh`.
     std::string script(const std::string& name, const std::string& text) const;
-    std::string file(const std::string& name, const std::string& text) const;
+    std::string file(const std::string& name, const std::string& text) const { return directory_.write(name, text); }
+    /// A new VMM that passes for the new QEMU at first, and does something else when it is to run the VM.
+    std::string impostor(const std::string& behaviour, Until until = Until::Launched) const;
+    /// The reference VMM, with options of its own.
+    std::string referenceVmm(const std::string& name, const std::string& options = {}) const;
 
     /// Fails the test when a process, a memfd, a descriptor or a socket of the VMs in here is left.
     void expectNothingLeft() const;
 
  private:
-    std::string path_;
+    TemporaryDirectory directory_;
     bool mounted_ = false;
     std::set<std::string> descriptorsBefore_;
     std::set<std::string> processesBefore_;
 };
-
-std::string contents(const std::filesystem::path& file);
 
 /// What a program of ours did.
 struct Ran {
@@ -77,6 +86,23 @@ Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& n
 /// Runs a verb on the main loop until it answers; a test fails that waits for longer than two minutes.
 VerbResult wait(const std::function<void(Verbs::Done)>& verb);
 
+/// How long a guest is waited for that boots on a busy machine.
+constexpr std::chrono::milliseconds bootPatience{90'000};
+
+VerbResult start(Host& host, const std::string& definition, std::optional<std::chrono::milliseconds> waitHeartbeat = {});
+/// Its report.
+nlohmann::json upgrade(Host& host, const std::string& vm, const UpgradeOptions& options,
+                       const Handover::Observer& observer = nullptr);
+nlohmann::json show(Host& host, const std::string& vm);
+VerbResult destroy(Host& host, const std::string& vm);
+
+/// Asks the monitor of a VM's VMM, as anybody could. Fails the test when it refuses, or does not answer.
+nlohmann::json ask(Host& host, const std::string& vm, const std::string& command, const nlohmann::json& arguments = nullptr);
+nlohmann::json askMonitor(const std::string& socket, const std::string& command, const nlohmann::json& arguments = nullptr);
+
+/// The guest was heard throughout the handover: no tick is missing or came twice, and its memory and disk were right.
+void expectNothingLost(const nlohmann::json& report);
+
 /// Turns the main loop until the condition holds or the deadline has passed; returns whether it holds.
 bool turnUntil(const std::function<bool()>& condition, std::chrono::milliseconds deadline);
 
@@ -85,7 +111,7 @@ struct VmOptions {
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
     std::string accelerator = "tcg";
-    bool bareGuest = false;  ///< tests/bare-guest in place of Linux: without a disk.
+    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which has no network and no power button.
     Design design = Design::Relayed;
     std::string binary = oldQemu();
     std::string more;       ///< More YAML, at the top level.
@@ -100,6 +126,11 @@ std::string testName(Design design);
 
 /// Writes a definition (and its disk) into the workspace; returns the file.
 std::string writeDefinition(const Workspace& workspace, const VmOptions& options);
+/// The text of one for a reference VMM, which boots nothing; `more` is YAML at the top level.
+std::string referenceDefinition(const std::string& vm, const std::string& binary, const std::string& more = {},
+                                const std::string& memory = "{size: 64MiB}");
+/// Changes the first `from` in a file.
+void replaceIn(const std::string& file, const std::string& from, const std::string& to);
 
 /// What the guest probe says of itself just now: a fresh status line. Fails the test when there is none within ten seconds.
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm);
@@ -114,5 +145,38 @@ void crashManager(const Workspace& workspace, const std::string& vm, const std::
 
 /// The pid of the VM's VMM.
 int vmmPid(Host& host, const std::string& vm);
+
+/// Starts the daemon on the workspace's runtime directory and waits until it listens. Fails the test if it does not.
+pid_t startDaemon(const Workspace& workspace);
+
+/// A host of a test's own, with the manager in this process. Without a name, a VM is `vm`.
+struct OwnHost {
+    Workspace workspace;
+    Host host{workspace.runtime(), "/nonexistent"};
+
+    VerbResult start(const VmOptions& options, std::optional<std::chrono::milliseconds> waitHeartbeat = {}) {
+        return test::start(host, writeDefinition(workspace, options), waitHeartbeat);
+    }
+    nlohmann::json upgrade(const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
+        return test::upgrade(host, "vm", options, observer);
+    }
+    nlohmann::json upgrade(const std::string& vm, const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
+        return test::upgrade(host, vm, options, observer);
+    }
+    nlohmann::json show(const std::string& vm = "vm") { return test::show(host, vm); }
+    VerbResult destroy(const std::string& vm = "vm") { return test::destroy(host, vm); }
+    nlohmann::json ask(const std::string& command, const nlohmann::json& arguments = nullptr) {
+        return test::ask(host, "vm", command, arguments);
+    }
+
+    /// Ends all of its VMs, and makes sure that nothing is left.
+    void end();
+};
+
+/// A test that has a host for itself.
+class HostFixture : public testing::Test, protected OwnHost {
+ protected:
+    void TearDown() override { end(); }
+};
 
 }  // namespace vh::test

@@ -13,7 +13,6 @@
 #include <iostream>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -68,14 +67,15 @@ class AdoptTest : public testing::Test {
         other_ = std::make_unique<Host>(workspace_.path() + "/other", "/nonexistent");
         ours_ = std::make_unique<Host>(workspace_.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.owner = "vmm";
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace_, options);
-        const VerbResult started = wait([&](Verbs::Done done) { other_->start(file, milliseconds(90'000), std::move(done)); });
+        const VerbResult started = start(*other_, file, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         pid_ = vmmPid(*other_, "vm");
-        directory_ = wait([&](Verbs::Done done) { other_->show("vm", std::move(done)); }).value["directory"];
+        directory_ = show(*other_, "vm")["directory"];
         arguments_ = argumentsOf(pid_);
         // From the wrapper's loader on to QEMU's own.
         while (!arguments_.empty() && !arguments_.front().starts_with("-name")) arguments_.erase(arguments_.begin());
@@ -87,7 +87,7 @@ class AdoptTest : public testing::Test {
         if (pid_ > 0) ::kill(pid_, SIGKILL);
         turnUntil([&] { return ::kill(pid_, 0) != 0 || Process(pid_).startTime() == 0; }, milliseconds(10'000));
         wait([&](Verbs::Done done) { ours_->forgetAdopted(name_, std::move(done)); });
-        wait([&](Verbs::Done done) { other_->destroy("vm", std::move(done)); });
+        destroy(*other_, "vm");
         ours_.reset();
         other_.reset();
         workspace_.expectNothingLeft();
@@ -97,7 +97,7 @@ class AdoptTest : public testing::Test {
         json descriptors = json::array();
         // QEMU has moved what it was given by -add-fd, and uses the numbers for something else.
         std::map<int, int> moved;
-        const json sets = ask("query-fdsets");
+        const json sets = askMonitor(directory_ + "/qmp.sock", "query-fdsets");
         for (std::size_t i = 0; i + 1 < arguments_.size(); ++i) {
             int number = 0, set = 0;
             if (arguments_[i] != "-add-fd" || std::sscanf(arguments_[i + 1].c_str(), "fd=%d,set=%d", &number, &set) != 2)
@@ -131,14 +131,6 @@ class AdoptTest : public testing::Test {
                          {"logFile", directory_ + "/vmm.log"},
                          {"socketDirectory", directory_ + "/incoming"}};
         return workspace_.file("adoption.json", value.dump());
-    }
-
-    json ask(const char* query) {
-        QmpClient monitor(connectUnix(directory_ + "/qmp.sock"));
-        std::optional<QmpReply> answer;
-        monitor.execute(query, nullptr, milliseconds(5'000), [&](QmpReply reply) { answer = std::move(reply); });
-        turnUntil([&] { return answer.has_value(); }, milliseconds(6'000));
-        return answer && answer->ok() ? answer->value : json::array();
     }
 
     /// QEMU's own files come after those that it was given: the numbers that its arguments name are the latter.
@@ -194,7 +186,8 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000)))
             << "the guest's network is dead";
         EXPECT_FALSE(std::filesystem::exists(workspace_.runtime() + "/" + name_)) << "nothing of it is kept";
-        EXPECT_EQ(ask("query-migrate-parameters")["mode"], "normal") << "its own manager could not migrate it";
+        EXPECT_EQ(askMonitor(directory_ + "/qmp.sock", "query-migrate-parameters")["mode"], "normal")
+            << "its own manager could not migrate it";
     }
 
     for (const std::string& binary : {newQemu(), newQemu(), oldQemu()}) {

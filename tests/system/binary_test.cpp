@@ -13,33 +13,20 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-class BinaryTest : public testing::Test {
+class BinaryTest : public HostFixture {
  protected:
-    void TearDown() override {
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
-        workspace.expectNothingLeft();
-    }
-
     VerbResult start(const std::string& binary) {
         // A launch deadline above that of preflight's questions, as the default one is.
-        const std::string definition =
-            workspace.file("vm.yaml",
-                           "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
-                           "heartbeat: true\nvmm: {binary: " +
-                               binary + "}\nhandover: {deadlines: {launch: 10500ms}}\n");
-        return wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); });
+        return test::start(
+            host, workspace.file("vm.yaml", referenceDefinition("vm", binary, "handover: {deadlines: {launch: 10500ms}}\n")));
     }
     std::string causeOfUpgrade(const std::string& binary, bool dryRun) {
-        const json report = wait([&](Verbs::Done done) {
-                                host.upgrade("vm", {.binary = binary, .dryRun = dryRun}, nullptr, std::move(done));
-                            }).value;
+        const json report = upgrade({.binary = binary, .dryRun = dryRun});
         EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
         return report.value("cause", "");
     }
 
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
-    const std::string good = workspace.script("good", "exec " + required("VH_SHIM") + " \"$@\"");
+    const std::string good = workspace.referenceVmm("good");
 };
 
 TEST_F(BinaryTest, isNamedWithTheReasonWhyItCannotBeExecuted) {

@@ -92,8 +92,8 @@ class Program {
     int code() const { return code_; }
     milliseconds took() const { return took_; }
     Clock::time_point begun() const { return begun_; }
-    std::string output() const { return contents(files_ + ".out"); }
-    std::string error() const { return contents(files_ + ".err"); }
+    std::string output() const { return readIfThere(files_ + ".out"); }
+    std::string error() const { return readIfThere(files_ + ".err"); }
 
     /// What it printed last with --json: an upgrade that stood by has printed two documents.
     json answer() const {
@@ -348,8 +348,7 @@ void Chaos::addVms() {
     if (options_.vms != "real") {
         std::vector<std::string> references;
         for (const std::string version : {"10.0", "11.1"})
-            references.push_back(
-                workspace_.script("reference-" + version, "exec " + required("VH_SHIM") + " \"$@\" --as " + version));
+            references.push_back(workspace_.referenceVmm("reference-" + version, "--as " + version));
         add("ref-relayed", Design::Relayed, true, references);
         add("ref-managed", Design::ManagerOwned, true, references);
         add("ref-vmm", Design::VmmOwned, true, references);
@@ -379,11 +378,16 @@ std::string Chaos::definitionOf(const Vm& vm) const {
         "pause_budget: 1s, deadlines: {launch: 40s, exchange: 30s, verify: 30s, switch: 30s, retire: 30s}";
     const std::string owner = vm.design == Design::VmmOwned || vm.design == Design::VmmExec ? "vmm" : "manager";
     if (vm.isReference)
-        return workspace_.file(vm.name + ".yaml",
-                               "name: " + vm.name + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB, owner: " +
-                                   owner + "}\nboot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " + vm.binaries.front() +
-                                   "}\nhandover: {design: " + std::string(vh::name(vm.design)) + ", " + handover + "}\n");
-    VmOptions options{.name = vm.name, .owner = owner, .design = vm.design, .binary = vm.binaries.front(), .handover = handover};
+        return workspace_.file(vm.name + ".yaml", referenceDefinition(vm.name, vm.binaries.front(),
+                                                                      "handover: {design: " + std::string(vh::name(vm.design)) +
+                                                                          ", " + handover + "}\n",
+                                                                      "{size: 64MiB, owner: " + owner + "}"));
+    VmOptions options{.name = vm.name,
+                      .owner = owner,
+                      .withLinux = true,
+                      .design = vm.design,
+                      .binary = vm.binaries.front(),
+                      .handover = handover};
     if (vm.hasTap) options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
     return writeDefinition(workspace_, options);
 }
@@ -880,7 +884,7 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
         vm.pid = record->vmm.pid;
         vm.startTime = record->vmm.startTime;
         if (vm.generation != record->vmm.generation)
-            vm.olderRecord = std::exchange(vm.record, contents(directory.path() + "/record.json"));
+            vm.olderRecord = std::exchange(vm.record, readIfThere(directory.path() + "/record.json"));
         vm.generation = record->vmm.generation;
         vm.beat = *pulse.beat;
         vm.openFiles[record->vmm.binary] = files;  // Often fewer than it was first seen with.
@@ -966,7 +970,7 @@ void Chaos::repair(Vm& vm) {
     const std::string directory = directoryOf(vm).path();
     std::cerr << "  what is there:";
     for (const auto& entry : entriesOf(directory)) std::cerr << " " << entry;
-    json record = json::parse(contents(directory + "/record.json"), nullptr, false);
+    json record = json::parse(readIfThere(directory + "/record.json"), nullptr, false);
     if (record.is_object()) record.erase("definitionText");
     std::cerr << "\n  its record: " << (record.is_discarded() ? "none" : record.dump()) << std::endl;
     complete(vm.name, true, {"destroy", vm.name});

@@ -14,8 +14,8 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/support/json_places.h"
 #include "tests/support/vm_fixture.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
 namespace {
@@ -54,10 +54,7 @@ class CliFuzzTest : public testing::Test {
         workspace.expectNothingLeft();
     }
 
-    void startDaemon() {
-        daemon_ = spawnProgram(workspace, {required("VH_DAEMON"), "--runtime-dir", workspace.runtime()}, "daemon");
-        ASSERT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(20'000)));
-    }
+    void startDaemon() { daemon_ = test::startDaemon(workspace); }
 
     /// The VMMs of this test's VM, by what their standard output is.
     std::vector<pid_t> running() const {
@@ -201,17 +198,13 @@ class CliFuzzTest : public testing::Test {
 
     /// The file of a VM that really runs, on a reference VMM.
     std::string definition() const {
-        return workspace.file(
-            "definitions/vm.yaml",
-            "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\nboot: {kernel: /dev/null}\n"
-            "heartbeat: true\nvmm: {binary: " +
-                workspace.script("vmm", "exec " + required("VH_SHIM") + " \"$@\"") + "}\n");
+        return workspace.file("definitions/vm.yaml", referenceDefinition("vm", workspace.referenceVmm("vmm")));
     }
 
     /// The record of such a VM whose VMM has ended.
     std::string recordOfAnEndedVm() {
         EXPECT_EQ(run({"--embed", "start", definition()}).code, 0);
-        const std::string record = contents(recordFile());
+        const std::string record = readFile(recordFile());
         EXPECT_EQ(run({"--embed", "destroy", "vm"}).code, 0);
         return record;
     }
@@ -232,18 +225,6 @@ class CliFuzzTest : public testing::Test {
  private:
     std::mt19937 random_{20260101};
 };
-
-/// Every value of a document, and every part of it.
-std::vector<json::json_pointer> places(const json& value, const json::json_pointer& here = json::json_pointer()) {
-    std::vector<json::json_pointer> found{here};
-    const auto add = [&found](const std::vector<json::json_pointer>& more) {
-        found.insert(found.end(), more.begin(), more.end());
-    };
-    if (value.is_object())
-        for (const auto& [key, member] : value.items()) add(places(member, here / key));
-    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) add(places(value[i], here / i));
-    return found;
-}
 
 /// Records that are no more what they were, in every place once.
 std::vector<std::string> damaged(const std::string& record) {
@@ -275,10 +256,7 @@ std::vector<std::string> damaged(const std::string& record) {
             changed[place] = others[next++ % others.size()];
             found.push_back(changed.dump(2));
         }
-        json without = whole;
-        json& parent = without[place.parent_pointer()];
-        if (parent.is_object()) parent.erase(place.back());
-        found.push_back(without.dump(2));
+        found.push_back(without(whole, place).dump(2));
     }
     return found;
 }
@@ -354,7 +332,7 @@ TEST_F(CliFuzzTest, neverEndsAGuestWhateverItsRecordHasBecome) {
                                    {"start", definition()},
                                    {"list"}};
     ASSERT_EQ(run({"--embed", "start", definition()}).code, 0);
-    std::string record = contents(recordFile());
+    std::string record = readFile(recordFile());
     ASSERT_EQ(running().size(), 1U);
     std::size_t next = 0;
     for (const std::string& broken : damaged(record)) {
@@ -367,7 +345,7 @@ TEST_F(CliFuzzTest, neverEndsAGuestWhateverItsRecordHasBecome) {
         const Ran ran = run(words);
         ASSERT_EQ(running().size(), 1U) << ran.output << ran.error;
         // Handed over after all, where the damage was none that matters: then the record is new.
-        if (running() != before) record = contents(recordFile());
+        if (running() != before) record = readFile(recordFile());
         std::ofstream(recordFile(), std::ios::binary) << record;
     }
     EXPECT_EQ(json::parse(run({"--embed", "show", "vm", "--json"}).output)["state"], "running");

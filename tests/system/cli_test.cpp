@@ -7,12 +7,10 @@
 
 #include <filesystem>
 #include <fstream>
-#include <optional>
 
 #include <gmock/gmock.h>
 
 #include "tests/support/vm_fixture.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
 namespace {
@@ -43,15 +41,7 @@ class CliTest : public testing::Test {
 
     Ran run(const std::vector<std::string>& arguments) { return collect(spawn(required("VH_CLI"), arguments)); }
 
-    void startDaemon() {
-        daemon_ = ::fork();
-        if (daemon_ == 0) {
-            const std::string program = required("VH_DAEMON"), runtime = workspace.runtime();
-            ::execl(program.c_str(), program.c_str(), "--runtime-dir", runtime.c_str(), nullptr);
-            ::_exit(127);
-        }
-        ASSERT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(10'000)));
-    }
+    void startDaemon() { daemon_ = test::startDaemon(workspace); }
 
     void endDaemon(int signal) {
         ::kill(daemon_, signal);
@@ -142,8 +132,7 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     EXPECT_THAT(refused.output, HasSubstr("vm: refused   nothing was touched   design relayed"));
     EXPECT_THAT(refused.output, HasSubstr("cause: the new VMM: '/bin/true' is not a working QEMU: it exited with status 0"));
 
-    const std::string bad =
-        workspace.script("bad", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexit 9");
+    const std::string bad = workspace.impostor("exit 9");
     const Ran rolledBack = run({"--embed", "upgrade", "vm", "--to", bad});
     EXPECT_EQ(rolledBack.code, 3);
     EXPECT_THAT(rolledBack.output, HasSubstr("vm: rolled back   the guest runs on QEMU 10.0"));
@@ -184,7 +173,7 @@ TEST_F(CliTest, connectsTheConsoleToWhicheverVmmRunsTheGuest) {
         EXPECT_EQ(::write(writing.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
         return turnUntil(
             [&] {
-                return contents(workspace.path() + "/console.out").find("probe: echo " + line.substr(0, line.size() - 1)) !=
+                return readIfThere(workspace.path() + "/console.out").find("probe: echo " + line.substr(0, line.size() - 1)) !=
                        std::string::npos;
             },
             milliseconds(20'000));
@@ -195,7 +184,7 @@ TEST_F(CliTest, connectsTheConsoleToWhicheverVmmRunsTheGuest) {
     // there.
     bool echoed = false;
     for (int attempt = 0; attempt < 5 && !echoed; ++attempt) echoed = type("after" + std::to_string(attempt) + "\n");
-    EXPECT_TRUE(echoed) << contents(workspace.path() + "/console.out");
+    EXPECT_TRUE(echoed) << readIfThere(workspace.path() + "/console.out");
     EXPECT_EQ(run({"--embed", "destroy", "vm"}).code, 0);
     EXPECT_EQ(collect(child, "console").code, 0) << "the console ends with the VM";
 }
@@ -203,12 +192,11 @@ TEST_F(CliTest, connectsTheConsoleToWhicheverVmmRunsTheGuest) {
 TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     const std::string file = writeDefinition(workspace, {});
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
-    const std::string slow =
-        workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const std::string slow = workspace.impostor("exec sleep 600");
     const auto interrupted = [&](const std::vector<int>& signals) {
         std::ofstream(workspace.path() + "/cli.out").close();
         const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
-        EXPECT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
+        EXPECT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
                               milliseconds(20'000)));
         for (const int signal : signals) ::kill(child, signal);
         const Ran ran = collect(child);
@@ -243,10 +231,9 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     EXPECT_EQ(run({"upgrade", "vm", "--to", "/bin/true"}).code, 2);
 
     // Killed in the middle of a handover; the next one settles it when it starts.
-    const std::string slow =
-        workspace.script("slow", "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\nexec sleep 600");
+    const std::string slow = workspace.impostor("exec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return contents(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
+    ASSERT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
                           milliseconds(20'000)));
     endDaemon(SIGKILL);
     const Ran orphaned = collect(child);
@@ -303,7 +290,7 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
         const pid_t holder =
             spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby", flag}, -1, name);
         EXPECT_TRUE(
-            turnUntil([&] { return contents(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
+            turnUntil([&] { return readIfThere(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
                       milliseconds(30'000)));
         return holder;
     };

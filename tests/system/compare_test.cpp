@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <thread>
 
@@ -23,7 +22,6 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 using testing::HasSubstr;
-using testing::Not;
 namespace fs = std::filesystem;
 
 /// The directories that comparisons make for their VMs.
@@ -55,7 +53,7 @@ class CompareTest : public testing::Test {
         return {"--plan", plan, "--output", output()};
     }
     std::string output() const { return workspace.path() + "/results"; }
-    json results() const { return json::parse(contents(output() + "/results.json")); }
+    json results() const { return json::parse(readFile(output() + "/results.json")); }
 
     Ran run(const std::vector<std::string>& arguments) {
         return collectProgram(workspace, spawnProgram(workspace, command(arguments), "compare"), "compare");
@@ -113,8 +111,8 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
     // One round is too few to claim anything.
     for (const json& ratio : found["summary"]["cells"][0]["ratios"])
         EXPECT_EQ(ratio["verdict"], "too few rounds to say") << ratio;
-    EXPECT_THAT(contents(output() + "/report.html"), HasSubstr("relayed"));
-    EXPECT_THAT(contents(output() + "/results.csv"), HasSubstr("stopToResumeMs"));
+    EXPECT_THAT(readFile(output() + "/report.html"), HasSubstr("relayed"));
+    EXPECT_THAT(readFile(output() + "/results.csv"), HasSubstr("stopToResumeMs"));
 
     EXPECT_EQ(run({"--check", output() + "/results.json", "--with", output() + "/results.json"}).code, 2)
         << "one round compares nothing";
@@ -198,10 +196,8 @@ TEST_F(CompareTest, keepsRoundsThatFailAndGivesUpOnADesignThatOnlyFails) {
 }
 
 TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
-    const std::string file = writeDefinition(workspace, {.more = "console: {enabled: true}\n"});
-    std::string text = contents(file);
-    text.replace(text.find("heartbeat: true"), 15, "heartbeat: false");
-    std::ofstream(file) << text;
+    const std::string file = writeDefinition(workspace, {.withLinux = true, .more = "console: {enabled: true}\n"});
+    replaceIn(file, "heartbeat: true", "heartbeat: false");
     std::string disk;
     for (const auto& entry : fs::directory_iterator(workspace.path()))
         if (entry.path().extension() == ".img") disk = entry.path();

@@ -13,7 +13,6 @@ namespace vh::test {
 namespace {
 
 using nlohmann::json;
-using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
@@ -52,95 +51,59 @@ void writeOverlay(const std::string& file, const std::string& backing, const std
     std::ofstream(file, std::ios::binary) << image;
 }
 
-class DiskTest : public testing::Test {
+class DiskTest : public HostFixture {
  protected:
     /// A definition with another disk than the fixture's.
-    std::string definition(const VmOptions& options, const std::string& disk, const std::string& format) {
-        const std::string file = writeDefinition(workspace_, options);
-        std::string text = contents(file);
-        const std::string own = workspace_.path() + "/" + options.name + ".img";
-        text.replace(text.find(own), own.size(), disk + ", format: " + format);
-        std::ofstream(file) << text;
+    std::string definition(VmOptions options, const std::string& disk, const std::string& format) {
+        options.withLinux = true;
+        const std::string file = writeDefinition(workspace, options);
+        replaceIn(file, workspace.path() + "/" + options.name + ".img", disk + ", format: " + format);
         return file;
     }
-    VerbResult start(Host& host, const std::string& file) {
-        return wait([&](Verbs::Done done) { host.start(file, milliseconds(90'000), std::move(done)); });
-    }
-    static json upgrade(Host& host, const std::string& binary) {
-        return wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = binary}, nullptr, std::move(done)); }).value;
-    }
-    static void destroy(Host& host) {
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
-    }
-
-    Workspace workspace_;
+    VerbResult start(const std::string& file) { return test::start(host, file, bootPatience); }
 };
 
 TEST_F(DiskTest, runsFromAnOverlayThatNamesItsBackingFileRelatively) {
-    {
-        Host host(workspace_.runtime(), "/nonexistent");
-        std::ofstream(workspace_.path() + "/base.raw").close();
-        fs::resize_file(workspace_.path() + "/base.raw", 64 * 1024 * 1024);
-        writeOverlay(workspace_.path() + "/over.qcow2", "base.raw", "raw");
-        const VerbResult started = start(host, definition({}, workspace_.path() + "/over.qcow2", "qcow2"));
-        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
-        expectGuestIsWell(host, "vm");
-        const json report = upgrade(host, newQemu());
-        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
-        expectGuestIsWell(host, "vm");
-        destroy(host);
-    }
-    workspace_.expectNothingLeft();
+    std::ofstream(workspace.path() + "/base.raw").close();
+    fs::resize_file(workspace.path() + "/base.raw", 64 * 1024 * 1024);
+    writeOverlay(workspace.path() + "/over.qcow2", "base.raw", "raw");
+    const VerbResult started = start(definition({}, workspace.path() + "/over.qcow2", "qcow2"));
+    ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    expectGuestIsWell(host, "vm");
+    const json report = upgrade({.binary = newQemu()});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    expectGuestIsWell(host, "vm");
 }
 
 TEST_F(DiskTest, saysWhatToDoWithAnOverlayThatDoesNotNameItsBackingFilesFormat) {
-    Host host(workspace_.runtime(), "/nonexistent");
-    const std::string overlay = workspace_.path() + "/over.qcow2", base = workspace_.path() + "/base.raw";
+    const std::string overlay = workspace.path() + "/over.qcow2", base = workspace.path() + "/base.raw";
     writeOverlay(overlay, "base.raw", "");
-    const VerbResult refused = start(host, definition({}, overlay, "qcow2"));
+    const VerbResult refused = start(definition({}, overlay, "qcow2"));
     EXPECT_NE(refused.code, ExitCode::Done);
     EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr("'base.raw', whose format it does not say"),
                                             HasSubstr("qemu-img rebase -u -F FORMAT -b '" + base + "' '" + overlay + "'")));
-    workspace_.expectNothingLeft();
 }
 
 TEST_F(DiskTest, namesTheImageThatIsInUse) {
-    {
-        Host host(workspace_.runtime(), "/nonexistent");
-        const VerbResult started = start(host, writeDefinition(workspace_, {}));
-        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
-        const std::string image = workspace_.path() + "/vm.img";
-        VmOptions other;
-        other.name = "other";
-        const VerbResult refused = start(host, definition(other, image, "raw"));
-        EXPECT_NE(refused.code, ExitCode::Done);
-        EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr(image), HasSubstr("lock"), Not(HasSubstr("fdset"))));
+    const VerbResult started = start(writeDefinition(workspace, {}));
+    ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    const std::string image = workspace.path() + "/vm.img";
+    const VerbResult refused = start(definition({.name = "other"}, image, "raw"));
+    EXPECT_NE(refused.code, ExitCode::Done);
+    EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr(image), HasSubstr("lock"), Not(HasSubstr("fdset"))));
 
-        // And in the last words of a new VMM.
-        const std::string dying = workspace_.script(
-            "dying", "case \"$*\" in *-incoming*) echo 'qemu: could not open /dev/fdset/1: no' >&2; exit 1;; esac\nexec '" +
-                         newQemu() + "' \"$@\"");
-        const json report = upgrade(host, dying);
-        EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
-        EXPECT_THAT(report.value("cause", ""), HasSubstr("could not open " + image + ": no"));
-        destroy(host);
-    }
-    workspace_.expectNothingLeft();
+    // And in the last words of a new VMM.
+    const json report = upgrade({.binary = workspace.impostor("echo 'qemu: could not open /dev/fdset/1: no' >&2; exit 1")});
+    EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+    EXPECT_THAT(report.value("cause", ""), HasSubstr("could not open " + image + ": no"));
 }
 
 TEST_F(DiskTest, handsOverAGuestWithNumaNodes) {
-    {
-        Host host(workspace_.runtime(), "/nonexistent");
-        VmOptions options;
-        options.arguments = ", -numa, 'node,nodeid=0,cpus=0,memdev=ram0'";
-        const VerbResult started = start(host, writeDefinition(workspace_, options));
-        ASSERT_EQ(started.code, ExitCode::Done) << started.value;
-        const json report = upgrade(host, newQemu());
-        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
-        expectGuestIsWell(host, "vm");
-        destroy(host);
-    }
-    workspace_.expectNothingLeft();
+    const VerbResult started = start(writeDefinition(workspace, {.arguments = ", -numa, 'node,nodeid=0,cpus=0,memdev=ram0'"}));
+    ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    const json report = upgrade({.binary = newQemu()});
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    expectGuestIsWell(host, "vm");
 }
 
 }  // namespace

@@ -6,13 +6,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include <gmock/gmock.h>
 
 #include "manager/compare/own_network.h"
 #include "tests/support/vm_fixture.h"
-#include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
 namespace {
@@ -37,14 +35,8 @@ std::string item(const std::string& text) {
     return "'" + text + "'";
 }
 
-class DryRunTest : public testing::Test {
+class DryRunTest : public HostFixture {
  protected:
-    void TearDown() override {
-        const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
-        for (const json& vm : vms) wait([&](Verbs::Done done) { host.destroy(vm["vm"], std::move(done)); });
-        workspace.expectNothingLeft();
-    }
-
     /// An empty one, on which the firmware finds nothing to start.
     std::string disk(const std::string& name) const {
         const std::string path = workspace.path() + "/" + name + ".img";
@@ -91,17 +83,9 @@ class DryRunTest : public testing::Test {
     }
     /// What a manager could have changed of a VMM, by its own monitor.
     json condition(const std::string& vm) {
-        const json shown = wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
-        QmpClient monitor(connectUnix(shown["directory"].get<std::string>() + "/qmp.sock"));
         json found;
-        std::size_t answers = 0;
-        for (const std::string command :
-             {"query-status", "query-migrate-parameters", "query-migrate-capabilities", "query-migrate"})
-            monitor.execute(command, nullptr, milliseconds(10'000), [&, command](const QmpReply& reply) {
-                found[command] = reply.ok() ? reply.value : json(reply.error->description);
-                ++answers;
-            });
-        turnUntil([&] { return answers == 4; }, milliseconds(20'000));
+        for (const char* command : {"query-status", "query-migrate-parameters", "query-migrate-capabilities", "query-migrate"})
+            found[command] = test::ask(host, vm, command);
         return found;
     }
 
@@ -110,9 +94,6 @@ class DryRunTest : public testing::Test {
         static int next = 23'000 + ::getpid() % 20'000;
         return std::to_string(next++);
     }
-
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
 };
 
 TEST_F(DryRunTest, refusesWhatCanNeverWorkAndTouchesNothing) {
@@ -287,7 +268,7 @@ TEST_F(DryRunTest, saysReadyOfNoDeviceWhoseVmIsThenRolledBack) {
             EXPECT_EQ(vms[i].answer["outcome"], said[i] == "ready" ? "upgraded" : "refused")
                 << "the dry run said '" << said[i] << "': " << vms[i].answer.value("cause", "");
             ++(said[i] == "ready" ? ready : refused);
-            wait([&](Verbs::Done done) { host.destroy(vms[i].name, std::move(done)); });
+            destroy(vms[i].name);
         }
     }
     EXPECT_GT(ready, 20U);

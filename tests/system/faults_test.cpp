@@ -4,9 +4,6 @@
 
 #include <sys/resource.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include <gmock/gmock.h>
 
 #include "tests/support/vm_fixture.h"
@@ -16,7 +13,6 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-using testing::AnyOf;
 
 enum class Side { Old, New };
 
@@ -52,16 +48,11 @@ bool mayBeUpgraded(const Case& one) {
     return one.side == Side::Old && is(one, {"quit=", "stream-end=", "verify@2=", "migrate=lie"});
 }
 
-class FaultsTest : public testing::TestWithParam<Design> {
+class FaultsTest : public HostFixture, public testing::WithParamInterface<Design> {
  protected:
     FaultsTest() {
         const rlimit files{16384, 16384};
         ::setrlimit(RLIMIT_NOFILE, &files);
-    }
-    void TearDown() override {
-        const json vms = wait([&](Verbs::Done done) { host.list(std::move(done)); }).value["vms"];
-        for (const json& vm : vms) wait([&](Verbs::Done done) { host.destroy(vm["vm"], std::move(done)); });
-        workspace.expectNothingLeft();
     }
 
     void add(Side side, const std::string& fault) {
@@ -71,7 +62,7 @@ class FaultsTest : public testing::TestWithParam<Design> {
     /// A reference VMM with a fault; asked what it can do, it is well.
     std::string faulty(const Case& one, bool isFaulty) {
         const std::string name = one.vm + (isFaulty ? "-faulty" : "-good");
-        return workspace.script(name, "exec " + shim + " \"$@\"" + (isFaulty ? " --fault '" + one.fault + "'" : ""));
+        return workspace.referenceVmm(name, isFaulty ? "--fault '" + one.fault + "'" : "");
     }
 
     void startAll() {
@@ -80,11 +71,11 @@ class FaultsTest : public testing::TestWithParam<Design> {
             const std::string owner = one.design == Design::VmmOwned ? "vmm" : "manager";
             const std::string definition = workspace.file(
                 one.vm + ".yaml",
-                "name: " + one.vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB, owner: " + owner +
-                    "}\nboot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " + faulty(one, one.side == Side::Old) +
-                    "}\nhandover: {design: " + std::string(name(one.design)) +
-                    ", pause_budget: 6s, deadlines: {launch: 8s, exchange: 4s, verify: 4s, switch: 5s, retire: "
-                    "6s}}\n");
+                referenceDefinition(one.vm, faulty(one, one.side == Side::Old),
+                                    "handover: {design: " + std::string(name(one.design)) +
+                                        ", pause_budget: 6s, deadlines: {launch: 8s, exchange: 4s, verify: 4s, switch: 5s, "
+                                        "retire: 6s}}\n",
+                                    "{size: 64MiB, owner: " + owner + "}"));
             host.start(definition, std::nullopt, [&](const VerbResult& result) {
                 EXPECT_EQ(result.code, ExitCode::Done) << result.value;
                 ++answered;
@@ -105,16 +96,6 @@ class FaultsTest : public testing::TestWithParam<Design> {
         ASSERT_TRUE(turnUntil([&] { return answered == which.size(); }, milliseconds(300'000)));
     }
 
-    static void expectNothingLostIn(const json& report) {
-        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0) << report.dump(2);
-        EXPECT_EQ(report["guest"]["repeated"], 0) << report.dump(2);
-        EXPECT_EQ(report["guest"]["errors"], json::array()) << report.dump(2);
-    }
-
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
-    const std::string shim = required("VH_SHIM");
     std::vector<Case> cases;
 };
 
@@ -173,7 +154,7 @@ TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
         if (one.fault.find("=slow:") != std::string::npos || diedWithAllSent) {
             EXPECT_EQ(outcome, "upgraded");
         }
-        if (outcome == "rolled back" || outcome == "upgraded") expectNothingLostIn(one.report);
+        if (outcome == "rolled back" || outcome == "upgraded") expectNothingLost(one.report);
         if (outcome == "rolled back" && one.fault.starts_with("cpr-sent=")) {
             EXPECT_TRUE(one.report["vmm"]["stopToResumeMs"].is_null()) << "the guest was stopped for it";
         }
@@ -188,37 +169,26 @@ TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
         if (one->side == Side::Old && one->report["outcome"] == "lost" && mayBeLost(*one)) continue;
         if (one->side == Side::Old && one->report["outcome"] == "refused") continue;
         EXPECT_EQ(one->report["outcome"], "upgraded") << one->report.dump(2);
-        expectNothingLostIn(one->report);
+        expectNothingLost(one->report);
     }
 }
 
 INSTANTIATE_TEST_SUITE_P(designs, FaultsTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
                          [](const auto& test) { return testName(test.param); });
 
+class AClockThatIsSet : public HostFixture {};
+
 /// The wall clock is set by a day while the guest is handed over, as by NTP on a host that came up with a wrong one.
-TEST(AClockThatIsSet, isNoPauseOfTheGuest) {
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
-    const std::string shim = required("VH_SHIM");
-    const auto vmm = [&](const std::string& name, const std::string& clock) {
-        return workspace.script(name, "exec " + shim + " \"$@\" " + clock);
-    };
-    const std::string definition = workspace.file("vm.yaml",
-                                                  "name: vm\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\n"
-                                                  "boot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " +
-                                                      vmm("right", "") + "}\n");
-    ASSERT_EQ(wait([&](Verbs::Done done) { host.start(definition, std::nullopt, std::move(done)); }).code, ExitCode::Done);
+TEST_F(AClockThatIsSet, isNoPauseOfTheGuest) {
+    const std::string definition = workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("right")));
+    ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
     for (const std::string clock : {"--clock-ahead 86400", "--clock-behind 86400", "--clock-ahead 0"}) {
-        const std::string fresh = vmm("fresh" + clock.substr(7, 4), clock);
-        const json report =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = fresh}, nullptr, std::move(done)); }).value;
+        const json report = upgrade({.binary = workspace.referenceVmm("fresh" + clock.substr(7, 4), clock)});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         ASSERT_TRUE(report["vmm"]["stopToResumeMs"].is_number()) << report.dump(2);
         EXPECT_GT(report["vmm"]["stopToResumeMs"], 0) << clock;
         EXPECT_LE(report["vmm"]["stopToResumeMs"], report["totalMs"]) << clock;
     }
-    wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
-    workspace.expectNothingLeft();
 }
 
 }  // namespace

@@ -40,11 +40,8 @@ std::vector<VerbResult> forAll(int count, const std::function<void(int, Verbs::D
 json handAllOver(Host& host, const test::Workspace& workspace, const std::string& referenceVmm, int count) {
     const auto name = [](int i) { return "vm" + std::to_string(i); };
     const std::vector<VerbResult> started = forAll(count, [&](int i, Verbs::Done done) {
-        const std::string definition =
-            workspace.file(name(i) + ".yaml", "name: " + name(i) +
-                                                  "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 64MiB}\n"
-                                                  "boot: {kernel: /dev/null}\nheartbeat: true\nvmm: {binary: " +
-                                                  referenceVmm + "}\nhandover: {pause_budget: 20s}\n");
+        const std::string definition = workspace.file(
+            name(i) + ".yaml", test::referenceDefinition(name(i), referenceVmm, "handover: {pause_budget: 20s}\n"));
         host.start(definition, std::nullopt, std::move(done));
     });
     for (const VerbResult& result : started)

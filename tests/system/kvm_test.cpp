@@ -31,7 +31,6 @@ class KvmTest : public testing::Test {
         const std::string definition =
             writeDefinition(workspace, {.owner = rowOf(design).owner == MemoryOwner::Vmm ? "vmm" : "manager",
                                         .accelerator = "kvm",
-                                        .bareGuest = true,
                                         .design = design,
                                         .binary = binary,
                                         .handover = "pause_budget: " + budget +

@@ -69,28 +69,17 @@ class MemoryCgroup {
     std::string parent_, directory_, limit_;
 };
 
-class MemoryTest : public testing::Test {
+class MemoryTest : public HostFixture {
  protected:
     /// Starts a VM. Its VMM is less dear to the kernel than others, so that one can see whose score is whose.
     void start(const VmOptions& options) {
-        const std::string definition = writeDefinition(workspace, options);
-        const VerbResult started = wait([&](Verbs::Done done) { host.start(definition, milliseconds(90'000), std::move(done)); });
+        const VerbResult started = OwnHost::start(options, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         EXPECT_EQ(oomScoreOf(vmmPid(host, "vm")), oomScoreOf(::getpid())) << "a first start leaves it alone";
         ASSERT_EQ(setOomScore(vmmPid(host, "vm"), scoreOfTheGuest), "");
     }
-    void TearDown() override {
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
-        workspace.expectNothingLeft();
-    }
 
-    json upgrade(const std::string& binary, const Handover::Observer& observer = nullptr) {
-        return wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = binary}, observer, std::move(done)); }).value;
-    }
-
-    std::unique_ptr<MemoryCgroup> cgroup_;  ///< Outlives what is in it.
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
+    std::unique_ptr<MemoryCgroup> cgroup_;  ///< Goes when what was in it has been ended.
 };
 
 TEST_F(MemoryTest, isRefusedOrCostsTheNewVmmAndNeverTheGuest) {
@@ -104,7 +93,7 @@ TEST_F(MemoryTest, isRefusedOrCostsTheNewVmmAndNeverTheGuest) {
 
     // Too little for any VMM: seen before.
     cgroup.leave(8 * mib);
-    json report = upgrade(newQemu());
+    json report = upgrade({.binary = newQemu()});
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(whyNot(report), AllOf(HasSubstr("the memory cgroup '" + cgroup.directory() + "' has room for"),
                                       HasSubstr("; raise the limit, or free memory in it")));
@@ -113,22 +102,21 @@ TEST_F(MemoryTest, isRefusedOrCostsTheNewVmmAndNeverTheGuest) {
     // Enough for one, and not for this one, which is smaller than the old one when it comes to it. The kernel would end the
     // larger.
     cgroup.leave(48 * mib);
-    report = upgrade(workspace.script("greedy", "case \"$*\" in *'-machine none'*) exec " + newQemu() +
-                                                    " \"$@\";; esac\nall=$(head -c 200000000 /dev/zero | tr '\\0' x)\nexec " +
-                                                    newQemu() + " \"$@\""));
+    report =
+        upgrade({.binary = workspace.impostor("all=$(head -c 200000000 /dev/zero | tr '\\0' x)\nexec " + newQemu() + " \"$@\"")});
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("the new VMM was killed by signal 9"));
     EXPECT_EQ(vmmPid(host, "vm"), old);
 
     cgroup.limitTo(std::uint64_t{1} << 40);
     expectGuestIsWell(host, "vm");
-    EXPECT_EQ(upgrade(newQemu())["outcome"], "upgraded");
+    EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
     expectGuestIsWell(host, "vm");
 }
 
 TEST_F(MemoryTest, isTakenFromTheNewVmmUntilItIsToldToRunTheGuest) {
     ASSERT_NO_FATAL_FAILURE(start({}));
-    const json report = upgrade(newQemu(), [&](const HandoverProgress& progress) {
+    const json report = upgrade({.binary = newQemu()}, [&](const HandoverProgress& progress) {
         SCOPED_TRACE(name(progress.state));
         if (progress.state >= State::Ending) return;  // The old one may have ended by now.
         if (progress.oldPid) {
@@ -144,7 +132,7 @@ TEST_F(MemoryTest, isTakenFromTheNewVmmUntilItIsToldToRunTheGuest) {
     for (const char* state : {"verifying", "confirming", "retiring"}) {
         SCOPED_TRACE(state);
         crashManager(workspace, "vm", "vm", newQemu(), state, "0");
-        EXPECT_EQ(upgrade("/nonexistent")["outcome"], "refused");
+        EXPECT_EQ(upgrade({.binary = "/nonexistent"})["outcome"], "refused");
         EXPECT_EQ(oomScoreOf(vmmPid(host, "vm")), scoreOfTheGuest);
     }
     expectGuestIsWell(host, "vm");
@@ -157,7 +145,7 @@ TEST_F(MemoryTest, isTakenFromTheRehearsalOfAVmmThatIsExecuted) {
     options.binary = newQemu();
     ASSERT_NO_FATAL_FAILURE(start(options));
     std::set<int> rehearsals;
-    const json report = upgrade(newQemu(), [&](const HandoverProgress& progress) {
+    const json report = upgrade({.binary = newQemu()}, [&](const HandoverProgress& progress) {
         if (progress.state >= State::Ending) return;  // The old one may have ended by now.
         if (progress.oldPid) {
             EXPECT_EQ(oomScoreOf(progress.oldPid), scoreOfTheGuest) << name(progress.state);

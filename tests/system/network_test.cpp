@@ -12,7 +12,6 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 // After <net/if.h>, which it would otherwise clash with.
@@ -21,7 +20,6 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
@@ -266,11 +264,6 @@ class HostReceiver {
     std::jthread thread_;
 };
 
-unsigned fromEnvironment(const char* variable, unsigned otherwise) {
-    const char* value = std::getenv(variable);
-    return value && *value ? static_cast<unsigned>(std::atoi(value)) : otherwise;
-}
-
 class LanTest : public testing::TestWithParam<Design> {
  protected:
     void SetUp() override {
@@ -290,6 +283,7 @@ class LanTest : public testing::TestWithParam<Design> {
     /// A guest that sends to the host and behind the wire, and answers nobody.
     std::string definition(const Workspace& workspace) {
         VmOptions options;
+        options.withLinux = true;
         options.design = GetParam();
         const bool owns = options.design == Design::VmmOwned || options.design == Design::VmmExec;
         options.owner = owns ? "vmm" : "manager";
@@ -301,14 +295,13 @@ class LanTest : public testing::TestWithParam<Design> {
     }
 
     /// The new VMM of the next upgrade: there and back again where the design can.
-    std::string nextBinary(unsigned upgrade) const {
+    std::string nextBinary(unsigned round) const {
         const bool goesBack = GetParam() == Design::Relayed || GetParam() == Design::ManagerOwned;
-        return goesBack && upgrade % 2 == 1 ? oldQemu() : newQemu();
+        return goesBack && round % 2 == 1 ? oldQemu() : newQemu();
     }
 
     void startGuest(Host& host, const Workspace& workspace) {
-        const VerbResult started =
-            wait([&](Verbs::Done done) { host.start(definition(workspace), milliseconds(90'000), std::move(done)); });
+        const VerbResult started = start(host, definition(workspace), bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         ASSERT_TRUE(goesOn()) << "the guest does not send";
     }
@@ -320,7 +313,7 @@ class LanTest : public testing::TestWithParam<Design> {
                          milliseconds(20'000));
     }
 
-    const unsigned rate_ = fromEnvironment("VH_PACKETS_PER_SECOND", 1000);
+    const unsigned rate_ = static_cast<unsigned>(numberFrom("VH_PACKETS_PER_SECOND", 1000));
     std::optional<Wire> wire_;
     std::optional<HostReceiver> receiver_;
     Mac macBefore_{};
@@ -332,19 +325,17 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
         Host host(workspace.runtime(), "/nonexistent");
         startGuest(host, workspace);
         wire_->sendPerSecond(rate_);
-        const unsigned upgrades = fromEnvironment("VH_UPGRADES", 3);
-        for (unsigned upgrade = 0; upgrade < upgrades && !HasFailure(); ++upgrade) {
+        const unsigned upgrades = static_cast<unsigned>(numberFrom("VH_UPGRADES", 3));
+        for (unsigned round = 0; round < upgrades && !HasFailure(); ++round) {
             const auto observe = [&](const HandoverProgress& progress) {
                 EXPECT_EQ(text(macOf(lan)), text(macBefore_)) << "at " << name(progress.state);
             };
-            const json report = wait([&](Verbs::Done done) {
-                                    host.upgrade("vm", {.binary = nextBinary(upgrade)}, observe, std::move(done));
-                                }).value;
+            const json report = upgrade(host, "vm", {.binary = nextBinary(round)}, observe);
             ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
             for (const json& warning : report["warnings"])
                 EXPECT_EQ(warning.get<std::string>().find("network"), std::string::npos) << warning;
             EXPECT_EQ(text(macOf(lan)), text(macBefore_));
-            EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << upgrade + 1;
+            EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after upgrade " << round + 1;
         }
         wire_->sendPerSecond(0);
         const std::uint64_t sent = wire_->sent();
@@ -369,7 +360,7 @@ TEST_P(LanTest, losesNoPacketAndKeepsTheBridgesAddress) {
         EXPECT_EQ(wire_->received().missing(), 0U) << "from the guest through the NIC";
         EXPECT_EQ(arrived, sent) << "to the guest";
         EXPECT_EQ(receiver_->received().repeated() + wire_->received().repeated() + repeated, 0U);
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        destroy(host, "vm");
         EXPECT_EQ(text(macOf(lan)), text(macBefore_));
     }
     workspace.expectNothingLeft();
@@ -385,14 +376,9 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         startGuest(host, workspace);
         const unsigned arpsOfItsBoot = wire_->gratuitousArps();
         if (GetParam() != Design::VmmExec) {  // Which has no way back.
-            const json report = wait([&](Verbs::Done done) {
-                                    host.upgrade(
-                                        "vm", {.binary = newQemu()},
-                                        [](const HandoverProgress& progress) {
-                                            if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
-                                        },
-                                        std::move(done));
-                                }).value;
+            const json report = upgrade(host, "vm", {.binary = newQemu()}, [](const HandoverProgress& progress) {
+                if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
+            });
             EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
             pass(milliseconds(1'500));
             EXPECT_EQ(wire_->rarps(), 0U) << "after a rollback";
@@ -403,8 +389,7 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
             EXPECT_EQ(wire_->rarps(), 0U) << "at " << name(progress.state);
             EXPECT_EQ(wire_->gratuitousArps(), arpsOfItsBoot) << "at " << name(progress.state);
         };
-        const json report =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, observe, std::move(done)); }).value;
+        const json report = upgrade(host, "vm", {.binary = newQemu()}, observe);
         ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
         EXPECT_TRUE(
             turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; }, milliseconds(10'000)))
@@ -424,7 +409,7 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         EXPECT_EQ(before, oneSet);
         EXPECT_EQ(wire_->rarps(), before + oneSet);
         EXPECT_TRUE(goesOn()) << "the guest's packets do not arrive after the recovery";
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        destroy(host, "vm");
     }
     workspace.expectNothingLeft();
 }
@@ -440,10 +425,11 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
-        const VerbResult started = wait([&](Verbs::Done done) { host.start(file, milliseconds(90'000), std::move(done)); });
+        const VerbResult started = start(host, file, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         const std::set<std::string> before = members();
         ASSERT_EQ(before.size(), 1U);
@@ -453,21 +439,15 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
             ASSERT_TRUE(turnUntil([&] { return pinger.answered() >= 50; }, milliseconds(20'000)))
                 << "the guest does not answer pings";
             // To the new release, and with a rollback in between.
-            const json rolledBack = wait([&](Verbs::Done done) {
-                                        host.upgrade(
-                                            "vm", {.binary = newQemu()},
-                                            [](const HandoverProgress& progress) {
-                                                if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
-                                            },
-                                            std::move(done));
-                                    }).value;
+            const json rolledBack = upgrade(host, "vm", {.binary = newQemu()}, [](const HandoverProgress& progress) {
+                if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
+            });
             EXPECT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);
             EXPECT_EQ(members(), before) << "the old VMM's tap is the guest's again";
             const unsigned receivedBefore = pinger.answered();
             EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedBefore + 50; }, milliseconds(20'000)));
 
-            const json report =
-                wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
+            const json report = upgrade(host, "vm", {.binary = newQemu()});
             EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
             const unsigned receivedAfter = pinger.answered();
             EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedAfter + 100; }, milliseconds(20'000)))
@@ -479,7 +459,7 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
             std::printf("pings: %u sent, %u lost, longest gap %.1f ms\n", pings.sent, pings.lost, pings.longestGapMs.value_or(0));
         }
         expectGuestIsWell(host, "vm");
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        destroy(host, "vm");
     }
     EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";
     workspace.expectNothingLeft();
@@ -492,13 +472,14 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
+        options.withLinux = true;
         options.owner = "vmm";
         options.design = Design::VmmExec;
         options.binary = newQemu();
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
-        const VerbResult started = wait([&](Verbs::Done done) { host.start(file, milliseconds(90'000), std::move(done)); });
+        const VerbResult started = start(host, file, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         Pinger pinger(guestAddress, milliseconds(5), 8);
         pinger.start();
@@ -509,8 +490,7 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
         ASSERT_TRUE(isReachable());
         std::set<std::string> before = members();
         ASSERT_EQ(before.size(), 1U);
-        const json report =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); }).value;
+        const json report = upgrade(host, "vm", {.binary = newQemu()});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         EXPECT_TRUE(isReachable());
         EXPECT_NE(members(), before);
@@ -518,22 +498,13 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
 
         // The manager that made the taps dies, and the one that finds the executed VMM has none of their descriptors.
         before = members();
-        const std::string program = required("VH_CRASHING_MANAGER"), runtime = workspace.runtime(), binary = newQemu();
-        const pid_t child = ::fork();
-        if (child == 0) {
-            ::execl(program.c_str(), program.c_str(), runtime.c_str(), "vm", binary.c_str(), "proving", "0", nullptr);
-            ::_exit(127);
-        }
-        int status = 0;
-        ASSERT_EQ(::waitpid(child, &status, 0), child);
-        ASSERT_TRUE(WIFSIGNALED(status));
-        const json settled =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.dryRun = true}, nullptr, std::move(done)); }).value;
+        ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), "proving", "0"));
+        const json settled = upgrade(host, "vm", {.dryRun = true});
         EXPECT_EQ(settled["outcome"], "ready") << settled.dump(2);
         EXPECT_TRUE(isReachable()) << "the guest is not reachable on the VMM that was recovered";
         EXPECT_NE(members(), before);
         EXPECT_EQ(members().size(), 1U);
-        wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
+        destroy(host, "vm");
     }
     EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";
     workspace.expectNothingLeft();

@@ -51,29 +51,17 @@ std::uint64_t ownResidentKiB() {
 
 class RelayedTest : public testing::Test {
  protected:
-    struct Vm {
-        Workspace workspace;
-        std::unique_ptr<Host> host;
-    };
-    static inline std::unique_ptr<Vm> vm;
+    static inline std::unique_ptr<OwnHost> vm;
 
     static void SetUpTestSuite() {
-        vm = std::make_unique<Vm>();
-        vm->host = std::make_unique<Host>(vm->workspace.runtime(), "/nonexistent");
-        VmOptions options;
-        const std::string definition = writeDefinition(vm->workspace, options);
-        std::ifstream input(definition);
-        std::string text((std::istreambuf_iterator<char>(input)), {});
+        vm = std::make_unique<OwnHost>();
         // A place to plug a device into.
-        text.replace(text.find("arguments: ["), 12, "arguments: [-device, 'pcie-root-port,id=slot0,chassis=1,slot=1', ");
-        std::ofstream(definition) << text;
         const VerbResult started =
-            wait([&](Verbs::Done done) { vm->host->start(definition, milliseconds(90'000), std::move(done)); });
+            vm->start({.withLinux = true, .arguments = ", -device, 'pcie-root-port,id=slot0,chassis=1,slot=1'"}, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
     }
     static void TearDownTestSuite() {
-        wait([&](Verbs::Done done) { vm->host->destroy("vm", std::move(done)); });
-        vm->workspace.expectNothingLeft();
+        vm->end();
         vm.reset();
     }
     void SetUp() override {
@@ -81,9 +69,9 @@ class RelayedTest : public testing::Test {
         ASSERT_GT(oldPid_, 0) << "an earlier test lost the VM";
     }
 
-    Host& host() { return *vm->host; }
-    json upgrade(UpgradeOptions options, const Handover::Observer& observer = nullptr) {
-        return wait([&](Verbs::Done done) { host().upgrade("vm", options, observer, std::move(done)); }).value;
+    static Host& host() { return vm->host; }
+    static json upgrade(const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
+        return vm->upgrade(options, observer);
     }
     json standBy(const std::string& binary) { return upgrade({.binary = binary, .standby = true}); }
     VerbResult commit(const Handover::Observer& observer = nullptr) {
@@ -92,23 +80,9 @@ class RelayedTest : public testing::Test {
     VerbResult cancel() {
         return wait([&](Verbs::Done done) { host().cancel("vm", std::move(done)); });
     }
-    std::string state() {
-        return wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value.value("state", "");
-    }
-    /// Asks the monitor of the VM's VMM, as anybody could.
-    json ask(const std::string& command, const json& arguments = nullptr) {
-        const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
-        QmpClient monitor(connectUnix(shown["directory"].get<std::string>() + "/qmp.sock"));
-        std::optional<QmpReply> reply;
-        monitor.execute(command, arguments, milliseconds(5'000), [&](QmpReply answer) { reply = std::move(answer); });
-        turnUntil([&] { return reply.has_value(); }, milliseconds(6'000));
-        EXPECT_TRUE(reply && reply->ok()) << command << ": " << (reply && reply->error ? reply->error->description : "silence");
-        return reply ? reply->value : json();
-    }
-    void expectNothingLost(const json& report) {
-        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
-        EXPECT_EQ(report["guest"]["repeated"], 0);
+    static std::string state() { return vm->show().value("state", ""); }
+    static void expectNothingLost(const json& report) {
+        test::expectNothingLost(report);
         expectGuestIsWell(host(), "vm");
     }
 
@@ -127,15 +101,11 @@ TEST_F(RelayedTest, isWhatAnUpgradeDoesUnlessToldOtherwise) {
 
 TEST_F(RelayedTest, leavesVmsWhoseCprStateTheToolCanTake) {
     // A VMM that has taken a guest over says "completed" of its migration for good.
-    const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
-    const std::string out = vm->workspace.path() + "/capture.json",
-                      command =
-                          required("VH_SHIM") + " capture --json " + shown["directory"].get<std::string>() + "/qmp.sock >" + out;
+    const std::string out = vm->workspace.path() + "/capture.json", directory = vm->show()["directory"],
+                      command = required("VH_SHIM") + " capture --json " + directory + "/qmp.sock >" + out;
     ASSERT_EQ(std::system(command.c_str()), 0);
-    std::ifstream input(out);
-    const json captured = json::parse(input);
-    EXPECT_THAT(captured.dump(), HasSubstr("pc.bios"));
-    EXPECT_EQ(ask("query-status")["running"], true);
+    EXPECT_THAT(json::parse(readFile(out)).dump(), HasSubstr("pc.bios"));
+    EXPECT_EQ(vm->ask("query-status")["running"], true);
     EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
 }
 
@@ -147,9 +117,7 @@ TEST_F(RelayedTest, goesBackAndForthTwentyTimesWithoutGrowing) {
             SCOPED_TRACE("round " + std::to_string(round) + ", to " + binary);
             const json report = upgrade({.binary = binary});
             ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
-            ASSERT_EQ(report["guest"]["lost"], 0);
-            ASSERT_EQ(report["guest"]["repeated"], 0);
-            ASSERT_EQ(report["guest"]["errors"], json::array());
+            test::expectNothingLost(report);
             const Footprint now = footprintOf(vmmPid(host(), "vm"));
             if (!first.contains(binary)) first[binary] = now;
             // QEMU itself has some more or fewer at a given moment; one more a handover would be twenty by the end.
@@ -167,8 +135,8 @@ TEST_F(RelayedTest, standsByAndSwitchesOnCommit) {
     EXPECT_EQ(prepared["exitCode"], 0);
     EXPECT_EQ(state(), "standing by");
     EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
-    EXPECT_EQ(ask("query-status")["running"], true) << "the old VMM's monitor is left to others meanwhile";
-    EXPECT_EQ(ask("query-migrate")["status"], "cancelled") << "and it is not kept in a migration";
+    EXPECT_EQ(vm->ask("query-status")["running"], true) << "the old VMM's monitor is left to others meanwhile";
+    EXPECT_EQ(vm->ask("query-migrate")["status"], "cancelled") << "and it is not kept in a migration";
 
     const VerbResult second =
         wait([&](Verbs::Done done) { host().upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); });
@@ -232,18 +200,17 @@ TEST_F(RelayedTest, rollsBackWhenTheNewVmmHangsAfterTheCommit) {
 
 TEST_F(RelayedTest, keepsTheGuestPausedThatWasPausedWhileItStoodBy) {
     ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");
-    ask("stop");
+    vm->ask("stop");
     EXPECT_EQ(commit().value["outcome"], "upgraded");
-    EXPECT_EQ(ask("query-status")["status"], "paused");
-    ask("cont");
+    EXPECT_EQ(vm->ask("query-status")["status"], "paused");
+    vm->ask("cont");
     expectGuestIsWell(host(), "vm");
 }
 
 TEST_F(RelayedTest, givesUpWithoutHarmWhenSomebodyKeepsTheOldVmmsMonitor) {
     ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");
-    const json shown = wait([&](Verbs::Done done) { host().show("vm", std::move(done)); }).value;
     {
-        const UniqueFd other = connectUnix(shown["directory"].get<std::string>() + "/qmp.sock");
+        const UniqueFd other = connectUnix(vm->show()["directory"].get<std::string>() + "/qmp.sock");
         const VerbResult committed = commit();
         EXPECT_EQ(committed.code, ExitCode::RolledBack) << committed.value.dump(2);
         EXPECT_TRUE(committed.value["vmm"]["stopToResumeMs"].is_null()) << "the guest was never stopped";
@@ -272,7 +239,7 @@ TEST_F(RelayedTest, standsByInTheOtherDesignThatSharesThisMemory) {
 std::string ownCopy(const Workspace& workspace) {
     const fs::path wrapper = newQemu(), root = wrapper.parent_path().parent_path() / "roots" / wrapper.filename();
     fs::copy_file(root / "usr/bin/qemu-system-x86_64", workspace.path() + "/qemu", fs::copy_options::overwrite_existing);
-    std::string text = contents(wrapper);
+    std::string text = readFile(wrapper);
     const auto replace = [&text](const std::string& what, const std::string& by) {
         for (std::size_t at; (at = text.find(what)) != std::string::npos;) text.replace(at, what.size(), by);
     };
@@ -316,7 +283,7 @@ TEST_F(RelayedTest, commitsNothingThatIsNotInstalledAnyMore) {
 // The last one: it leaves the machine with a device that no definition names.
 TEST_F(RelayedTest, startsOverWhenADeviceWasPluggedMeanwhile) {
     ASSERT_EQ(standBy(newQemu())["outcome"], "standing by");
-    ask("device_add", {{"driver", "virtio-net-pci"}, {"id", "plugged"}, {"bus", "slot0"}});
+    vm->ask("device_add", {{"driver", "virtio-net-pci"}, {"id", "plugged"}, {"bus", "slot0"}});
     int launched = 0;
     const VerbResult committed =
         commit([&](const HandoverProgress& progress) { launched += progress.state == State::Launching; });
@@ -330,33 +297,23 @@ TEST_F(RelayedTest, startsOverWhenADeviceWasPluggedMeanwhile) {
     expectNothingLost(committed.value);
 }
 
-TEST(RelayedMemoryOfTheVmmsOwn, goesThroughTheChannelAsWell) {
-    Workspace workspace;
-    Host host(workspace.runtime(), "/nonexistent");
-    VmOptions options;
-    options.owner = "vmm";
-    const std::string definition = writeDefinition(workspace, options);
-    ASSERT_EQ(wait([&](Verbs::Done done) { host.start(definition, milliseconds(90'000), std::move(done)); }).code,
-              ExitCode::Done);
+class RelayedMemoryOfTheVmmsOwn : public HostFixture {};
+
+TEST_F(RelayedMemoryOfTheVmmsOwn, goesThroughTheChannelAsWell) {
+    ASSERT_EQ(start({.owner = "vmm"}, bootPatience).code, ExitCode::Done);
     for (const std::string& binary : {newQemu(), oldQemu()}) {
-        const json report =
-            wait([&](Verbs::Done done) { host.upgrade("vm", {.binary = binary}, nullptr, std::move(done)); }).value;
+        const json report = upgrade({.binary = binary});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
+        expectNothingLost(report);
         expectGuestIsWell(host, "vm");
     }
     // In vmm-owned the old VMM has sent its state and waits; it can stand by as well, with its monitor kept from others.
-    const auto upgrade = [&](const UpgradeOptions& upgradeOptions) {
-        return wait([&](Verbs::Done done) { host.upgrade("vm", upgradeOptions, nullptr, std::move(done)); }).value;
-    };
     ASSERT_EQ(upgrade({.binary = newQemu(), .design = Design::VmmOwned, .standby = true})["outcome"], "standing by");
     EXPECT_EQ(wait([&](Verbs::Done done) { host.cancel("vm", std::move(done)); }).code, ExitCode::Done);
     ASSERT_EQ(upgrade({.binary = newQemu(), .design = Design::VmmOwned, .standby = true})["outcome"], "standing by");
     const json committed = wait([&](Verbs::Done done) { host.commit("vm", nullptr, std::move(done)); }).value;
     EXPECT_EQ(committed["outcome"], "upgraded") << committed.dump(2);
     expectGuestIsWell(host, "vm");
-    wait([&](Verbs::Done done) { host.destroy("vm", std::move(done)); });
-    workspace.expectNothingLeft();
 }
 
 }  // namespace

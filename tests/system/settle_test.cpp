@@ -27,17 +27,17 @@ using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::HasSubstr;
 
-class SettleTest : public testing::Test {
+class SettleTest : public HostFixture {
  protected:
     void TearDown() override {
         host.onNotice(nullptr);
-        for (const std::string vm : {"a", "b"}) wait([&](Verbs::Done done) { host.destroy(vm, std::move(done)); });
+        for (const char* vm : {"a", "b"}) destroy(vm);
         workspace.expectNothingLeft();
     }
 
     /// A VMM that is a script; the guest's program is its last argument.
     std::string executing(const std::string& more = {}) {
-        return workspace.script(more.empty() ? "executing" : "executing-odd", "exec " + shim + " \"$@\" " + more);
+        return workspace.referenceVmm(more.empty() ? "executing" : "executing-odd", more);
     }
     std::string starting() { return workspace.script("starting", shim + " \"$@\""); }
     /// Only when it is asked what it can do, it is the VMM itself.
@@ -49,23 +49,14 @@ class SettleTest : public testing::Test {
     std::string definition(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
         return workspace.file(
             vm + ".yaml",
-            "name: " + vm + "\nmachine: pc-q35-10.0\naccelerator: tcg\nmemory: {size: 16MiB}\nboot: {kernel: /dev/null}\n" +
-                "heartbeat: true\nvmm: {binary: " + binary + "}\n" +
+            referenceDefinition(
+                vm, binary,
                 "handover: {pause_budget: 6s, deadlines: {launch: 30s, exchange: 4s, verify: 4s, switch: 5s, retire: " + retire +
-                "}}\n");
+                    "}}\n",
+                "{size: 16MiB}"));
     }
     VerbResult start(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
-        const std::string file = definition(vm, binary, retire);
-        return wait([&](Verbs::Done done) { host.start(file, std::nullopt, std::move(done)); });
-    }
-    json upgrade(const std::string& vm, const UpgradeOptions& options, const Handover::Observer& observer = nullptr) {
-        return wait([&](Verbs::Done done) { host.upgrade(vm, options, observer, std::move(done)); }).value;
-    }
-    json show(const std::string& vm) {
-        return wait([&](Verbs::Done done) { host.show(vm, std::move(done)); }).value;
-    }
-    VerbResult destroy(const std::string& vm) {
-        return wait([&](Verbs::Done done) { host.destroy(vm, std::move(done)); });
+        return test::start(host, definition(vm, binary, retire));
     }
     VmDirectory directory(const std::string& vm) const { return {workspace.runtime(), vm}; }
     std::string recordOf(const std::string& vm) const { return directory(vm).path() + "/record.json"; }
@@ -77,9 +68,10 @@ class SettleTest : public testing::Test {
             EXPECT_EQ(result.code, ExitCode::Refused) << result.value;
             said.push_back(result.value.value("error", result.value.value("cause", "")));
         };
-        take(
-            wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing(), .dryRun = true}, nullptr, std::move(done)); }));
-        take(wait([&](Verbs::Done done) { host.upgrade(vm, {.binary = executing()}, nullptr, std::move(done)); }));
+        for (const bool dryRun : {true, false})
+            take(wait([&](Verbs::Done done) {
+                host.upgrade(vm, {.binary = executing(), .dryRun = dryRun}, nullptr, std::move(done));
+            }));
         take(wait([&](Verbs::Done done) { host.shutdown(vm, milliseconds(2'000), std::move(done)); }));
         std::vector<std::string> found;
         host.recoverAll([&](const std::string& line) {
@@ -95,17 +87,13 @@ class SettleTest : public testing::Test {
         return turnUntil([pid] { return !lives(pid); }, milliseconds(5'000));
     }
 
-    Workspace workspace;
-    Host host{workspace.runtime(), "/nonexistent"};
     const std::string shim = required("VH_SHIM") + " serve";
 };
 
 TEST_F(SettleTest, refusesAStartThatCannotBeWaitedFor) {
     const std::string file = definition("a", executing());
-    std::string text = contents(file);
-    text.replace(text.find("heartbeat: true"), 15, "heartbeat: false");
-    const VerbResult refused =
-        wait([&](Verbs::Done done) { host.start(workspace.file("a.yaml", text), milliseconds(1'000), std::move(done)); });
+    replaceIn(file, "heartbeat: true", "heartbeat: false");
+    const VerbResult refused = test::start(host, file, milliseconds(1'000));
     EXPECT_EQ(refused.code, ExitCode::Refused);
     EXPECT_THAT(refused.value.value("error", ""), HasSubstr("no heartbeat to wait for"));
 }
@@ -140,10 +128,10 @@ TEST_F(SettleTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
         const std::string binary = executing(more);
         const VerbResult started = start("a", binary);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
-        const std::string before = contents(recordOf("a"));
+        const std::string before = readFile(recordOf("a"));
         ASSERT_EQ(upgrade("a", {.binary = binary})["outcome"], "upgraded");
         const int pid = show("a")["pid"];
-        const std::string right = contents(recordOf("a"));
+        const std::string right = readFile(recordOf("a"));
         std::ofstream(recordOf("a")) << before;
         for (const std::string& said : refusals("a"))
             EXPECT_THAT(said, AllOf(HasSubstr("pid " + std::to_string(pid)), HasSubstr("holds a guest ('running')"),
@@ -182,7 +170,7 @@ TEST_F(SettleTest, destroysNoProcessThatIsNoVmmOfTheVm) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     ASSERT_EQ(start("b", executing()).code, ExitCode::Done);
     const int a = show("a")["pid"], b = show("b")["pid"];
-    const std::string right = contents(recordOf("a"));
+    const std::string right = readFile(recordOf("a"));
     json record = json::parse(right);
     record["vmm"]["pid"] = b;
     record["vmm"]["startTime"] = Process(b).startTime();
@@ -210,11 +198,9 @@ TEST_F(SettleTest, leavesARuntimeDirectoryThatIsThereAsItIs) {
 }
 
 TEST_F(SettleTest, saysNotReadyWhenAFileOfTheVmIsGone) {
-    const std::string kernel = workspace.file("kernel", "");
-    std::string text = contents(definition("a", executing()));
-    text.replace(text.find("/dev/null"), 9, kernel);
-    ASSERT_EQ(wait([&](Verbs::Done done) { host.start(workspace.file("a.yaml", text), std::nullopt, std::move(done)); }).code,
-              ExitCode::Done);
+    const std::string kernel = workspace.file("kernel", ""), file = definition("a", executing());
+    replaceIn(file, "/dev/null", kernel);
+    ASSERT_EQ(test::start(host, file).code, ExitCode::Done);
     fs::remove(kernel);
     const json report = upgrade("a", {.binary = executing(), .dryRun = true});
     EXPECT_EQ(report["outcome"], "refused");
@@ -223,7 +209,7 @@ TEST_F(SettleTest, saysNotReadyWhenAFileOfTheVmIsGone) {
 
 TEST_F(SettleTest, namesWhatItEndsBeforeItDestroysIt) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
-    const std::string before = contents(recordOf("a"));
+    const std::string before = readFile(recordOf("a"));
     ASSERT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
     const int pid = show("a")["pid"];
     std::ofstream(recordOf("a")) << before;
@@ -260,7 +246,7 @@ TEST_F(SettleTest, leavesAloneWhatAVmmHasStartedForItself) {
 TEST_F(SettleTest, saysWhatIsWrongWithARecordAndNothingOfTheDefinition) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     const int pid = show("a")["pid"];
-    const std::string right = contents(recordOf("a"));
+    const std::string right = readFile(recordOf("a"));
     const std::string notText = [&] {
         json value = json::parse(right);
         value["definitionText"] = json::array({value["definitionText"]});
@@ -538,7 +524,7 @@ TEST_F(SettleTest, endsAnOldVmmThatIsSilentOnceItHasHandedOver) {
     }
 }
 
-/// H4 of the audit: an answer of the wrong type is no answer, and ends no verb in an endless wait.
+/// An answer of the wrong type is no answer, and ends no verb in an endless wait.
 TEST_F(SettleTest, goesOnWhateverTypeAnAnswerHas) {
     for (const std::string command :
          {"query-status", "query-version", "query-block-jobs", "query-migrate", "migrate-set-capabilities",
@@ -548,7 +534,7 @@ TEST_F(SettleTest, goesOnWhateverTypeAnAnswerHas) {
             ASSERT_EQ(start("a", executing("--answer '" + command + "=" + odd + "'")).code, ExitCode::Done);
             const int old = show("a")["pid"];
             crashManager(workspace, "a", "a", executing(), "exchanging", "1");
-            wait([&](Verbs::Done done) { host.show("a", std::move(done)); });
+            show("a");
             const json report = upgrade("a", {.binary = executing()});
             EXPECT_TRUE(report.contains("outcome")) << report.dump(2);
             EXPECT_TRUE(lives(old) || report["outcome"] == "upgraded") << report.dump(2);
@@ -576,7 +562,7 @@ TEST_F(SettleTest, hasAVerbWaitForTheRecoveryOfAnotherProcess) {
     const pid_t child = spawnProgram(
         workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "upgrade", "a", "--to", executing()},
         "upgrade");
-    EXPECT_TRUE(turnUntil([&] { return contents(workspace.path() + "/upgrade.err").find("waits until") != std::string::npos; },
+    EXPECT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/upgrade.err").find("waits until") != std::string::npos; },
                           milliseconds(20'000)));
     lock.reset();
     const Ran ran = collectProgram(workspace, child, "upgrade");

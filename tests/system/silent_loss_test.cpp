@@ -460,35 +460,28 @@ enum class Leg {
 class RelayedLoss : public testing::Test {
  protected:
     static void SetUpTestSuite() {
-        workspace = std::make_unique<Workspace>();
-        host = std::make_unique<Host>(workspace->runtime(), "/nonexistent");
-        VmOptions options;
-        options.owner = "vmm";  // All of its memory goes over the CPR channel.
-        const std::string file = writeDefinition(*workspace, options);
-        const VerbResult started = wait([&](Verbs::Done done) { host->start(file, milliseconds(90'000), std::move(done)); });
+        vm = std::make_unique<OwnHost>();
+        // All of its memory goes over the CPR channel.
+        const VerbResult started = vm->start({.owner = "vmm", .withLinux = true}, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         filesAtFirst = filesOfBlocks();
         ASSERT_THAT(filesAtFirst, AllOf(Contains(Key("ram0")), Contains(Key("pc.bios"))));
     }
     static void TearDownTestSuite() {
-        EXPECT_EQ(wait([&](Verbs::Done done) { host->destroy("vm", std::move(done)); }).code, ExitCode::Done);
-        host.reset();
-        workspace->expectNothingLeft();
-        workspace.reset();
+        EXPECT_EQ(vm->destroy().code, ExitCode::Done);
+        vm->end();
+        vm.reset();
     }
 
     void SetUp() override {
-        pid = vmmPid(*host, "vm");
+        pid = vmmPid(vm->host, "vm");
         ASSERT_GT(pid, 0) << "an earlier test lost the VM";
     }
 
-    static std::string generation() {
-        return wait([&](Verbs::Done done) { host->show("vm", std::move(done)); }).value["directory"];
-    }
+    static std::string generation() { return vm->show()["directory"]; }
 
     static json upgradeTo(const std::string& binary, const Handover::Observer& observer = nullptr) {
-        const UpgradeOptions options{.binary = binary, .design = Design::Relayed};
-        return wait([&](Verbs::Done done) { host->upgrade("vm", options, observer, std::move(done)); }).value;
+        return vm->upgrade({.binary = binary, .design = Design::Relayed}, observer);
     }
 
     static json tamperedUpgrade(const Change& change, Leg leg = Leg::ToRelay) {
@@ -516,26 +509,12 @@ class RelayedLoss : public testing::Test {
         return report;
     }
 
-    /// A new VMM that passes for a QEMU when asked what it can do, and gets other arguments when it is to run the VM.
-    static std::string impostor(const std::string& behaviour) {
-        return workspace->script("impostor",
-                                 "case \"$*\" in *'-machine none'*) exec " + newQemu() + " \"$@\";; esac\n" + behaviour);
-    }
-
-    static json askVmm(const std::string& command) {
-        QmpClient monitor(connectUnix(generation() + "/qmp.sock"));
-        std::optional<QmpReply> answer;
-        monitor.execute(command, nullptr, milliseconds(5'000), [&](QmpReply reply) { answer = std::move(reply); });
-        turnUntil([&] { return answer.has_value(); }, milliseconds(6'000));
-        return answer && answer->ok() ? answer->value : json::object();
-    }
-
     /// Block -> its file, how long that is, and a checksum of those that hold firmware and tables, which nobody writes to once
     /// the guest is up. A VM keeps these for life, whichever VMM runs it.
     static std::map<std::string, std::string> filesOfBlocks() {
         constexpr std::uint64_t longestFirmware = 2 * 1024 * 1024;
-        const std::string table = askVmm("x-query-ramblock").value("human-readable-text", "");
-        const pid_t vmm = vmmPid(*host, "vm");
+        const std::string table = vm->ask("x-query-ramblock").value("human-readable-text", "");
+        const pid_t vmm = vmmPid(vm->host, "vm");
         std::map<std::string, std::string> files;
         for (const RamBlock& block : gatherRamBlocks({.table = table, .pid = vmm})) {
             std::string& file = files[block.idstr] = "none";
@@ -551,11 +530,8 @@ class RelayedLoss : public testing::Test {
     }
 
     void expectNothingLost(const json& report) {
-        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
-        EXPECT_EQ(report["guest"]["repeated"], 0);
-        EXPECT_EQ(report["guest"]["errors"], json::array());
-        EXPECT_EQ(askVmm("query-status").value("status", ""), "running");
+        test::expectNothingLost(report);
+        EXPECT_EQ(vm->ask("query-status").value("status", ""), "running");
         EXPECT_EQ(filesOfBlocks(), filesAtFirst);
     }
 
@@ -563,23 +539,22 @@ class RelayedLoss : public testing::Test {
     void expectGuestStayed(const json& report) {
         ASSERT_EQ(report.value("outcome", ""), "rolled back") << report.dump(2);
         EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_null()) << report.dump(2);
-        ASSERT_EQ(vmmPid(*host, "vm"), pid);
+        ASSERT_EQ(vmmPid(vm->host, "vm"), pid);
         expectNothingLost(report);
     }
 
     void expectUpgraded(const json& report) {
         ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
-        EXPECT_NE(vmmPid(*host, "vm"), pid);
-        pid = vmmPid(*host, "vm");
+        EXPECT_NE(vmmPid(vm->host, "vm"), pid);
+        pid = vmmPid(vm->host, "vm");
         expectNothingLost(report);
-        expectGuestIsWell(*host, "vm");
+        expectGuestIsWell(vm->host, "vm");
     }
 
     void expectFaultsToBeMet();
     void expectMutationsToBeMet(Leg leg, int count);
 
-    static inline std::unique_ptr<Workspace> workspace;
-    static inline std::unique_ptr<Host> host;
+    static inline std::unique_ptr<OwnHost> vm;
     static inline std::map<std::string, std::string> filesAtFirst;
     int pid = 0;
 };
@@ -623,16 +598,15 @@ void RelayedLoss::expectFaultsToBeMet() {
     EXPECT_THAT(goesOnReport.value("cause", ""), AnyOf(HasSubstr("byte after the descriptor entries should be 5 and is 97"),
                                                        HasSubstr("8 bytes after the end of the CPR state")));
     expectGuestStayed(goesOnReport);
-    const json unshared = upgradeTo(
-        impostor("for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
+    const json unshared = upgradeTo(vm->workspace.impostor(
+        "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
     EXPECT_THAT(unshared.value("cause", ""), HasSubstr("aux-ram-share=on, or share=on of its backend, is missing"));
     expectGuestStayed(unshared);
-    expectGuestIsWell(*host, "vm");
+    expectGuestIsWell(vm->host, "vm");
 }
 
 void RelayedLoss::expectMutationsToBeMet(Leg leg, int count) {
-    const char* given = std::getenv("VH_TEST_SEED");
-    const auto seed = static_cast<std::mt19937::result_type>(given ? std::strtoul(given, nullptr, 10) : 20'250'801);
+    const auto seed = static_cast<std::mt19937::result_type>(numberFrom("VH_TEST_SEED", 20'250'801));
     std::mt19937 random(seed);
     int upgrades = 0;
     for (int i = 1; i <= count; ++i) {
@@ -651,7 +625,7 @@ void RelayedLoss::expectMutationsToBeMet(Leg leg, int count) {
                                                    : AnyOf(HasSubstr("new VMM"), HasSubstr("exchanging took longer")));
             expectGuestStayed(report);
         }
-        if (i % 50 == 0) expectGuestIsWell(*host, "vm");
+        if (i % 50 == 0) expectGuestIsWell(vm->host, "vm");
         if (HasFailure()) break;
     }
     std::cout << count << " mutations with VH_TEST_SEED=" << seed << ": " << upgrades << " without effect, the rest rolled back"
@@ -663,11 +637,11 @@ TEST_F(RelayedLoss, isMetAndNamed) {
 }
 
 TEST_F(RelayedLoss, isUndoneWhereTheNewVmmGrewTheOldOnesMemory) {
-    const json report = upgradeTo(impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
+    const json report = upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
     EXPECT_THAT(report.value("cause", ""), HasSubstr("vga.vram"));
     EXPECT_THAT(report["warnings"].dump(), HasSubstr("it was cut back to what the old VMM has"));
     expectGuestStayed(report);
-    expectGuestIsWell(*host, "vm");
+    expectGuestIsWell(vm->host, "vm");
 }
 
 TEST_F(RelayedLoss, doesNotComeOfMutatedStates) {

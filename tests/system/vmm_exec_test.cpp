@@ -24,8 +24,6 @@ using testing::AnyOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
-constexpr milliseconds bootPatience{90'000};
-
 /// What a process has open, by kind: a file's name, or what the kernel calls it, and how often.
 std::map<std::string, int> openFiles(int pid) {
     std::map<std::string, int> found;
@@ -53,11 +51,7 @@ void expectNoMoreFiles(int pid, const std::map<std::string, int>& before) {
 class VmmExecTest : public testing::Test {
  protected:
     // One VM for all tests that leave it as it was.
-    struct Vm {
-        Workspace workspace;
-        std::unique_ptr<Host> host;
-    };
-    static inline std::unique_ptr<Vm> shared;
+    static inline std::unique_ptr<OwnHost> shared;
 
     static VmOptions options() {
         VmOptions options;
@@ -67,58 +61,44 @@ class VmmExecTest : public testing::Test {
         return options;
     }
 
-    static void start(Vm& vm, const VmOptions& options) {
-        vm.host = std::make_unique<Host>(vm.workspace.runtime(), "/nonexistent");
-        const std::string file = writeDefinition(vm.workspace, options);
-        const VerbResult started = wait([&](Verbs::Done done) { vm.host->start(file, bootPatience, std::move(done)); });
+    static void start(OwnHost& vm, const VmOptions& options) {
+        const VerbResult started = vm.start(options, bootPatience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
-    }
-
-    static void end(Vm& vm) {
-        wait([&](Verbs::Done done) { vm.host->destroy("vm", std::move(done)); });
-        vm.workspace.expectNothingLeft();
     }
 
     void SetUp() override {
         if (shared) return;
-        shared = std::make_unique<Vm>();
+        shared = std::make_unique<OwnHost>();
         ASSERT_NO_FATAL_FAILURE(start(*shared, options()));
     }
 
     static void TearDownTestSuite() {
-        if (shared) end(*shared);
+        if (shared) shared->end();
         shared.reset();
     }
 
     /// A VM of a test's own; the shared one makes way, since this process's descriptors are counted for both.
-    Vm& own(const VmOptions& options) {
+    OwnHost& own(const VmOptions& options) {
         TearDownTestSuite();
-        own_ = std::make_unique<Vm>();
+        own_ = std::make_unique<OwnHost>();
         start(*own_, options);
         return *own_;
     }
     void TearDown() override {
-        if (own_) end(*own_);
+        if (own_) own_->end();
         own_.reset();
     }
 
-    static json upgrade(Vm& vm, const std::string& binary, const Handover::Observer& observer = nullptr,
+    static json upgrade(OwnHost& vm, const std::string& binary, const Handover::Observer& observer = nullptr,
                         UpgradeOptions options = {}) {
         options.binary = binary;
         if (!options.design) options.design = Design::VmmExec;
-        return wait([&](Verbs::Done done) { vm.host->upgrade("vm", options, observer, std::move(done)); }).value;
+        return vm.upgrade(options, observer);
     }
 
-    static json show(Vm& vm) {
-        return wait([&](Verbs::Done done) { vm.host->show("vm", std::move(done)); }).value;
-    }
-
-    static void expectUpgraded(Vm& vm, const json& report) {
+    static void expectUpgraded(OwnHost& vm, const json& report) {
         ASSERT_EQ(report.value("outcome", ""), "upgraded") << report.dump(2);
-        ASSERT_TRUE(report["guest"].is_object()) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
-        EXPECT_EQ(report["guest"]["repeated"], 0);
-        EXPECT_EQ(report["guest"]["errors"], json::array());
+        expectNothingLost(report);
         EXPECT_TRUE(report["guest"]["pauseMs"].is_number()) << report.dump(2);
         EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
         EXPECT_EQ(report["ramCopiedBytes"], 0);
@@ -126,24 +106,18 @@ class VmmExecTest : public testing::Test {
         EXPECT_GT(report["ramBlocks"]["compared"], 5);
         EXPECT_THAT(report["warnings"].dump(), HasSubstr("has no way back"));
         EXPECT_EQ(report["old"]["pid"], report["new"]["pid"]);
-        expectGuestIsWell(*vm.host, "vm");
+        expectGuestIsWell(vm.host, "vm");
     }
 
     /// The report of an upgrade after which the guest must run on as before, and can be upgraded after all.
-    static void expectGuestStayed(Vm& vm, int pid, const json& report, const std::string& outcome,
+    static void expectGuestStayed(OwnHost& vm, int pid, const json& report, const std::string& outcome,
                                   const testing::Matcher<std::string>& cause) {
         EXPECT_EQ(report.value("outcome", ""), outcome) << report.dump(2);
         EXPECT_THAT(report.value("cause", ""), cause);
-        EXPECT_EQ(vmmPid(*vm.host, "vm"), pid);
-        EXPECT_EQ(show(vm)["state"], "running");
-        expectGuestIsWell(*vm.host, "vm");
+        EXPECT_EQ(vmmPid(vm.host, "vm"), pid);
+        EXPECT_EQ(vm.show()["state"], "running");
+        expectGuestIsWell(vm.host, "vm");
         expectUpgraded(vm, upgrade(vm, newQemu()));
-    }
-
-    /// A new VMM that is a QEMU when it is asked and when it is rehearsed, and something else when it is executed.
-    static std::string impostor(Vm& vm, const std::string& behaviour) {
-        return vm.workspace.script("impostor",
-                                   "[ -z \"$QEMU_CPR_EXEC_STATE\" ] || {\n" + behaviour + "\n}\nexec " + newQemu() + " \"$@\"");
     }
 
     static Handover::Observer at(State state, const std::function<void()>& what) {
@@ -152,7 +126,7 @@ class VmmExecTest : public testing::Test {
         };
     }
 
-    std::unique_ptr<Vm> own_;
+    std::unique_ptr<OwnHost> own_;
 };
 
 /// A copy of the program that the VMM executes, which a test may spoil.
@@ -173,13 +147,13 @@ class SpoiltShim {
 };
 
 TEST_F(VmmExecTest, upgradesInOneProcessAgainAndAgain) {
-    const int pid = vmmPid(*shared->host, "vm");
+    const int pid = vmmPid(shared->host, "vm");
     std::map<std::string, int> before;
     for (int round = 0; round < 4; ++round) {
         SCOPED_TRACE(round);
         const json report = upgrade(*shared, newQemu());
         ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, report));
-        EXPECT_EQ(vmmPid(*shared->host, "vm"), pid);
+        EXPECT_EQ(vmmPid(shared->host, "vm"), pid);
         if (round == 0)  // The first exec changes what there is: until then its descriptors were those of a start.
             before = openFiles(pid);
         else
@@ -188,9 +162,9 @@ TEST_F(VmmExecTest, upgradesInOneProcessAgainAndAgain) {
 }
 
 TEST_F(VmmExecTest, hasItsMonitorAndConsoleInTheNewGeneration) {
-    const std::string before = show(*shared)["directory"];
+    const std::string before = shared->show()["directory"];
     ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
-    const std::string after = show(*shared)["directory"];
+    const std::string after = shared->show()["directory"];
     EXPECT_NE(after, before);
     EXPECT_FALSE(fs::exists(before));
     const UniqueFd console = connectUnix(after + "/console.sock");
@@ -202,15 +176,15 @@ TEST_F(VmmExecTest, hasItsMonitorAndConsoleInTheNewGeneration) {
     });
     EXPECT_EQ(sendSome(console.get(), "hello\n", 6), 6U);
     EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo hello") != std::string::npos; }, milliseconds(20'000))) << heard;
-    EXPECT_EQ(fs::read_symlink("/proc/" + show(*shared)["pid"].dump() + "/fd/1"), after + "/vmm.log");
+    EXPECT_EQ(fs::read_symlink("/proc/" + shared->show()["pid"].dump() + "/fd/1"), after + "/vmm.log");
 }
 
 // The process on an older record is the right one, by pid and start time; what it uses is not there.
 TEST_F(VmmExecTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
-    const int pid = vmmPid(*shared->host, "vm");
-    const std::string record = shared->workspace.runtime() + "/vm/record.json", older = contents(record);
+    const int pid = vmmPid(shared->host, "vm");
+    const std::string record = shared->workspace.runtime() + "/vm/record.json", older = readFile(record);
     ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
-    const std::string right = contents(record);
+    const std::string right = readFile(record);
     std::ofstream(record) << older;
     for (const bool dryRun : {true, false}) {
         const json report = upgrade(*shared, newQemu(), nullptr, {.dryRun = dryRun});
@@ -229,43 +203,36 @@ TEST_F(VmmExecTest, saysInADryRunThatThereIsNoWayBack) {
 }
 
 TEST_F(VmmExecTest, leavesAPausedGuestPaused) {
-    const auto tell = [&](const std::string& command) {
-        QmpClient monitor(connectUnix(show(*shared)["directory"].get<std::string>() + "/qmp.sock"));
-        std::optional<QmpReply> reply;
-        monitor.execute(command, nullptr, milliseconds(5000), [&](QmpReply answer) { reply = std::move(answer); });
-        turnUntil([&] { return reply.has_value(); }, milliseconds(6000));
-        return reply->value;
-    };
-    tell("stop");
+    shared->ask("stop");
     const json report = upgrade(*shared, newQemu());
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
-    EXPECT_FALSE(tell("query-status").value("running", true));
-    tell("cont");
-    expectGuestIsWell(*shared->host, "vm");
+    EXPECT_FALSE(shared->ask("query-status").value("running", true));
+    shared->ask("cont");
+    expectGuestIsWell(shared->host, "vm");
 }
 
 TEST_F(VmmExecTest, handsOverAndBackToOtherDesigns) {
     // A relayed upgrade makes a new process, which can be executed over as the first one could.
-    const int pid = vmmPid(*shared->host, "vm");
+    const int pid = vmmPid(shared->host, "vm");
     EXPECT_EQ(upgrade(*shared, newQemu(), nullptr, {.design = Design::Relayed})["outcome"], "upgraded");
-    EXPECT_NE(vmmPid(*shared->host, "vm"), pid);
+    EXPECT_NE(vmmPid(shared->host, "vm"), pid);
     ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
     EXPECT_EQ(upgrade(*shared, newQemu(), nullptr, {.design = Design::VmmOwned})["outcome"], "upgraded");
-    expectGuestIsWell(*shared->host, "vm");
+    expectGuestIsWell(shared->host, "vm");
 }
 
 TEST_F(VmmExecTest, refusesToStandBy) {
-    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, newQemu(), nullptr, {.standby = true}), "refused",
+    expectGuestStayed(*shared, vmmPid(shared->host, "vm"), upgrade(*shared, newQemu(), nullptr, {.standby = true}), "refused",
                       HasSubstr("has nothing to hold"));
 }
 
 TEST_F(VmmExecTest, refusesANewVmmThatIsTooOld) {
-    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, oldQemu()), "refused",
+    expectGuestStayed(*shared, vmmPid(shared->host, "vm"), upgrade(*shared, oldQemu()), "refused",
                       AllOf(HasSubstr("(QEMU 10.0."), HasSubstr("needs QEMU 10.2 or newer on both sides")));
 }
 
 TEST_F(VmmExecTest, refusesANewVmmThatDoesNotRun) {
-    expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, "/bin/true"), "refused",
+    expectGuestStayed(*shared, vmmPid(shared->host, "vm"), upgrade(*shared, "/bin/true"), "refused",
                       HasSubstr("is not a working QEMU"));
 }
 
@@ -273,10 +240,8 @@ TEST_F(VmmExecTest, rollsBackWhatTheRehearsalShows) {
     // None of these could be undone once the new VMM was executed.
     for (const auto& [argument, cause] : {std::pair("-global VGA.vgamem_mb=32", "vga.vram: used_length 16 MiB on the old VMM"),
                                           std::pair("-device no-such-device", "'no-such-device' is not a valid device model")}) {
-        const std::string binary =
-            shared->workspace.script("rehearsed", "case \"$*\" in *'-machine none'*) exec " + newQemu() +
-                                                      " \"$@\";; esac\nexec " + newQemu() + " \"$@\" " + argument);
-        expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), upgrade(*shared, binary), "rolled back", HasSubstr(cause));
+        const std::string binary = shared->workspace.impostor("exec " + newQemu() + " \"$@\" " + argument);
+        expectGuestStayed(*shared, vmmPid(shared->host, "vm"), upgrade(*shared, binary), "rolled back", HasSubstr(cause));
     }
 }
 
@@ -288,19 +253,19 @@ TEST_F(VmmExecTest, refusesAShimThatTheVmmsUserMayNotExecute) {
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(),
                 AllOf(HasSubstr(shim.path), HasSubstr("Permission denied"), HasSubstr("make it readable and executable")));
-    expectGuestIsWell(*shared->host, "vm");
+    expectGuestIsWell(shared->host, "vm");
 }
 
 TEST_F(VmmExecTest, rollsBackWhenTheExecFails) {
     if (::geteuid() != 0) GTEST_SKIP() << "who is not root runs the VMM as himself, and may execute what he likes; run as root";
-    const int pid = vmmPid(*shared->host, "vm");
+    const int pid = vmmPid(shared->host, "vm");
     const std::map<std::string, int> before = openFiles(pid);
     json report;
     {
         const SpoiltShim shim(shared->workspace);
         report = upgrade(*shared, newQemu(), at(State::Switching, [&] { ::chmod(shim.path.c_str(), 0600); }));
     }
-    EXPECT_EQ(report["guest"]["lost"], 0);
+    expectNothingLost(report);
     expectNoMoreFiles(pid, before);
     expectGuestStayed(*shared, pid, report, "rolled back", HasSubstr("execvp /proc/self/fd/"));
 }
@@ -309,8 +274,8 @@ TEST_F(VmmExecTest, rollsBackWhenAPersonAsksToStopBeforeTheExec) {
     for (const State state : {State::Launching, State::Exchanging, State::Verifying}) {
         SCOPED_TRACE(std::string(name(state)));
         const json report = upgrade(*shared, newQemu(),
-                                    at(state, [&] { callSoon([] { shared->host->cancelHandovers("stopped by the test"); }); }));
-        expectGuestStayed(*shared, vmmPid(*shared->host, "vm"), report, "rolled back", "stopped by the test");
+                                    at(state, [&] { callSoon([] { shared->host.cancelHandovers("stopped by the test"); }); }));
+        expectGuestStayed(*shared, vmmPid(shared->host, "vm"), report, "rolled back", "stopped by the test");
     }
 }
 
@@ -320,15 +285,14 @@ TEST_F(VmmExecTest, neverHarmsTheGuestWhenAPersonAsksToStopWhileItSwitches) {
         SCOPED_TRACE(delayMs);
         EventSource later;
         const json report = upgrade(*shared, newQemu(), at(State::Switching, [&] {
-            later = EventSource::after(milliseconds(delayMs), [] { shared->host->cancelHandovers("stopped by the test"); });
+            later = EventSource::after(milliseconds(delayMs), [] { shared->host.cancelHandovers("stopped by the test"); });
         }));
         ASSERT_THAT(report["outcome"], AnyOf("rolled back", "upgraded")) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
-        EXPECT_EQ(report["guest"]["repeated"], 0);
+        expectNothingLost(report);
         if (report["outcome"] == "rolled back") {
             EXPECT_EQ(report["cause"], "stopped by the test");
         }
-        expectGuestIsWell(*shared->host, "vm");
+        expectGuestIsWell(shared->host, "vm");
     }
 }
 
@@ -337,13 +301,13 @@ TEST_F(VmmExecTest, neverHarmsTheGuestWhenThePauseBudgetIsUsedUp) {
         SCOPED_TRACE(budgetMs);
         const json report = upgrade(*shared, newQemu(), nullptr, {.pauseBudget = milliseconds(budgetMs)});
         ASSERT_THAT(report["outcome"], AnyOf("rolled back", "upgraded")) << report.dump(2);
-        EXPECT_EQ(report["guest"]["lost"], 0);
-        expectGuestIsWell(*shared->host, "vm");
+        expectNothingLost(report);
+        expectGuestIsWell(shared->host, "vm");
     }
 }
 
 TEST_F(VmmExecTest, rollsBackWhenADiskIsAnotherFileByNow) {
-    const int pid = vmmPid(*shared->host, "vm");
+    const int pid = vmmPid(shared->host, "vm");
     const std::string disk = shared->workspace.path() + "/vm.img";
     fs::rename(disk, disk + ".moved");
     fs::copy_file(disk + ".moved", disk);
@@ -355,12 +319,12 @@ TEST_F(VmmExecTest, rollsBackWhenADiskIsAnotherFileByNow) {
 TEST_F(VmmExecTest, refusesAnOldVmmThatIsTooOld) {
     VmOptions old = options();
     old.binary = oldQemu();
-    Vm& vm = own(old);
+    OwnHost& vm = own(old);
     const json report = upgrade(vm, newQemu());
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(),
                 AllOf(HasSubstr("the old VMM, QEMU 10.0."), HasSubstr("needs QEMU 10.2 or newer on both sides")));
-    expectGuestIsWell(*vm.host, "vm");
+    expectGuestIsWell(vm.host, "vm");
     // And comes there by another design, in two steps.
     EXPECT_EQ(upgrade(vm, newQemu(), nullptr, {.design = Design::Relayed})["outcome"], "upgraded");
     expectUpgraded(vm, upgrade(vm, newQemu()));
@@ -369,50 +333,48 @@ TEST_F(VmmExecTest, refusesAnOldVmmThatIsTooOld) {
 TEST_F(VmmExecTest, refusesAVmThatWasStartedWithASandboxThatForbidsIt) {
     VmOptions relayed = options();
     relayed.design = Design::Relayed;
-    Vm& vm = own(relayed);
+    OwnHost& vm = own(relayed);
     const json report = upgrade(vm, newQemu());
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(), AllOf(HasSubstr("spawn=deny"), HasSubstr("'vmm.sandbox: false'")));
-    expectGuestIsWell(*vm.host, "vm");
+    expectGuestIsWell(vm.host, "vm");
 }
 
 TEST_F(VmmExecTest, refusesAVmWhoseMemoryAnExecWouldLose) {
     VmOptions uncovered = options();
     uncovered.arguments = ", -object, 'memory-backend-ram,id=window,size=1M,share=off', -device, 'ivshmem-plain,memdev=window'";
-    Vm& vm = own(uncovered);
+    OwnHost& vm = own(uncovered);
     const json report = upgrade(vm, newQemu());
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(), AllOf(HasSubstr("window' of the old VMM"), HasSubstr("an exec would lose")));
-    expectGuestIsWell(*vm.host, "vm");
+    expectGuestIsWell(vm.host, "vm");
 }
 
 TEST_F(VmmExecTest, saysWhatHappenedWhenTheExecutedVmmEnds) {
-    Vm& vm = own(options());
-    const int pid = vmmPid(*vm.host, "vm");
-    const json report = upgrade(vm, impostor(vm, "echo 'no such luck' >&2; exit 7"));
+    OwnHost& vm = own(options());
+    const int pid = vmmPid(vm.host, "vm");
+    const json report = upgrade(vm, vm.workspace.impostor("echo 'no such luck' >&2; exit 7", Until::Executed));
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_EQ(report["exitCode"], 4);
     EXPECT_THAT(report["cause"].get<std::string>(),
                 AllOf(HasSubstr("the new VMM ended: no such luck"), HasSubstr("there is no way back"),
                       HasSubstr("pid " + std::to_string(pid) + " has ended, and the guest with it")));
     // It can be started again, as after a crash.
-    EXPECT_EQ(
-        wait([&](Verbs::Done done) { vm.host->start(vm.workspace.path() + "/vm.yaml", bootPatience, std::move(done)); }).code,
-        ExitCode::Done);
+    EXPECT_EQ(test::start(vm.host, vm.workspace.path() + "/vm.yaml", bootPatience).code, ExitCode::Done);
 }
 
 TEST_F(VmmExecTest, leavesAnExecutedVmmThatHangsAlone) {
-    Vm& vm = own(options());
-    const int pid = vmmPid(*vm.host, "vm");
-    const json report = upgrade(vm, impostor(vm, "kill -STOP $$"));
+    OwnHost& vm = own(options());
+    const int pid = vmmPid(vm.host, "vm");
+    const json report = upgrade(vm, vm.workspace.impostor("kill -STOP $$", Until::Executed));
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("pid " + std::to_string(pid) + " is left as it is"));
     EXPECT_EQ(::kill(pid, 0), 0);
     // When it goes on after all, the next verb finds it and lets the guest run.
     ::kill(pid, SIGCONT);
     EXPECT_EQ(upgrade(vm, newQemu(), nullptr, {.dryRun = true})["outcome"], "ready");
-    EXPECT_EQ(vmmPid(*vm.host, "vm"), pid);
-    expectGuestIsWell(*vm.host, "vm");
+    EXPECT_EQ(vmmPid(vm.host, "vm"), pid);
+    expectGuestIsWell(vm.host, "vm");
     expectUpgraded(vm, upgrade(vm, newQemu()));
 }
 
@@ -425,18 +387,18 @@ TEST_F(VmmExecCrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
         {"verifying", "20"}, {"verifying", "40"}, {"switching", "0"},  {"switching", "1"},   {"switching", "5"},
         {"switching", "10"}, {"switching", "20"}, {"switching", "50"}, {"switching", "150"}, {"switching", "250"},
         {"proving", "0"},    {"confirming", "0"}, {"confirming", "2"}, {"retiring", "0"}};
-    const int pid = vmmPid(*shared->host, "vm");
+    const int pid = vmmPid(shared->host, "vm");
     for (const auto& [state, delayMs] : moments) {
         SCOPED_TRACE(state + " + " + delayMs + " ms");
         ASSERT_NO_FATAL_FAILURE(crashManager(shared->workspace, "vm", "vm", newQemu(), state, delayMs));
         std::string problem;
-        shared->host->recoverAll([&](const std::string& line) { problem = line; });
+        shared->host.recoverAll([&](const std::string& line) { problem = line; });
         ASSERT_TRUE(
-            turnUntil([&] { return show(*shared).value("state", "") == "running" || !problem.empty(); }, milliseconds(25'000)))
-            << show(*shared).dump(2);
+            turnUntil([&] { return shared->show().value("state", "") == "running" || !problem.empty(); }, milliseconds(25'000)))
+            << shared->show().dump(2);
         ASSERT_EQ(problem, "");
-        EXPECT_EQ(vmmPid(*shared->host, "vm"), pid);
-        expectGuestIsWell(*shared->host, "vm");
+        EXPECT_EQ(vmmPid(shared->host, "vm"), pid);
+        expectGuestIsWell(shared->host, "vm");
         ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
     }
 }

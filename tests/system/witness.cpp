@@ -34,7 +34,7 @@ struct Mapping {
 /// Empty of a process that ends meanwhile, at which a stream throws.
 std::string mapsOf(pid_t pid) {
     try {
-        return contents("/proc/" + std::to_string(pid) + "/maps");
+        return readIfThere("/proc/" + std::to_string(pid) + "/maps");
     } catch (const std::exception&) {
         return {};
     }

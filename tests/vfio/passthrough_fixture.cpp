@@ -17,7 +17,6 @@
 namespace vh::test {
 
 using nlohmann::json;
-using std::chrono::milliseconds;
 namespace fs = std::filesystem;
 
 std::string driverOf(const std::string& address) {
@@ -107,8 +106,7 @@ VerbResult Passthrough::upgradeHere() {
 }
 
 void Passthrough::startDaemon() {
-    daemon_ = spawnProgram(*workspace, {required("VH_DAEMON"), "--runtime-dir", workspace->runtime()}, "daemon");
-    ASSERT_TRUE(turnUntil([&] { return isListening(workspace->runtime() + "/manager.sock"); }, milliseconds(20'000)));
+    daemon_ = test::startDaemon(*workspace);
 }
 
 void Passthrough::killDaemon() {
@@ -119,9 +117,9 @@ void Passthrough::killDaemon() {
 
 void Passthrough::haveVm(const std::string& vfio, const std::string& owner) {
     const std::string definition = define("vm", vfio, owner);
-    if (running_ == contents(definition) && !shown().contains("error") && shown().value("state", "") == "running") return;
+    if (running_ == readFile(definition) && !shown().contains("error") && shown().value("state", "") == "running") return;
     run({"destroy", "vm"});
-    running_ = contents(definition);
+    running_ = readFile(definition);
     Ran started;
     for (int attempt = 0; attempt < 2; ++attempt) {
         started = run({"start", definition, "--wait-heartbeat", "120s"});
@@ -138,7 +136,7 @@ void Passthrough::haveVm(const std::string& vfio, const std::string& owner) {
 void Passthrough::rebindNetwork() const {
     const std::string log = workspace->path() + "/console.log", word = "probe: rebound";
     const auto times = [&] {
-        const std::string text = contents(log);
+        const std::string text = readIfThere(log);
         int found = 0;
         for (std::size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) ++found;
         return found;

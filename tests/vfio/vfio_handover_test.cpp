@@ -34,7 +34,7 @@ std::set<int> qemus(const std::string& directory) {
     for (const auto& entry : fs::directory_iterator("/proc")) {
         const std::string pid = entry.path().filename();
         if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-        const std::string command = contents(entry.path() / "cmdline");
+        const std::string command = readIfThere(entry.path() / "cmdline");
         if (command.find("qemu-system") != std::string::npos && command.find(directory) != std::string::npos)
             found.insert(std::stoi(pid));
     }
@@ -66,7 +66,7 @@ TEST_F(Passthrough, goesBackAndOnWhenTheNewVmmDies) {
                 running = qemus(workspace->path());
                 running.erase(old);
                 if (running.empty()) return false;
-                return contents(workspace->path() + (standby ? "/holder.err" : "/holder.out"))
+                return readIfThere(workspace->path() + (standby ? "/holder.err" : "/holder.out"))
                            .find(standby ? "holding" : moment) != std::string::npos;
             },
             milliseconds(60'000)));

@@ -728,9 +728,9 @@ TEST(Differences, writeSizesAndFilesForPeople) {
     old.file = BackingFile{{makedev(8, 3), 42}, 6 * kib, -1};
     const auto found = differences({old}, {fresh}, RamTransfer::AllShared);
     ASSERT_EQ(found.size(), 3U);
-    EXPECT_EQ(found[0].old + "/" + found[0].fresh, "4097 bytes/0 bytes");
-    EXPECT_EQ(found[1].old + "/" + found[1].fresh, "3 GiB/5 KiB");
-    EXPECT_EQ(found[2].old + "/" + found[2].fresh, "inode 42 on device 8:3, 6 KiB/none");
+    EXPECT_EQ(found[0].old + "/" + found[0].new_, "4097 bytes/0 bytes");
+    EXPECT_EQ(found[1].old + "/" + found[1].new_, "3 GiB/5 KiB");
+    EXPECT_EQ(found[2].old + "/" + found[2].new_, "inode 42 on device 8:3, 6 KiB/none");
 }
 
 }  // namespace

@@ -11,7 +11,6 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <functional>
@@ -30,6 +29,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/open_descriptors.h"
+#include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/cpr_channel.h"
 #include "vmm-shim/reference/reference_options.h"
@@ -144,11 +144,7 @@ class Vmm {
     Vmm& operator=(const Vmm&) = delete;
 
     static constexpr std::uint64_t ramBytes = std::uint64_t{64} << 20;
-    static std::string program() {
-        const char* path = std::getenv("VH_SHIM");
-        if (!path) throw std::runtime_error("VH_SHIM is not set: it is the path of the program vmm-shim");
-        return path;
-    }
+    static std::string program() { return test::required("VH_SHIM"); }
 
     std::string cprPath() const { return directory_ + "/cpr.sock"; }
     std::string mainPath() const { return directory_ + "/main.sock"; }

@@ -1,12 +1,10 @@
 #include "vmm-shim/qmp/monitor.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <set>
 #include <string_view>
@@ -50,16 +48,9 @@ Interrupts::~Interrupts() {
 int awaitReadable(std::initializer_list<int> descriptors, steady_clock::time_point deadline, int interrupts) {
     std::vector<pollfd> entries{{interrupts, POLLIN, 0}};
     for (const int descriptor : descriptors) entries.push_back({descriptor, POLLIN, 0});
-    for (;;) {
-        const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
-        const int ready =
-            ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<long long>(left.count(), 0, 1 << 30)));
-        if (ready < 0 && errno == EINTR) continue;
-        if (ready < 0) throwErrno("poll");
-        if (ready == 0) return -1;
-        if (entries.front().revents != 0) throw Interrupted();
-        return std::ranges::find_if(entries, [](const pollfd& entry) { return entry.revents != 0; })->fd;
-    }
+    if (!pollUntil(entries, deadline)) return -1;
+    if (entries.front().revents != 0) throw Interrupted();
+    return std::ranges::find_if(entries, [](const pollfd& entry) { return entry.revents != 0; })->fd;
 }
 
 Monitor::Monitor(const std::string& path, milliseconds timeout) : path_(path), timeout_(timeout) {

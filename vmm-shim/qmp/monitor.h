@@ -16,14 +16,12 @@
 namespace vh {
 
 /// Nobody answers at the monitor's socket.
-class MonitorUnreachable : public std::runtime_error {
- public:
+struct MonitorUnreachable : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
 /// The VMM refused a command.
-class CommandRefused : public std::runtime_error {
- public:
+struct CommandRefused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 

@@ -211,8 +211,7 @@ std::string ReferenceGuest::status() const {
 }
 
 ReferenceBlock* ReferenceGuest::find(const std::string& idstr) {
-    const auto found =
-        std::find_if(blocks_.begin(), blocks_.end(), [&](const ReferenceBlock& block) { return block.idstr == idstr; });
+    const auto found = std::ranges::find(blocks_, idstr, &ReferenceBlock::idstr);
     return found == blocks_.end() ? nullptr : &*found;
 }
 

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <iostream>
 #include <stdexcept>
-#include <string_view>
 #include <system_error>
 #include <thread>
 
@@ -101,42 +100,26 @@ void ReferenceVmm::sendCprState() {
                 if (entries[i].name == fault.names.substr(0, colon)) return {i, fault.names.substr(colon + 1)};
         throw std::runtime_error("--fault '" + fault.text + "': the CPR state has not the first name");
     };
-    switch (fault.action) {
-        case Action::Drop: {
-            const auto index = static_cast<std::ptrdiff_t>(indexOf(fault.names));
-            entries.erase(entries.begin() + index);
-            capture.descriptors.erase(capture.descriptors.begin() + index);
-            break;
-        }
-        case Action::Rename: {
-            const auto [index, other] = twoNames();
-            entries[index].name = other;
-            break;
-        }
-        case Action::Swap: {
-            const auto [index, other] = twoNames();
-            std::swap(capture.descriptors[index], capture.descriptors[indexOf(other)]);
-            break;
-        }
-        case Action::Replace:
-            capture.descriptors[indexOf(fault.names)] = makeMemfd(fault.names, guest_->find(fault.names)->max_length);
-            break;
-        case Action::BadServiceByte:
-            indexOf(fault.names);
-            return sendBrokenCprState();
-        case Action::Garbage:
-        case Action::Truncate:
-        case Action::Trailing:
-        case Action::MissingDescriptor:
-            return sendBrokenCprState();
-        case Action::Lie:
-            return;
-        case Action::None:
-        case Action::Die:
-        case Action::Exit:
-        case Action::Hang:
-        case Action::Slow:
-            break;
+    if (fault.action == Action::Lie) return;
+    if (fault.action == Action::Garbage || fault.action == Action::Truncate || fault.action == Action::Trailing ||
+        fault.action == Action::MissingDescriptor)
+        return sendBrokenCprState();
+    if (fault.action == Action::BadServiceByte) {
+        indexOf(fault.names);
+        return sendBrokenCprState();
+    }
+    if (fault.action == Action::Drop) {
+        const auto index = static_cast<std::ptrdiff_t>(indexOf(fault.names));
+        entries.erase(entries.begin() + index);
+        capture.descriptors.erase(capture.descriptors.begin() + index);
+    } else if (fault.action == Action::Rename) {
+        const auto [index, other] = twoNames();
+        entries[index].name = other;
+    } else if (fault.action == Action::Swap) {
+        const auto [index, other] = twoNames();
+        std::swap(capture.descriptors[index], capture.descriptors[indexOf(other)]);
+    } else if (fault.action == Action::Replace) {
+        capture.descriptors[indexOf(fault.names)] = makeMemfd(fault.names, guest_->find(fault.names)->max_length);
     }
     outgoing_->sender.emplace(capture);
     sendCprSome();
@@ -146,29 +129,26 @@ void ReferenceVmm::sendBrokenCprState() {
     const Fault& fault = outgoing_->cprFault;
     const CprCapture& capture = *outgoing_->capture;
     EncodedCprState encoded = encodeCprState(capture.state);
-    std::map<std::size_t, int> descriptorAt;
+    std::vector<int> descriptors;
     for (std::size_t i = 0; i < encoded.serviceBytes.size(); ++i) {
-        descriptorAt[encoded.serviceBytes[i]] = capture.descriptors[i].get();
+        descriptors.push_back(capture.descriptors[i].get());
         if (fault.action == Action::BadServiceByte && capture.state.fds[i].name == fault.names)
             encoded.bytes[encoded.serviceBytes[i]] = 'X';
     }
-    if (fault.action == Action::Garbage) {
-        encoded.bytes = noise(512);
-        descriptorAt.clear();
-    }
     if (fault.action == Action::Truncate) encoded.bytes.resize(std::min<std::size_t>(fault.number, encoded.bytes.size()));
     if (fault.action == Action::Trailing) encoded.bytes += noise(fault.number);
-    if (fault.action == Action::MissingDescriptor) descriptorAt.erase(encoded.serviceBytes.back());
-    const int socket = outgoing_->cpr.get();
-    for (std::size_t at = 0; at < encoded.bytes.size();) {
-        const auto next = descriptorAt.lower_bound(at);
-        const bool carries = next != descriptorAt.end() && next->first == at;
-        const std::size_t end = carries ? at + 1 : next != descriptorAt.end() ? next->first : encoded.bytes.size();
-        const std::size_t sent =
-            sendSome(socket, encoded.bytes.data() + at, std::min(end, encoded.bytes.size()) - at, carries ? next->second : -1);
-        if (sent == 0) waitFor(socket, POLLOUT);
-        at += sent;
+    std::size_t carried = encoded.serviceBytes.size();
+    while (carried > 0 && encoded.serviceBytes[carried - 1] >= encoded.bytes.size()) --carried;
+    if (fault.action == Action::MissingDescriptor) --carried;
+    if (fault.action == Action::Garbage) {
+        encoded.bytes = noise(512);
+        carried = 0;
     }
+    encoded.serviceBytes.resize(carried);
+    descriptors.resize(carried);
+    const int socket = outgoing_->cpr.get();
+    CarryingSender sender(std::move(encoded.bytes), std::move(encoded.serviceBytes), std::move(descriptors));
+    while (!sender.sendSome(socket)) waitFor(socket, POLLOUT);
     ::shutdown(socket, SHUT_WR);
 }
 

@@ -1,9 +1,9 @@
 #include "vmm-shim/reference/reference_options.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <stdexcept>
-#include <string_view>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -15,21 +15,10 @@ namespace {
 
 using nlohmann::json;
 
-const std::map<std::string, Step> steps{
-    {"start", Step::Start},
-    {"cpr-sent", Step::CprSent},
-    {"cpr-received", Step::CprReceived},
-    {"monitor", Step::Monitor},
-    {"verify", Step::Verify},
-    {"migrate", Step::Migrate},
-    {"incoming", Step::Incoming},
-    {"hang-up", Step::HangUp},
-    {"stream-begin", Step::StreamBegin},
-    {"stream-middle", Step::StreamMiddle},
-    {"stream-end", Step::StreamEnd},
-    {"cont", Step::Cont},
-    {"quit", Step::Quit},
-};
+/// In the order of Step.
+constexpr std::string_view steps[] = {"start",   "cpr-sent",     "cpr-received",  "monitor",    "verify", "migrate", "incoming",
+                                      "hang-up", "stream-begin", "stream-middle", "stream-end", "cont",   "quit"};
+static_assert(std::size(steps) == static_cast<std::size_t>(Step::Quit) + 1);
 
 enum class Argument { None, Number, Name, TwoNames };
 
@@ -74,11 +63,10 @@ std::uint64_t number(const std::string& option, const std::string& text, std::ui
     return *value;
 }
 
-template <class Value>
-std::string namesOf(const std::map<std::string, Value>& table) {
-    std::string names;
-    for (const auto& [name, value] : table) append(names, name);
-    return names;
+std::uint64_t positive(const std::string& option, const std::string& text, std::uint64_t most) {
+    const std::uint64_t value = number("-" + option, text, most);
+    if (value == 0) refuse("-" + option, text, "should be 1 or more");
+    return value;
 }
 
 Fault parseFault(const std::string& text) {
@@ -93,14 +81,19 @@ Fault parseFault(const std::string& text) {
         if (fault.visit == 0) fail("visits of a step are counted from 1");
         stepName.erase(at);
     }
-    const auto step = steps.find(stepName);
-    if (step == steps.end()) fail("there is no step '" + stepName + "', but " + namesOf(steps));
-    fault.step = step->second;
+    const auto step = std::ranges::find(steps, stepName);
+    if (step == std::end(steps))
+        fail("there is no step '" + stepName + "', but " + joined(std::set(std::begin(steps), std::end(steps))));
+    fault.step = static_cast<Step>(step - std::begin(steps));
     const std::string wanted = text.substr(equals + 1);
     const std::size_t colon = wanted.find(':');
     const std::string actionName = wanted.substr(0, colon);
     const auto found = actions.find(actionName);
-    if (found == actions.end()) fail("there is no action '" + actionName + "', but " + namesOf(actions));
+    if (found == actions.end()) {
+        std::string names;
+        for (const auto& [name, rule] : actions) append(names, name);
+        fail("there is no action '" + actionName + "', but " + names);
+    }
     const ActionRule& rule = found->second;
     fault.action = rule.action;
     if (!rule.at.empty() && !rule.at.contains(fault.step)) fail("'" + actionName + "' means nothing at '" + stepName + "'");
@@ -113,15 +106,19 @@ Fault parseFault(const std::string& text) {
     return fault;
 }
 
+using Properties = std::map<std::string, std::string>;
+
+std::string valueOf(const Properties& properties, const std::string& key, const std::string& otherwise = {}) {
+    const auto found = properties.find(key);
+    return found == properties.end() ? otherwise : found->second;
+}
+
 /// `socket,id=a,server=on` as a map; what has no `=` is there with an empty value, and the first as `type` too.
-std::map<std::string, std::string> properties(const std::string& text) {
-    std::map<std::string, std::string> found{{"type", text.substr(0, text.find(','))}};
-    for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
-        const std::string item = text.substr(begin, end - begin);
+Properties properties(const std::string& text) {
+    Properties found{{"type", text.substr(0, text.find(','))}};
+    for (const std::string& item : split(text, ',')) {
         const std::size_t equals = std::min(item.find('='), item.size());
         found[item.substr(0, equals)] = equals == item.size() ? "" : item.substr(equals + 1);
-        begin = end + 1;
     }
     return found;
 }
@@ -183,28 +180,25 @@ class Parser {
 
     void optionWithValue(const std::string& name, const std::string& value) {
         if (name == "-machine" || name == "-M") {
-            const auto machine = properties(value);
+            const Properties machine = properties(value);
             options_.machine = machine.at("type");
-            if (const auto found = machine.find("memory-backend"); found != machine.end()) memoryBackend_ = found->second;
-            if (const auto found = machine.find("aux-ram-share"); found != machine.end())
-                options_.auxRamShare = found->second == "on";
+            memoryBackend_ = valueOf(machine, "memory-backend", memoryBackend_);
+            options_.auxRamShare = valueOf(machine, "aux-ram-share", options_.auxRamShare ? "on" : "off") == "on";
         } else if (name == "-object") {
             addObject(value);
         } else if (name == "-chardev") {
-            const auto found = properties(value);
+            const Properties found = properties(value);
             if (found.at("type") != "socket" || !found.contains("fd") || !found.contains("id")) return;
             chardevs_[found.at("id")] = {static_cast<int>(number("-chardev fd", found.at("fd"), 1'000'000)),
-                                         found.contains("server") && found.at("server") != "off"};
+                                         valueOf(found, "server", "off") != "off"};
         } else if (name == "-mon") {
-            const auto found = properties(value);
-            if (found.contains("chardev")) monitorChardev_ = found.at("chardev");
+            monitorChardev_ = valueOf(properties(value), "chardev", monitorChardev_);
         } else if (name == "-serial" && value.starts_with("chardev:")) {
             consoleChardev_ = value.substr(8);
         } else if (name == "-device") {
-            const auto found = properties(value);
-            if (found.at("type") == "virtserialport" && found.contains("name") && found.contains("chardev") &&
-                found.at("name") == "org.virt-handover.heartbeat.0")
-                heartbeatChardev_ = found.at("chardev");
+            const Properties found = properties(value);
+            if (found.at("type") == "virtserialport" && valueOf(found, "name") == "org.virt-handover.heartbeat.0")
+                heartbeatChardev_ = valueOf(found, "chardev", heartbeatChardev_);
         } else if (name == "-incoming") {
             if (value == "defer")
                 options_.incoming = true;
@@ -217,11 +211,9 @@ class Parser {
             const auto seconds = static_cast<std::int64_t>(number("-" + name, value, 1'000'000'000));
             options_.clockAheadSeconds = name == "-clock-ahead" ? seconds : -seconds;
         } else if (name == "-vram-mib") {
-            options_.vramBytes = number("--vram-mib", value, 1024) << 20;
-            if (options_.vramBytes == 0) refuse("--vram-mib", value, "should be 1 or more");
+            options_.vramBytes = positive(name, value, 1024) << 20;
         } else if (name == "-beats-per-second") {
-            options_.beatsPerSecond = static_cast<unsigned>(number("--beats-per-second", value, 1000));
-            if (options_.beatsPerSecond == 0) refuse("--beats-per-second", value, "should be 1 or more");
+            options_.beatsPerSecond = static_cast<unsigned>(positive(name, value, 1000));
         } else if (name == "-queued-beats") {
             options_.queuedBeats = static_cast<unsigned>(number("--queued-beats", value, 1000));
         } else if (name == "-silent-connections") {
@@ -237,21 +229,17 @@ class Parser {
     }
 
     void addObject(const std::string& value) {
-        const auto found = properties(value);
-        const auto property = [&found](const std::string& key, const std::string& otherwise) {
-            const auto entry = found.find(key);
-            return entry == found.end() ? otherwise : entry->second;
-        };
+        const Properties found = properties(value);
         MemoryBackend backend;
         backend.type = found.at("type");
         if (backend.type != "memory-backend-file" && backend.type != "memory-backend-memfd") return;
-        if (property("hugetlb", "off") == "on") refuse("-object", value, "the reference VMM has no huge pages");
-        backend.id = property("id", "");
-        backend.path = property("mem-path", "");
-        backend.size = number("-object size", property("size", ""), std::uint64_t{1} << 50);
+        if (valueOf(found, "hugetlb", "off") == "on") refuse("-object", value, "the reference VMM has no huge pages");
+        backend.id = valueOf(found, "id", "");
+        backend.path = valueOf(found, "mem-path", "");
+        backend.size = number("-object size", valueOf(found, "size", ""), std::uint64_t{1} << 50);
         if (backend.size == 0 || backend.size % 4096 != 0) refuse("-object", value, "the size should be a multiple of 4096");
         // As in QEMU: backends/hostmem-memfd.c:memfd_backend_instance_init shares, other backends do not (11.1).
-        backend.shared = property("share", backend.type == "memory-backend-memfd" ? "on" : "off") == "on";
+        backend.shared = valueOf(found, "share", backend.type == "memory-backend-memfd" ? "on" : "off") == "on";
         backends_[backend.id] = backend;
     }
 

@@ -1,13 +1,9 @@
 #include "vmm-shim/reference/reference_stream.h"
 
-#include <array>
 #include <cstring>
 #include <stdexcept>
-#include <utility>
 
 #include <nlohmann/json.hpp>
-
-#include "vmm-shim/bytes.h"
 
 namespace vh {
 namespace {
@@ -28,12 +24,10 @@ constexpr unsigned pagesPerPart = 64;
 constexpr std::size_t longestName = 255, longestDescription = 65536;
 const std::string capabilitiesName = "configuration/capabilities";
 
-const std::array<std::pair<const char*, std::uint64_t Counter::*>, 6> counterFields{{{"identity", &Counter::identity},
-                                                                                     {"ticks", &Counter::ticks},
-                                                                                     {"seq", &Counter::seq},
-                                                                                     {"unsent", &Counter::unsent},
-                                                                                     {"checked", &Counter::checked},
-                                                                                     {"mismatches", &Counter::mismatches}}};
+constexpr std::pair<const char*, std::uint64_t Counter::*> counterFields[] = {
+    {"identity", &Counter::identity}, {"ticks", &Counter::ticks},     {"seq", &Counter::seq},
+    {"unsent", &Counter::unsent},     {"checked", &Counter::checked}, {"mismatches", &Counter::mismatches},
+};
 
 /// migration/ram.c:migrate_ram_is_ignored (11.1).
 bool isIgnored(const ReferenceBlock& block, const StreamSettings& settings) {

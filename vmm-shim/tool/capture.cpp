@@ -3,11 +3,10 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
+#include <functional>
 #include <iostream>
-#include <set>
+#include <thread>
 #include <utility>
 
 #include "vmm-shim/file.h"
@@ -35,7 +34,7 @@ class ListeningPlace {
     std::string mainPath() const { return directory_.path() + "/nobody"; }
 
  private:
-    const ScratchDirectory directory_{"vmm-shim"};
+    const PrivateDirectory directory_{"vmm-shim"};
     const PathListener cpr_{directory_.path() + "/cpr"};
 };
 
@@ -53,72 +52,44 @@ std::string migrationStatus(const json& migration) {
     return migration.value("status", "none");
 }
 
-/// The migration mode, changed as long as this lives.
-class CprTransferMode {
+/// What has been begun, and is undone at the latest when this ends.
+class Undoing {
  public:
-    explicit CprTransferMode(Monitor& monitor)
-        : monitor_(monitor), before_(monitor.execute("query-migrate-parameters").value("mode", "normal")) {
-        set("cpr-transfer");
-    }
-    CprTransferMode(const CprTransferMode&) = delete;
-    ~CprTransferMode() {
+    Undoing(std::string failure, std::function<void()> undo) : failure_(std::move(failure)), undo_(std::move(undo)) {}
+    Undoing(const Undoing&) = delete;
+    ~Undoing() {
         try {
-            restore();
+            now();
         } catch (const std::exception& error) {
-            std::cerr << "vmm-shim: the VMM's migration parameter 'mode' could not be set back to '" << before_
-                      << "': " << error.what() << "\n";
+            std::cerr << "vmm-shim: " << failure_ << ": " << error.what() << "\n";
         }
     }
-    void restore() {
-        if (std::exchange(changed_, false)) monitor_.execute("migrate-set-parameters", {{"mode", before_}});
+    void now() {
+        if (const auto undo = std::exchange(undo_, nullptr)) undo();
     }
 
  private:
-    void set(const std::string& mode) {
-        monitor_.execute("migrate-set-parameters", {{"mode", mode}});
-        changed_ = mode != before_;
-    }
-
-    Monitor& monitor_;
-    const std::string before_;
-    bool changed_ = false;
+    const std::string failure_;
+    std::function<void()> undo_;
 };
 
-/// A migration that was begun, and is given up at the latest when this ends.
-class BegunMigration {
- public:
-    BegunMigration(Monitor& monitor, const ListeningPlace& place) : monitor_(monitor) {
-        const auto channel = [](const char* type, const std::string& path) {
-            return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
-        };
-        // Both, always: with the CPR channel alone QEMU 10.0.2 and 11.1.3 dereference a null pointer, and the guest is gone.
-        monitor_.send("migrate", {{"channels", {channel("main", place.mainPath()), channel("cpr", place.cpr().path())}}});
-    }
-    BegunMigration(const BegunMigration&) = delete;
-    ~BegunMigration() {
-        try {
-            cancel();
-        } catch (const std::exception& error) {
-            std::cerr << "vmm-shim: the migration could not be cancelled: " << error.what() << "\n";
-        }
-    }
-    void cancel() {
-        if (!std::exchange(underWay_, false)) return;
-        monitor_.execute("migrate_cancel");
-        const auto deadline = steady_clock::now() + monitor_.timeout();
-        for (std::string status;
-             !cameToNothing(migrationStatusOf(status = migrationStatus(monitor_.execute("query-migrate"))));) {
-            if (steady_clock::now() > deadline) throw std::runtime_error("it remains in the status '" + status + "'");
-            // The monitor tells of no end of it, unless the capability `events` were changed, too.
-            const timespec pause{0, 1'000'000};
-            ::nanosleep(&pause, nullptr);
-        }
-    }
+void beginMigration(Monitor& monitor, const ListeningPlace& place) {
+    const auto channel = [](const char* type, const std::string& path) {
+        return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
+    };
+    // Both, always: with the CPR channel alone QEMU 10.0.2 and 11.1.3 dereference a null pointer, and the guest is gone.
+    monitor.send("migrate", {{"channels", {channel("main", place.mainPath()), channel("cpr", place.cpr().path())}}});
+}
 
- private:
-    Monitor& monitor_;
-    bool underWay_ = true;
-};
+void cancelMigration(Monitor& monitor) {
+    monitor.execute("migrate_cancel");
+    const auto deadline = steady_clock::now() + monitor.timeout();
+    for (std::string status; !cameToNothing(migrationStatusOf(status = migrationStatus(monitor.execute("query-migrate"))));) {
+        if (steady_clock::now() > deadline) throw std::runtime_error("it remains in the status '" + status + "'");
+        // The monitor tells of no end of it, unless the capability `events` were changed, too.
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
 
 }  // namespace
 
@@ -140,7 +111,11 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
                          runStateOf(monitor.execute("query-status").value("status", "")) != RunState::PostMigrate);
     if (!isIdle) throw std::runtime_error("the VMM has a migration in the status '" + status + "': it is left alone");
 
-    CprTransferMode mode(monitor);
+    const std::string before = monitor.execute("query-migrate-parameters").value("mode", "normal"), cpr = "cpr-transfer";
+    monitor.execute("migrate-set-parameters", {{"mode", cpr}});
+    Undoing mode("the VMM's migration parameter 'mode' could not be set back to '" + before + "'", [&] {
+        if (before != cpr) monitor.execute("migrate-set-parameters", {{"mode", before}});
+    });
     // These are the blockers of the mode that is set (migration/migration.c:fill_source_migration_info, 10.0 and 11.1).
     std::string blockers;
     for (const json& reason : monitor.execute("query-migrate").value("blocked-reasons", json::array()))
@@ -151,7 +126,8 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
     UniqueFd connection;  // Outlives the migration: to hang up is to let it go on.
     CprReceiver receiver;
     const auto start = steady_clock::now();
-    BegunMigration migration(monitor, place);
+    beginMigration(monitor, place);
+    Undoing migration("the migration could not be cancelled", [&monitor] { cancelMigration(monitor); });
     // The VMM answers `migrate` when it has sent the state, or failed to.
     bool answered = false;
     for (bool whole = false; !whole || !answered;) {
@@ -172,10 +148,10 @@ CprCaptureResult captureCprState(Monitor& monitor, pid_t pid) {
             if (connection) expectPeer(connection.get(), pid);
         }
     }
-    migration.cancel();
+    migration.now();
     const auto taken = std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - start);
     connection.reset();
-    mode.restore();
+    mode.now();
     std::string bytes = receiver.bytes();
     return {std::move(bytes), receiver.take(), taken};
 }

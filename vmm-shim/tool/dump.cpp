@@ -55,29 +55,17 @@ json toJson(const RamBlock& block) {
         file = toJson(block.file->identity, block.file->size);
         file["fd"] = block.file->fd;
     }
-    return {{"idstr", block.idstr},
-            {"used_length", block.used_length},
-            {"max_length", block.max_length},
-            {"page_size", block.page_size},
-            {"align", block.align},
-            {"shared", block.shared},
-            {"resizable", block.resizable},
-            {"read_only", block.read_only},
-            {"named_file", block.named_file},
-            {"guest_memfd", block.guest_memfd},
-            {"file", file}};
+    json value{{"idstr", block.idstr},           {"used_length", block.used_length},
+               {"max_length", block.max_length}, {"page_size", block.page_size},
+               {"align", block.align},           {"file", file}};
+    for (const auto& [bit, name, member] : ramBlockFlags) value[name] = block.*member;
+    return value;
 }
 
 std::string flagsText(const RamBlock& block) {
     std::string text;
-    const auto add = [&](bool is, const char* word) {
-        if (is) append(text, word, ",");
-    };
-    add(block.shared, "shared");
-    add(block.resizable, "resizable");
-    add(block.read_only, "read_only");
-    add(block.named_file, "named_file");
-    add(block.guest_memfd, "guest_memfd");
+    for (const auto& [bit, name, member] : ramBlockFlags)
+        if (block.*member) append(text, name, ",");
     return text.empty() ? "-" : text;
 }
 
@@ -251,7 +239,7 @@ Dump dump(const std::vector<RamBlockDifference>& differences) {
                               {"idstr", difference.idstr},
                               {"field", difference.field},
                               {"old", difference.old},
-                              {"fresh", difference.fresh},
+                              {"fresh", difference.new_},
                               {"why", difference.why}});
         dump.text += std::string(name(difference.severity)) + ": " + describe(difference) + "\n";
     }

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <iostream>
 #include <stdexcept>
-#include <system_error>
 
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/text.h"

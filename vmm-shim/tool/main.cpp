@@ -1,14 +1,11 @@
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -156,8 +153,8 @@ RamTransfer transferNamed(const std::string& name) {
 
 /// As if the new VMM had been started with the old one's files: what two VMMs that run side by side cannot have, and what a
 /// handover would see to.
-void handOverFiles(const std::vector<RamBlock>& old, std::vector<RamBlock>& fresh, RamTransfer transfer) {
-    for (RamBlock& block : fresh) {
+void handOverFiles(const std::vector<RamBlock>& old, std::vector<RamBlock>& new_, RamTransfer transfer) {
+    for (RamBlock& block : new_) {
         const auto before = std::ranges::find(old, block.idstr, &RamBlock::idstr);
         const bool shares = transfer == RamTransfer::AllShared || (transfer == RamTransfer::NamedFilesShared && block.named_file);
         if (shares && block.file && before != old.end() && before->file) block.file = before->file;
@@ -167,9 +164,9 @@ void handOverFiles(const std::vector<RamBlock>& old, std::vector<RamBlock>& fres
 int diff(const Options& options) {
     const RamTransfer transfer = transferNamed(options.transfer);
     const std::vector<RamBlock> old = ramBlocksOf(options.what, options);
-    std::vector<RamBlock> fresh = ramBlocksOf(options.other, options);
-    if (!options.sameFiles) handOverFiles(old, fresh, transfer);
-    const std::vector<RamBlockDifference> found = differences(old, fresh, transfer);
+    std::vector<RamBlock> new_ = ramBlocksOf(options.other, options);
+    if (!options.sameFiles) handOverFiles(old, new_, transfer);
+    const std::vector<RamBlockDifference> found = differences(old, new_, transfer);
     print(options, dump(found));
     const bool fatal = std::ranges::find(found, Severity::Fatal, &RamBlockDifference::severity) != found.end();
     return fatal ? refused : done;
