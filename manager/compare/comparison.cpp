@@ -217,7 +217,7 @@ class Comparison {
             return Trial{configuration,
                          *entry.series,
                          *entry.set,
-                         binaryOf(configuration.newVmm),
+                         binaryOf(configuration.new_),
                          round,
                          order,
                          hasNetwork(configuration) && !settings_.own};
@@ -287,9 +287,9 @@ class Comparison {
         for (Series* series : set.series) {
             if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
             const HandoverReport report =
-                control_->upgrade(vm, {.binary = binaryOf(configuration.newVmm), .design = series->design, .dryRun = true});
+                control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
-            learn(report, configuration.newVmm, 0);
+            learn(report, configuration.new_, 0);
             if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
         }
         control_->setRunning(vm, false);
@@ -298,7 +298,7 @@ class Comparison {
 
     void learn(const HandoverReport& report, std::size_t vmm, pid_t pid) {
         MeasuredVmm& known = results_.vmms[vmm];
-        for (const VmmIdentity& side : {report.old, report.fresh})
+        for (const VmmIdentity& side : {report.old, report.new_})
             if (known.version.empty() && side.binary == known.binary) known.version = side.version;
         if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
     }
@@ -319,7 +319,7 @@ class Comparison {
         if (trial.round > 0) ++handoversDone_;
         RoundEnd ended = vh::runRound(*control_, trial, settings_.plan, [this](const std::string& text) { note(text); });
         for (std::size_t i = 0; i < ended.rounds.size(); ++i)
-            if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.newVmm, trial.set.vms[i].pid);
+            if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.new_, trial.set.vms[i].pid);
         if (trial.round > 0) keep(trial, std::move(ended.rounds));
         if (ended.lostGuest) throw GuestLost{};
         goBack(trial.set);
@@ -357,7 +357,7 @@ class Comparison {
         control_->setRunning(vm, true);
         control_->runFor(settling);
         std::optional<TraceWrapper> trace;
-        const std::string newBinary = binaryOf(configuration.newVmm);
+        const std::string newBinary = binaryOf(configuration.new_);
         if (traceProblem_.empty()) trace.emplace(scratch_.path(), newBinary, Identity::of(vm.definition.vmm.user));
         Inspection found;
         found.untraced = traceProblem_;

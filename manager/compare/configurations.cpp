@@ -103,7 +103,7 @@ std::string titleOf(const Configuration& one, const Results& results) {
     };
     std::string title =
         one.touchedBytes != 0 ? formatSize(one.touchedBytes) + " of RAM touched" : formatSize(one.ramBytes) + " of RAM";
-    title += ", " + version(one.old) + " -> " + version(one.newVmm);
+    title += ", " + version(one.old) + " -> " + version(one.new_);
     if (varies(&Configuration::pageSizeBytes)) title += ", pages of " + formatSize(one.pageSizeBytes);
     if (varies(&Configuration::vcpus)) title += ", " + std::to_string(one.vcpus) + " CPUs";
     if (varies(&Configuration::devices)) title += ", devices: " + name(one.devices);

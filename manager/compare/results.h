@@ -118,7 +118,7 @@ struct Configuration {
     std::string id;
     std::string title;
     std::size_t old = 0;  ///< The VMMs of its binary pair, as places in `vmms`.
-    std::size_t newVmm = 0;
+    std::size_t new_ = 0;
     std::uint64_t ramBytes = 0;
     std::uint64_t touchedBytes = 0;
     std::uint64_t pageSizeBytes = 4096;

@@ -37,7 +37,7 @@ VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, pha
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
 VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, extraMemoryBytes, descriptors, ioctls, memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
-VH_MEMBERS(Configuration, id, title, old, newVmm, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
+VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
            stealLimitPercent)
@@ -50,7 +50,7 @@ VH_MEMBERS(Ratio, metric, design, reference, count, median, low, high, verdict)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
 
 constexpr const char* keyOf(std::string_view member) {
-    return member == "newVmm"             ? "new"
+    return member == "new_"               ? "new"
            : member == "configurations"   ? "cells"
            : member == "scratchDirectory" ? "workplace"
                                           : member.data();
@@ -186,7 +186,7 @@ void validate(const Node& node, const Results& results) {
     for (std::size_t i = 0; i < results.configurations.size(); ++i) {
         const Configuration& configuration = results.configurations[i];
         if (!ids.insert(configuration.id).second) node["cells"][i]["id"].unexpected("an id that no other cell has");
-        for (const auto& [key, index] : {std::pair("old", configuration.old), std::pair("new", configuration.newVmm)})
+        for (const auto& [key, index] : {std::pair("old", configuration.old), std::pair("new", configuration.new_)})
             if (index >= results.vmms.size()) node["cells"][i][key].unexpected("the place of one of vmms, from 0");
     }
 }

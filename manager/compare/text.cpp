@@ -287,7 +287,7 @@ std::string comparisonCsv(const Results& results) {
     std::string csv;
     addLine(csv, header);
     for (const Configuration& one : results.configurations) {
-        const MeasuredVmm &old = results.vmms[one.old], &newVmm = results.vmms[one.newVmm];
+        const MeasuredVmm &old = results.vmms[one.old], &newVmm = results.vmms[one.new_];
         const std::string devices = one.devices == DeviceSet{} ? "" : name(one.devices);
         for (const Series& series : one.series)
             for (const Round& round : series.rounds) {

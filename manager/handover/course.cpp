@@ -20,7 +20,7 @@ Course::Course(HandoverRequest asked, VmDirectory where, HandoverObserver observ
     report.warnings = request.warnings;
     report.design = request.design;
     report.old = {record().vmm.binary, record().vmm.kind, record().vmm.version, record().vmm.pid};
-    report.fresh.binary = request.binary;
+    report.new_.binary = request.binary;
     report.ramBytes = definition().memory.sizeBytes;
     report.passthrough = record().passthrough;
     heartbeat.onHeard(std::move(request.heard));

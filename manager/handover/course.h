@@ -160,7 +160,6 @@ class Course {
     /// The guest is heard on the heartbeat port of both VMMs: it is told of any change of connection, and should see none
     /// (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
     bool listensToGuest() const { return request.definition.heartbeat && wasRunning; }
-    bool sharesRam() const { return design.ram != RamPath::Copied; }
     WayBack wayBack() const;
     bool isBeforePointOfNoReturn() const { return vh::isBeforePointOfNoReturn(state_, wayBack()); }
     /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.

@@ -174,7 +174,7 @@ class ExecSteps : public Steps {
         course_.newVmm.reset();
         // On disk before it can be executed: from here on the old VMM's process may turn out to be the new one.
         const unsigned generation = old.generation + 1;
-        course_.record().fresh =
+        course_.record().new_ =
             VmmRecord{.generation = generation, .pid = old.pid, .startTime = old.startTime, .binary = course_.request.binary};
         course_.directory.write(course_.record());
         savedState_ = UniqueFd(::memfd_create((course_.definition().name + "/state").c_str(), MFD_CLOEXEC));

@@ -73,7 +73,7 @@ void GoingBack::resume() {
 }
 
 void GoingBack::removeNewGeneration() {
-    if (course_.record().fresh) course_.directory.removeGeneration(course_.record().fresh->generation);
+    if (course_.record().new_) course_.directory.removeGeneration(course_.record().new_->generation);
 }
 
 void GoingBack::resumed() {

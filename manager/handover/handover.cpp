@@ -104,7 +104,7 @@ void Handover::oldVmmEnded() {
 void Handover::launch() {
     const pid_t old = record().vmm.pid;
     // On disk before it exists, and again when it does: a manager that is killed from here on leaves a trail to the new process.
-    record().fresh = VmmRecord{.generation = record().vmm.generation + 1, .binary = request.binary};
+    record().new_ = VmmRecord{.generation = record().vmm.generation + 1, .binary = request.binary};
     record().guestWasRunning = wasRunning;
     record().memoryBefore = memoryFilesOf(old);
     record().oomScore = oomScoreOf(old);
@@ -113,7 +113,8 @@ void Handover::launch() {
     directory.write(record());
     UniqueFd ram;
     if (definition().memory.owner == MemoryOwner::Manager)
-        ram = sharesRam() ? reopenGuestRam(record().vmm) : createGuestRam(definition(), Identity::of(definition().vmm.user));
+        ram = sharesRam(request.design) ? reopenGuestRam(record().vmm)
+                                        : createGuestRam(definition(), Identity::of(definition().vmm.user));
     if (adopted) {
         taps_ = TapGuard(*adopted, old);
         guardTaps();
@@ -122,7 +123,7 @@ void Handover::launch() {
     devices = takeDevices(record().vmm);
     newVmm = VmmProcess::launch({.definition = definition(),
                                  .directory = directory,
-                                 .generation = record().fresh->generation,
+                                 .generation = record().new_->generation,
                                  .binary = request.binary,
                                  .ram = std::move(ram),
                                  .devices = takeDevices(record().vmm),
@@ -138,11 +139,11 @@ void Handover::launch() {
 }
 
 void Handover::newVmmIsThere() {
-    report.fresh.pid = newVmm->record().pid;
+    report.new_.pid = newVmm->record().pid;
     checkDisks();
-    record().fresh = newVmm->record();
-    record().fresh->kind = newBinary.kind;
-    record().fresh->version = newBinary.version;
+    record().new_ = newVmm->record();
+    record().new_->kind = newBinary.kind;
+    record().new_->version = newBinary.version;
     directory.write(record());
     listenTo(*newVmm);
     if (UniqueFd port = newVmm->takeHeartbeat()) heartbeat.listen(std::move(port));
@@ -236,7 +237,7 @@ void Handover::standBy() {
         HandoverReport held = report;
         held.outcome = State::StandingBy;
         held.old.alive = oldVmm->alive();
-        held.fresh.alive = newVmm->alive();
+        held.new_.alive = newVmm->alive();
         held.totalMs = sinceBeginMs();
         if (standbyCallback_) callSoon([callback = std::move(standbyCallback_), held] { callback(held); });
     });
@@ -375,21 +376,21 @@ void Handover::finish() {
 /// Who is left, and whether that is who should be.
 void Handover::describeEnd() {
     report.old.alive = oldVmm && oldVmm->alive();
-    report.fresh.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
+    report.new_.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
     const bool isLost = state() == State::Lost;
     // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
     if (isLost && newVmm && !confirming && !isOneProcess() && newMigration != "completed") {
         newVmm->process().killAll();
-        report.fresh.alive = false;
+        report.new_.alive = false;
     }
     // And the other way about: the new VMM, which had been confirmed, has died, and the guest with it.
-    if (isLost && record().retiring && !report.fresh.alive) {
+    if (isLost && record().retiring && !report.new_.alive) {
         oldVmm->process().killAll();
         report.old.alive = false;
     }
     // As a recovery sees it, which comes before any further command.
     const bool isOutOfDate = record().toldToRun || goingBack_.oldCannotRun() || (passesThrough() && confirming);
-    report.guestIsGone = isLost && !report.fresh.alive && (!report.old.alive || isOutOfDate);
+    report.guestIsGone = isLost && !report.new_.alive && (!report.old.alive || isOutOfDate);
     if (state() != State::Upgraded || !report.old.alive || isOneProcess()) return;
     report.oldVmmLeft = true;
     warn("the old VMM, pid " + std::to_string(oldVmm->record().pid) +

@@ -74,8 +74,8 @@ void Questions::ask(std::function<void()> then) {
     const auto answered = [this, then = std::move(then)](const VmmBinary& binary, const std::string& cause) {
         if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
         course_.newBinary = binary;
-        course_.report.fresh.kind = binary.kind;
-        course_.report.fresh.version = binary.version;
+        course_.report.new_.kind = binary.kind;
+        course_.report.new_.version = binary.version;
         facts_.newBinary = binary;
         judge();
         askOldVmm(then);

@@ -24,7 +24,7 @@ const VmmRecord& oldOf(const VmRecord& record) {
 
 VmmRecord newOf(const VmRecord& record) {
     if (record.retiring) return record.vmm;
-    return record.fresh.value_or(VmmRecord{});
+    return record.new_.value_or(VmmRecord{});
 }
 
 std::string pidOf(const VmmProcess& vmm) {
@@ -155,7 +155,7 @@ void Recovery::letNewRun(const std::string& why) {
 /// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself. Once: a handover does
 /// it before it writes down that only the new VMM is left.
 void Recovery::announce(std::function<void()> then) {
-    if (!record_.fresh || std::exchange(announced_, true)) return then();
+    if (!record_.new_ || std::exchange(announced_, true)) return then();
     ask(new_, "announce-self", announcements(), [then = std::move(then)](const QmpReply&) { then(); });
 }
 

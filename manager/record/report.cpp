@@ -64,7 +64,7 @@ std::string ramBlocks(const HandoverReport& report) {
 
 /// Of a handover that is lost: what a person has to do with the processes that are left, for the first line.
 std::string whatIsLeft(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &newVmm = report.fresh;
+    const VmmIdentity &old = report.old, &newVmm = report.new_;
     if (old.pid == 0 && newVmm.pid == 0) return "a person must look; see the cause";
     if (!old.alive && !newVmm.alive)
         return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.vm + "' starts it anew";
@@ -80,10 +80,10 @@ std::string whatIsLeft(const HandoverReport& report) {
 /// And how, unless the first line has said all there is to do. Nothing that a later command would refuse.
 std::string nextStep(const HandoverReport& report) {
     const std::string givingUp = "'virt-handover destroy " + report.vm + "' gives the guest up and ends what is left of it\n";
-    if (report.old.pid == 0 && report.fresh.pid == 0)
+    if (report.old.pid == 0 && report.new_.pid == 0)
         return "  what to do: see the cause. Every further command on this VM looks again first, and goes on when it can;\n  " +
                givingUp;
-    if (!report.old.alive && !report.fresh.alive) return {};
+    if (!report.old.alive && !report.new_.alive) return {};
     if (report.guestIsGone)
         return "  what to do: 'virt-handover destroy " + report.vm + "' ends the old VMM, and 'virt-handover start " + report.vm +
                "' then starts the VM anew\n";
@@ -95,7 +95,7 @@ std::string nextStep(const HandoverReport& report) {
 
 /// The rest of the first line: what that outcome means.
 std::string meaning(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &newVmm = report.fresh;
+    const VmmIdentity &old = report.old, &newVmm = report.new_;
     const bool isOneKind = old.kind == newVmm.kind;
     const std::string change = versionOf(old) + " -> " +
                                (!isOneKind               ? versionOf(newVmm)
@@ -109,7 +109,7 @@ std::string meaning(const HandoverReport& report) {
 
 json toJson(const RamBlockDifference& difference) {
     return {{"block", difference.idstr},   {"field", difference.field}, {"old", difference.old},
-            {"new", difference.new_},     {"why", difference.why},     {"severity", name(difference.severity)},
+            {"new", difference.new_},      {"why", difference.why},     {"severity", name(difference.severity)},
             {"text", describe(difference)}};
 }
 
@@ -163,7 +163,7 @@ json toJson(const HandoverReport& report) {
                {"cause", report.cause},
                {"remedy", report.remedy},
                {"old", report.old},
-               {"new", report.fresh},
+               {"new", report.new_},
                {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
                {"guest", report.guest},
                {"bytesSent", report.bytesSent},
@@ -195,7 +195,7 @@ HandoverReport handoverReportFromJson(const json& value) {
     report.remedy = value.value("remedy", "");
     report.recovery = value.value("recovery", false);
     value.at("old").get_to(report.old);
-    value.at("new").get_to(report.fresh);
+    value.at("new").get_to(report.new_);
     value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
     value.at("guest").get_to(report.guest);
     value.at("bytesSent").get_to(report.bytesSent);

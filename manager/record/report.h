@@ -55,7 +55,7 @@ struct HandoverReport {
     std::string cause;      ///< Why it was not upgraded, or is silent; empty when all is well.
     std::string remedy;     ///< What a person can do about the cause; empty when that says it, or nothing can be done.
     VmmIdentity old;
-    VmmIdentity fresh;
+    VmmIdentity new_;
     std::vector<StepTime> steps;
     std::optional<double> stopToResumeMs;   ///< By QEMU's own events: STOP on the old VMM to RESUME, on whichever VMM it was.
     std::optional<HeartbeatSummary> guest;  ///< Absent when the definition has no heartbeat or the guest was silent.

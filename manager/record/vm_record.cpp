@@ -115,13 +115,13 @@ VmDefinition VmRecord::definition() const {
 
 std::vector<VmmRecord> VmRecord::vmms() const {
     std::vector<VmmRecord> all{vmm};
-    for (const std::optional<VmmRecord>& other : {fresh, retiring})
+    for (const std::optional<VmmRecord>& other : {new_, retiring})
         if (other) all.push_back(*other);
     return all;
 }
 
 void VmRecord::forgetHandover() {
-    fresh.reset();
+    new_.reset();
     toldToRun = false;
     standingBy = false;
     oomScore.reset();
@@ -163,7 +163,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         record.starting = value.value("starting", false);
-        if (value.contains("fresh")) record.fresh = vmmFromJson(value.at("fresh"));
+        if (value.contains("fresh")) record.new_ = vmmFromJson(value.at("fresh"));
         record.toldToRun = value.value("toldToRun", false);
         if (value.contains("retiring")) record.retiring = vmmFromJson(value.at("retiring"));
         for (const json& device : value.value("passthrough", json::array()))
@@ -207,7 +207,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.starting) value["starting"] = true;
-    if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    if (record.new_) value["fresh"] = toJson(*record.new_);
     if (record.toldToRun) value["toldToRun"] = true;
     if (record.retiring) value["retiring"] = toJson(*record.retiring);
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));

@@ -96,7 +96,7 @@ struct VmRecord {
     /// The VMM is being started and was not told to run the guest, or nobody wrote down that it was.
     bool starting = false;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
-    std::optional<VmmRecord> fresh;
+    std::optional<VmmRecord> new_;
     /// That one was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
     bool toldToRun = false;
     /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest.

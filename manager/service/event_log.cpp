@@ -41,8 +41,8 @@ LogEntry logEntryOf(const HandoverReport& report) {
     }
     add("OLD_VERSION", report.old.version);
     add("OLD_PID", std::to_string(report.old.pid), ", old pid ");
-    add("NEW_VERSION", report.fresh.version);
-    add("NEW_PID", std::to_string(report.fresh.pid), ", new pid ");
+    add("NEW_VERSION", report.new_.version);
+    add("NEW_PID", std::to_string(report.new_.pid), ", new pid ");
     add("OLD_VMM_LEFT", report.oldVmmLeft ? "1" : "");
     if (report.oldVmmLeft) entry.text += "; the old VMM does not end";
     add("CAUSE", report.cause, "; cause: ");

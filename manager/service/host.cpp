@@ -21,8 +21,8 @@ std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) 
     const bool lives = isAlive(record.vmm);
     const bool isBusy = !directory.tryLock();
     if (record.starting) return isBusy ? "starting" : "start interrupted";
-    if (record.fresh && (!lives || !isBusy)) return "handover interrupted";
-    if (record.fresh) return record.standingBy ? "standing by" : "handover";
+    if (record.new_ && (!lives || !isBusy)) return "handover interrupted";
+    if (record.new_) return record.standingBy ? "standing by" : "handover";
     if (!lives) return "dead";
     // A VMM serves one monitor client at a time, and whoever is at work on this VM may be it.
     if (isBusy) return "busy";
@@ -198,7 +198,7 @@ VerbResult Host::recorded(const std::string& vm) const {
         value["definition"] = flatten(record->definition());
         value["directory"] = directoryOf(vm).generation(record->vmm.generation);
         if (const json last = lastReport(directoryOf(vm)); !last.is_null()) value["lastHandover"] = last;
-        if (record->fresh) value["handoverTo"] = {{"pid", record->fresh->pid}, {"binary", record->fresh->binary}};
+        if (record->new_) value["handoverTo"] = {{"pid", record->new_->pid}, {"binary", record->new_->binary}};
         return {ExitCode::Done, value};
     } catch (const std::exception& error) {
         return failure(ExitCode::Refused, error.what());

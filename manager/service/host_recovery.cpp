@@ -19,9 +19,9 @@ HandoverReport recoveryReport(const std::string& vm, const VmRecord& before, con
                               const std::string& problem) {
     HandoverReport report{.vm = before.adopted ? before.adopted->title : vm, .outcome = State::Lost, .recovery = true};
     const VmmRecord old = before.retiring.value_or(before.vmm),
-                    newVmm = before.retiring ? before.vmm : before.fresh.value_or(VmmRecord{});
+                    newVmm = before.retiring ? before.vmm : before.new_.value_or(VmmRecord{});
     report.old = identityOf(old);
-    report.fresh = identityOf(newVmm);
+    report.new_ = identityOf(newVmm);
     report.passthrough = before.passthrough;
     if (!problem.empty()) {
         report.cause = "an earlier manager left it half done: " + problem;

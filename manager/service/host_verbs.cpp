@@ -26,7 +26,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     const std::string vm = request.definition.name;
     on(vm, done, [this, vm, request](Operation* operation) {
         const std::optional<VmRecord> record = operation->directory.read();
-        const auto runs = [](const VmRecord& known) { return isAlive(known.vmm) || (known.fresh && isAlive(*known.fresh)); };
+        const auto runs = [](const VmRecord& known) { return isAlive(known.vmm) || (known.new_ && isAlive(*known.new_)); };
         const auto refuse = [vm](const VmRecord& known) {
             throw std::runtime_error("vm '" + vm + "' runs already, as pid " + std::to_string(known.vmm.pid));
         };

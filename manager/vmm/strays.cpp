@@ -104,9 +104,9 @@ StrayCheck::StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Do
 std::vector<StrayVmm> StrayCheck::found(const std::vector<UnixSocket>& sockets) const {
     std::vector<StrayVmm> strays = strayVmms(directory_, keep_, sockets);
     // The log of an adopted VM is its own manager's; its new VMM has locked the pid file before it runs any program.
-    if (record_ && record_->adopted && record_->fresh && record_->fresh->pid == 0)
+    if (record_ && record_->adopted && record_->new_ && record_->new_->pid == 0)
         if (const pid_t pid = lockHolder(record_->adopted->pidFile).value_or(0); pid > 0 && !keep_.contains(pid))
-            strays.push_back({pid, directory_.generation(record_->fresh->generation)});
+            strays.push_back({pid, directory_.generation(record_->new_->generation)});
     return strays;
 }
 
@@ -194,8 +194,8 @@ void StrayCheck::laterOr(const StrayVmm& stray, const std::string& problem) {
 }
 
 bool StrayCheck::wasJustStarted(const StrayVmm& stray) const {
-    return record_ && record_->fresh && record_->fresh->pid == 0 &&
-           stray.directory == directory_.generation(record_->fresh->generation);
+    return record_ && record_->new_ && record_->new_->pid == 0 &&
+           stray.directory == directory_.generation(record_->new_->generation);
 }
 
 /// The VMM on record has to say that it runs the guest: the record may be an older one that somebody has put back.
