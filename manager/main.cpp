@@ -6,7 +6,6 @@
 #include <csignal>
 #include <filesystem>
 #include <iostream>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,17 +15,20 @@
 #include "config/parse.h"
 #include "manager/compare/command.h"
 #include "manager/runner.h"
-#include "manager/service/answer_text.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
+
+/// An answer for people.
+using Text = std::function<std::string(const json&)>;
 
 struct Options : Place {
     bool asJson = false;
@@ -46,7 +48,7 @@ struct Options : Place {
 
 /// Prints an answer: the object itself for scripts, `text` or the report for people; errors of people go to standard error. The
 /// one place where text of others, such as what a VMM said, reaches a person.
-int answer(const Options& options, const VerbResult& result, const std::function<std::string(const json&)>& text = nullptr) {
+int answer(const Options& options, const VerbResult& result, const Text& text = nullptr) {
     const JsonReader value(result.value);
     if (options.asJson)
         std::cout << jsonText(toJson(result), 2) << std::endl;
@@ -71,18 +73,24 @@ std::optional<milliseconds> duration(const std::string& option, const std::strin
     }
 }
 
+/// Has the manager do something, and prints its answer.
+int ask(const Options& options, const std::function<void(Verbs&, Verbs::Done)>& verb, const Text& text) {
+    Runner runner(options);
+    return answer(options, runner.wait([&](Verbs::Done done) { verb(runner.verbs(), std::move(done)); }), text);
+}
+
 int start(const Options& options) {
     const std::optional<milliseconds> wait = duration("--wait-heartbeat", options.waitHeartbeat);
     // The daemon has its own working directory.
     const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
     const std::string what = isFile ? std::filesystem::absolute(options.vm).string() : options.vm;
-    Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().start(what, wait, std::move(done)); }),
-                  [](const json& value) {
-                      const JsonReader vm(value);
-                      return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " +
-                             vm.shown("/pid") + ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n";
-                  });
+    const auto text = [](const json& value) {
+        const JsonReader vm(value);
+        return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " + vm.shown("/pid") +
+               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n";
+    };
+    return ask(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, text);
 }
 
 /// Progress of an upgrade, which ends with a report.
@@ -176,25 +184,23 @@ int adopt(const Options& options) {
 
 int shutdown(const Options& options) {
     const milliseconds timeout = duration("--timeout", options.timeout).value_or(milliseconds(60'000));
-    Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().shutdown(options.vm, timeout, std::move(done)); }),
-                  stateText);
+    return ask(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.shutdown(options.vm, timeout, std::move(done)); }, stateText);
 }
 
 int destroy(const Options& options) {
-    Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().destroy(options.vm, std::move(done)); }),
-                  stateText);
+    return ask(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.destroy(options.vm, std::move(done)); }, stateText);
 }
 
 int list(const Options& options) {
-    Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().list(std::move(done)); }), listText);
+    return ask(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.list(std::move(done)); }, listText);
 }
 
 int show(const Options& options) {
-    Runner runner(options);
-    return answer(options, runner.wait([&](Verbs::Done done) { runner.verbs().show(options.vm, std::move(done)); }), showText);
+    return ask(
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.show(options.vm, std::move(done)); }, showText);
 }
 
 int console(const Options& options) {
@@ -214,10 +220,6 @@ std::vector<std::string> designNames() {
     std::vector<std::string> names;
     for (const Design design : allDesigns()) names.emplace_back(name(design));
     return names;
-}
-
-int compareDesigns(const Options& options) {
-    return compare(options.compare, options.asJson);
 }
 
 /// Where the verb is among the command line's words; behind the last one when there is none. What stands before it is for all
@@ -253,9 +255,7 @@ std::vector<std::string> verbsOf(const CLI::App& app) {
 
 /// What to say to a word that is no verb, or to none.
 std::string noSuchVerb(const std::string& word, const std::vector<std::string>& verbs) {
-    std::string names;
-    for (const std::string& verb : verbs) names += (names.empty() ? "" : ", ") + verb;
-    return (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + names;
+    return (word.empty() ? std::string("no verb is given") : "there is no verb '" + word + "'") + "; there are: " + joined(verbs);
 }
 
 int version(const Options& options) {
@@ -328,7 +328,9 @@ int main(int argc, char** argv) {
     add("list", "the VMs that run here", list, false);
     add("show", "all that is known of a VM", show);
     add("console", "connect this terminal to a VM's serial console", console);
-    addCompareOptions(*add("compare", "measure the designs side by side, on VMs of its own on this host", compareDesigns, false),
+    addCompareOptions(*add(
+                          "compare", "measure the designs side by side, on VMs of its own on this host",
+                          [](const Options& given) { return compare(given.compare, given.asJson); }, false),
                       options.compare);
     options.compare.commandLine.assign(argv, argv + argc);
     add("version", "print the version", version, false);

@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include <compare>
 #include <cstdint>
 
 #include "vmm-shim/throw_errno.h"
@@ -20,7 +21,7 @@ struct FileIdentity {
         if (::fstat(fd, &status) != 0) throwErrno("fstat");
         return {status.st_dev, status.st_ino};
     }
-    bool operator==(const FileIdentity&) const = default;
+    auto operator<=>(const FileIdentity&) const = default;
 };
 
 }  // namespace vh

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
+#include <utility>
+
+#include "manager/compare/statistics.h"
 
 namespace vh {
 namespace {
@@ -69,9 +71,7 @@ std::optional<double> medianRate(const Counter& counter, double beganAtMs, const
     for (double until = beganAtMs; until - window.spanMs >= beganAtMs - window.beforeMs; until -= window.spanMs)
         if (const auto pages = counter.written(until - window.spanMs, until)) rates.push_back(*pages / window.spanMs);
     if (rates.empty()) return std::nullopt;
-    std::ranges::sort(rates);
-    const std::size_t middle = rates.size() / 2;
-    return rates.size() % 2 == 1 ? rates[middle] : (rates[middle - 1] + rates[middle]) / 2;
+    return median(std::move(rates));
 }
 
 /// The first moment from which on the mean over a span is enough.

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <map>
 #include <stdexcept>
 #include <utility>
 
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -53,12 +53,6 @@ struct FailureComparison {
     double chance;  ///< Of as many failures as now, if nothing changed.
 };
 
-std::string formatted(const char* format, double value) {
-    char text[400];
-    std::snprintf(text, sizeof(text), format, value);
-    return text;
-}
-
 std::string valueText(std::string_view metric, double value) {
     if (metric.ends_with("Bytes")) return sizeText(value);
     return figureText(value) + (metric.ends_with("Ms") ? " ms" : "");
@@ -66,7 +60,7 @@ std::string valueText(std::string_view metric, double value) {
 
 /// `99.98 %`: as many digits as tell it from 100.
 std::string percentText(double share) {
-    std::string text = formatted("%.5f", share * 100);
+    std::string text = fixed(share * 100, 5);
     text.erase(text.find_last_not_of('0') + 1);
     if (text.ends_with('.')) text.pop_back();
     return text + " %";
@@ -247,7 +241,7 @@ class Check {
         if (!worse && !better) return;
 
         const std::string_view metric = comparison.figure.metric;
-        const auto show = [&](double value) { return byRatio ? formatted("%.2f", value) : valueText(metric, value); };
+        const auto show = [&](double value) { return byRatio ? fixed(value, 2) : valueText(metric, value); };
         const std::string text = comparison.title + ": " + titleOf(metric) + " " + valueText(metric, median(comparison.before)) +
                                  " -> " + valueText(metric, median(comparison.after)) + ": " +
                                  (byRatio || interval.median < 0 ? "" : "+") + show(interval.median) + (byRatio ? "x" : "") +
@@ -323,7 +317,7 @@ std::string checkText(const CheckResult& result) {
     };
     return text + counted(result.regressions.size(), "regression") + " and " +
            counted(result.improvements.size(), "improvement") + " in " + counted(result.comparisons, "comparison") +
-           " of figures; tolerance " + formatted("%.2f", result.tolerance) + "\n";
+           " of figures; tolerance " + fixed(result.tolerance, 2) + "\n";
 }
 
 }  // namespace vh

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -15,7 +14,6 @@
 #include "manager/compare/comparison.h"
 #include "manager/compare/report_page.h"
 #include "manager/compare/results_file.h"
-#include "manager/compare/results_json.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "manager/record/report.h"
@@ -90,11 +88,11 @@ void factor(const char* option, const std::vector<std::string>& texts, std::vect
 
 /// What the options say goes before what a plan says.
 void apply(const CompareOptions& options, ComparePlan& plan, const std::optional<VmDefinition>& own) {
-    if (plan.pairs.empty() || !options.old.empty() || !options.fresh.empty()) {
+    if (plan.pairs.empty() || !options.old.empty() || !options.newBinary.empty()) {
         const std::string usual = own ? own->vmm.binary : VmDefinition().vmm.binary;
         BinaryPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : BinaryPair{usual, ""};
         if (!options.old.empty()) pair.old = absolute(options.old);
-        if (!options.fresh.empty()) pair.new_ = absolute(options.fresh);
+        if (!options.newBinary.empty()) pair.new_ = absolute(options.newBinary);
         if (pair.new_.empty()) pair.new_ = pair.old;
         plan.pairs = {pair};
     }
@@ -121,8 +119,7 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (plan.guest.kernel.empty() || plan.guest.initrd.empty())
         throw std::invalid_argument(
             "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes "
-            "it), or "
-            "give the definition of a VM of your own");
+            "it), or give the definition of a VM of your own");
 }
 
 std::string newOutputDirectory() {
@@ -163,7 +160,7 @@ Begun resumed(const std::string& directory) {
     return begun;
 }
 
-Begun fresh(const CompareOptions& options, const std::string& directory) {
+Begun begunAnew(const CompareOptions& options, const std::string& directory) {
     Begun begun;
     ComparisonSettings& settings = begun.settings;
     if (!options.plan.empty()) {
@@ -196,7 +193,7 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
                        "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
     command.add_option("--plan", options.plan, "what to measure; every key is in config/README.md");
     command.add_option("--old", options.old, "the old VMM's binary");
-    command.add_option("--new", options.fresh, "the new VMM's binary; without it the old one's, for a handover to the same");
+    command.add_option("--new", options.newBinary, "the new VMM's binary; without it the old one's, for a handover to the same");
     command.add_option("--design", options.designs, "only these designs")->delimiter(',');
     command.add_option("--rounds", options.rounds, "measured rounds of each design (10)")->check(CLI::Range(1U, 10'000U));
     command.add_option("--baseline-rounds", options.baselineRounds, "those of copy and save-restore, which take long (as many)")
@@ -239,25 +236,19 @@ int compare(const CompareOptions& options, bool asJson) {
     if (options.resume.empty() && std::filesystem::exists(resultsFile))
         throw std::invalid_argument("'" + resultsFile + "' exists already; go on with it (--resume '" + directory +
                                     "'), or choose another --output");
-    Begun begun = options.resume.empty() ? fresh(options, directory) : resumed(directory);
+    Begun begun = options.resume.empty() ? begunAnew(options, directory) : resumed(directory);
     begun.settings.evenIfBusy = options.evenIfBusy;
     std::filesystem::create_directories(directory);
     writeResults(resultsFile, begun.results);
     std::cerr << "compare: seed " << begun.results.seed << ", results in '" << directory << "'" << std::endl;
 
-    Results results;
+    Results results = begun.results;
     bool complete = false;
     {
         ProgressLine line;
-        Comparison comparison(
-            begun.settings, begun.results,
-            [&line](const std::string& what, std::size_t done, std::size_t left) { line.show(what, done, left); });
-        const auto interrupt = [&comparison] { comparison.interrupt(); };
-        const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
-        const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
-        const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
-        complete = comparison.run();
-        results = comparison.results();
+        complete = runComparison(begun.settings, results, [&line](const std::string& what, std::size_t done, std::size_t left) {
+            line.show(what, done, left);
+        });
     }
     const Summary summary = summarize(results);
     writeResults(resultsFile, results, &summary);

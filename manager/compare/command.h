@@ -14,7 +14,7 @@ struct CompareOptions {
     std::string definition;  ///< A VM of the user's own.
     std::string plan;
     std::string old;
-    std::string fresh;
+    std::string newBinary;
     std::vector<std::string> designs;
     std::optional<unsigned> rounds;
     std::optional<unsigned> baselineRounds;

@@ -1,22 +1,28 @@
 #include "manager/compare/comparison.h"
 
 #include <algorithm>
+#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
 #include <gio/gio.h>
 
 #include "config/parse.h"
+#include "manager/compare/configurations.h"
 #include "manager/compare/inspection.h"
-#include "manager/compare/memory_use.h"
+#include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
+#include "manager/compare/round.h"
+#include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
-#include "manager/resources/resources.h"
+#include "manager/record/last_report.h"
+#include "manager/resources/memory_room.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
@@ -33,12 +39,7 @@ constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
 
 std::string utcNow() {
-    const std::time_t now = std::time(nullptr);
-    std::tm parts{};
-    ::gmtime_r(&now, &parts);
-    char text[32];
-    std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
-    return text;
+    return utc(std::time(nullptr));
 }
 
 /// Reads from /proc of a process that may end at any moment; what could not be read stays as it is.
@@ -66,337 +67,370 @@ void makeDisk(const std::string& file) {
     std::filesystem::resize_file(file, 64ULL << 20);
 }
 
-}  // namespace
-
-Comparison::Comparison(ComparisonSettings settings, Results results, Progress progress)
-    : settings_(std::move(settings)), results_(std::move(results)), progress_(std::move(progress)) {
-    if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
-    if (!settings_.evenIfBusy) requireIdleHost();
-    traceProblem_ = whyNoTrace();
-    if (!traceProblem_.empty()) note("ioctls were not counted: " + traceProblem_);
-    if (std::ranges::any_of(results_.configurations, [](const Configuration& one) { return one.devices.network; })) {
-        networkProblem_ = enterOwnNetwork(ownBridge);
-        if (!networkProblem_.empty()) note("the VMs had no network: " + networkProblem_);
-    }
-    results_.scratchDirectory = scratch_.path();
-    control_.emplace(scratch_.path());
-}
-
-void Comparison::requireIdleHost() {
-    progress_("looking whether this host is idle enough to measure", 0, 0);
-    std::vector<unsigned> runnableSamples;
-    const CpuTimes before = CpuTimes::now();
-    while (runnableSamples.size() < 20) {
-        bool over = false;
-        const EventSource timer = EventSource::after(milliseconds(100), [&over] { over = true; });
-        turnUntil([&over] { return over; });
-        runnableSamples.push_back(runnable());
-    }
-    if (const auto why = tooBusy(before, CpuTimes::now(), runnableSamples, settings_.plan.stealLimitPercent))
-        throw std::runtime_error("this host is too busy to measure: " + *why +
-                                 "; wait, or measure all the same with --even-if-busy");
-}
-
-void Comparison::interrupt() {
-    if (control_) control_->interrupt();
-}
-
-void Comparison::note(const std::string& text) {
-    if (std::ranges::find(results_.notes, text) == results_.notes.end()) results_.notes.push_back(text);
-}
-
-void Comparison::write() {
-    writeResults(settings_.resultsFile, results_);
-}
-
-unsigned Comparison::roundsOf(Design design) const {
-    const ComparePlan& plan = settings_.plan;
-    return rowOf(design).baseline && plan.baselineRounds != 0 ? std::min(plan.baselineRounds, plan.rounds) : plan.rounds;
-}
-
-bool Comparison::isMissing(const Series& series, unsigned first, unsigned last) const {
-    if (!series.isRun()) return false;
-    for (unsigned round = first; round <= std::min(last, roundsOf(series.design)); ++round)
-        if (!series.has(round)) return true;
-    return false;
-}
-
-void Comparison::tell(const std::string& what) {
-    std::size_t left = 0;
-    for (const Configuration& one : results_.configurations)
-        for (const Series& series : one.series)
-            for (unsigned round = 1; round <= settings_.plan.rounds; ++round) left += isMissing(series, round, round) ? 1 : 0;
-    progress_(what, handoversDone_, left);
-}
-
-void Comparison::tellOf(const Configuration& configuration, const std::string& what) {
-    tell("cell " + std::to_string(numberOf(configuration) + 1) + " of " + std::to_string(results_.configurations.size()) + ", " +
-         what);
-}
-
-bool Comparison::run() {
-    bool complete = true;
-    try {
-        for (Configuration& configuration : results_.configurations) runConfiguration(configuration);
-        if (!results_.finishedAt) results_.finishedAt = utcNow();
-    } catch (const VmControl::Interrupted&) {
-        complete = false;
-    }
-    control_.reset();
-    ComparisonDirectory::remove(scratch_.path());
-    results_.scratchDirectory.reset();
-    return complete;
-}
-
-std::vector<VmSet> Comparison::vmSetsOf(Configuration& configuration) const {
-    const std::string old = binaryOf(configuration.old);
-    std::vector<VmSet> sets;
-    for (const MemoryOwner owner : {MemoryOwner::Manager, MemoryOwner::Vmm}) {
-        VmSet set{.owner = owner, .series = {}, .vms = {}};
-        for (Series& series : configuration.series)
-            if (rowOf(series.design).owner.value_or(MemoryOwner::Manager) == owner) set.series.push_back(&series);
-        if (set.series.empty()) continue;
-        for (unsigned i = 0; i < configuration.vms; ++i) {
-            MeasuredVm& vm = set.vms.emplace_back();
-            vm.number = static_cast<unsigned>(sets.size()) * configuration.vms + i;
-            vm.definition = settings_.own ? guestLike(*settings_.own, old, scratch_.path(), owner, vm.number)
-                                          : guestFor(configuration, settings_.plan, old, scratch_.path(), owner, vm.number,
-                                                     hasNetwork(configuration));
+class Comparison {
+ public:
+    Comparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress)
+        : settings_(settings), results_(results), progress_(progress) {
+        if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
+        if (!settings_.evenIfBusy) requireIdleHost();
+        traceProblem_ = whyNoTrace();
+        if (!traceProblem_.empty()) note("ioctls were not counted: " + traceProblem_);
+        if (std::ranges::any_of(results_.configurations, [](const Configuration& one) { return one.devices.network; })) {
+            networkProblem_ = enterOwnNetwork(ownBridge);
+            if (!networkProblem_.empty()) note("the VMs had no network: " + networkProblem_);
         }
-        sets.push_back(std::move(set));
+        results_.scratchDirectory = scratch_.path();
+        control_.emplace(scratch_.path());
     }
-    return sets;
-}
 
-void Comparison::runConfiguration(Configuration& configuration) {
-    const unsigned rounds = settings_.plan.rounds;
-    std::vector<VmSet> sets = vmSetsOf(configuration);
-    const auto anyMissing = [this](const VmSet& set, unsigned first, unsigned last) {
-        return std::ranges::any_of(set.series, [&](const Series* series) { return isMissing(*series, first, last); });
-    };
-    // What one set needs, and a design that copies RAM once more.
-    const std::uint64_t setBytes = configuration.vms * configuration.ramBytes;
-    const bool copies = std::ranges::any_of(configuration.series,
-                                            [](const Series& series) { return rowOf(series.design).baseline && series.isRun(); });
-    const std::uint64_t needed = (sets.size() + (copies ? 1 : 0)) * setBytes + spareBytes;
-    if (setBytes + spareBytes > availableMemoryBytes()) {
-        for (Series& series : configuration.series)
-            series.notRun = "the VMs of this cell need " + formatSize(setBytes + spareBytes) +
-                            " of memory, and the host has not that much available";
-        return;
-    }
-    const bool hasDevices = settings_.own && !settings_.own->vfio.empty();  // Which only one VM can have at a time.
-    if ((needed <= availableMemoryBytes() && !hasDevices) || sets.size() == 1) {
-        if (std::ranges::any_of(sets, [&](const VmSet& set) { return anyMissing(set, 1, rounds); }))
-            runBatch(configuration, sets, 1, rounds);
-        return;
-    }
-    note("in cells of " + formatSize(configuration.ramBytes) +
-         " the designs that need RAM of the manager's and those that need RAM of the VMM's own "
-         "were measured in turns of " +
-         std::to_string(batchRounds) + " rounds and not within each round: " +
-         (hasDevices ? "passed-through devices are there only once" : "memory is not enough for both"));
-    for (unsigned first = 1; first <= rounds; first += batchRounds)
-        for (VmSet& set : sets) {
-            const unsigned last = std::min(rounds, first + batchRounds - 1);
-            if (anyMissing(set, first, last)) runBatch(configuration, std::span(&set, 1), first, last);
-        }
-}
-
-std::vector<Comparison::Entry> Comparison::ordered(const Configuration& configuration, const std::vector<Entry>& entries,
-                                                   unsigned round) const {
-    std::seed_seq sequence{results_.seed & 0xffffffff, results_.seed >> 32, std::uint64_t{numberOf(configuration)},
-                           std::uint64_t{round}};
-    std::mt19937_64 random(sequence);
-    std::map<std::uint64_t, Entry> byNumber;
-    for (const Entry& entry : entries) byNumber.emplace(random(), entry);
-    std::vector<Entry> order;
-    for (const auto& [number, entry] : byNumber) order.push_back(entry);
-    return order;
-}
-
-void Comparison::runBatch(Configuration& configuration, std::span<VmSet> sets, unsigned first, unsigned last) {
-    std::vector<Entry> entries;
-    for (VmSet& set : sets) {
-        for (Series* series : set.series) entries.push_back({&set, series});
-        startOrGiveUp(configuration, set);
-    }
-    write();
-    const auto trialOf = [&](const Entry& entry, unsigned round, unsigned order) {
-        return Trial{configuration,
-                     *entry.series,
-                     *entry.set,
-                     binaryOf(configuration.fresh),
-                     round,
-                     order,
-                     hasNetwork(configuration) && !settings_.own};
-    };
-    for (unsigned warmUp = 0; warmUp < settings_.plan.warmUpRounds; ++warmUp)
-        for (const Entry& entry : ordered(configuration, entries, firstWarmUp + warmUp))
-            attempt(configuration, entry, [&] { runRound(trialOf(entry, 0, 0)); });
-    for (const Entry& entry : entries)
-        if (!entry.series->inspection) attempt(configuration, entry, [&] { inspect(configuration, *entry.series, *entry.set); });
-    for (unsigned round = first; round <= last; ++round) {
-        unsigned order = 0;
-        for (const Entry& entry : ordered(configuration, entries, round)) {
-            ++order;
-            attempt(configuration, entry, [&] {
-                if (isMissing(*entry.series, round, round)) runRound(trialOf(entry, round, order));
-            });
-            if (isMissing(*entry.series, round, round))
-                entry.series->notRun = "given up in round " + std::to_string(round) + ": its VMs do not stay alive";
-        }
-    }
-    for (VmSet& set : sets) end(set);
-}
-
-void Comparison::attempt(Configuration& configuration, const Entry& entry, const std::function<void()>& what) {
-    for (int tries = 0; tries < 2 && entry.series->isRun(); ++tries) {
+    bool run() {
+        bool complete = true;
         try {
-            return what();
-        } catch (const GuestLost&) {
-            end(*entry.set);
-            if (!startOrGiveUp(configuration, *entry.set)) return;
+            for (Configuration& configuration : results_.configurations) runConfiguration(configuration);
+            if (!results_.finishedAt) results_.finishedAt = utcNow();
+        } catch (const VmControl::Interrupted&) {
+            complete = false;
         }
+        control_.reset();
+        ComparisonDirectory::remove(scratch_.path());
+        results_.scratchDirectory.reset();
+        return complete;
     }
-}
 
-bool Comparison::startOrGiveUp(Configuration& configuration, VmSet& set) {
-    try {
-        start(set);
-        findOutWhichRun(configuration, set);
-        return true;
-    } catch (const std::runtime_error& error) {
-        for (Series* series : set.series)
-            if (series->isRun()) series->notRun = error.what();
-        end(set);
+    void interrupt() {
+        if (control_) control_->interrupt();
+    }
+
+ private:
+    /// A design in a configuration, and the VMs that it is run with.
+    struct Entry {
+        VmSet* set;
+        Series* series;
+    };
+
+    /// Whether any of these rounds is to be run and was not yet.
+    bool isMissing(const Series& series, unsigned first, unsigned last) const {
+        if (!series.isRun()) return false;
+        for (unsigned round = first; round <= std::min(last, roundsOf(series.design)); ++round)
+            if (!series.has(round)) return true;
         return false;
     }
-}
 
-void Comparison::start(VmSet& set) {
-    for (MeasuredVm& vm : set.vms) {
-        tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
-        for (std::size_t disk = 0; disk < vm.definition.disks.size(); ++disk) {
-            const std::string& file = vm.definition.disks[disk].file;
-            settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
-        }
-        results_.host.accelerator = control_->start(vm, settings_.bootWait);
+    unsigned roundsOf(Design design) const {
+        const ComparePlan& plan = settings_.plan;
+        return rowOf(design).baseline && plan.baselineRounds != 0 ? std::min(plan.baselineRounds, plan.rounds) : plan.rounds;
     }
-}
 
-void Comparison::findOutWhichRun(Configuration& configuration, VmSet& set) {
-    MeasuredVm& vm = set.vms.front();
-    control_->setRunning(vm, true);
-    for (Series* series : set.series) {
-        if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
-        const HandoverReport report =
-            control_->upgrade(vm, {.binary = binaryOf(configuration.fresh), .design = series->design, .dryRun = true});
-        learn(report, configuration.old, vm.pid);
-        learn(report, configuration.fresh, 0);
-        if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
+    void note(const std::string& text) {
+        if (std::ranges::find(results_.notes, text) == results_.notes.end()) results_.notes.push_back(text);
     }
-    control_->setRunning(vm, false);
-    configuration.title = titleOf(configuration, results_);
-}
 
-void Comparison::learn(const HandoverReport& report, std::size_t vmm, pid_t pid) {
-    MeasuredVmm& known = results_.vmms[vmm];
-    for (const VmmIdentity& side : {report.old, report.fresh})
-        if (known.version.empty() && side.binary == known.binary) known.version = side.version;
-    if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
-}
+    void write() { writeResults(settings_.resultsFile, results_); }
 
-void Comparison::end(VmSet& set) {
-    for (MeasuredVm& vm : set.vms) {
-        control_->destroy(vm);
-        std::error_code ignored;
-        for (const Disk& disk : vm.definition.disks) std::filesystem::remove(disk.file, ignored);
+    void tell(const std::string& what) {
+        std::size_t left = 0;
+        for (const Configuration& one : results_.configurations)
+            for (const Series& series : one.series)
+                for (unsigned round = 1; round <= settings_.plan.rounds; ++round) left += isMissing(series, round, round) ? 1 : 0;
+        progress_(what, handoversDone_, left);
     }
-}
 
-void Comparison::runRound(const Trial& trial) {
-    const std::string round =
-        trial.round == 0 ? "warm-up" : "round " + std::to_string(trial.round) + " of " + std::to_string(settings_.plan.rounds);
-    tellOf(trial.configuration, round + ", " + std::string(name(trial.series.design)));
-    if (trial.round > 0) ++handoversDone_;
-    RoundWatch watch(*control_, trial, settings_.plan);
-    watch.lookBefore();
-    if (!watch.echoProblem().empty()) note("the VMs were not asked for echoes: " + watch.echoProblem());
-    watch.handOver();
-    watch.lookAfter();
-    std::vector<Round> rounds = watch.rounds();
-    for (std::size_t i = 0; i < rounds.size(); ++i)
-        if (rounds[i].upgraded()) learn(watch.report(i), trial.configuration.fresh, trial.set.vms[i].pid);
-    const bool lost = watch.hasLostGuest(rounds);
-    if (trial.round > 0) keep(trial, std::move(rounds));
-    if (lost) throw GuestLost{};
-    goBack(trial.set);
-}
+    void tellOf(const Configuration& configuration, const std::string& what) {
+        tell("cell " + std::to_string(numberOf(configuration) + 1) + " of " + std::to_string(results_.configurations.size()) +
+             ", " + what);
+    }
 
-void Comparison::keep(const Trial& trial, std::vector<Round> rounds) {
-    std::vector<Round>& all = trial.series.rounds;
-    std::ranges::move(rounds, std::back_inserter(all));
-    if (all.size() >= failuresInARow && std::none_of(all.end() - failuresInARow, all.end(), std::mem_fn(&Round::upgraded)))
-        trial.series.notRun = "given up after " + std::to_string(failuresInARow) + " failures in a row: " + all.back().cause;
-    write();
-}
+    /// The entries in the order in which a round runs them: the same for the same seed, however the run was interrupted.
+    std::vector<Entry> ordered(const Configuration& configuration, const std::vector<Entry>& entries, unsigned round) const {
+        std::seed_seq sequence{results_.seed & 0xffffffff, results_.seed >> 32, std::uint64_t{numberOf(configuration)},
+                               std::uint64_t{round}};
+        std::mt19937_64 random(sequence);
+        std::map<std::uint64_t, Entry> byNumber;
+        for (const Entry& entry : entries) byNumber.emplace(random(), entry);
+        std::vector<Entry> order;
+        for (const auto& [number, entry] : byNumber) order.push_back(entry);
+        return order;
+    }
 
-void Comparison::goBack(VmSet& set) {
-    for (MeasuredVm& vm : set.vms) {
-        const std::string old = vm.definition.vmm.binary;
-        if (vm.binary != old) {
-            const std::string from = vm.binary;
-            const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = Design::Relayed});
-            if (report.exitCode() != ExitCode::Done) {
-                note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " + report.cause);
-                throw GuestLost{};
+    std::vector<VmSet> vmSetsOf(Configuration& configuration) const {
+        const std::string old = binaryOf(configuration.old);
+        std::vector<VmSet> sets;
+        for (const MemoryOwner owner : {MemoryOwner::Manager, MemoryOwner::Vmm}) {
+            VmSet set{.owner = owner, .series = {}, .vms = {}};
+            for (Series& series : configuration.series)
+                if (rowOf(series.design).owner.value_or(MemoryOwner::Manager) == owner) set.series.push_back(&series);
+            if (set.series.empty()) continue;
+            for (unsigned i = 0; i < configuration.vms; ++i) {
+                MeasuredVm& vm = set.vms.emplace_back();
+                vm.number = static_cast<unsigned>(sets.size()) * configuration.vms + i;
+                vm.definition = settings_.own ? guestLike(*settings_.own, old, scratch_.path(), owner, vm.number)
+                                              : guestFor(configuration, settings_.plan, old, scratch_.path(), owner, vm.number,
+                                                         hasNetwork(configuration));
             }
-            control_->runFor(settling);
+            sets.push_back(std::move(set));
+        }
+        return sets;
+    }
+
+    void runConfiguration(Configuration& configuration) {
+        const unsigned rounds = settings_.plan.rounds;
+        std::vector<VmSet> sets = vmSetsOf(configuration);
+        const auto anyMissing = [this](const VmSet& set, unsigned first, unsigned last) {
+            return std::ranges::any_of(set.series, [&](const Series* series) { return isMissing(*series, first, last); });
+        };
+        // What one set needs, and a design that copies RAM once more.
+        const std::uint64_t setBytes = configuration.vms * configuration.ramBytes;
+        const bool copies = std::ranges::any_of(
+            configuration.series, [](const Series& series) { return rowOf(series.design).baseline && series.isRun(); });
+        const std::uint64_t needed = (sets.size() + (copies ? 1 : 0)) * setBytes + spareBytes;
+        if (setBytes + spareBytes > availableMemoryBytes()) {
+            for (Series& series : configuration.series)
+                series.notRun = "the VMs of this cell need " + formatSize(setBytes + spareBytes) +
+                                " of memory, and the host has not that much available";
+            return;
+        }
+        const bool hasDevices = settings_.own && !settings_.own->vfio.empty();  // Which only one VM can have at a time.
+        if ((needed <= availableMemoryBytes() && !hasDevices) || sets.size() == 1) {
+            if (std::ranges::any_of(sets, [&](const VmSet& set) { return anyMissing(set, 1, rounds); }))
+                runBatch(configuration, sets, 1, rounds);
+            return;
+        }
+        note("in cells of " + formatSize(configuration.ramBytes) +
+             " the designs that need RAM of the manager's and those that need RAM of the VMM's own were measured in turns of " +
+             std::to_string(batchRounds) + " rounds and not within each round: " +
+             (hasDevices ? "passed-through devices are there only once" : "memory is not enough for both"));
+        for (unsigned first = 1; first <= rounds; first += batchRounds)
+            for (VmSet& set : sets) {
+                const unsigned last = std::min(rounds, first + batchRounds - 1);
+                if (anyMissing(set, first, last)) runBatch(configuration, std::span(&set, 1), first, last);
+            }
+    }
+
+    void runBatch(Configuration& configuration, std::span<VmSet> sets, unsigned first, unsigned last) {
+        std::vector<Entry> entries;
+        for (VmSet& set : sets) {
+            for (Series* series : set.series) entries.push_back({&set, series});
+            startOrGiveUp(configuration, set);
+        }
+        write();
+        const auto trialOf = [&](const Entry& entry, unsigned round, unsigned order) {
+            return Trial{configuration,
+                         *entry.series,
+                         *entry.set,
+                         binaryOf(configuration.new_),
+                         round,
+                         order,
+                         hasNetwork(configuration) && !settings_.own};
+        };
+        for (unsigned warmUp = 0; warmUp < settings_.plan.warmUpRounds; ++warmUp)
+            for (const Entry& entry : ordered(configuration, entries, firstWarmUp + warmUp))
+                attempt(configuration, entry, [&] { runRound(trialOf(entry, 0, 0)); });
+        for (const Entry& entry : entries)
+            if (!entry.series->inspection)
+                attempt(configuration, entry, [&] { inspect(configuration, *entry.series, *entry.set); });
+        for (unsigned round = first; round <= last; ++round) {
+            unsigned order = 0;
+            for (const Entry& entry : ordered(configuration, entries, round)) {
+                ++order;
+                attempt(configuration, entry, [&] {
+                    if (isMissing(*entry.series, round, round)) runRound(trialOf(entry, round, order));
+                });
+                if (isMissing(*entry.series, round, round))
+                    entry.series->notRun = "given up in round " + std::to_string(round) + ": its VMs do not stay alive";
+            }
+        }
+        for (VmSet& set : sets) end(set);
+    }
+
+    /// Does something with VMs that are what they should be: when they are not any more, once again with VMs that are started
+    /// anew.
+    void attempt(Configuration& configuration, const Entry& entry, const std::function<void()>& what) {
+        for (int tries = 0; tries < 2 && entry.series->isRun(); ++tries) {
+            try {
+                return what();
+            } catch (const GuestLost&) {
+                end(*entry.set);
+                if (!startOrGiveUp(configuration, *entry.set)) return;
+            }
+        }
+    }
+
+    /// Starts a set's VMs, and asks which designs they can be handed over by. False when that cannot be done; its designs are not
+    /// run then.
+    bool startOrGiveUp(Configuration& configuration, VmSet& set) {
+        try {
+            start(set);
+            findOutWhichRun(configuration, set);
+            return true;
+        } catch (const std::runtime_error& error) {
+            for (Series* series : set.series)
+                if (series->isRun()) series->notRun = error.what();
+            end(set);
+            return false;
+        }
+    }
+
+    void start(VmSet& set) {
+        for (MeasuredVm& vm : set.vms) {
+            tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
+            for (std::size_t disk = 0; disk < vm.definition.disks.size(); ++disk) {
+                const std::string& file = vm.definition.disks[disk].file;
+                settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
+            }
+            results_.host.accelerator = control_->start(vm, settings_.bootWait);
+        }
+    }
+
+    void findOutWhichRun(Configuration& configuration, VmSet& set) {
+        MeasuredVm& vm = set.vms.front();
+        control_->setRunning(vm, true);
+        for (Series* series : set.series) {
+            if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
+            const HandoverReport report =
+                control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
+            learn(report, configuration.old, vm.pid);
+            learn(report, configuration.new_, 0);
+            if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
         }
         control_->setRunning(vm, false);
+        configuration.title = titleOf(configuration, results_);
     }
-}
 
-/// A handover that is looked at closely, and therefore not timed.
-void Comparison::inspect(const Configuration& configuration, Series& series, VmSet& set) {
-    MeasuredVm& vm = set.vms.front();
-    tellOf(configuration, "looking closely at " + std::string(name(series.design)));
-    control_->setRunning(vm, true);
-    control_->runFor(settling);
-    std::optional<TraceWrapper> trace;
-    const std::string fresh = binaryOf(configuration.fresh);
-    if (traceProblem_.empty()) trace.emplace(scratch_.path(), fresh, Identity::of(vm.definition.vmm.user));
-    Inspection found;
-    found.untraced = traceProblem_;
-    unlessImpossible([&] { found.memoryOldBytes = memoryInUse({vm.pid}); });
-    const char* passedBy = series.design == Design::Relayed                ? "relay"
-                           : rowOf(series.design).state == StatePath::Exec ? "exec"
-                                                                           : "CPR channel";
-    const HandoverReport report = control_->upgrade(
-        vm, {.binary = trace ? trace->program() : fresh, .design = series.design}, [&](const HandoverProgress& step) {
-            if (step.state != State::Retiring || !step.inherited) return;
-            unlessImpossible([&] {
-                const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});
-                found.memoryBothBytes = both;
-                if (found.memoryOldBytes) found.extraMemoryBytes = both - std::min(both, *found.memoryOldBytes);
-                found.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy);
-            });
-        });
-    if (report.outcomeText() == name(Outcome::Upgraded)) {
-        if (trace)
-            unlessImpossible([&] {
-                const TraceCount count = trace->countOf(vm.pid);
-                found.ioctls = count.ioctls;
-                found.memfds = count.memfds;
-            });
-        series.inspection = std::move(found);
-        write();
-        // Off the traced VMM, also where old and new are the same binary.
-        return goBack(set);
+    void learn(const HandoverReport& report, std::size_t vmm, pid_t pid) {
+        MeasuredVmm& known = results_.vmms[vmm];
+        for (const VmmIdentity& side : {report.old, report.new_})
+            if (known.version.empty() && side.binary == known.binary) known.version = side.version;
+        if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
     }
-    if (report.outcome == State::Lost) throw GuestLost{};
-    control_->setRunning(vm, false);
+
+    void end(VmSet& set) {
+        for (MeasuredVm& vm : set.vms) {
+            control_->destroy(vm);
+            std::error_code ignored;
+            for (const Disk& disk : vm.definition.disks) std::filesystem::remove(disk.file, ignored);
+        }
+    }
+
+    void runRound(const Trial& trial) {
+        const std::string round = trial.round == 0
+                                      ? "warm-up"
+                                      : "round " + std::to_string(trial.round) + " of " + std::to_string(settings_.plan.rounds);
+        tellOf(trial.configuration, round + ", " + std::string(name(trial.series.design)));
+        if (trial.round > 0) ++handoversDone_;
+        RoundEnd ended = vh::runRound(*control_, trial, settings_.plan, [this](const std::string& text) { note(text); });
+        for (std::size_t i = 0; i < ended.rounds.size(); ++i)
+            if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.new_, trial.set.vms[i].pid);
+        if (trial.round > 0) keep(trial, std::move(ended.rounds));
+        if (ended.lostGuest) throw GuestLost{};
+        goBack(trial.set);
+    }
+
+    void keep(const Trial& trial, std::vector<Round> rounds) {
+        std::vector<Round>& all = trial.series.rounds;
+        std::ranges::move(rounds, std::back_inserter(all));
+        if (all.size() >= failuresInARow && std::none_of(all.end() - failuresInARow, all.end(), std::mem_fn(&Round::upgraded)))
+            trial.series.notRun = "given up after " + std::to_string(failuresInARow) + " failures in a row: " + all.back().cause;
+        write();
+    }
+
+    /// To where the next round begins: on the pair's old VMM, stopped.
+    void goBack(VmSet& set) {
+        for (MeasuredVm& vm : set.vms) {
+            const std::string old = vm.definition.vmm.binary;
+            if (vm.binary != old) {
+                const std::string from = vm.binary;
+                const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = Design::Relayed});
+                if (report.exitCode() != ExitCode::Done) {
+                    note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " + report.cause);
+                    throw GuestLost{};
+                }
+                control_->runFor(settling);
+            }
+            control_->setRunning(vm, false);
+        }
+    }
+
+    /// A handover that is looked at closely, and therefore not timed.
+    void inspect(const Configuration& configuration, Series& series, VmSet& set) {
+        MeasuredVm& vm = set.vms.front();
+        tellOf(configuration, "looking closely at " + std::string(name(series.design)));
+        control_->setRunning(vm, true);
+        control_->runFor(settling);
+        std::optional<TraceWrapper> trace;
+        const std::string newBinary = binaryOf(configuration.new_);
+        if (traceProblem_.empty()) trace.emplace(scratch_.path(), newBinary, Identity::of(vm.definition.vmm.user));
+        Inspection found;
+        found.untraced = traceProblem_;
+        unlessImpossible([&] { found.memoryOldBytes = memoryInUse({vm.pid}); });
+        const char* passedBy = series.design == Design::Relayed                ? "relay"
+                               : rowOf(series.design).state == StatePath::Exec ? "exec"
+                                                                               : "CPR channel";
+        const HandoverReport report = control_->upgrade(
+            vm, {.binary = trace ? trace->program() : newBinary, .design = series.design}, [&](const HandoverProgress& step) {
+                if (step.state != State::Retiring || !step.inherited) return;
+                unlessImpossible([&] {
+                    const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});
+                    found.memoryBothBytes = both;
+                    if (found.memoryOldBytes) found.extraMemoryBytes = both - std::min(both, *found.memoryOldBytes);
+                    found.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy);
+                });
+            });
+        if (report.outcomeText() == name(Outcome::Upgraded)) {
+            if (trace)
+                unlessImpossible([&] {
+                    const TraceCount count = trace->countOf(vm.pid);
+                    found.ioctls = count.ioctls;
+                    found.memfds = count.memfds;
+                });
+            series.inspection = std::move(found);
+            write();
+            // Off the traced VMM, also where old and new are the same binary.
+            return goBack(set);
+        }
+        if (report.outcome == State::Lost) throw GuestLost{};
+        control_->setRunning(vm, false);
+    }
+
+    void requireIdleHost() {
+        progress_("looking whether this host is idle enough to measure", 0, 0);
+        std::vector<unsigned> runnableSamples;
+        const CpuTimes before = CpuTimes::now();
+        while (runnableSamples.size() < 20) {
+            bool over = false;
+            const EventSource timer = EventSource::after(milliseconds(100), [&over] { over = true; });
+            turnUntil([&over] { return over; });
+            runnableSamples.push_back(runnable());
+        }
+        if (const auto why = tooBusy(before, CpuTimes::now(), runnableSamples, settings_.plan.stealLimitPercent))
+            throw std::runtime_error("this host is too busy to measure: " + *why +
+                                     "; wait, or measure all the same with --even-if-busy");
+    }
+
+    std::size_t numberOf(const Configuration& one) const {
+        return static_cast<std::size_t>(&one - results_.configurations.data());
+    }
+    std::string binaryOf(std::size_t vmm) const { return results_.vmms[vmm].binary; }
+    bool hasNetwork(const Configuration& one) const { return one.devices.network && networkProblem_.empty(); }
+
+    const ComparisonSettings& settings_;
+    Results& results_;
+    const ComparisonProgress& progress_;
+    std::string networkProblem_;
+    std::string traceProblem_;
+    std::size_t handoversDone_ = 0;
+    ComparisonDirectory scratch_;
+    std::optional<VmControl> control_;
+};
+
+}  // namespace
+
+bool runComparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress) {
+    Comparison comparison(settings, results, progress);
+    const auto interrupt = [&comparison] { comparison.interrupt(); };
+    const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
+    const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
+    const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
+    return comparison.run();
 }
 
 Results newResults(const ComparisonSettings& settings, const std::vector<std::string>& command, const std::string& version) {

@@ -76,15 +76,15 @@ std::vector<Configuration> configurationsOf(const ComparePlan& plan, const std::
     const ComparePlan factors = factorsOf(plan, own);
     std::vector<Configuration> all;
     for (std::size_t pair = 0; pair < plan.pairs.size(); ++pair) {
-        const std::size_t old = placeOf(plan.pairs[pair].old, vmms), fresh = placeOf(plan.pairs[pair].new_, vmms);
+        const std::size_t old = placeOf(plan.pairs[pair].old, vmms), newVmm = placeOf(plan.pairs[pair].new_, vmms);
         for (const unsigned vms : factors.vms)
             for (const Load load : factors.loads)
                 for (const DeviceSet& devices : factors.devices)
                     for (const unsigned vcpus : factors.vcpus)
                         for (const std::uint64_t pageSize : factors.pageSizes)
                             for (const GuestRam& ram : factors.ram) {
-                                Configuration one{"",       "",    old,     fresh, ram.sizeBytes, ram.touchedBytes,
-                                                  pageSize, vcpus, devices, load,  vms,           seriesFor(plan, ram)};
+                                Configuration one{"",       "",    old,     newVmm, ram.sizeBytes, ram.touchedBytes,
+                                                  pageSize, vcpus, devices, load,   vms,           seriesFor(plan, ram)};
                                 one.id = one.title = idOf(one, pair);
                                 all.push_back(std::move(one));
                             }
@@ -103,7 +103,7 @@ std::string titleOf(const Configuration& one, const Results& results) {
     };
     std::string title =
         one.touchedBytes != 0 ? formatSize(one.touchedBytes) + " of RAM touched" : formatSize(one.ramBytes) + " of RAM";
-    title += ", " + version(one.old) + " -> " + version(one.fresh);
+    title += ", " + version(one.old) + " -> " + version(one.new_);
     if (varies(&Configuration::pageSizeBytes)) title += ", pages of " + formatSize(one.pageSizeBytes);
     if (varies(&Configuration::vcpus)) title += ", " + std::to_string(one.vcpus) + " CPUs";
     if (varies(&Configuration::devices)) title += ", devices: " + name(one.devices);

@@ -1,21 +1,13 @@
 #include "manager/compare/guest_watch.h"
 
 #include <algorithm>
-#include <charconv>
-#include <sstream>
+#include <string_view>
 
+#include "vmm-shim/text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
-
-std::optional<std::uint64_t> numberAfter(const std::string& line) {
-    std::uint64_t value = 0;
-    const char* end = line.data() + line.size();
-    const auto [stop, error] = std::from_chars(line.data() + 2, end, value);
-    if (error != std::errc() || stop != end) return std::nullopt;
-    return value;
-}
 
 std::uint64_t valueOf(const std::map<std::string, std::uint64_t>& status, const char* key) {
     const auto found = status.find(key);
@@ -39,20 +31,15 @@ void GuestWatch::listen(const std::string& heartbeatSocket, Session session) {
 void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session) {
     if (line.size() < 3) return;
     if (line[0] == 'B') {
-        if (const auto number = numberAfter(line)) beats_.push_back({steadyMs(at), *number, session});
+        if (const auto number = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
+            beats_.push_back({steadyMs(at), *number, session});
     } else if (line[0] == 'W') {
-        if (const auto pages = numberAfter(line)) written_.push_back({steadyMs(at), *pages});
+        if (const auto pages = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
+            written_.push_back({steadyMs(at), *pages});
     } else if (line[0] == 'E') {
         ++errors_;
     } else if (line[0] == 'S') {
-        std::istringstream fields(line.substr(2));
-        for (std::string field; fields >> field;) {
-            const std::size_t equals = field.find('=');
-            if (equals == std::string::npos) continue;
-            std::uint64_t value = 0;
-            std::from_chars(field.data() + equals + 1, field.data() + field.size(), value);
-            status_[field.substr(0, equals)] = value;
-        }
+        for (const auto& [key, value] : probeStatus(line.substr(2))) status_[key] = value;
         if (session == Session::Before || session == Session::Old) statusBefore_ = status_;
     }
 }

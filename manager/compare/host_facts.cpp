@@ -4,25 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
+#include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
+
 namespace vh {
 namespace {
-
-/// What follows `key` and a separator on the first line that starts with it; empty when there is none.
-std::string valueOf(const std::string& file, const std::string& key, char separator) {
-    std::ifstream lines(file);
-    for (std::string line; std::getline(lines, line);) {
-        if (!line.starts_with(key)) continue;
-        const std::size_t at = line.find_first_not_of(" \t", key.size());
-        if (at == std::string::npos || line[at] != separator) continue;
-        const std::size_t start = line.find_first_not_of(" \t", at + 1);
-        return start == std::string::npos ? "" : line.substr(start);
-    }
-    return "";
-}
 
 std::string unquoted(const std::string& text) {
     const bool quoted = text.size() >= 2 && (text.front() == '"' || text.front() == '\'') && text.back() == text.front();
@@ -40,12 +31,6 @@ double percent(std::uint64_t before, std::uint64_t after, const CpuTimes& first,
     // Counters of single CPUs may go back by a tick (proc(5)), and CPUs may be taken away.
     if (after <= before || last.total() <= first.total()) return 0;
     return 100.0 * static_cast<double>(after - before) / static_cast<double>(last.total() - first.total());
-}
-
-std::string oneDecimal(double value) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.1f", value);
-    return text;
 }
 
 }  // namespace
@@ -69,22 +54,18 @@ double busyPercent(const CpuTimes& before, const CpuTimes& after) {
 
 unsigned runnable(const std::string& proc) {
     // All that run or wait for a CPU (fs/proc/stat.c:show_stat, nr_running()), us among them.
-    std::ifstream stat(proc + "/stat");
-    for (std::string line; std::getline(stat, line);) {
-        unsigned running = 0;
-        if (std::sscanf(line.c_str(), "procs_running %u", &running) == 1) return running > 0 ? running - 1 : 0;
-    }
-    return 0;
+    const unsigned long running = std::strtoul(valueIn(readIfThere(proc + "/stat"), "procs_running").c_str(), nullptr, 10);
+    return running > 0 ? static_cast<unsigned>(running - 1) : 0;
 }
 
 std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
                                    double stealLimitPercent, unsigned cpus) {
     if (cpus == 0) cpus = static_cast<unsigned>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
     if (const double steal = stealPercent(before, after); steal > stealLimitPercent)
-        return "its hypervisor took " + oneDecimal(steal) + " % of its CPU time away, more than " +
-               oneDecimal(stealLimitPercent) + " %";
+        return "its hypervisor took " + fixed(steal, 1) + " % of its CPU time away, more than " + fixed(stealLimitPercent, 1) +
+               " %";
     if (const double busy = busyPercent(before, after); busy > 50)
-        return "other processes used " + oneDecimal(busy) + " % of its CPU time, more than half";
+        return "other processes used " + fixed(busy, 1) + " % of its CPU time, more than half";
     if (runnableSamples.empty()) return std::nullopt;
     const auto middle = runnableSamples.begin() + static_cast<std::ptrdiff_t>(runnableSamples.size() / 2);
     std::nth_element(runnableSamples.begin(), middle, runnableSamples.end());
@@ -97,16 +78,17 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
 HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
     utsname kernel{};
     ::uname(&kernel);
+    const std::string cpu = readIfThere(proc + "/cpuinfo");
     HostFacts facts;
-    facts.cpu = valueOf(proc + "/cpuinfo", "model name", ':');
+    facts.cpu = valueIn(cpu, "model name\t:");
     facts.cpus = static_cast<std::uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
-    std::istringstream(valueOf(proc + "/meminfo", "MemTotal", ':')) >> facts.memoryBytes;
+    std::istringstream(valueIn(readIfThere(proc + "/meminfo"), "MemTotal:")) >> facts.memoryBytes;
     facts.memoryBytes *= 1024;
     facts.kernel = kernel.release;
-    facts.os = unquoted(valueOf(osRelease, "PRETTY_NAME", '='));
+    facts.os = unquoted(valueIn(readIfThere(osRelease), "PRETTY_NAME="));
     facts.pageSizeBytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     // X86_FEATURE_HYPERVISOR: a hypervisor says by CPUID that it is there (arch/x86/include/asm/cpufeatures.h).
-    facts.virtualized = hasWord(valueOf(proc + "/cpuinfo", "flags", ':'), "hypervisor");
+    facts.virtualized = hasWord(valueIn(cpu, "flags\t\t:"), "hypervisor");
     if (double average = 0; std::ifstream(proc + "/loadavg") >> average) facts.loadAverage1 = average;
     facts.stealPercent = stealPercent({}, CpuTimes::now(proc));
     facts.runQueue = static_cast<double>(runnable(proc)) / static_cast<double>(facts.cpus);

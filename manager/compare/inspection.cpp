@@ -2,93 +2,56 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <set>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
 
+#include "manager/process/event_loop.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/file_identity.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
 namespace {
 
-/// Files of /proc have no size, and reading one may fail where opening did not.
-std::string contentsOf(const std::string& path) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) throwErrno("open '" + path + "'");
-    std::string text;
-    std::array<char, 65536> buffer{};
-    for (;;) {
-        const ssize_t length = ::read(fd.get(), buffer.data(), buffer.size());
-        if (length < 0 && errno == EINTR) continue;
-        if (length < 0) throwErrno("read '" + path + "'");
-        if (length == 0) return text;
-        text.append(buffer.data(), static_cast<std::size_t>(length));
-    }
-}
-
 /// A descriptor of another process.
-struct Seen {
-    int number = 0;
-    std::string link;  ///< `/dev/kvm`, `socket:[4711]`, `/memfd:vm/ram0 (deleted)`, `anon_inode:[eventfd]`.
+struct Seen : OpenFile {
     struct stat file {};
     int flags = 0;  ///< As open() takes them.
 
     FileIdentity identity() const { return {file.st_dev, file.st_ino}; }
-    bool memfd() const { return link.starts_with("/memfd:"); }
     /// An image, a log or a device that one may be.
-    bool stored() const { return link.starts_with('/') && !memfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
+    bool stored() const { return target.starts_with('/') && !isMemfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
 };
 
-std::string withoutDeleted(const std::string& link) {
-    constexpr std::string_view deleted = " (deleted)";
-    return link.ends_with(deleted) ? link.substr(0, link.size() - deleted.size()) : link;
-}
-
 std::string memfdName(const Seen& seen) {
-    return withoutDeleted(seen.link).substr(std::string_view("/memfd:").size());
+    return withoutDeletedMark(seen.target).substr(std::string_view("/memfd:").size());
 }
 
 /// In the order of their numbers. One that is closed meanwhile is left out.
 std::vector<Seen> descriptorsIn(pid_t pid) {
-    const std::string proc = "/proc/" + std::to_string(pid);
-    std::error_code error;
+    const Process process(pid);
     std::vector<Seen> all;
-    std::filesystem::directory_iterator entries(proc + "/fd", error);
-    if (error) throw std::system_error(error, "list '" + proc + "/fd'");
-    for (; entries != std::filesystem::directory_iterator(); entries.increment(error)) {
-        if (error) break;
-        Seen seen;
-        seen.number = std::atoi(entries->path().filename().c_str());
-        std::error_code gone;
-        seen.link = std::filesystem::read_symlink(entries->path(), gone);
-        if (gone || ::stat(entries->path().c_str(), &seen.file) != 0) continue;
-        std::ifstream info(proc + "/fdinfo/" + std::to_string(seen.number));
-        for (std::string line; std::getline(info, line);)
-            if (line.starts_with("flags:")) seen.flags = static_cast<int>(std::strtol(line.c_str() + 6, nullptr, 8));
-        all.push_back(std::move(seen));
-    }
-    std::ranges::sort(all, {}, &Seen::number);
+    for (const OpenFile& open : process.files())
+        if (const auto status = open.status()) {
+            const std::string flags = process.field("fdinfo/" + std::to_string(open.number), "flags:");
+            all.push_back({open, *status, static_cast<int>(std::strtol(flags.c_str(), nullptr, 8))});
+        }
     return all;
 }
 
@@ -98,18 +61,18 @@ class InheritedNames {
     InheritedNames(const Resources& inherited, const std::vector<Seen>& all) : inherited_(inherited) {
         if (!inherited.has("ram0")) return;
         for (const Seen& seen : all)
-            if (seen.number == inherited.numberOf("ram0") && seen.memfd()) ram_ = seen.identity();
+            if (seen.number == inherited.numberOf("ram0") && seen.isMemfd()) ram_ = seen.identity();
     }
 
     std::optional<std::string> of(const Seen& seen) {
-        if (seen.memfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
-        if (seen.link == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
+        if (seen.isMemfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
+        if (seen.target == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
         if (seen.stored()) return storedName(seen);
         for (const std::string& name : inherited_.names()) {
             if (inherited_.numberOf(name) != seen.number) continue;
             const bool socket = name == "qmp" || name == "console" || name == "heartbeat";
             if (socket && S_ISSOCK(seen.file.st_mode)) return name;
-            if (name.starts_with("tap/") && seen.link == "/dev/net/tun") return name;
+            if (name.starts_with("tap/") && seen.target == "/dev/net/tun") return name;
         }
         return std::nullopt;
     }
@@ -145,15 +108,15 @@ bool sameDescription(pid_t one, int first, pid_t other, int second) {
 /// A short name for what a VMM made itself.
 std::string kindOf(const Seen& seen) {
     constexpr std::string_view anonymous = "anon_inode:";
-    if (seen.link.starts_with(anonymous)) {
-        std::string kind = seen.link.substr(anonymous.size());
+    if (seen.target.starts_with(anonymous)) {
+        std::string kind = seen.target.substr(anonymous.size());
         if (kind.size() > 2 && kind.front() == '[' && kind.back() == ']') kind = kind.substr(1, kind.size() - 2);
         return kind;
     }
-    if (seen.link.starts_with("socket:")) return "socket";
-    if (seen.link.starts_with("pipe:")) return "pipe";
-    if (seen.memfd()) return "memfd:" + memfdName(seen);
-    return withoutDeleted(seen.link);
+    if (seen.target.starts_with("socket:")) return "socket";
+    if (seen.target.starts_with("pipe:")) return "pipe";
+    if (seen.isMemfd()) return "memfd:" + memfdName(seen);
+    return withoutDeletedMark(seen.target);
 }
 
 /// The class of an ioctl from what strace calls it: a name, several joined with ` or `, or `_IOC(_IOC_NONE, 0x3b, 0x64, 0)`.
@@ -213,7 +176,30 @@ std::string quoted(const std::string& text) {
     return result + "'";
 }
 
+std::uint64_t privateBytes(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+    const std::string rollup = readIfThere(path);
+    const auto kilobytes = [&](const char* key) { return std::strtoull(valueIn(rollup, key).c_str(), nullptr, 10); };
+    const std::uint64_t all = kilobytes("Pss:"), shared = kilobytes("Pss_Shmem:");
+    if (all == 0) throwErrno("read '" + path + "'", ESRCH);
+    return (all - shared) * 1024;
+}
+
 }  // namespace
+
+std::uint64_t memoryInUse(const std::set<pid_t>& pids) {
+    std::uint64_t bytes = 0;
+    std::set<FileIdentity> counted;
+    for (const pid_t pid : pids) {
+        bytes += privateBytes(pid);
+        for (const OpenFile& file : Process(pid).visibleFiles()) {
+            const auto status = file.isMemfd() ? file.status() : std::nullopt;
+            if (!status || !counted.insert({status->st_dev, status->st_ino}).second) continue;
+            bytes += static_cast<std::uint64_t>(status->st_blocks) * 512;
+        }
+    }
+    return bytes;
+}
 
 PageFaults parsePageFaults(std::string_view stat) {
     // The name, field 2, may have blanks and parentheses in it; minflt is field 10 and majflt field 12 (proc(5)).
@@ -230,7 +216,7 @@ PageFaults parsePageFaults(std::string_view stat) {
 }
 
 PageFaults pageFaults(pid_t pid) {
-    return parsePageFaults(contentsOf("/proc/" + std::to_string(pid) + "/stat"));
+    return parsePageFaults(readFile("/proc/" + std::to_string(pid) + "/stat"));
 }
 
 std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
@@ -245,11 +231,11 @@ std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Res
         }
         // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
         const bool passed = std::ranges::any_of(before, [&](const Seen& older) {
-            if (seen.memfd()) return older.memfd() && older.identity() == seen.identity();
-            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.link == seen.link &&
+            if (seen.isMemfd()) return older.isMemfd() && older.identity() == seen.identity();
+            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.target == seen.target &&
                    sameDescription(oldPid, older.number, newPid, seen.number);
         });
-        const std::string name = passed && seen.memfd() ? memfdName(seen) : kindOf(seen);
+        const std::string name = passed && seen.isMemfd() ? memfdName(seen) : kindOf(seen);
         found.push_back({name, passed ? "old VMM" : "new VMM", passed ? passedBy : ""});
     }
     return found;
@@ -317,47 +303,34 @@ TraceWrapper::~TraceWrapper() {
 }
 
 TraceCount TraceWrapper::countOf(pid_t pid) const {
-    return parseTrace(contentsOf(directory_ + "/traces/" + std::to_string(pid)));
+    return parseTrace(readFile(directory_ + "/traces/" + std::to_string(pid)));
 }
 
 std::string whyNoTrace() {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) return "cannot try strace: make a pipe";
-    UniqueFd output(ends[0]), input(ends[1]);
+    const UniqueFd output(ends[0]);
+    UniqueFd input(ends[1]);
     // The trace goes to standard error, too: a whole one has the call that ends the process.
-    const char* const argv[] = {"strace", "-D", "-qq", "-e", "trace=exit_group", "--", "true", nullptr};
-    const pid_t child = ::fork();
-    if (child < 0) return "cannot try strace: fork";
-    if (child == 0) {
-        ::setsid();
-        ::dup2(input.get(), STDERR_FILENO);
-        ::execvp(argv[0], const_cast<char* const*>(argv));
-        ::_exit(127);
-    }
+    const ChildProcess strace = ChildProcess::launch(
+        {.argv = {"/usr/bin/env", "strace", "-D", "-qq", "-e", "trace=exit_group", "--", "true"}, .output = input.get()});
     input.reset();
-    // Ends when the tracer has gone, which is after the traced.
     std::string said;
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-    bool ended = false;
-    while (!ended) {
-        const auto left =
-            std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-        pollfd ready{output.get(), POLLIN, 0};
-        const int polled = left > 0 ? ::poll(&ready, 1, static_cast<int>(left)) : 0;
-        if (polled < 0 && errno == EINTR) continue;
-        if (polled <= 0) break;
+    bool ended = false, isLate = false;
+    // Ends when the tracer has gone, which is after the traced.
+    const EventSource heard = EventSource::readable(output.get(), [&] {
         std::array<char, 512> buffer{};
         const ssize_t length = ::read(output.get(), buffer.data(), buffer.size());
-        if (length <= 0)
-            ended = true;
-        else
-            said.append(buffer.data(), static_cast<std::size_t>(length));
+        ended = ended || length == 0;
+        if (length > 0) said.append(buffer.data(), static_cast<std::size_t>(length));
+    });
+    const EventSource deadline = EventSource::after(std::chrono::seconds(5), [&isLate] { isLate = true; });
+    turnUntil([&] { return ended || isLate; });
+    if (!ended) {
+        strace.killAll();
+        return "strace did not end within 5 s";
     }
-    if (!ended) ::kill(-child, SIGKILL);
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    if (!ended) return "strace did not end within 5 s";
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return "there is no strace; install it (apt-get install strace)";
+    if (strace.howItEnded() == "exited with status 127") return "there is no strace; install it (apt-get install strace)";
     if (said.find("exit_group(0)") != std::string::npos) return {};
     const std::string first = said.substr(0, said.find('\n'));
     return first.empty() ? "strace cannot trace here" : "strace cannot trace here: " + first;

@@ -3,7 +3,7 @@
 #include <string_view>
 
 #include "config/design.h"
-#include "manager/compare/metrics.h"
+#include "manager/compare/summary.h"
 
 namespace vh {
 

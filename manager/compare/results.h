@@ -1,7 +1,8 @@
-// The results of a comparison as values: what results.json holds. README.md says what each figure is, results_json.h makes JSON
+// The results of a comparison as values: what results.json holds. README.md says what each figure is, results_file.h makes JSON
 // of them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -15,13 +16,17 @@
 #include "config/compare_plan.h"
 #include "manager/compare/brown_out.h"
 #include "manager/compare/host_facts.h"
+#include "manager/record/report.h"
 
 namespace vh {
 
 /// How a handover ended, as its report says it.
 enum class Outcome { Upgraded, RolledBack, Refused, Lost, Silent };
 inline constexpr std::array allOutcomes{Outcome::Upgraded, Outcome::RolledBack, Outcome::Refused, Outcome::Lost, Outcome::Silent};
-std::string_view name(Outcome outcome);
+inline std::string_view name(Outcome outcome) {
+    return std::array{name(State::Upgraded), name(State::RolledBack), name(State::Refused), name(State::Lost), silentOutcome}.at(
+        static_cast<std::size_t>(outcome));
+}
 
 /// Milliseconds of each phase of a handover; see README.md for the states that it is made of.
 struct PhaseTimes {
@@ -105,7 +110,7 @@ struct Series {
     std::optional<Inspection> inspection;
 
     bool isRun() const { return notRun.empty(); }
-    bool has(unsigned round) const;
+    bool has(unsigned round) const { return std::ranges::find(rounds, round, &Round::round) != rounds.end(); }
 };
 
 /// One combination of what is varied (`cells` in the file), with all that was measured in it.
@@ -113,7 +118,7 @@ struct Configuration {
     std::string id;
     std::string title;
     std::size_t old = 0;  ///< The VMMs of its binary pair, as places in `vmms`.
-    std::size_t fresh = 0;
+    std::size_t new_ = 0;
     std::uint64_t ramBytes = 0;
     std::uint64_t touchedBytes = 0;
     std::uint64_t pageSizeBytes = 4096;
@@ -128,7 +133,10 @@ struct Configuration {
         return std::tuple(ramBytes, touchedBytes, pageSizeBytes, vcpus, devices.disk, devices.network, load, vms);
     }
     /// The series of a design; null when there is none.
-    const Series* of(Design design) const;
+    const Series* of(Design design) const {
+        const auto found = std::ranges::find(series, design, &Series::design);
+        return found == series.end() ? nullptr : &*found;
+    }
 };
 
 struct MeasuredVmm {

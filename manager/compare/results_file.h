@@ -1,13 +1,27 @@
-// The results of a comparison on disk: the only way in and out.
+// The results of a comparison as JSON and on disk: the file's form, and the only way in and out.
 #pragma once
 
 #include <cstddef>
 #include <string>
 #include <string_view>
 
-#include "manager/compare/results_json.h"
+#include <nlohmann/json.hpp>
+
+#include "manager/compare/results.h"
+#include "manager/compare/summary.h"
 
 namespace vh {
+
+inline constexpr std::string_view resultsFormat = "virt-handover-compare/1";
+
+/// `summary` is null in the file while there is none.
+nlohmann::json toJson(const Results& results, const Summary* summary = nullptr);
+nlohmann::json toJson(const Round& round);
+nlohmann::json toJson(const Summary& summary);
+
+/// Every member that README.md names has to be there and of its type, or std::runtime_error says which one is not:
+/// `cells[3].series[0].rounds[2].vm: found "one", expected a whole number`. Members that it does not name are left out.
+Results resultsOf(const nlohmann::json& file);
 
 inline constexpr std::size_t greatestResultsBytes = 256ULL << 20;
 
@@ -15,8 +29,8 @@ inline constexpr std::size_t greatestResultsBytes = 256ULL << 20;
 /// resultsOf() does. What it has for a summary is not looked at.
 Results readResults(const std::string& path);
 
-/// The same for text that is there already; `name` is only for messages.
-Results parseResults(std::string_view text, const std::string& name);
+/// The same for text that is there already; `file` is only for messages.
+Results parseResults(std::string_view text, const std::string& file);
 
 /// `summary` is null in the file while there is none.
 void writeResults(const std::string& path, const Results& results, const Summary* summary = nullptr);

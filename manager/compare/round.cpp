@@ -5,10 +5,14 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "manager/compare/configurations.h"
+#include "manager/compare/host_facts.h"
 #include "manager/compare/inspection.h"
+#include "manager/compare/own_network.h"
 #include "manager/process/event_loop.h"
 #include "vmm-shim/json_text.h"
 
@@ -65,113 +69,142 @@ std::optional<PageFaults> pageFaultsIfAlive(pid_t pid) {
     }
 }
 
+/// Its steps are called in their order.
+class RoundWatch {
+ public:
+    RoundWatch(VmControl& control, const Trial& trial, const ComparePlan& plan,
+               const std::function<void(const std::string&)>& note)
+        : control_(control), trial_(trial), plan_(plan), note_(note), attempts_(trial.set.vms.size()) {}
+
+    void lookBefore() {
+        for (std::size_t i = 0; i < attempts_.size(); ++i) {
+            MeasuredVm& vm = trial_.set.vms[i];
+            vm.watch = GuestWatch();
+            control_.setRunning(vm, true);
+            control_.listen(vm, GuestWatch::Session::Before);
+            if (trial_.network) sendEchoRequests(i);
+        }
+        control_.runFor(plan_.before);
+        for (MeasuredVm& vm : trial_.set.vms) {
+            if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{};
+            vm.watch.stopListening();
+        }
+    }
+
+    void handOver() {
+        cpuBefore_ = CpuTimes::now();
+        beganAtMs_ = steadyMs();
+        std::map<std::string, GuestWatch*> watches;
+        for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
+        control_.host().onGuestHeard(
+            [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
+                watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
+            });
+        for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
+        // Not ended by an interruption: handovers that are cancelled go back and answer.
+        turnUntil([this] { return std::ranges::all_of(attempts_, [](const Attempt& one) { return one.report.has_value(); }); });
+        control_.host().onGuestHeard(nullptr);
+        control_.throwIfInterrupted();
+    }
+
+    void lookAfter() {
+        double until = steadyMs();
+        for (const MeasuredVm& vm : trial_.set.vms)
+            if (const auto switchedAt = vm.watch.switchedAtMs())
+                until = std::max(until, *switchedAt + static_cast<double>(plan_.after.count()));
+        control_.runFor(milliseconds(std::lround(std::max(0.0, until - steadyMs()))));
+        stealPercent_ = stealPercent(cpuBefore_, CpuTimes::now());
+    }
+
+    RoundEnd end() {
+        RoundEnd end;
+        for (std::size_t i = 0; i < attempts_.size(); ++i) {
+            Round& round = end.rounds.emplace_back(roundOf(trial_.set.vms[i], attempts_[i]));
+            round.vm = static_cast<unsigned>(i + 1);
+            end.lostGuest =
+                end.lostGuest || attempts_[i].guestLost || round.outcome == Outcome::Lost || round.outcome == Outcome::Silent;
+            end.reports.push_back(*std::move(attempts_[i].report));
+        }
+        return end;
+    }
+
+ private:
+    /// What becomes of one VM.
+    struct Attempt {
+        std::optional<HandoverReport> report;
+        std::unique_ptr<Pinger> pinger;
+        std::optional<PageFaults> faultsAtSwitch;
+        bool guestLost = false;
+    };
+
+    void sendEchoRequests(std::size_t vm) {
+        const bool loaded = trial_.configuration.load == Load::Network;
+        try {
+            attempts_[vm].pinger = std::make_unique<Pinger>(guestAddress(trial_.set.vms[vm].number), milliseconds(loaded ? 1 : 5),
+                                                            loaded ? 1400 : 8);
+            attempts_[vm].pinger->start();
+        } catch (const std::system_error& error) {
+            note_(std::string("the VMs were not asked for echoes: ") + error.what());
+        }
+    }
+
+    void beginHandover(MeasuredVm& vm, Attempt& attempt) {
+        control_.beginUpgrade(
+            vm, {.binary = trial_.newBinary, .design = trial_.series.design},
+            [&attempt](const HandoverProgress& step) {
+                if (step.state == State::Retiring) attempt.faultsAtSwitch = pageFaultsIfAlive(step.newPid);
+            },
+            [this, &attempt, &vm](VerbResult result) {
+                attempt.report = std::move(result.report);
+                try {
+                    if (attempt.report->outcomeText() == name(Outcome::Upgraded)) control_.listen(vm, GuestWatch::Session::After);
+                    if (attempt.report->outcome == State::RolledBack) control_.listen(vm, GuestWatch::Session::Before);
+                } catch (const GuestLost&) {
+                    attempt.guestLost = true;
+                }
+            });
+    }
+
+    Round roundOf(MeasuredVm& vm, Attempt& attempt) const {
+        vm.watch.stopListening();
+        Round round = reported(*attempt.report);
+        round.round = trial_.round;
+        round.order = trial_.order;
+        round.stealPercent = stealPercent_;
+        round.disturbed = stealPercent_ > plan_.stealLimitPercent;
+        if (vm.definition.heartbeat) vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
+        if (round.upgraded() && attempt.faultsAtSwitch) {
+            const PageFaults then = *attempt.faultsAtSwitch;
+            const std::optional<PageFaults> now = pageFaultsIfAlive(vm.pid);
+            if (now && now->minor >= then.minor && now->major >= then.major)
+                round.pageFaults = PageFaults{now->minor - then.minor, now->major - then.major};
+        }
+        if (attempt.pinger) {
+            const PingResult pings = attempt.pinger->stop(milliseconds(200));
+            round.network = EchoRequests{pings.sent, pings.lost, pings.longestGapMs};
+        }
+        return round;
+    }
+
+    VmControl& control_;
+    const Trial& trial_;
+    const ComparePlan& plan_;
+    const std::function<void(const std::string&)>& note_;
+    std::vector<Attempt> attempts_;
+    CpuTimes cpuBefore_;
+    double beganAtMs_ = 0;
+    double stealPercent_ = 0;
+};
+
 }  // namespace
 
-RoundWatch::RoundWatch(VmControl& control, const Trial& trial, const ComparePlan& plan)
-    : control_(control), trial_(trial), plan_(plan), attempts_(trial.set.vms.size()) {}
-
-void RoundWatch::sendEchoRequests(std::size_t vm) {
-    const bool loaded = trial_.configuration.load == Load::Network;
-    try {
-        attempts_[vm].pinger =
-            std::make_unique<Pinger>(guestAddress(trial_.set.vms[vm].number), milliseconds(loaded ? 1 : 5), loaded ? 1400 : 8);
-        attempts_[vm].pinger->start();
-    } catch (const std::system_error& error) {
-        echoProblem_ = error.what();
-    }
-}
-
-void RoundWatch::lookBefore() {
-    for (std::size_t i = 0; i < attempts_.size(); ++i) {
-        MeasuredVm& vm = trial_.set.vms[i];
-        vm.watch = GuestWatch();
-        control_.setRunning(vm, true);
-        control_.listen(vm, GuestWatch::Session::Before);
-        if (trial_.network) sendEchoRequests(i);
-    }
-    control_.runFor(plan_.before);
-    for (MeasuredVm& vm : trial_.set.vms) {
-        if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{};
-        vm.watch.stopListening();
-    }
-}
-
-void RoundWatch::beginHandover(MeasuredVm& vm, Attempt& attempt) {
-    control_.beginUpgrade(
-        vm, {.binary = trial_.newBinary, .design = trial_.series.design},
-        [&attempt](const HandoverProgress& step) {
-            if (step.state == State::Retiring) attempt.faultsAtSwitch = pageFaultsIfAlive(step.newPid);
-        },
-        [this, &attempt, &vm](VerbResult result) {
-            attempt.report = std::move(result.report);
-            try {
-                if (attempt.report->outcomeText() == name(Outcome::Upgraded)) control_.listen(vm, GuestWatch::Session::After);
-                if (attempt.report->outcome == State::RolledBack) control_.listen(vm, GuestWatch::Session::Before);
-            } catch (const GuestLost&) {
-                attempt.guestLost = true;
-            }
-        });
-}
-
-void RoundWatch::handOver() {
-    cpuBefore_ = CpuTimes::now();
-    beganAtMs_ = steadyMs();
-    std::map<std::string, GuestWatch*> watches;
-    for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
-    control_.host().onGuestHeard(
-        [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
-            watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
-        });
-    for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
-    // Not ended by an interruption: handovers that are cancelled go back and answer.
-    turnUntil([this] { return std::ranges::all_of(attempts_, [](const Attempt& one) { return one.report.has_value(); }); });
-    control_.host().onGuestHeard(nullptr);
-    control_.throwIfInterrupted();
-}
-
-void RoundWatch::lookAfter() {
-    double until = steadyMs();
-    for (const MeasuredVm& vm : trial_.set.vms)
-        if (const auto switchedAt = vm.watch.switchedAtMs())
-            until = std::max(until, *switchedAt + static_cast<double>(plan_.after.count()));
-    control_.runFor(milliseconds(std::lround(std::max(0.0, until - steadyMs()))));
-    stealPercent_ = stealPercent(cpuBefore_, CpuTimes::now());
-}
-
-Round RoundWatch::roundOf(MeasuredVm& vm, Attempt& attempt) const {
-    vm.watch.stopListening();
-    Round round = reported(*attempt.report);
-    round.round = trial_.round;
-    round.order = trial_.order;
-    round.stealPercent = stealPercent_;
-    round.disturbed = stealPercent_ > plan_.stealLimitPercent;
-    if (vm.definition.heartbeat) vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
-    if (round.upgraded() && attempt.faultsAtSwitch) {
-        const PageFaults then = *attempt.faultsAtSwitch;
-        const std::optional<PageFaults> now = pageFaultsIfAlive(vm.pid);
-        if (now && now->minor >= then.minor && now->major >= then.major)
-            round.pageFaults = PageFaults{now->minor - then.minor, now->major - then.major};
-    }
-    if (attempt.pinger) {
-        const PingResult pings = attempt.pinger->stop(milliseconds(200));
-        round.network = EchoRequests{pings.sent, pings.lost, pings.longestGapMs};
-    }
-    return round;
-}
-
-std::vector<Round> RoundWatch::rounds() {
-    std::vector<Round> all;
-    for (std::size_t i = 0; i < attempts_.size(); ++i) {
-        all.push_back(roundOf(trial_.set.vms[i], attempts_[i]));
-        all.back().vm = static_cast<unsigned>(i + 1);
-    }
-    return all;
-}
-
-bool RoundWatch::hasLostGuest(const std::vector<Round>& rounds) const {
-    return std::ranges::any_of(attempts_, &Attempt::guestLost) || std::ranges::any_of(rounds, [](const Round& round) {
-               return round.outcome == Outcome::Lost || round.outcome == Outcome::Silent;
-           });
+RoundEnd runRound(VmControl& control, const Trial& trial, const ComparePlan& plan,
+                  const std::function<void(const std::string&)>& note) {
+    RoundWatch watch(control, trial, plan, note);
+    watch.lookBefore();
+    watch.handOver();
+    watch.lookAfter();
+    return watch.end();
 }
 
 }  // namespace vh

@@ -123,19 +123,9 @@ ConfigurationSummary summaryOf(const Configuration& configuration) {
 }  // namespace
 
 std::string_view name(Verdict verdict) {
-    switch (verdict) {
-        case Verdict::Smaller:
-            return "smaller";
-        case Verdict::Larger:
-            return "larger";
-        case Verdict::NoDifference:
-            return "no difference shown";
-        case Verdict::TooFewRounds:
-            return "too few rounds to say";
-        case Verdict::TooBusy:
-            return "host too busy to say";
-    }
-    return "";
+    static constexpr std::array<std::string_view, 5> names{"smaller", "larger", "no difference shown", "too few rounds to say",
+                                                           "host too busy to say"};
+    return names.at(static_cast<std::size_t>(verdict));
 }
 
 RoundCount countRounds(const Series& series) {

@@ -4,18 +4,16 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
-#include "manager/compare/metrics.h"
-#include "manager/compare/results_json.h"
-#include "manager/compare/summary.h"
+#include "manager/compare/results_file.h"
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -23,12 +21,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t tableColumns = 118;  ///< They are indented by two.
-
-std::string formatted(const char* format, int decimals, double value) {
-    char text[400];  // The greatest double has 309 digits.
-    std::snprintf(text, sizeof(text), format, decimals, value);
-    return text;
-}
 
 int decimalsOf(double value) {
     const double size = std::abs(value);
@@ -39,8 +31,7 @@ int decimalsOf(double value) {
 std::string intervalText(const MetricSummary& metric) {
     if (!metric.median) return "-";
     const int decimals = decimalsOf(*metric.median);
-    return formatted("%.*f", decimals, *metric.median) + " [" + formatted("%.*f", decimals, *metric.low) + " - " +
-           formatted("%.*f", decimals, *metric.high) + "]";
+    return fixed(*metric.median, decimals) + " [" + fixed(*metric.low, decimals) + " - " + fixed(*metric.high, decimals) + "]";
 }
 
 std::string figureOr(const std::optional<double>& value) {
@@ -170,10 +161,10 @@ std::string sentenceOn(const Ratio& ratio) {
     if (ratio.median) {
         // A small difference that was shown is not to read as 1.00.
         const int decimals = isClaim(ratio.verdict) && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
-        text += formatted("%.*f", decimals, *ratio.median) + "x ";
+        text += fixed(*ratio.median, decimals) + "x ";
         // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
         text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
-        text += formatted("%.*f", decimals, *ratio.low) + " - " + formatted("%.*f", decimals, *ratio.high) + ")";
+        text += fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals) + ")";
     } else {
         text += "-";
     }
@@ -238,7 +229,7 @@ json valueAt(const json& round, const std::string& where) {
 }  // namespace
 
 std::string figureText(double value) {
-    return formatted("%.*f", decimalsOf(value), value);
+    return fixed(value, decimalsOf(value));
 }
 
 std::string sizeText(double bytes) {
@@ -250,7 +241,7 @@ std::string sizeText(double bytes) {
         ++unit;
     }
     const bool whole = unit == 0 && bytes == std::floor(bytes);
-    return (whole ? formatted("%.*f", 0, bytes) : figureText(bytes)) + " " + units[unit];
+    return (whole ? fixed(bytes, 0) : figureText(bytes)) + " " + units[unit];
 }
 
 std::string printable(const std::string& text) {
@@ -296,14 +287,14 @@ std::string comparisonCsv(const Results& results) {
     std::string csv;
     addLine(csv, header);
     for (const Configuration& one : results.configurations) {
-        const MeasuredVmm &old = results.vmms[one.old], &fresh = results.vmms[one.fresh];
+        const MeasuredVmm &old = results.vmms[one.old], &newVmm = results.vmms[one.new_];
         const std::string devices = one.devices == DeviceSet{} ? "" : name(one.devices);
         for (const Series& series : one.series)
             for (const Round& round : series.rounds) {
                 const json figures = toJson(round);  // As the file has them.
-                std::vector<json> line{one.id,        one.title,      old.binary,       old.version,        fresh.binary,
-                                       fresh.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
-                                       devices,       name(one.load), one.vms,          name(series.design)};
+                std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
+                                       newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
+                                       devices,        name(one.load), one.vms,          name(series.design)};
                 for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
                     line.push_back(figures.at(member));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));

@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <functional>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -15,6 +14,24 @@
 #include "manager/service/host.h"
 
 namespace vh {
+
+/// What the VMs live in: disks, definitions, sockets and records.
+class ComparisonDirectory {
+ public:
+    /// Makes one in /tmp. Throws std::system_error.
+    ComparisonDirectory();
+    ComparisonDirectory(const ComparisonDirectory&) = delete;
+    ~ComparisonDirectory() { remove(path_); }
+
+    const std::string& path() const { return path_; }
+
+    /// Ends the VMs that live in a comparison's scratch directory, and removes it. Nothing is done to any other directory, nor to
+    /// another user's: the name may come from a results file, which may say anything.
+    static void remove(const std::string& directory);
+
+ private:
+    std::string path_;
+};
 
 struct MeasuredVm {
     unsigned number = 0;

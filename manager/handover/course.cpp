@@ -1,6 +1,7 @@
 #include "manager/handover/course.h"
 
 #include <algorithm>
+#include <array>
 
 #include "vmm-shim/json_text.h"
 
@@ -19,7 +20,7 @@ Course::Course(HandoverRequest asked, VmDirectory where, HandoverObserver observ
     report.warnings = request.warnings;
     report.design = request.design;
     report.old = {record().vmm.binary, record().vmm.kind, record().vmm.version, record().vmm.pid};
-    report.fresh.binary = request.binary;
+    report.new_.binary = request.binary;
     report.ramBytes = definition().memory.sizeBytes;
     report.passthrough = record().passthrough;
     heartbeat.onHeard(std::move(request.heard));
@@ -143,22 +144,13 @@ void Course::askForBlockers(std::function<void(const std::vector<std::string>&)>
     });
 }
 
-void Course::listenToOldVmm() {
-    oldVmm->monitor().onEvent([this](const QmpEvent& event) {
-        if (event.name == "STOP") guestStopped(event.at);
+void Course::listenTo(VmmProcess& vmm) {
+    vmm.monitor().onEvent([this, isOld = &vmm == oldVmm.get()](const QmpEvent& event) {
+        if (event.name == "STOP" && isOld) guestStopped(event.at);
         if (event.name == "RESUME") guestResumed(event.at);
         if (event.name != "MIGRATION") return;
-        oldMigration = JsonReader(event.data).text("/status");
-        migrated(true);
-    });
-}
-
-void Course::listenToNewVmm() {
-    newVmm->monitor().onEvent([this](const QmpEvent& event) {
-        if (event.name == "RESUME") guestResumed(event.at);
-        if (event.name != "MIGRATION") return;
-        newMigration = JsonReader(event.data).text("/status");
-        migrated(false);
+        (isOld ? oldMigration : newMigration) = JsonReader(event.data).text("/status");
+        migrated(isOld);
     });
 }
 
@@ -181,43 +173,16 @@ void Course::guestResumed(Clock::time_point at) {
 }
 
 milliseconds Course::deadlineOf(State state) const {
+    constexpr std::array configured{
+        std::pair{State::Launching, &Deadlines::launch},     std::pair{State::Exchanging, &Deadlines::exchange},
+        std::pair{State::Verifying, &Deadlines::verify},     std::pair{State::StandingBy, &Deadlines::standby},
+        std::pair{State::Switching, &Deadlines::switchOver}, std::pair{State::Executing, &Deadlines::switchOver},
+        std::pair{State::Retiring, &Deadlines::retire},      std::pair{State::Ending, &Deadlines::retire}};
     const Deadlines& deadlines = definition().handover.deadlines;
-    switch (state) {
-        case State::Launching:
-            return deadlines.launch;
-        case State::Exchanging:
-            return deadlines.exchange;
-        case State::Verifying:
-            return deadlines.verify;
-        case State::StandingBy:
-            return committed ? deadlines.exchange : deadlines.standby;
-        case State::Switching:
-        case State::Executing:
-            return deadlines.switchOver;
-        case State::Retiring:
-        case State::Ending:
-            return deadlines.retire;
-        case State::Preflight:
-        case State::Withdrawing:
-        case State::Proving:
-        case State::Confirming:
-        case State::Discarding:
-        case State::Resuming:
-        case State::Refused:
-        case State::RolledBack:
-        case State::Upgraded:
-        case State::Lost:
-            break;
-    }
+    if (state == State::StandingBy && committed) return deadlines.exchange;
+    for (const auto& [one, deadline] : configured)
+        if (one == state) return deadlines.*deadline;
     return stepTimeout;
-}
-
-double Course::sinceBeginMs() const {
-    return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count();
-}
-
-std::string Course::describe(const VmmProcess& vmm) const {
-    return &vmm == oldVmm.get() ? "the old VMM" : "the new VMM";
 }
 
 std::string Course::errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const {

@@ -21,15 +21,43 @@
 #include "config/design.h"
 #include "config/obstacle.h"
 #include "manager/handover/handover_table.h"
-#include "manager/handover/request.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/report.h"
 #include "manager/record/vm_record.h"
 #include "manager/resources/network_switch.h"
 #include "manager/vmm/binary_probe.h"
+#include "manager/vmm/heartbeat.h"
 #include "manager/vmm/vmm_process.h"
 
 namespace vh {
+
+struct HandoverRequest {
+    VmRecord record;
+    /// The definition that the VM was started with, resolved; its handover block may be the file's of today.
+    VmDefinition definition;
+    Design design = Design::Relayed;  ///< Of this handover; the definition's own may be another.
+    std::string binary;               ///< The new VMM.
+    /// A reason to refuse that was found before there was a handover, or empty.
+    std::string refusal;
+    bool dryRun = false;
+    std::vector<std::string> warnings;  ///< Of an earlier attempt, for the report.
+    unsigned timesStartedOver = 0;      ///< Because the old VMM had changed under an earlier attempt.
+    bool standby = false;               ///< Hold before the guest is stopped, until commit().
+    HeartbeatMonitor::Listener heard;   ///< Told every line of the guest probe, for who wants to know more than the report says.
+};
+
+/// What an observer is told: the state that begins, before anything is done in it.
+struct HandoverProgress {
+    State state;
+    double atMs;
+    pid_t oldPid;
+    pid_t newPid;  ///< 0 while there is none.
+    bool stopped;  ///< QEMU said that the guest is stopped.
+    /// What the new VMM was started with, while the observer is called; none in a process that only asked for the handover.
+    const Resources* inherited = nullptr;
+};
+
+using HandoverObserver = std::function<void(const HandoverProgress&)>;
 
 /// For steps that no definition sets a deadline for: preflight, confirming, going back.
 constexpr std::chrono::milliseconds stepTimeout{10'000};
@@ -110,15 +138,14 @@ class Course {
     void askForBlockers(std::function<void(const std::vector<std::string>&)> then);
 
     /// To be called after every connection to its monitor.
-    void listenToOldVmm();
-    void listenToNewVmm();
+    void listenTo(VmmProcess& vmm);
     bool guestIsStopped() const { return stoppedAt_.has_value(); }
     void dropPauseBudget() { pauseBudget_.reset(); }
 
     std::chrono::milliseconds deadlineOf(State state) const;
-    double sinceBeginMs() const;
+    double sinceBeginMs() const { return std::chrono::duration<double, std::milli>(Clock::now() - begun_).count(); }
     std::string errorText(const VmmProcess& vmm, const std::string& command, const QmpError& error) const;
-    std::string describe(const VmmProcess& vmm) const;
+    std::string describe(const VmmProcess& vmm) const { return &vmm == oldVmm.get() ? "the old VMM" : "the new VMM"; }
     Identity identity() const;  ///< Whom the VMMs run as.
 
     /// Where a failure must not stop what is being done: only a manager that comes after this one's death goes by the record, and
@@ -133,7 +160,6 @@ class Course {
     /// The guest is heard on the heartbeat port of both VMMs: it is told of any change of connection, and should see none
     /// (hw/char/virtio-serial-bus.c:virtio_serial_post_load_timer_cb, 10.0).
     bool listensToGuest() const { return request.definition.heartbeat && wasRunning; }
-    bool sharesRam() const { return design.ram != RamPath::Copied; }
     WayBack wayBack() const;
     bool isBeforePointOfNoReturn() const { return vh::isBeforePointOfNoReturn(state_, wayBack()); }
     /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.

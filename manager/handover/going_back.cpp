@@ -49,7 +49,7 @@ void GoingBack::resume() {
     if (!old.alive()) return course_.post(Event::OldDied, course_.report.cause);
     if (old.monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old.closeMonitor();
-        course_.listenToOldVmm();
+        course_.listenTo(old);
     }
     if (!course_.isOneProcess()) removeNewGeneration();
     if (course_.oldLetGo) return course_.done();
@@ -73,7 +73,7 @@ void GoingBack::resume() {
 }
 
 void GoingBack::removeNewGeneration() {
-    if (course_.record().fresh) course_.directory.removeGeneration(course_.record().fresh->generation);
+    if (course_.record().new_) course_.directory.removeGeneration(course_.record().new_->generation);
 }
 
 void GoingBack::resumed() {

@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "manager/handover/all_steps.h"
 #include "manager/process/process_traits.h"
 #include "manager/resources/memory_files.h"
 #include "manager/resources/memory_room.h"
@@ -82,7 +81,7 @@ void Handover::preflight() {
     oldVmm = std::make_unique<VmmProcess>(record().vmm, directory.generation(record().vmm.generation));
     if (!oldVmm->alive()) throw Refusal({"the VM is not running", "start it with the new VMM instead"});
     oldVmm->process().onExit([this] { oldVmmEnded(); });
-    listenToOldVmm();
+    listenTo(*oldVmm);
     questions_.ask([this] {
         beats_.listenToOld([this] {
             if (!request.dryRun) return done();
@@ -105,7 +104,7 @@ void Handover::oldVmmEnded() {
 void Handover::launch() {
     const pid_t old = record().vmm.pid;
     // On disk before it exists, and again when it does: a manager that is killed from here on leaves a trail to the new process.
-    record().fresh = VmmRecord{.generation = record().vmm.generation + 1, .binary = request.binary};
+    record().new_ = VmmRecord{.generation = record().vmm.generation + 1, .binary = request.binary};
     record().guestWasRunning = wasRunning;
     record().memoryBefore = memoryFilesOf(old);
     record().oomScore = oomScoreOf(old);
@@ -114,7 +113,8 @@ void Handover::launch() {
     directory.write(record());
     UniqueFd ram;
     if (definition().memory.owner == MemoryOwner::Manager)
-        ram = sharesRam() ? reopenGuestRam(record().vmm) : createGuestRam(definition(), Identity::of(definition().vmm.user));
+        ram = sharesRam(request.design) ? reopenGuestRam(record().vmm)
+                                        : createGuestRam(definition(), Identity::of(definition().vmm.user));
     if (adopted) {
         taps_ = TapGuard(*adopted, old);
         guardTaps();
@@ -123,7 +123,7 @@ void Handover::launch() {
     devices = takeDevices(record().vmm);
     newVmm = VmmProcess::launch({.definition = definition(),
                                  .directory = directory,
-                                 .generation = record().fresh->generation,
+                                 .generation = record().new_->generation,
                                  .binary = request.binary,
                                  .ram = std::move(ram),
                                  .devices = takeDevices(record().vmm),
@@ -139,13 +139,13 @@ void Handover::launch() {
 }
 
 void Handover::newVmmIsThere() {
-    report.fresh.pid = newVmm->record().pid;
+    report.new_.pid = newVmm->record().pid;
     checkDisks();
-    record().fresh = newVmm->record();
-    record().fresh->kind = newBinary.kind;
-    record().fresh->version = newBinary.version;
+    record().new_ = newVmm->record();
+    record().new_->kind = newBinary.kind;
+    record().new_->version = newBinary.version;
     directory.write(record());
-    listenToNewVmm();
+    listenTo(*newVmm);
     if (UniqueFd port = newVmm->takeHeartbeat()) heartbeat.listen(std::move(port));
 }
 
@@ -190,8 +190,8 @@ void Handover::exchange() {
 void Handover::verify() {
     questions_.checkStillInstalled();
     gatherRam(*oldVmm, [this](const std::vector<RamBlock>& old) {
-        gatherRam(*newVmm, [this, old](const std::vector<RamBlock>& fresh) {
-            steps_->compare(old, fresh);
+        gatherRam(*newVmm, [this, old](const std::vector<RamBlock>& newBlocks) {
+            steps_->compare(old, newBlocks);
             checkNewCanLoad(
                 [this] { steps_->verified([this] { record().adopted ? placeThreads([this] { done(); }) : done(); }); });
         });
@@ -212,10 +212,10 @@ void Handover::checkNewCanLoad(std::function<void()> then) {
 /// Lets each vCPU's thread run where that of the old VMM does. What cannot be placed runs where the whole VMM may.
 void Handover::placeThreads(std::function<void()> then) {
     ask(*oldVmm, "query-cpus-fast", nullptr, [this, then = std::move(then)](const QmpReply& old) {
-        ask(*newVmm, "query-cpus-fast", nullptr, [this, old, then](const QmpReply& fresh) {
+        ask(*newVmm, "query-cpus-fast", nullptr, [this, old, then](const QmpReply& newCpus) {
             std::map<int, pid_t> models;
             for (const json& cpu : old.value) models[cpu.at("cpu-index")] = cpu.at("thread-id");
-            for (const json& cpu : fresh.value) {
+            for (const json& cpu : newCpus.value) {
                 const auto model = models.find(cpu.at("cpu-index"));
                 if (model == models.end())
                     throw std::runtime_error("the new VMM has a vCPU " + cpu.at("cpu-index").dump() + ", the old one has not");
@@ -237,7 +237,7 @@ void Handover::standBy() {
         HandoverReport held = report;
         held.outcome = State::StandingBy;
         held.old.alive = oldVmm->alive();
-        held.fresh.alive = newVmm->alive();
+        held.new_.alive = newVmm->alive();
         held.totalMs = sinceBeginMs();
         if (standbyCallback_) callSoon([callback = std::move(standbyCallback_), held] { callback(held); });
     });
@@ -256,7 +256,7 @@ void Handover::commit(Observer observer) {
 
 /// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
 void Handover::recheck() {
-    if (oldLetGo) listenToOldVmm();
+    if (oldLetGo) listenTo(*oldVmm);
     questions_.askGuestAgain([this] {
         record().standingBy = false;
         record().guestWasRunning = wasRunning;
@@ -358,8 +358,7 @@ void Handover::finish() {
             record().retiring = newVmm->record();
             warn("the new VMM, pid " + std::to_string(newVmm->record().pid) +
                  ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer?). It "
-                 "never "
-                 "had the guest and never will; every further command on this VM tries to end it first");
+                 "never had the guest and never will; every further command on this VM tries to end it first");
         }
         keepRecord();
     }
@@ -377,28 +376,27 @@ void Handover::finish() {
 /// Who is left, and whether that is who should be.
 void Handover::describeEnd() {
     report.old.alive = oldVmm && oldVmm->alive();
-    report.fresh.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
+    report.new_.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
     const bool isLost = state() == State::Lost;
     // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
     if (isLost && newVmm && !confirming && !isOneProcess() && newMigration != "completed") {
         newVmm->process().killAll();
-        report.fresh.alive = false;
+        report.new_.alive = false;
     }
     // And the other way about: the new VMM, which had been confirmed, has died, and the guest with it.
-    if (isLost && record().retiring && !report.fresh.alive) {
+    if (isLost && record().retiring && !report.new_.alive) {
         oldVmm->process().killAll();
         report.old.alive = false;
     }
     // As a recovery sees it, which comes before any further command.
     const bool isOutOfDate = record().toldToRun || goingBack_.oldCannotRun() || (passesThrough() && confirming);
-    report.guestIsGone = isLost && !report.fresh.alive && (!report.old.alive || isOutOfDate);
+    report.guestIsGone = isLost && !report.new_.alive && (!report.old.alive || isOutOfDate);
     if (state() != State::Upgraded || !report.old.alive || isOneProcess()) return;
     report.oldVmmLeft = true;
     warn("the old VMM, pid " + std::to_string(oldVmm->record().pid) +
          ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer?). The guest runs "
-         "on "
-         "the new VMM and the old one can never run it again, but it still has the guest's memory and files open; every further "
-         "command on this VM tries to end it first");
+         "on the new VMM and the old one can never run it again, but it still has the guest's memory and files open; every "
+         "further command on this VM tries to end it first");
 }
 
 }  // namespace vh

@@ -45,8 +45,7 @@ std::string whyExecIsForbidden(pid_t vmm) {
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
         if (arguments[i].ends_with("-sandbox") && arguments[i + 1].find("spawn=deny") != std::string::npos)
             return "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken "
-                   "back; "
-                   "start it with 'handover.design: vmm-exec' or 'vmm.sandbox: false', or use design 'relayed'";
+                   "back; start it with 'handover.design: vmm-exec' or 'vmm.sandbox: false', or use design 'relayed'";
     if (const long filters = numberIn(process, "status", "Seccomp_filters:"); filters > mostFilters)
         return "the VMM has been executed so often that its process has " + std::to_string(filters) +
                " sandboxes; use design 'relayed', whose new VMM is a new process";

@@ -23,16 +23,16 @@ std::string quoted(Design design) {
 
 /// The design for VMMs that have no CPR.
 std::string withoutCpr(const HandoverFacts& facts) {
-    const bool sharesFile = facts.owner == MemoryOwner::Manager &&
+    const bool sharesFile = facts.definition.memory.owner == MemoryOwner::Manager &&
                             (facts.old.kind != "QEMU" || releaseOf(facts.old.version) >= rowOf(Design::ManagerOwned).oldestOld);
     return sharesFile ? "use design 'manager-owned'" : "use design 'copy'";
 }
 
 Answer ofDesign(const HandoverFacts& facts) {
     const DesignRow& row = rowOf(facts.design);
-    if (row.owner && *row.owner != facts.owner)
+    if (row.owner && *row.owner != facts.definition.memory.owner)
         return Obstacle{quoted(facts.design) + " does not fit a VM that was started with memory.owner '" +
-                            std::string(name(facts.owner)) + "'",
+                            std::string(name(facts.definition.memory.owner)) + "'",
                         "use 'relayed', or change the definition and power-cycle the VM"};
     if (facts.standby && row.state == StatePath::Exec)
         return Obstacle{quoted(facts.design) + " has nothing to hold: the new VMM takes the old one's process",
@@ -49,12 +49,12 @@ Answer ofDevices(const HandoverFacts& facts) {
         "passed-through devices ('" + facts.devices.front().id + "'" + (facts.devices.size() > 1 ? ", ...)" : ")");
     if (const std::string_view why = rowOf(facts.design).noDevices; !why.empty())
         return Obstacle{quoted(facts.design) + " cannot carry " + devices + ": " + std::string(why), "use 'relayed'"};
-    if (facts.accelerator == Accelerator::Tcg)
+    if (facts.definition.accelerator == Accelerator::Tcg)
         return Obstacle{devices +
                             " cannot be handed over from a VMM with accelerator 'tcg': QEMU crashes on MSI-X without KVM when "
                             "it is told to (seen with 11.1.3)",
                         ""};
-    if (const std::string argument = obstacleToPassthrough(facts.vmmArguments); !argument.empty())
+    if (const std::string argument = obstacleToPassthrough(facts.definition.vmm.arguments); !argument.empty())
         return Obstacle{devices + " cannot be handed over with the argument " + argument, ""};
     if (!facts.devicesProblem.empty()) return Obstacle{facts.devicesProblem, ""};
     return {};
@@ -66,8 +66,9 @@ Answer ofMemoryRoom(const HandoverFacts& facts) {
     if (!facts.room) return {};
     const MemoryRoom& least = *facts.room;
     const std::uint64_t own = std::min(facts.resident.ofItsOwn, leanVmmBytes);
-    const std::uint64_t ram =
-        sharesRam(facts.design) ? 0 : std::min(facts.ramBytes, facts.resident.ofItsOwn + facts.resident.shared);
+    const std::uint64_t ram = sharesRam(facts.design)
+                                  ? 0
+                                  : std::min(facts.definition.memory.sizeBytes, facts.resident.ofItsOwn + facts.resident.shared);
     if (least.room >= own + ram) return {};
     return Obstacle{"the memory cgroup '" + least.cgroup + "' has room for " + mebibytes(least.room) + " (its limit is " +
                         mebibytes(least.limit) + ", in use are " + mebibytes(least.used) + "), and the new VMM needs at least " +
@@ -82,11 +83,12 @@ Answer ofHost(const HandoverFacts& facts) {
                             " KiB free, and the new VMM's sockets and record need " + std::to_string(socketSpaceBytes / 1024) +
                             " KiB",
                         "free some there"};
-    if (inFile && facts.saveFreeBytes < facts.ramBytes)
-        return Obstacle{"'" + facts.saveDirectory + "' has no room for " + formatSize(facts.ramBytes) + " of guest RAM",
+    if (inFile && facts.saveFreeBytes < facts.definition.memory.sizeBytes)
+        return Obstacle{"'" + facts.definition.handover.saveDirectory + "' has no room for " +
+                            formatSize(facts.definition.memory.sizeBytes) + " of guest RAM",
                         "set handover.save_directory to one that has"};
-    if (!sharesRam(facts.design) && facts.availableBytes < facts.ramBytes)
-        return Obstacle{quoted(facts.design) + " needs " + formatSize(facts.ramBytes) +
+    if (!sharesRam(facts.design) && facts.availableBytes < facts.definition.memory.sizeBytes)
+        return Obstacle{quoted(facts.design) + " needs " + formatSize(facts.definition.memory.sizeBytes) +
                             " of memory for a second copy of guest RAM, and the host has not that much available",
                         "use a design that shares guest RAM"};
     if (Answer no = ofMemoryRoom(facts)) return no;
@@ -95,10 +97,11 @@ Answer ofHost(const HandoverFacts& facts) {
                             "', which the new VMM needs, cannot be opened: " + facts.missingFiles.front().why,
                         "put it back where it was when the VM was started"};
     // Writing and reading at a gigabyte a second is more than most disks do, so below this the refusal is certain to be right.
-    const milliseconds least{2 * facts.ramBytes / (1024 * 1024)};
-    if (inFile && facts.pauseBudget < least)
+    const milliseconds least{2 * facts.definition.memory.sizeBytes / (1024 * 1024)};
+    if (inFile && facts.definition.handover.pauseBudget < least)
         return Obstacle{quoted(facts.design) + " would pause the guest for " + std::to_string(least.count()) +
-                            " ms or longer, and its pause budget is " + std::to_string(facts.pauseBudget.count()) + " ms",
+                            " ms or longer, and its pause budget is " +
+                            std::to_string(facts.definition.handover.pauseBudget.count()) + " ms",
                         "raise it (--pause-budget), or use another design"};
     return {};
 }
@@ -137,8 +140,8 @@ Answer ofNewBinary(const HandoverFacts& facts) {
     if (!facts.newBinary) return {};
     const VmmBinary& binary = *facts.newBinary;
     const std::string subject = "the new VMM '" + binary.path + "' (QEMU " + binary.version + ")";
-    if (!binary.machines.contains(facts.machine))
-        return Obstacle{subject + " has no machine type '" + facts.machine + "', which this guest was started with",
+    if (!binary.machines.contains(facts.definition.machine))
+        return Obstacle{subject + " has no machine type '" + facts.definition.machine + "', which this guest was started with",
                         "use a QEMU that still has it"};
     if (!binary.missingModels.empty()) {
         std::string models;
@@ -149,12 +152,12 @@ Answer ofNewBinary(const HandoverFacts& facts) {
 }
 
 Answer ofPrivateRam(const HandoverFacts& facts) {
-    if (facts.privateRamBlock.empty()) return {};
+    if (facts.guest.privateRamBlock.empty()) return {};
     if (rowOf(facts.design).state == StatePath::Exec)
-        return Obstacle{"RAM block '" + facts.privateRamBlock +
+        return Obstacle{"RAM block '" + facts.guest.privateRamBlock +
                             "' of the old VMM is no shared file that it keeps open: an exec would lose its content",
                         "give its memory backend share=on, or use design 'copy'"};
-    return Obstacle{"RAM block '" + facts.privateRamBlock + "' of the old VMM is private memory of its own, which " +
+    return Obstacle{"RAM block '" + facts.guest.privateRamBlock + "' of the old VMM is private memory of its own, which " +
                         quoted(facts.design) + " cannot hand over",
                     withoutCpr(facts) + ", or power-cycle the VM (a memory backend in vmm.arguments needs share=on)"};
 }
@@ -183,15 +186,15 @@ Obstacle cannotHandOver(const std::string& why) {
 /// definition describes is inherited, and so is what an adopted VM has.
 Answer ofHeld(const HandoverFacts& facts) {
     const std::string remedy = "remove that from the VM (by its monitor, or from vmm.arguments with a power-cycle)";
-    if (!facts.held.listeners.empty())
-        return Obstacle{"the old VMM listens on '" + facts.held.listeners.front() +
+    if (!facts.guest.listeners.empty())
+        return Obstacle{"the old VMM listens on '" + facts.guest.listeners.front() +
                             "', where two VMMs cannot listen at a time, and which the old one's end would close",
                         remedy};
-    if (!facts.held.taps.empty())
-        return Obstacle{"the old VMM has the tap '" + facts.held.taps.front() + "', which two VMMs cannot have at a time",
+    if (!facts.guest.taps.empty())
+        return Obstacle{"the old VMM has the tap '" + facts.guest.taps.front() + "', which two VMMs cannot have at a time",
                         "let the definition have the network instead ('networks', of type tap); " + remedy};
-    if (!facts.held.deletedFiles.empty())
-        return Obstacle{"the old VMM writes to '" + facts.held.deletedFiles.front() +
+    if (!facts.guest.deletedFiles.empty())
+        return Obstacle{"the old VMM writes to '" + facts.guest.deletedFiles.front() +
                             "', which has no name any more, as a disk with snapshot=on does: the new VMM could not open it, and "
                             "the guest would find its disk as it was before",
                         remedy};
@@ -199,23 +202,23 @@ Answer ofHeld(const HandoverFacts& facts) {
 }
 
 Answer ofGuest(const HandoverFacts& facts) {
-    if (facts.runState.empty()) return {};
+    if (facts.guest.runState.empty()) return {};
     // That of an adopted VM is where its own manager has put it, in a directory of the VMM's user.
-    if (!facts.isOwnAnswer)
+    if (!facts.guest.isOwnAnswer)
         return Obstacle{"another process than the old VMM, pid " + std::to_string(facts.oldPid) + ", answers on its monitor",
                         "find out which process that is, and end nothing before: it may have the guest"};
-    if (facts.runState != "running" && facts.runState != "paused")
-        return Obstacle{"the guest is in the state '" + facts.runState + "'", ""};
-    if (facts.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
+    if (facts.guest.runState != "running" && facts.guest.runState != "paused")
+        return Obstacle{"the guest is in the state '" + facts.guest.runState + "'", ""};
+    if (facts.guest.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
     if (Answer no = ofHeld(facts)) return no;
-    if (!facts.blockers.empty()) return cannotHandOver(facts.blockers.front());
-    if (!facts.serials.empty())
+    if (!facts.guest.blockers.empty()) return cannotHandOver(facts.guest.blockers.front());
+    if (!facts.guest.serials.empty())
         return cannotHandOver("it would crash, and the guest with it, when it saves a 'pci-serial-2x' ('" +
-                              facts.serials.front() + "')");
-    if (!facts.drivelessNvmes.empty())
+                              facts.guest.serials.front() + "')");
+    if (!facts.guest.drivelessNvmes.empty())
         return cannotHandOver(
             "it would crash, and the guest with it, when it saves an NVMe controller that has no drive of its own ('" +
-            facts.drivelessNvmes.front() + "', without 'drive=')");
+            facts.guest.drivelessNvmes.front() + "', without 'drive=')");
     return ofPrivateRam(facts);
 }
 
@@ -226,7 +229,8 @@ bool sendsVfioSubsection(const std::string& version) {
 }
 
 bool losesWritesOfRunningGuest(const HandoverFacts& facts) {
-    return facts.accelerator == Accelerator::Tcg && facts.old.kind == "QEMU" && releaseOf(facts.old.version) < Release{9, 0};
+    return facts.definition.accelerator == Accelerator::Tcg && facts.old.kind == "QEMU" &&
+           releaseOf(facts.old.version) < Release{9, 0};
 }
 
 std::optional<Obstacle> obstacleTo(const HandoverFacts& facts) {

@@ -2,7 +2,6 @@
 // come in (questions.h), the cheap ones first; what is not known yet stands against nothing.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,10 +10,9 @@
 #include "config/design.h"
 #include "config/obstacle.h"
 #include "config/vm_definition.h"
-#include "manager/record/passed_device.h"
+#include "manager/record/vm_record.h"
 #include "manager/resources/memory_room.h"
 #include "manager/vmm/binary_probe.h"
-#include "vmm-shim/ram_blocks.h"
 
 namespace vh {
 
@@ -27,16 +25,11 @@ struct HandoverFacts {
     // What was asked for, and what the VM is.
     Design design = Design::Relayed;
     bool standby = false;
-    MemoryOwner owner = MemoryOwner::Manager;
-    Accelerator accelerator = Accelerator::Tcg;
-    std::string machine;
-    std::uint64_t ramBytes = 0;
-    std::chrono::milliseconds pauseBudget{0};
+    VmDefinition definition;  ///< As it was started, resolved.
     std::vector<PassedDevice> devices;
-    std::vector<std::string> vmmArguments;  ///< Of the definition.
 
     // The host.
-    std::string runtimeDirectory, saveDirectory;
+    std::string runtimeDirectory;
     std::uint64_t runtimeFreeBytes = UINT64_MAX, saveFreeBytes = UINT64_MAX, availableBytes = UINT64_MAX;
     std::optional<MemoryRoom> room;  ///< Of the memory cgroup with the least.
     ResidentMemory resident;         ///< Of the old VMM.
@@ -55,18 +48,17 @@ struct HandoverFacts {
         std::string forbidden, shimProblem;
     } exec;
 
-    // The guest, by its VMM; what is not known yet is empty.
-    std::string runState;
-    bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
     pid_t oldPid = 0;
-    bool hasBlockJobs = false;
-    struct Held {
+    /// By its VMM; what is not known yet is empty.
+    struct Guest {
+        std::string runState;
+        bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
+        bool hasBlockJobs = false;
         std::vector<std::string> listeners, taps, deletedFiles;  ///< What a second VMM cannot have beside it.
-    } held;
-    std::vector<std::string> blockers;  ///< Of a migration, in the design's mode and in mode `normal`.
-    std::vector<std::string> serials,
-        drivelessNvmes;           ///< Devices on whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
-    std::string privateRamBlock;  ///< The first that no other process can map.
+        std::vector<std::string> blockers;                       ///< Of a migration, in the design's mode and in mode `normal`.
+        std::vector<std::string> serials, drivelessNvmes;  ///< On whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
+        std::string privateRamBlock;                       ///< The first that no other process can map.
+    } guest;
 };
 
 /// What stands against the handover by what is known, or nothing.

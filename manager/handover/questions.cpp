@@ -52,13 +52,8 @@ Questions::Questions(Course& course, Steps& steps) : course_(course), steps_(ste
     const HandoverRequest& request = course.request;
     facts_.design = request.design;
     facts_.standby = request.standby;
-    facts_.owner = request.definition.memory.owner;
-    facts_.accelerator = request.record.accelerator;
-    facts_.machine = request.definition.machine;
-    facts_.ramBytes = request.definition.memory.sizeBytes;
-    facts_.pauseBudget = request.definition.handover.pauseBudget;
+    facts_.definition = request.definition;
     facts_.devices = request.record.passthrough;
-    facts_.vmmArguments = request.definition.vmm.arguments;
     facts_.oldPid = request.record.vmm.pid;
 }
 
@@ -79,8 +74,8 @@ void Questions::ask(std::function<void()> then) {
     const auto answered = [this, then = std::move(then)](const VmmBinary& binary, const std::string& cause) {
         if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
         course_.newBinary = binary;
-        course_.report.fresh.kind = binary.kind;
-        course_.report.fresh.version = binary.version;
+        course_.report.new_.kind = binary.kind;
+        course_.report.new_.version = binary.version;
         facts_.newBinary = binary;
         judge();
         askOldVmm(then);
@@ -93,10 +88,7 @@ void Questions::askHost() {
     const bool isAdopted = course_.record().adopted.has_value();
     facts_.runtimeDirectory = course_.directory.runtime();
     facts_.runtimeFreeBytes = freeBytes(facts_.runtimeDirectory);
-    if (course_.design.state == StatePath::File) {
-        facts_.saveDirectory = course_.definition().handover.saveDirectory;
-        facts_.saveFreeBytes = freeBytes(facts_.saveDirectory);
-    }
+    if (course_.design.state == StatePath::File) facts_.saveFreeBytes = freeBytes(course_.definition().handover.saveDirectory);
     facts_.availableBytes = availableMemoryBytes();
     facts_.room = leastMemoryRoom(isAdopted ? old : ::getpid());
     facts_.resident = residentMemoryOf(old);
@@ -121,13 +113,7 @@ void Questions::askOldVmm(std::function<void()> then) {
 }
 
 void Questions::askGuestAgain(std::function<void()> then) {
-    facts_.runState.clear();
-    facts_.hasBlockJobs = false;
-    facts_.held = {};
-    facts_.blockers.clear();
-    facts_.serials.clear();
-    facts_.drivelessNvmes.clear();
-    facts_.privateRamBlock.clear();
+    facts_.guest = {};
     askGuest(std::move(then));
 }
 
@@ -135,12 +121,12 @@ void Questions::askGuest(std::function<void()> then) {
     VmmProcess& old = *course_.oldVmm;
     course_.send(old, "query-status", nullptr, [this, &old, then = std::move(then)](const QmpReply& status) {
         if (!status.ok()) throw std::runtime_error(course_.errorText(old, "query-status", *status.error));
-        facts_.isOwnAnswer = old.hasOwnAnswer();
-        facts_.runState = status.text("status");
-        course_.wasRunning = facts_.runState == "running";
+        facts_.guest.isOwnAnswer = old.hasOwnAnswer();
+        facts_.guest.runState = status.text("status");
+        course_.wasRunning = facts_.guest.runState == "running";
         judge();
         course_.send(old, "query-block-jobs", nullptr, [this, then](const QmpReply& jobs) {
-            facts_.hasBlockJobs = jobs.ok() && !jobs.value.empty();
+            facts_.guest.hasBlockJobs = jobs.ok() && !jobs.value.empty();
             askWhatItHolds();
             judge();
             askBlockers([this, then] {
@@ -157,15 +143,14 @@ void Questions::askGuest(std::function<void()> then) {
 /// A tap with one queue refuses the second VMM (drivers/net/tun.c:tun_attach, 6.1), and one with many gives each of the two a
 /// part of what comes for the guest.
 void Questions::askWhatItHolds() {
-    facts_.held = {};
     if (course_.record().adopted) return;
     const pid_t pid = course_.record().vmm.pid;
     for (const std::string& place : listenersOf(pid))
-        if (!place.starts_with(course_.oldVmm->directory() + "/")) facts_.held.listeners.push_back(place);
+        if (!place.starts_with(course_.oldVmm->directory() + "/")) facts_.guest.listeners.push_back(place);
     for (const std::string& tap : tapsHeldBy(pid))
-        if (!isOwnTap(tap)) facts_.held.taps.push_back(tap);
+        if (!isOwnTap(tap)) facts_.guest.taps.push_back(tap);
     for (const std::string& file : deletedFilesOf(pid))
-        if (file != course_.definition().console.log) facts_.held.deletedFiles.push_back(file);
+        if (file != course_.definition().console.log) facts_.guest.deletedFiles.push_back(file);
 }
 
 /// What blocks a migration in mode `normal`, which the old VMM is in but during a handover, and in the design's own mode as well.
@@ -174,19 +159,17 @@ void Questions::askWhatItHolds() {
 /// only, which has better words of its own. QEMU lists the blockers of the mode that is set: it is set for the question, and
 /// back.
 void Questions::askBlockers(std::function<void()> then) {
-    const char* mode = course_.design.state == StatePath::Cpr    ? "cpr-transfer"
-                       : course_.design.state == StatePath::Exec ? "cpr-exec"
-                                                                 : nullptr;
+    const char* mode = migrationMode(course_.design);
     const auto setMode = [this](const char* which, std::function<void()> next) {
         course_.run({{course_.oldVmm.get(), "migrate-set-parameters", {{"mode", which}}}}, std::move(next));
     };
     course_.askForBlockers([this, mode, setMode, then = std::move(then)](const std::vector<std::string>& reasons) {
-        facts_.blockers = reasons;
+        facts_.guest.blockers = reasons;
         if (reasons.empty() || !mode) return then();
         setMode(mode, [this, setMode, then] {
             course_.askForBlockers([this, setMode, then](const std::vector<std::string>& inItsMode) {
                 setMode("normal", [this, inItsMode, then] {
-                    std::erase_if(facts_.blockers, [&inItsMode](const std::string& reason) {
+                    std::erase_if(facts_.guest.blockers, [&inItsMode](const std::string& reason) {
                         return std::ranges::find(inItsMode, reason) == inItsMode.end();
                     });
                     then();
@@ -211,7 +194,7 @@ void Questions::askFatalDevices(std::vector<std::string> places, std::vector<std
             for (const json& child : JsonReader(reply.value).list("")) {
                 const JsonReader device(child);
                 if (device.text("/type") == "child<nvme>") found.push_back(place + "/" + device.text("/name"));
-                if (device.text("/type") == "child<pci-serial-2x>") facts_.serials.push_back(device.text("/name"));
+                if (device.text("/type") == "child<pci-serial-2x>") facts_.guest.serials.push_back(device.text("/name"));
             }
             askFatalDevices(places, found, then);
         });
@@ -220,7 +203,7 @@ void Questions::askFatalDevices(std::vector<std::string> places, std::vector<std
     controllers.pop_back();
     course_.send(old, "qom-get", {{"path", controller}, {"property", "drive"}},
                  [this, controller, controllers, then](const QmpReply& reply) {
-                     if (reply.ok() && reply.value == "") facts_.drivelessNvmes.push_back(controller);
+                     if (reply.ok() && reply.value == "") facts_.guest.drivelessNvmes.push_back(controller);
                      askFatalDevices({}, controllers, then);
                  });
 }
@@ -228,7 +211,7 @@ void Questions::askFatalDevices(std::vector<std::string> places, std::vector<std
 void Questions::askRam(std::function<void()> then) {
     if (course_.design.state != StatePath::Cpr) return then();  // With an exec it is known already.
     course_.gatherRam(*course_.oldVmm, [this, then = std::move(then)](const std::vector<RamBlock>& blocks) {
-        facts_.privateRamBlock = blockLostByExec(blocks);
+        facts_.guest.privateRamBlock = blockLostByExec(blocks);
         judge();
         then();
     });

@@ -1,6 +1,5 @@
 #include "manager/handover/recovery.h"
 
-#include <chrono>
 #include <filesystem>
 #include <utility>
 
@@ -25,7 +24,7 @@ const VmmRecord& oldOf(const VmRecord& record) {
 
 VmmRecord newOf(const VmRecord& record) {
     if (record.retiring) return record.vmm;
-    return record.fresh.value_or(VmmRecord{});
+    return record.new_.value_or(VmmRecord{});
 }
 
 std::string pidOf(const VmmProcess& vmm) {
@@ -156,7 +155,7 @@ void Recovery::letNewRun(const std::string& why) {
 /// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself. Once: a handover does
 /// it before it writes down that only the new VMM is left.
 void Recovery::announce(std::function<void()> then) {
-    if (!record_.fresh || std::exchange(announced_, true)) return then();
+    if (!record_.new_ || std::exchange(announced_, true)) return then();
     ask(new_, "announce-self", announcements(), [then = std::move(then)](const QmpReply&) { then(); });
 }
 
@@ -312,10 +311,9 @@ void Recovery::letOldRun() {
         if (!reply.ok()) return finish("the old VMM does not answer: " + reply.error->description);
         if (runState == RunState::Unsaid) return finish("the old VMM, " + pidOf(old_) + ", does not say how it is");
         if (!record_.passthrough.empty() && runState == RunState::PostMigrate)
-            return finish(
-                "the new VMM is gone, and the old one, " + pidOf(old_) +
-                ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM and "
-                "start it again");
+            return finish("the new VMM is gone, and the old one, " + pidOf(old_) +
+                          ", has given the guest's devices away: on it the guest would wait for them for ever; destroy the VM "
+                          "and start it again");
         const auto settled = [this] {
             // As found before the handover, whatever that had set.
             emptyInbox();

@@ -15,7 +15,6 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -32,7 +31,7 @@ class Recovery {
     using Done = std::function<void(std::optional<VmRecord>, std::string problem)>;
 
     /// Whether a manager has left this half done.
-    static bool isDue(const VmRecord& record) { return record.starting || record.fresh || record.retiring; }
+    static bool isDue(const VmRecord& record) { return record.starting || record.new_ || record.retiring; }
 
     /// It is due, and `directory` is locked. Calls `done` from the main loop, once.
     Recovery(VmRecord record, VmDirectory directory, Done done);

@@ -18,30 +18,25 @@ namespace vh {
 
 namespace {
 
-/// Bound by the VMM's user itself: the directory is his, and what has a name there may be anything by the time that we use the
-/// name again. The socket has its rights before it has a name.
-UniqueFd listenAs(const Identity& user, const std::string& path) {
+/// A socket that the VMM's user himself has bound or connected: the directory is his, and what has a name there may be anything
+/// by the time that we use the name again; what he may not connect to, he does not get at through us either. It has its rights
+/// before it has a name.
+UniqueFd socketOf(const Identity& user, const std::string& what, const std::string& path,
+                  int (*call)(int, const sockaddr*, socklen_t)) {
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     const sockaddr_un address = unixAddress(path);
-    const auto bind = [&] {
-        return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+    const auto named = [&] {
+        return call(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
     };
-    const std::string what = "listen on '" + path + "'";
-    int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, what, bind, fd.get()) : errno;
-    if (error == 0 && ::listen(fd.get(), 8) != 0) error = errno;
+    const int error = fd && ::fchmod(fd.get(), 0600) == 0 ? doAs(user, what, named, fd.get()) : errno;
     if (error != 0) throwErrno(what, error);
     return fd;
 }
 
-/// Connected to by the VMM's user: what he may not connect to, he does not get at through us either.
-UniqueFd connectAs(const Identity& user, const std::string& path) {
-    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const sockaddr_un address = unixAddress(path);
-    const auto connect = [&] {
-        return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
-    };
-    const std::string what = "connect to '" + path + "'";
-    if (const int error = fd ? doAs(user, what, connect, fd.get()) : errno) throwErrno(what, error);
+UniqueFd listenAs(const Identity& user, const std::string& path) {
+    const std::string what = "listen on '" + path + "'";
+    UniqueFd fd = socketOf(user, what, path, ::bind);
+    if (::listen(fd.get(), 8) != 0) throwErrno(what);
     return fd;
 }
 
@@ -101,7 +96,7 @@ void Relay::receive() {
 void Relay::feed(const CprCapture& capture, const std::string& newVmmPath, pid_t newVmm, std::function<void()> fed) {
     sender_ = std::make_unique<CprSender>(capture);
     fed_ = std::move(fed);
-    new_ = connectAs(peer_.user, newVmmPath);
+    new_ = socketOf(peer_.user, "connect to '" + newVmmPath + "'", newVmmPath, ::connect);
     if (!isProcess(new_.get(), newVmm))
         throw std::runtime_error("another process than the new VMM listens on '" + newVmmPath + "'");
     newWatch_ = EventSource::writable(new_.get(), [this] { send(); });

@@ -26,7 +26,7 @@ void Retirement::retireOld() {
             if (!reply.ok()) return course_.done();
             const JsonReader migration(reply.value);
             course_.report.bytesSent = migration.count("/ram/transferred");
-            if (!course_.sharesRam()) course_.report.ramCopiedBytes = migration.count("/ram/normal-bytes");
+            if (!sharesRam(course_.request.design)) course_.report.ramCopiedBytes = migration.count("/ram/normal-bytes");
             askOldToEnd();
         };
         course_.oldVmm->monitor().execute("query-migrate", nullptr, tidyTimeout, course_.within(counted));
@@ -36,9 +36,9 @@ void Retirement::retireOld() {
 /// From here on the record says that the guest has gone over, and whoever finds the old VMM alive may end it.
 void Retirement::recordOnlyNewVmm() {
     VmRecord& record = course_.record();
-    if (!record.fresh) return;
+    if (!record.new_) return;
     if (!course_.isOneProcess()) record.retiring = record.vmm;
-    record.vmm = *record.fresh;
+    record.vmm = *record.new_;
     record.forgetHandover();
     course_.keepRecord();
 }

@@ -7,6 +7,24 @@ namespace vh {
 
 using nlohmann::json;
 
+std::unique_ptr<Steps> stepsOf(Course& course) {
+    switch (course.design.state) {
+        case StatePath::Cpr:
+            return cprSteps(course);
+        case StatePath::Stream:
+            return streamSteps(course);
+        case StatePath::File:
+            return fileSteps(course);
+        case StatePath::Exec:
+            return execSteps(course);
+    }
+    return nullptr;
+}
+
+const char* migrationMode(const DesignRow& design) {
+    return design.state == StatePath::Cpr ? "cpr-transfer" : design.state == StatePath::Exec ? "cpr-exec" : nullptr;
+}
+
 json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
@@ -38,13 +56,13 @@ void Steps::awaitStart(Then then) {
     });
 }
 
-void Steps::compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh) {
+void Steps::compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks) {
     const RamTransfer transfer = course_.design.ram == RamPath::Descriptors ? RamTransfer::AllShared
                                  : course_.design.ram == RamPath::File      ? RamTransfer::NamedFilesShared
                                                                             : RamTransfer::Copied;
     HandoverReport& report = course_.report;
     report.ramBlocksCompared = old.size();
-    report.ramBlockDifferences = differences(old, fresh, transfer);
+    report.ramBlockDifferences = differences(old, newBlocks, transfer);
     const auto isFatal = [](const RamBlockDifference& difference) { return difference.severity == Severity::Fatal; };
     const auto first = std::ranges::find_if(report.ramBlockDifferences, isFatal);
     if (first == report.ramBlockDifferences.end()) return;
@@ -65,13 +83,14 @@ void Steps::resumeExchange(Then then) {
     course_.run({{course_.oldVmm.get(), "migrate-set-capabilities", migrationCapabilities(course_, true)}}, std::move(then));
 }
 
-void Steps::setMode(const char* mode, Then then) {
-    course_.run({{course_.oldVmm.get(), "migrate-set-parameters", {{"mode", mode}}}}, [this, then = std::move(then)] {
-        course_.askForBlockers([then](const std::vector<std::string>& reasons) {
-            if (!reasons.empty()) throw std::runtime_error("the old VMM refuses: " + reasons.front());
-            then();
-        });
-    });
+void Steps::setMode(Then then) {
+    course_.run({{course_.oldVmm.get(), "migrate-set-parameters", {{"mode", migrationMode(course_.design)}}}},
+                [this, then = std::move(then)] {
+                    course_.askForBlockers([then](const std::vector<std::string>& reasons) {
+                        if (!reasons.empty()) throw std::runtime_error("the old VMM refuses: " + reasons.front());
+                        then();
+                    });
+                });
 }
 
 /// The guest is about to be stopped, or has just been by a VMM that had to copy its RAM before.

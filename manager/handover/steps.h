@@ -33,7 +33,7 @@ class Steps {
     /// The new VMM of Launching is only to be looked at, next to the one that runs the guest.
     virtual bool rehearses() const { return false; }
     /// Verifying: compares the two VMMs' RAM blocks. Throws what does not fit.
-    virtual void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& fresh);
+    virtual void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks);
     /// Verifying: all is as it should be.
     virtual void verified(Then then) { then(); }
     /// StandingBy: lets the old VMM run as if there were no handover.
@@ -70,12 +70,22 @@ class Steps {
     /// A migration through a socket in the new VMM's directory, as `migrate` and `migrate-incoming` take it.
     nlohmann::json mainChannel() const;
     std::vector<Course::Command> settingsOfNewVmm() const;
-    /// Sets the old VMM's migration mode. Throws what it refuses in that mode.
-    void setMode(const char* mode, Then then);
+    /// Sets the old VMM's migration mode, the design's own. Throws what it refuses in that mode.
+    void setMode(Then then);
     void holdNetwork();
 
     Course& course_;
 };
+
+/// Those that a design takes; each family makes its own.
+std::unique_ptr<Steps> stepsOf(Course& course);
+std::unique_ptr<Steps> cprSteps(Course& course);
+std::unique_ptr<Steps> streamSteps(Course& course);
+std::unique_ptr<Steps> fileSteps(Course& course);
+std::unique_ptr<Steps> execSteps(Course& course);
+
+/// QEMU's migration mode for a design; null where that is `normal`.
+const char* migrationMode(const DesignRow& design);
 
 /// `channels` of `migrate` and `migrate-incoming`.
 nlohmann::json channel(const char* type, const std::string& path);

@@ -10,7 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -282,10 +281,6 @@ ChildProcess ChildProcess::adopt(pid_t pid, std::uint64_t startTime) {
     process.handle_ = std::make_shared<Handle>();
     process.handle_->pidfd = std::move(pidfd);
     return process;
-}
-
-ChildProcess ChildProcess::of(pid_t pid) {
-    return adopt(pid, Process(pid).startTime());
 }
 
 bool ChildProcess::alive() const {

@@ -13,7 +13,6 @@
 #include "manager/process/event_loop.h"
 #include "manager/process/process_traits.h"
 #include "vmm-shim/proc.h"
-#include "vmm-shim/unique_fd.h"
 
 namespace vh {
 
@@ -35,6 +34,11 @@ struct Identity {
 /// errno, as this does; without a change of user it is called in place. Throws std::runtime_error that begins with `what` when it
 /// does not end in time: that user may mount a file system there which never answers.
 int doAs(const Identity& identity, const std::string& what, const std::function<int()>& action, int shared = -1);
+
+struct NamedDescriptor {
+    std::string name;
+    UniqueFd fd;
+};
 
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
@@ -71,7 +75,7 @@ class ChildProcess {
     /// belongs to a process that started at another time.
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
     /// Whoever has this pid now.
-    static ChildProcess of(pid_t pid);
+    static ChildProcess of(pid_t pid) { return adopt(pid, Process(pid).startTime()); }
 
     pid_t pid() const { return pid_; }
     std::uint64_t startTime() const { return startTime_; }

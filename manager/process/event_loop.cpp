@@ -3,8 +3,6 @@
 #include <signal.h>
 
 #include <exception>
-#include <memory>
-#include <utility>
 
 #include <glib-unix.h>
 

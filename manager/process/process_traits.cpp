@@ -21,6 +21,7 @@
 
 #include "manager/process/cgroups.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -30,16 +31,6 @@ namespace fs = std::filesystem;
 
 std::string procPath(pid_t pid, const std::string& name) {
     return "/proc/" + std::to_string(pid) + "/" + name;
-}
-
-/// `Uid: 1 2 3 4` of /proc/PID/status (proc(5)) -> `Uid` -> `1 2 3 4`.
-std::map<std::string, std::string> statusOf(pid_t pid) {
-    std::map<std::string, std::string> fields;
-    std::istringstream lines(readFile(procPath(pid, "status")));
-    for (std::string line; std::getline(lines, line);)
-        if (const std::size_t colon = line.find(':'); colon != std::string::npos)
-            fields[line.substr(0, colon)] = line.substr(std::min(line.find_first_not_of(" \t", colon + 1), line.size()));
-    return fields;
 }
 
 std::uint64_t hexadecimal(const std::string& text) {
@@ -123,11 +114,11 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
         traits.environmentPointers_.push_back(entry);
     traits.environmentPointers_.push_back(nullptr);
 
-    const auto status = statusOf(pid);
-    const auto field = [&](const char* name) {
-        const auto found = status.find(name);
-        if (found == status.end()) throw std::runtime_error("'" + procPath(pid, "status") + "' has no " + name);
-        return found->second;
+    const std::string status = readFile(procPath(pid, "status"));
+    const auto field = [&](const std::string& name) {
+        if (("\n" + status).find("\n" + name + ":") == std::string::npos)
+            throw std::runtime_error("'" + procPath(pid, "status") + "' has no " + name);
+        return valueIn(status, name + ":");
     };
     traits.umask_ = static_cast<mode_t>(std::strtoul(field("Umask").c_str(), nullptr, 8));
     std::string ignored;

@@ -13,9 +13,16 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manager/record/tap_settings.h"
-
 namespace vh {
+
+/// The settings of a tap that belong to the device and not to whoever has it open; tap_guard.h says what becomes of a guest
+/// without.
+struct TapSettings {
+    int headerBytes = 0;    ///< Of struct virtio_net_hdr: TUNGETVNETHDRSZ.
+    unsigned offloads = 0;  ///< TUN_F_*, from the device's features: nothing reads TUNSETOFFLOAD back (drivers/net/tun.c, 6.18).
+
+    bool operator==(const TapSettings&) const = default;
+};
 
 struct AdoptedVm {
     /// What the new VMM inherits: a copy of one of the old VMM's descriptors (pidfd_getfd), or a file that is opened anew. Each

@@ -2,7 +2,6 @@
 
 #include <sys/stat.h>
 
-#include <ctime>
 #include <fstream>
 
 #include "vmm-shim/file.h"
@@ -15,14 +14,14 @@ using nlohmann::json;
 
 constexpr const char* fileName = "last-report.json";
 
+}  // namespace
+
 std::string utc(std::time_t time) {
     std::tm parts{};
     char text[32];
     ::gmtime_r(&time, &parts);
     return {text, std::strftime(text, sizeof text, "%FT%TZ", &parts)};
 }
-
-}  // namespace
 
 void keepLastReport(const VmDirectory& directory, const HandoverReport& report) {
     replaceFile(directory.path() + "/" + fileName, jsonText(toJson(report), 2) + "\n", 0600, Outlives::Writer);

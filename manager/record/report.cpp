@@ -1,11 +1,10 @@
 #include "manager/record/report.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <stdexcept>
 
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 
@@ -18,21 +17,12 @@ using nlohmann::json;
 
 constexpr std::string_view readyOutcome = "ready";  ///< Of a dry run.
 
-std::string formatted(const char* format, double value) {
-    char text[64];
-    std::snprintf(text, sizeof(text), format, value);
-    return text;
-}
-
 std::string versionOf(const VmmIdentity& vmm) {
     return (vmm.kind.empty() ? "QEMU" : vmm.kind) + " " + (vmm.version.empty() ? "?" : vmm.version);
 }
 
-std::string megabytes(std::uint64_t bytes) {
-    return formatted("%.2f MB", static_cast<double>(bytes) / 1e6);
-}
 std::string mebibytes(std::uint64_t bytes) {
-    return formatted("%.0f", static_cast<double>(bytes) / (1024 * 1024));
+    return fixed(static_cast<double>(bytes) / (1024 * 1024), 0);
 }
 
 bool isUpgraded(const HandoverReport& report) {
@@ -44,15 +34,15 @@ std::string figures(const HandoverReport& report) {
     std::string line;
     const auto add = [&line](const std::string& text) { line += (line.empty() ? "  " : "   ") + text; };
     if (report.guest && report.guest->pauseMs)
-        add("guest pause " + formatted("%.1f ms", *report.guest->pauseMs) + " (heartbeats)");
+        add("guest pause " + fixed(*report.guest->pauseMs, 1) + " ms (heartbeats)");
     else if (report.guest)
-        add("longest gap " + formatted("%.1f ms", report.guest->longestGapMs) + " (heartbeats)");
-    if (report.stopToResumeMs) add(formatted("%.1f ms", *report.stopToResumeMs) + " (STOP to RESUME)");
+        add("longest gap " + fixed(report.guest->longestGapMs, 1) + " ms (heartbeats)");
+    if (report.stopToResumeMs) add(fixed(*report.stopToResumeMs, 1) + " ms (STOP to RESUME)");
     if (isUpgraded(report)) {
-        add(megabytes(report.bytesSent) + " sent");
+        add(fixed(static_cast<double>(report.bytesSent) / 1e6, 2) + " MB sent");
         add(mebibytes(report.ramCopiedBytes) + " of " + mebibytes(report.ramBytes) + " MiB RAM copied");
     }
-    add("total " + formatted("%.2f s", report.totalMs / 1000));
+    add("total " + fixed(report.totalMs / 1000, 2) + " s");
     return line + "\n";
 }
 
@@ -74,26 +64,26 @@ std::string ramBlocks(const HandoverReport& report) {
 
 /// Of a handover that is lost: what a person has to do with the processes that are left, for the first line.
 std::string whatIsLeft(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &fresh = report.fresh;
-    if (old.pid == 0 && fresh.pid == 0) return "a person must look; see the cause";
-    if (!old.alive && !fresh.alive)
+    const VmmIdentity &old = report.old, &newVmm = report.new_;
+    if (old.pid == 0 && newVmm.pid == 0) return "a person must look; see the cause";
+    if (!old.alive && !newVmm.alive)
         return "no VMM of it is left, and the guest is gone; 'virt-handover start " + report.vm + "' starts it anew";
     if (report.guestIsGone)
         return "the guest is gone: it ended with the new VMM, and the old one, pid " + std::to_string(old.pid) +
                ", cannot go on with it";
-    if (old.alive && fresh.alive && old.pid != fresh.pid)
+    if (old.alive && newVmm.alive && old.pid != newVmm.pid)
         return "a person must look: the old VMM is pid " + std::to_string(old.pid) + ", the new one pid " +
-               std::to_string(fresh.pid);
-    return "a person must look at pid " + std::to_string(old.alive ? old.pid : fresh.pid) + ", the only VMM of it that is left";
+               std::to_string(newVmm.pid);
+    return "a person must look at pid " + std::to_string(old.alive ? old.pid : newVmm.pid) + ", the only VMM of it that is left";
 }
 
 /// And how, unless the first line has said all there is to do. Nothing that a later command would refuse.
 std::string nextStep(const HandoverReport& report) {
     const std::string givingUp = "'virt-handover destroy " + report.vm + "' gives the guest up and ends what is left of it\n";
-    if (report.old.pid == 0 && report.fresh.pid == 0)
+    if (report.old.pid == 0 && report.new_.pid == 0)
         return "  what to do: see the cause. Every further command on this VM looks again first, and goes on when it can;\n  " +
                givingUp;
-    if (!report.old.alive && !report.fresh.alive) return {};
+    if (!report.old.alive && !report.new_.alive) return {};
     if (report.guestIsGone)
         return "  what to do: 'virt-handover destroy " + report.vm + "' ends the old VMM, and 'virt-handover start " + report.vm +
                "' then starts the VM anew\n";
@@ -105,12 +95,12 @@ std::string nextStep(const HandoverReport& report) {
 
 /// The rest of the first line: what that outcome means.
 std::string meaning(const HandoverReport& report) {
-    const VmmIdentity &old = report.old, &fresh = report.fresh;
-    const bool isOneKind = old.kind == fresh.kind;
+    const VmmIdentity &old = report.old, &newVmm = report.new_;
+    const bool isOneKind = old.kind == newVmm.kind;
     const std::string change = versionOf(old) + " -> " +
-                               (!isOneKind              ? versionOf(fresh)
-                                : fresh.version.empty() ? "?"
-                                                        : fresh.version);
+                               (!isOneKind               ? versionOf(newVmm)
+                                : newVmm.version.empty() ? "?"
+                                                         : newVmm.version);
     if (report.dryRun || report.outcome == State::Upgraded || report.outcome == State::StandingBy) return change;
     if (report.outcome == State::Lost) return whatIsLeft(report);
     if (report.outcome == State::RolledBack) return "the guest runs on " + versionOf(old) + " as before";
@@ -173,7 +163,7 @@ json toJson(const HandoverReport& report) {
                {"cause", report.cause},
                {"remedy", report.remedy},
                {"old", report.old},
-               {"new", report.fresh},
+               {"new", report.new_},
                {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
                {"guest", report.guest},
                {"bytesSent", report.bytesSent},
@@ -205,7 +195,7 @@ HandoverReport handoverReportFromJson(const json& value) {
     report.remedy = value.value("remedy", "");
     report.recovery = value.value("recovery", false);
     value.at("old").get_to(report.old);
-    value.at("new").get_to(report.fresh);
+    value.at("new").get_to(report.new_);
     value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
     value.at("guest").get_to(report.guest);
     value.at("bytesSent").get_to(report.bytesSent);

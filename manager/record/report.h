@@ -3,20 +3,31 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "config/design.h"
 #include "config/exit_code.h"
-#include "config/vm_definition.h"
-#include "manager/record/heartbeat_summary.h"
-#include "manager/record/passed_device.h"
 #include "manager/record/state.h"
+#include "manager/record/vm_record.h"
 #include "vmm-shim/ram_block_differences.h"
 
 namespace vh {
+
+/// What a guest's heartbeat told since somebody began to listen; see heartbeat.h.
+struct HeartbeatSummary {
+    std::uint64_t beats = 0;
+    std::uint64_t lost = 0;      ///< Numbers that never came, but for those that a connection closed by us may have swallowed.
+    std::uint64_t repeated = 0;  ///< Numbers that came again or went back: the guest ran twice.
+    double longestGapMs = 0;
+    std::optional<double> pauseMs;                ///< From the last beat on the first port to the first one on the second.
+    std::map<std::string, std::uint64_t> status;  ///< The probe's latest status line: ram_filled, ram_passes, mismatches, ...
+    std::vector<std::string> errors;              ///< What the probe reported as wrong, the first 20.
+};
 
 struct VmmIdentity {
     std::string binary;
@@ -44,7 +55,7 @@ struct HandoverReport {
     std::string cause;      ///< Why it was not upgraded, or is silent; empty when all is well.
     std::string remedy;     ///< What a person can do about the cause; empty when that says it, or nothing can be done.
     VmmIdentity old;
-    VmmIdentity fresh;
+    VmmIdentity new_;
     std::vector<StepTime> steps;
     std::optional<double> stopToResumeMs;   ///< By QEMU's own events: STOP on the old VMM to RESUME, on whichever VMM it was.
     std::optional<HeartbeatSummary> guest;  ///< Absent when the definition has no heartbeat or the guest was silent.

@@ -1,7 +1,6 @@
 // In which state a handover is, and what may happen to it. Names are what reports, the record of a handover and D-Bus have.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <optional>
 #include <string_view>
@@ -46,6 +45,8 @@ constexpr bool isFinal(State state) {
 }
 
 std::string_view name(State state);
+/// What is done in it, for people; empty when it is final.
+std::string_view explanation(State state);
 std::string_view name(Event event);
 std::optional<State> stateNamed(std::string_view text);
 

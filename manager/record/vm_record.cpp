@@ -10,7 +10,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <set>
 #include <stdexcept>
 #include <system_error>
@@ -21,6 +20,11 @@
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileIdentity, device, inode)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(KeptDescriptor, descriptor, file)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NodeOwner, uid, gid)
+
 namespace {
 
 using nlohmann::json;
@@ -29,23 +33,17 @@ namespace fs = std::filesystem;
 constexpr int recordFormat = 1;
 constexpr std::string_view beingSettled = "an interrupted verb is being settled\n";
 
-json toJson(const FileIdentity& file) {
-    return {{"device", file.device}, {"inode", file.inode}};
-}
-
-FileIdentity fileFromJson(const json& value) {
-    return {value.at("device").get<std::uint64_t>(), value.at("inode").get<std::uint64_t>()};
-}
-
 json toJson(const VmmRecord& vmm) {
-    json value{{"generation", vmm.generation}, {"pid", vmm.pid},   {"startTime", vmm.startTime},
-               {"binary", vmm.binary},         {"kind", vmm.kind}, {"version", vmm.version}};
-    if (vmm.ramDescriptor) value["ram"] = {{"descriptor", *vmm.ramDescriptor}, {"file", toJson(vmm.ram)}};
-    for (const auto& [name, kept] : vmm.vfio)
-        value["vfio"][name] = {{"descriptor", kept.descriptor}, {"file", toJson(kept.file)}};
+    json value{{"generation", vmm.generation},
+               {"pid", vmm.pid},
+               {"startTime", vmm.startTime},
+               {"binary", vmm.binary},
+               {"kind", vmm.kind},
+               {"version", vmm.version},
+               {"disks", vmm.disks}};
+    if (vmm.ramDescriptor) value["ram"] = KeptDescriptor{*vmm.ramDescriptor, vmm.ram};
+    if (!vmm.vfio.empty()) value["vfio"] = vmm.vfio;
     if (vmm.inboxDescriptor) value["inbox"] = *vmm.inboxDescriptor;
-    value["disks"] = json::object();
-    for (const auto& [id, file] : vmm.disks) value["disks"][id] = toJson(file);
     return value;
 }
 
@@ -58,15 +56,26 @@ VmmRecord vmmFromJson(const json& value) {
     vmm.kind = value.value("kind", vmm.kind);
     value.at("version").get_to(vmm.version);
     if (value.contains("ram")) {
-        vmm.ramDescriptor = value.at("ram").at("descriptor").get<int>();
-        vmm.ram = fileFromJson(value.at("ram").at("file"));
+        const auto ram = value.at("ram").get<KeptDescriptor>();
+        vmm.ramDescriptor = ram.descriptor;
+        vmm.ram = ram.file;
     }
-    const json devices = value.value("vfio", json::object());
-    for (const auto& [name, kept] : devices.items())
-        vmm.vfio[name] = {kept.at("descriptor").get<int>(), fileFromJson(kept.at("file"))};
+    if (value.contains("vfio")) value.at("vfio").get_to(vmm.vfio);
     if (value.contains("inbox")) vmm.inboxDescriptor = value.at("inbox").get<int>();
-    for (const auto& [id, file] : value.at("disks").items()) vmm.disks[id] = fileFromJson(file);
+    value.at("disks").get_to(vmm.disks);
     return vmm;
+}
+
+PassedDevice passedDeviceFromJson(const json& value) {
+    PassedDevice device;
+    value.at("id").get_to(device.id);
+    value.at("address").get_to(device.address);
+    device.interface = value.at("interface") == name(VfioInterface::Group) ? VfioInterface::Group : VfioInterface::Cdev;
+    value.at("group").get_to(device.group);
+    value.at("node").get_to(device.node);
+    value.at("bound").get_to(device.bound);
+    if (value.contains("formerOwner")) device.formerOwner = value.at("formerOwner").get<NodeOwner>();
+    return device;
 }
 
 /// In a directory of the VMM's user, and by him: the link to it is his, so that one can see who that is.
@@ -79,6 +88,13 @@ void removeIncomingSockets(const std::string& directory) {
 }
 
 }  // namespace
+
+json toJson(const PassedDevice& device) {
+    json value{{"id", device.id},       {"address", device.address}, {"interface", name(device.interface)},
+               {"group", device.group}, {"node", device.node},       {"bound", device.bound}};
+    if (device.formerOwner) value["formerOwner"] = *device.formerOwner;
+    return value;
+}
 
 VmDefinition VmRecord::definition() const {
     if (adopted) {
@@ -97,8 +113,15 @@ VmDefinition VmRecord::definition() const {
     return definition;
 }
 
+std::vector<VmmRecord> VmRecord::vmms() const {
+    std::vector<VmmRecord> all{vmm};
+    for (const std::optional<VmmRecord>& other : {new_, retiring})
+        if (other) all.push_back(*other);
+    return all;
+}
+
 void VmRecord::forgetHandover() {
-    fresh.reset();
+    new_.reset();
     toldToRun = false;
     standingBy = false;
     oomScore.reset();
@@ -140,7 +163,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         record.starting = value.value("starting", false);
-        if (value.contains("fresh")) record.fresh = vmmFromJson(value.at("fresh"));
+        if (value.contains("fresh")) record.new_ = vmmFromJson(value.at("fresh"));
         record.toldToRun = value.value("toldToRun", false);
         if (value.contains("retiring")) record.retiring = vmmFromJson(value.at("retiring"));
         for (const json& device : value.value("passthrough", json::array()))
@@ -150,7 +173,7 @@ std::optional<VmRecord> VmDirectory::read() const {
         value.at("guestWasRunning").get_to(record.guestWasRunning);
         if (value.contains("oomScore")) record.oomScore = value.at("oomScore").get<int>();
         for (const json& kept : value.value("memoryBefore", json::array()))
-            record.memoryBefore.push_back({fileFromJson(kept), kept.at("size").get<std::uint64_t>()});
+            record.memoryBefore.push_back({kept.get<FileIdentity>(), kept.at("size").get<std::uint64_t>()});
         const std::string vm = value.contains("vm")
                                    ? value.at("vm").get<std::string>()  // Not there in those of earlier releases.
                                : record.adopted ? vm_
@@ -184,7 +207,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.starting) value["starting"] = true;
-    if (record.fresh) value["fresh"] = toJson(*record.fresh);
+    if (record.new_) value["fresh"] = toJson(*record.new_);
     if (record.toldToRun) value["toldToRun"] = true;
     if (record.retiring) value["retiring"] = toJson(*record.retiring);
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));
@@ -192,7 +215,7 @@ void VmDirectory::write(const VmRecord& record) const {
     if (record.standingBy) value["standingBy"] = true;
     if (record.oomScore) value["oomScore"] = *record.oomScore;
     for (const MemoryFile& kept : record.memoryBefore) {
-        value["memoryBefore"].push_back(toJson(kept.identity));
+        value["memoryBefore"].push_back(kept.identity);
         value["memoryBefore"].back()["size"] = kept.size;
     }
     // A guest may be waiting for this, and it ends with the host: so not for the disk (fsync(2)), where that is not /run's tmpfs.
@@ -230,8 +253,7 @@ void VmDirectory::removeGeneration(unsigned number) const {
 
 void VmDirectory::removeOtherGenerations(const VmRecord& record) const {
     std::set<std::string> used;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
-        if (vmm) used.insert(std::to_string(vmm->generation));
+    for (const VmmRecord& vmm : record.vmms()) used.insert(std::to_string(vmm.generation));
     std::error_code ignored;
     for (const fs::directory_entry& entry : fs::directory_iterator(path(), ignored)) {
         const std::string number = entry.path().filename();

@@ -21,16 +21,49 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "config/vm_definition.h"
 #include "manager/record/adopted_vm.h"
-#include "manager/record/memory_file.h"
-#include "manager/record/passed_device.h"
 #include "vmm-shim/file_identity.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
+
+struct NodeOwner {
+    uid_t uid = 0;
+    gid_t gid = 0;
+
+    bool operator==(const NodeOwner&) const = default;
+};
+
+/// A host's PCI device that is passed through to a guest, as it was found at the first start; see passthrough.h.
+struct PassedDevice {
+    std::string id;
+    std::string address;
+    VfioInterface interface = VfioInterface::Cdev;  ///< Never Auto.
+    unsigned group = 0;                             ///< Its IOMMU group.
+    std::string node;                               ///< `/dev/vfio/devices/vfio0`, or `/dev/vfio/12`.
+    bool bound = false;                             ///< By us, to vfio-pci.
+    std::optional<NodeOwner> formerOwner;           ///< Of the node, when the VMM's user was made its owner.
+
+    bool operator==(const PassedDevice&) const = default;
+};
+nlohmann::json toJson(const PassedDevice& device);
+
+/// A file that a VMM has guest RAM or an implicit block in.
+struct MemoryFile {
+    FileIdentity identity;
+    std::uint64_t size = 0;  ///< Bytes.
+
+    bool operator==(const MemoryFile&) const = default;
+};
+
+/// A descriptor number inside a process, and the file that must be found there.
+struct KeptDescriptor {
+    int descriptor = 0;
+    FileIdentity file;
+
+    bool operator==(const KeptDescriptor&) const = default;
+};
 
 /// One VMM process of a VM.
 struct VmmRecord {
@@ -44,14 +77,8 @@ struct VmmRecord {
     /// there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
-    /// Passed-through devices that the manager opened (passthrough.h), by the resource's name: a descriptor number inside the
-    /// process, and the file that must be found there.
-    struct Kept {
-        int descriptor = 0;
-        FileIdentity file;
-        bool operator==(const Kept&) const = default;
-    };
-    std::map<std::string, Kept> vfio;
+    /// Passed-through devices that the manager opened (passthrough.h), by the resource's name.
+    std::map<std::string, KeptDescriptor> vfio;
     /// Where its inbox is (vmm-shim/exec_inbox.h), a descriptor number inside the process; none in a VMM that is never executed.
     std::optional<int> inboxDescriptor;
     std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.
@@ -69,7 +96,7 @@ struct VmRecord {
     /// The VMM is being started and was not told to run the guest, or nobody wrote down that it was.
     bool starting = false;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
-    std::optional<VmmRecord> fresh;
+    std::optional<VmmRecord> new_;
     /// That one was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
     bool toldToRun = false;
     /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest.
@@ -85,6 +112,9 @@ struct VmRecord {
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
     /// handover goes by: its name is its title.
     VmDefinition definition() const;
+
+    /// All that it names.
+    std::vector<VmmRecord> vmms() const;
 
     /// When a handover is over, whichever VMM is kept: nothing of it stays but `retiring`.
     void forgetHandover();

@@ -8,9 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-#include "manager/process/descriptors.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
@@ -26,10 +24,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <functional>
-#include <set>
 #include <system_error>
 
 namespace vh {

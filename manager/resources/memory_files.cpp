@@ -14,18 +14,12 @@
 namespace vh {
 namespace {
 
-using Key = std::pair<std::uint64_t, std::uint64_t>;
-
-Key keyOf(const FileIdentity& file) {
-    return {file.device, file.inode};
-}
-
 /// How far into each file a process maps it. tmpfs and hugetlbfs have the same device number there as in fstat().
-std::map<Key, std::uint64_t> mappedLengths(pid_t pid) {
-    std::map<Key, std::uint64_t> lengths;
+std::map<FileIdentity, std::uint64_t> mappedLengths(pid_t pid) {
+    std::map<FileIdentity, std::uint64_t> lengths;
     for (const MemoryMapping& mapping : Process(pid).mappings()) {
         if (mapping.file.inode == 0) continue;
-        std::uint64_t& length = lengths[keyOf(mapping.file)];
+        std::uint64_t& length = lengths[mapping.file];
         length = std::max(length, mapping.offset + (mapping.end - mapping.start));
     }
     return lengths;
@@ -67,7 +61,7 @@ std::vector<MemoryFile> memoryFilesOf(pid_t pid) {
     std::vector<MemoryFile> files;
     const auto lengths = mappedLengths(pid);
     for (const Memfd& memfd : memfdsOf(pid))
-        if (lengths.contains(keyOf(memfd.file.identity))) files.push_back(memfd.file);
+        if (lengths.contains(memfd.file.identity)) files.push_back(memfd.file);
     return files;
 }
 
@@ -76,7 +70,7 @@ std::vector<std::string> cutBackMemoryFiles(pid_t pid, const std::vector<MemoryF
     const auto lengths = mappedLengths(pid);
     for (const Memfd& memfd : memfdsOf(pid)) {
         const auto known = std::ranges::find(before, memfd.file.identity, &MemoryFile::identity);
-        const auto mapped = lengths.find(keyOf(memfd.file.identity));
+        const auto mapped = lengths.find(memfd.file.identity);
         if (known == before.end() || mapped == lengths.end() || mapped->second > known->size) continue;
         if (memfd.file.size <= known->size || ::ftruncate(memfd.fd.get(), static_cast<off_t>(known->size)) != 0) continue;
         cut.push_back(memfd.name);

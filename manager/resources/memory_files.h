@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "manager/record/memory_file.h"
+#include "manager/record/vm_record.h"
 
 namespace vh {
 

@@ -11,7 +11,6 @@
 #include <initializer_list>
 #include <limits>
 #include <sstream>
-#include <system_error>
 
 #include "manager/process/cgroups.h"
 #include "vmm-shim/unique_fd.h"
@@ -94,6 +93,10 @@ std::string setOomScore(pid_t pid, int score) {
     const UniqueFd file(::open(scoreFile(pid).c_str(), O_WRONLY | O_CLOEXEC));
     if (file && ::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
     return "set '" + scoreFile(pid) + "' to " + text + ": " + std::strerror(errno);
+}
+
+std::uint64_t availableMemoryBytes() {
+    return sumOf("/proc/meminfo", {"MemAvailable:"}) * 1024;
 }
 
 std::optional<MemoryRoom> leastMemoryRoom(pid_t pid, const std::string& procRoot) {

@@ -23,6 +23,9 @@ std::optional<int> oomScoreOf(pid_t pid);
 /// (fs/proc/base.c:__set_oom_adj, Linux 6.18).
 std::string setOomScore(pid_t pid, int score);
 
+/// What the host can give without swapping (MemAvailable, proc(5)).
+std::uint64_t availableMemoryBytes();
+
 /// A memory cgroup with a limit.
 struct MemoryRoom {
     std::string cgroup;       ///< Its directory.

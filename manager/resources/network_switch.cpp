@@ -7,11 +7,10 @@
 #include <algorithm>
 #include <exception>
 #include <fstream>
-#include <functional>
 
 namespace vh {
 
-NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& fresh) {
+NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& newVmm) {
     std::vector<Tap> oldTaps;
     std::string problem = "the old VMM has no tap for it";
     if (std::ranges::find(definition.networks, NetworkType::Tap, &vh::Network::type) == definition.networks.end()) return;
@@ -25,22 +24,32 @@ NetworkSwitch::NetworkSwitch(const VmDefinition& definition, pid_t old, const Re
         if (network.type != NetworkType::Tap) continue;
         Network one{.id = network.id,
                     .guest = parseMac(macAddress(definition, network)),
-                    .fresh = nameOfTap(fresh.fd("tap/" + network.id))};
+                    .newTap = nameOfTap(newVmm.fd("tap/" + network.id))};
         if (oldTap != oldTaps.end()) {
             one.old = std::move(*oldTap++);
             // One that an older manager made has any address, and the bridge may have taken it for its own.
-            setAddress(one.fresh, addressOf(one.old.name));
+            setAddress(one.newTap, addressOf(one.old.name));
         } else {
             problems_.push_back("network '" + network.id + "': " + problem);
         }
-        joinBridge(one.fresh, network.bridge);
+        joinBridge(one.newTap, network.bridge);
         if (one.old.fd) prepareHold(one, network.bridge);
         networks_.push_back(std::move(one));
     }
 }
 
-void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
+bool NetworkSwitch::attempt(const Network& network, const std::function<void()>& what) {
     try {
+        what();
+        return true;
+    } catch (const std::exception& error) {
+        problems_.push_back("network '" + network.id + "': " + error.what());
+        return false;
+    }
+}
+
+void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
+    const bool isPrepared = attempt(network, [&] {
         network.held = makeTap("vhold%d");
         // Else the host's own IPv6 talks into it, and the guest would hear that. A host without IPv6 has no such file.
         std::ofstream("/proc/sys/net/ipv6/conf/" + network.held.name + "/disable_ipv6") << 1;
@@ -48,43 +57,35 @@ void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
         joinBridge(network.held.name, bridge);
         keepFloodsFrom(network.held.name);
         bringUp(network.held.name);
-    } catch (const std::exception& error) {
-        network.held = {};
-        problems_.push_back("network '" + network.id + "': " + error.what());
-    }
+    });
+    if (!isPrepared) network.held = {};
 }
 
 void NetworkSwitch::hold() {
     for (Network& network : networks_) {
         if (!network.held.fd) continue;
-        try {
+        const bool isHeld = attempt(network, [&] {
             network.entries = forwardingEntriesOf(network.old.name);
             // A guest that has been silent for long is not known.
             if (std::ranges::find(network.entries, network.guest, &ForwardingEntry::address) == network.entries.end())
                 network.entries.push_back({.address = network.guest, .state = NUD_REACHABLE});
             forward(network.entries, network.held.name, true);
-        } catch (const std::exception& error) {
-            network.held = {};  // And what has been led there goes by the old way again.
-            problems_.push_back("network '" + network.id + "': " + error.what());
-        }
+        });
+        if (!isHeld) network.held = {};  // And what has been led there goes by the old way again.
     }
 }
 
 void NetworkSwitch::toNew() {
     for (Network& network : networks_) {
-        bringUp(network.fresh);
+        bringUp(network.newTap);
         const auto take = [&](const Tap& tap, Packets which) {
-            try {
-                moveQueued(tap.fd.get(), network.fresh, which);
-            } catch (const std::exception& error) {
-                problems_.push_back("network '" + network.id + "': " + error.what());
-            }
+            attempt(network, [&] { moveQueued(tap.fd.get(), network.newTap, which); });
         };
         if (network.old.fd) take(network.old, Packets::All);
         if (!network.held.fd) continue;
         take(network.held, Packets::ForOne);
         try {
-            forward(network.entries, network.fresh, false);
+            forward(network.entries, network.newTap, false);
             take(network.held, Packets::ForOne);
         } catch (const std::exception&) {
             take(network.held, Packets::ForOne);
@@ -96,12 +97,10 @@ void NetworkSwitch::toNew() {
 void NetworkSwitch::toOld() {
     for (Network& network : networks_) {
         if (!network.held.fd) continue;
-        try {
+        attempt(network, [&] {
             forward(network.entries, network.old.name, false);
             moveQueued(network.held.fd.get(), network.old.name, Packets::ForOne);
-        } catch (const std::exception& error) {
-            problems_.push_back("network '" + network.id + "': " + error.what());
-        }
+        });
     }
 }
 

@@ -19,6 +19,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ class NetworkSwitch {
  public:
     /// While the guest runs on the old VMM: makes the new VMM's taps ports of their bridges, which are not up yet and have the
     /// old ones' addresses, so that a bridge keeps its own. Throws std::system_error; the old VMM's network is untouched then.
-    NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& fresh);
+    NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& newVmm);
 
     /// What comes for the guest waits from now on.
     void hold();
@@ -50,11 +51,13 @@ class NetworkSwitch {
     struct Network {
         std::string id;
         MacAddress guest{};
-        std::string fresh;
+        std::string newTap;
         Tap old;                               ///< No descriptor where the old VMM's could not be had.
         Tap held;                              ///< No descriptor where there is none.
         std::vector<ForwardingEntry> entries;  ///< What has been led to `held`.
     };
+    /// What it throws is a problem; false then.
+    bool attempt(const Network& network, const std::function<void()>& what);
     void prepareHold(Network& network, const std::string& bridge);
 
     std::vector<Network> networks_;

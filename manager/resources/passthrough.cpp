@@ -21,6 +21,7 @@
 
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
+#include "vmm-shim/throw_errno.h"
 
 namespace vh {
 namespace {
@@ -75,12 +76,12 @@ std::vector<fs::path> entriesOf(const fs::path& directory) {
 void writeTo(const fs::path& file, const std::string& text) {
     const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
     if (!fd || ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-        throw std::runtime_error("write '" + text.substr(0, text.find('\n')) + "' to '" + file.string() + "': " + errorText());
+        throwErrno("write '" + text.substr(0, text.find('\n')) + "' to '" + file.string() + "'");
 }
 
 UniqueFd openNode(const std::string& node) {
     UniqueFd fd(::open(node.c_str(), O_RDWR | O_CLOEXEC));
-    if (!fd) throw std::runtime_error("open '" + node + "': " + errorText());
+    if (!fd) throwErrno("open '" + node + "'");
     return fd;
 }
 
@@ -286,9 +287,8 @@ void openTheWay(PassedDevice& found, const VfioDevice& wanted, const Identity& i
     if (!identity.change || ::stat(groupNode.c_str(), &status) != 0)
         throw std::runtime_error("open '" + groupNode + "': " + std::generic_category().message(EACCES) +
                                  "; run the manager as root, or give this user the node");
-    if (::chown(groupNode.c_str(), identity.uid, identity.gid) != 0)
-        throw std::runtime_error("give '" + groupNode + "' to the VMM's user: " + errorText());
-    found.formerOwner = PassedDevice::Owner{status.st_uid, status.st_gid};
+    if (::chown(groupNode.c_str(), identity.uid, identity.gid) != 0) throwErrno("give '" + groupNode + "' to the VMM's user");
+    found.formerOwner = NodeOwner{status.st_uid, status.st_gid};
 }
 
 }  // namespace
@@ -321,7 +321,7 @@ std::vector<std::string> releaseDevices(const std::vector<PassedDevice>& devices
         try {
             if (device.formerOwner && ::chown(device.node.c_str(), device.formerOwner->uid, device.formerOwner->gid) != 0 &&
                 errno != ENOENT)
-                throw std::runtime_error("give '" + device.node + "' back to its owner: " + errorText());
+                throwErrno("give '" + device.node + "' back to its owner");
             if (device.bound && found.exists()) found.unbind();
         } catch (const std::exception& error) {
             problems.push_back("vfio '" + device.id + "' (" + device.address + "): " + error.what());
@@ -385,8 +385,7 @@ std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm
         // vfio_iommu_type1_check_extension, Linux 7.3): the old VMM asks its own, and is asked before anything stops.
         if (::ioctl(container.get(), VFIO_CHECK_EXTENSION, unmapAllExtension) <= 0)
             return "this kernel's vfio container has no VFIO_UNMAP_ALL, without which a device cannot change its VMM; use a "
-                   "newer "
-                   "kernel";
+                   "newer kernel";
     }
     return {};
 }

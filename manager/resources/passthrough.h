@@ -16,15 +16,13 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "config/vm_definition.h"
 #include "manager/process/child_process.h"
-#include "manager/process/descriptors.h"
-#include "manager/record/passed_device.h"
+#include "manager/record/vm_record.h"
 #include "vmm-shim/cpr_channel.h"
 #include "vmm-shim/unique_fd.h"
 

@@ -11,7 +11,6 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "manager/process/descriptors.h"
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"
@@ -55,28 +54,16 @@ MacAddress tapAddress(MacAddress guest) {
 
 }  // namespace
 
-void Resources::add(const std::string& name, UniqueFd fd) {
-    named_.push_back({name, std::move(fd)});
-}
-
 std::size_t Resources::indexOf(const std::string& name) const {
     std::size_t index = 0;
     while (index < named_.size() && named_[index].name != name) ++index;
     return index;
 }
 
-bool Resources::has(const std::string& name) const {
-    return indexOf(name) < named_.size();
-}
-
 int Resources::numberOf(const std::string& name) const {
     const std::size_t index = indexOf(name);
     if (index == named_.size()) throw std::out_of_range("no descriptor is called '" + name + "'");
     return first_ + static_cast<int>(index);
-}
-
-int Resources::fd(const std::string& name) const {
-    return named_.at(indexOf(name)).fd.get();
 }
 
 std::vector<std::string> Resources::names() const {
@@ -112,15 +99,6 @@ UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity
     if (identity.change && ::fchown(fd.get(), identity.uid, identity.gid) != 0)
         throwErrno("give memfd '" + name + "' to the VMM's user");
     return fd;
-}
-
-std::uint64_t availableMemoryBytes() {
-    std::ifstream meminfo("/proc/meminfo");
-    std::string key;
-    std::uint64_t kilobytes = 0;
-    while (meminfo >> key)
-        if (key == "MemAvailable:" && meminfo >> kilobytes) break;
-    return kilobytes * 1024;
 }
 
 UniqueFd reopen(int file, int flags) {

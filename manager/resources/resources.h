@@ -5,13 +5,12 @@
 // a shared one would not keep each other out.
 #pragma once
 
-#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/vm_definition.h"
 #include "manager/process/child_process.h"
-#include "manager/process/descriptors.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -20,15 +19,15 @@ namespace vh {
 class Resources {
  public:
     /// Adds a descriptor; `name` is unique, like `disk/root/rw`.
-    void add(const std::string& name, UniqueFd fd);
+    void add(const std::string& name, UniqueFd fd) { named_.push_back({name, std::move(fd)}); }
 
-    bool has(const std::string& name) const;
+    bool has(const std::string& name) const { return indexOf(name) < named_.size(); }
     /// The number that the first descriptor has inside the VMM process; the others follow.
     void setFirstNumber(int first) { first_ = first; }
     /// The number that the descriptor has inside the VMM process. Throws std::out_of_range for an unknown name.
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
-    int fd(const std::string& name) const;
+    int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
     /// In the order of their numbers.
     std::vector<std::string> names() const;
     /// All of them, borrowed, in the order of their numbers.
@@ -46,9 +45,6 @@ class Resources {
 /// A memfd `VM/ram0` of exactly the definition's memory, sealed against shrinking and growing, readable and writable by the VMM's
 /// user only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
 UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity);
-
-/// What the host can give without swapping (MemAvailable, proc(5)).
-std::uint64_t availableMemoryBytes();
 
 /// One of our own files, opened anew with other flags. Throws std::system_error.
 UniqueFd reopen(int file, int flags);

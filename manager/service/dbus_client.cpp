@@ -1,7 +1,5 @@
 #include "manager/service/dbus_client.h"
 
-#include <memory>
-#include <stdexcept>
 #include <utility>
 
 #include "manager/service/dbus_service.h"
@@ -52,14 +50,24 @@ std::string frozen(milliseconds patience) {
 constexpr const char* whatToDo =
     ". Whether what was asked for was done is not known: 'virt-handover show' says how the VM is, once the manager runs again";
 
-/// What is asked for in the main loop's turns, and waited for by turning it.
-struct Awaited {
-    GError* error = nullptr;
-    bool isThere = false;
-
-    void await() const {
-        while (!isThere) g_main_context_iteration(nullptr, TRUE);
+/// What is begun in the main loop's turns, and waited for by turning it.
+class Awaited {
+ public:
+    Awaited() = default;
+    Awaited(const Awaited&) = delete;
+    ~Awaited() {
+        if (result_) g_object_unref(result_);
     }
+    static void take(GObject*, GAsyncResult* result, gpointer self) {
+        static_cast<Awaited*>(self)->result_ = static_cast<GAsyncResult*>(g_object_ref(result));
+    }
+    GAsyncResult* result() const {
+        turnUntil([this] { return result_ != nullptr; });
+        return result_;
+    }
+
+ private:
+    GAsyncResult* result_ = nullptr;
 };
 
 }  // namespace
@@ -92,59 +100,44 @@ DbusClient::~DbusClient() {
 }
 
 void DbusClient::connect(const std::string& socket) {
-    struct Connecting : Awaited {
-        GDBusConnection* connection = nullptr;
-    } attempt;
     char* escaped = g_dbus_address_escape_value(socket.c_str());
     const std::string address = std::string("unix:path=") + escaped;
     g_free(escaped);
     const std::unique_ptr<GCancellable, decltype(&g_object_unref)> cancellable(g_cancellable_new(), g_object_unref);
     const EventSource deadline =
         EventSource::after(patience_.answer, [&cancellable] { g_cancellable_cancel(cancellable.get()); });
-    g_dbus_connection_new_for_address(
-        address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, cancellable.get(),
-        [](GObject*, GAsyncResult* result, gpointer data) {
-            auto& awaited = *static_cast<Connecting*>(data);
-            awaited.connection = g_dbus_connection_new_for_address_finish(result, &awaited.error);
-            awaited.isThere = true;
-        },
-        &attempt);
-    attempt.await();
-    connection_ = attempt.connection;
+    Awaited attempt;
+    g_dbus_connection_new_for_address(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, cancellable.get(),
+                                      Awaited::take, &attempt);
+    GError* error = nullptr;
+    connection_ = g_dbus_connection_new_for_address_finish(attempt.result(), &error);
     if (connection_) return;
-    const bool isSilent = g_error_matches(attempt.error, G_IO_ERROR, G_IO_ERROR_CANCELLED);
-    const std::string cause = takeText(attempt.error);
+    const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED);
+    const std::string cause = takeText(error);
     if (isSilent) throw Unreachable(frozen(patience_.answer) + ", or work without it: virt-handover --embed ...");
     throw NotThere("the manager cannot be reached: " + cause +
                    "; start virt-handoverd, or work without it: virt-handover --embed ...");
 }
 
 void DbusClient::sayHello() {
-    struct Greeting : Awaited {
-        GVariant* value = nullptr;
-    } greeting;
-    g_dbus_connection_call(
-        connection_, nullptr, dbusPath, dbusInterface, "Hello", g_variant_new("(u)", dbusProtocol), G_VARIANT_TYPE("(us)"),
-        G_DBUS_CALL_FLAGS_NONE, static_cast<int>(patience_.answer.count()), nullptr,
-        [](GObject* source, GAsyncResult* result, gpointer data) {
-            auto& awaited = *static_cast<Greeting*>(data);
-            awaited.value = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, &awaited.error);
-            awaited.isThere = true;
-        },
-        &greeting);
-    greeting.await();
-    if (!greeting.value) {
-        const bool isOlder = g_error_matches(greeting.error, G_DBUS_ERROR, G_DBUS_ERROR_UNKNOWN_METHOD);
-        const bool isSilent = g_error_matches(greeting.error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
-        const std::string cause = takeText(greeting.error);
+    Awaited greeting;
+    g_dbus_connection_call(connection_, nullptr, dbusPath, dbusInterface, "Hello", g_variant_new("(u)", dbusProtocol),
+                           G_VARIANT_TYPE("(us)"), G_DBUS_CALL_FLAGS_NONE, static_cast<int>(patience_.answer.count()), nullptr,
+                           Awaited::take, &greeting);
+    GError* error = nullptr;
+    GVariant* value = g_dbus_connection_call_finish(connection_, greeting.result(), &error);
+    if (!value) {
+        const bool isOlder = g_error_matches(error, G_DBUS_ERROR, G_DBUS_ERROR_UNKNOWN_METHOD);
+        const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
+        const std::string cause = takeText(error);
         if (isOlder) throw Unreachable(otherVersion("this command, " VH_VERSION ",", ""));
         throw Unreachable(isSilent ? frozen(patience_.answer) : "the manager went away before it answered: " + cause);
     }
     guint32 protocol = 0;
     const char* text = "";
-    g_variant_get(greeting.value, "(u&s)", &protocol, &text);
+    g_variant_get(value, "(u&s)", &protocol, &text);
     const std::string version = text;
-    g_variant_unref(greeting.value);
+    g_variant_unref(value);
     if (protocol != dbusProtocol) throw Unreachable(otherVersion("this command, " VH_VERSION ",", version));
 }
 
@@ -251,9 +244,6 @@ void DbusClient::shutdown(const std::string& vm, milliseconds timeout, Done done
 
 void DbusClient::destroy(const std::string& vm, Done done) {
     call("Destroy", g_variant_new("(@s)", text(vm)), Answer::Later, std::move(done));
-}
-void DbusClient::list(Done done) {
-    call("List", nullptr, Answer::AtOnce, std::move(done));
 }
 void DbusClient::show(const std::string& vm, Done done) {
     call("Show", g_variant_new("(@s)", text(vm)), Answer::AtOnce, std::move(done));

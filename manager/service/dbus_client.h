@@ -5,6 +5,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <gio/gio.h>
 
@@ -42,7 +43,7 @@ class DbusClient : public Verbs {
     void cancel(const std::string& vm, Done done) override;
     void shutdown(const std::string& vm, std::chrono::milliseconds timeout, Done done) override;
     void destroy(const std::string& vm, Done done) override;
-    void list(Done done) override;
+    void list(Done done) override { call("List", nullptr, Answer::AtOnce, std::move(done)); }
     void show(const std::string& vm, Done done) override;
     void console(const std::string& vm, Done done) override;
 

@@ -6,7 +6,6 @@
 
 #include <memory>
 #include <stdexcept>
-#include <utility>
 
 #include "manager/record/vm_record.h"
 #include "vmm-shim/unix_socket.h"

@@ -3,14 +3,13 @@
 #include <syslog.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <iostream>
-#include <utility>
 #include <vector>
 
 #include <glib.h>
 
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -19,12 +18,6 @@ int priorityOf(const HandoverReport& report) {
     if (report.outcome == State::Lost || report.silent) return LOG_ERR;
     if (report.outcome == State::RolledBack || report.oldVmmLeft) return LOG_WARNING;
     return report.outcome == State::Upgraded ? LOG_NOTICE : LOG_INFO;
-}
-
-std::string tenths(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.1f", value);
-    return text;
 }
 
 }  // namespace
@@ -43,13 +36,13 @@ LogEntry logEntryOf(const HandoverReport& report) {
     add("RECOVERY", report.recovery ? "1" : "");
     add("DESIGN", report.design ? std::string(name(*report.design)) : "", ", design ");
     if (report.stopToResumeMs) {
-        add("PAUSE_MS", tenths(*report.stopToResumeMs));
-        entry.text += ", paused " + tenths(*report.stopToResumeMs) + " ms";
+        add("PAUSE_MS", fixed(*report.stopToResumeMs, 1));
+        entry.text += ", paused " + fixed(*report.stopToResumeMs, 1) + " ms";
     }
     add("OLD_VERSION", report.old.version);
     add("OLD_PID", std::to_string(report.old.pid), ", old pid ");
-    add("NEW_VERSION", report.fresh.version);
-    add("NEW_PID", std::to_string(report.fresh.pid), ", new pid ");
+    add("NEW_VERSION", report.new_.version);
+    add("NEW_PID", std::to_string(report.new_.pid), ", new pid ");
     add("OLD_VMM_LEFT", report.oldVmmLeft ? "1" : "");
     if (report.oldVmmLeft) entry.text += "; the old VMM does not end";
     add("CAUSE", report.cause, "; cause: ");

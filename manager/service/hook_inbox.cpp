@@ -6,14 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <stdexcept>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
+#include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -39,10 +38,6 @@ std::string textOf(const json& notice, const char* member) {
     return found->get<std::string>();
 }
 
-[[noreturn]] void fail(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
-
 }  // namespace
 
 HookNotice parseHookNotice(const std::string& datagram) {
@@ -66,14 +61,14 @@ HookInbox::HookInbox(const std::string& runtimeDirectory, std::function<void(con
       receive_(std::move(receive)),
       report_(std::move(report)),
       socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
-    if (!socket_) fail("create a unix socket");
+    if (!socket_) throwErrno("create a unix socket");
     const sockaddr_un address = unixAddress(path_);
     ::unlink(path_.c_str());
     // Before it has a name: the file gets the socket's own mode (Linux, net/unix/af_unix.c:unix_bind_bsd), so it is never open to
     // others.
-    if (::fchmod(socket_.get(), 0600) != 0) fail("protect socket '" + path_ + "'");
+    if (::fchmod(socket_.get(), 0600) != 0) throwErrno("protect socket '" + path_ + "'");
     if (::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-        fail("bind socket '" + path_ + "'");
+        throwErrno("bind socket '" + path_ + "'");
     readable_ = EventSource::readable(socket_.get(), [this] { receiveAll(); });
 }
 

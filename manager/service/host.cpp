@@ -5,7 +5,6 @@
 
 #include "config/parse.h"
 #include "manager/record/last_report.h"
-#include "manager/service/host_answers.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {
@@ -17,7 +16,53 @@ using std::chrono::milliseconds;
 constexpr milliseconds recoveryPatience{60'000};  ///< Longer than any recovery takes.
 constexpr milliseconds lookPatience{300};         ///< For who holds a lock just to see whether somebody does.
 
+/// What can be said of a VM without asking its VMM; nothing when it has to be asked.
+std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) {
+    const bool lives = isAlive(record.vmm);
+    const bool isBusy = !directory.tryLock();
+    if (record.starting) return isBusy ? "starting" : "start interrupted";
+    if (record.new_ && (!lives || !isBusy)) return "handover interrupted";
+    if (record.new_) return record.standingBy ? "standing by" : "handover";
+    if (!lives) return "dead";
+    // A VMM serves one monitor client at a time, and whoever is at work on this VM may be it.
+    if (isBusy) return "busy";
+    // At first an adopted VM has no monitor but its own manager's.
+    return record.adopted && record.vmm.generation == 1 ? "running" : "";
+}
+
 }  // namespace
+
+VerbResult failure(ExitCode code, const std::string& error) {
+    return {code, {{"error", error}}};
+}
+
+VerbResult noSuchVm(const std::string& vm) {
+    return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
+}
+
+json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    json devices = json::array();
+    for (const PassedDevice& device : record.passthrough) devices.push_back(toJson(device));
+    return {{"vm", vm},
+            {"state", stateOnRecord(record, directory)},
+            {"pid", record.vmm.pid},
+            {"vmm", record.vmm.kind},
+            {"version", record.vmm.version},
+            {"binary", record.vmm.binary},
+            {"machine", record.machine},
+            {"accelerator", name(record.accelerator)},
+            {"uuid", record.uuid},
+            {"passthrough", devices}};
+}
+
+std::string leftText(const VmRecord& record) {
+    const std::string pid = std::to_string(record.retiring->pid);
+    return "a VMM of an earlier upgrade of vm '" + record.definition().name + "', pid " + pid +
+           ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
+           "/stack' says what it waits for). The guest runs on pid " + std::to_string(record.vmm.pid) +
+           " and that one can never run it again, but it still has the guest's memory and files open; every further command on "
+           "this VM tries to end it first";
+}
 
 Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
     : runtimeDirectory_(std::move(runtimeDirectory)), definitionDirectory_(std::move(definitionDirectory)) {}
@@ -109,7 +154,13 @@ void Host::show(const std::string& vm, Done done) {
 }
 
 void Host::console(const std::string& vm, Done done) {
-    done(consoleOf(vm));
+    const VerbResult known = recorded(vm);
+    if (known.code != ExitCode::Done) return done(known);
+    const JsonReader value(known.value);
+    if (value.text("/definition/console.enabled") != "true")
+        return done(failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so"));
+    if (value.text("/state") == "dead") return done(failure(ExitCode::Refused, "vm '" + vm + "' is dead"));
+    done({ExitCode::Done, {{"vm", vm}, {"socket", value.text("/directory") + "/console.sock"}}});
 }
 
 void Host::fillStates(json summaries, std::function<void(json)> then) {
@@ -147,20 +198,11 @@ VerbResult Host::recorded(const std::string& vm) const {
         value["definition"] = flatten(record->definition());
         value["directory"] = directoryOf(vm).generation(record->vmm.generation);
         if (const json last = lastReport(directoryOf(vm)); !last.is_null()) value["lastHandover"] = last;
-        if (record->fresh) value["handoverTo"] = {{"pid", record->fresh->pid}, {"binary", record->fresh->binary}};
+        if (record->new_) value["handoverTo"] = {{"pid", record->new_->pid}, {"binary", record->new_->binary}};
         return {ExitCode::Done, value};
     } catch (const std::exception& error) {
         return failure(ExitCode::Refused, error.what());
     }
-}
-
-VerbResult Host::consoleOf(const std::string& vm) const {
-    const VerbResult show = recorded(vm);
-    if (show.code != ExitCode::Done) return show;
-    if (JsonReader(show.value).text("/definition/console.enabled") != "true")
-        return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
-    if (JsonReader(show.value).text("/state") == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
-    return {ExitCode::Done, {{"vm", vm}, {"socket", JsonReader(show.value).text("/directory") + "/console.sock"}}};
 }
 
 }  // namespace vh

@@ -101,7 +101,6 @@ class Host : public Verbs {
     /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
     void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
     VerbResult recorded(const std::string& vm) const;
-    VerbResult consoleOf(const std::string& vm) const;
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
     /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
     void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);
@@ -162,5 +161,15 @@ class Host : public Verbs {
     std::function<void(const HandoverReport&)> ended_;
     GuestListener guestListener_;
 };
+
+// What the verbs have in common to say.
+VerbResult failure(ExitCode code, const std::string& error);
+VerbResult noSuchVm(const std::string& vm);
+
+/// What `list` says of a VM, and `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
+nlohmann::json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
+
+/// Of a VMM that was sent SIGKILL and has not ended.
+std::string leftText(const VmRecord& record);
 
 }  // namespace vh

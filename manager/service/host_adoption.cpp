@@ -3,15 +3,11 @@
 #include <utility>
 
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 
 namespace vh {
-namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-}  // namespace
 
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
     std::string vm;

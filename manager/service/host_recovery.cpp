@@ -2,7 +2,6 @@
 #include <utility>
 
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {
@@ -20,16 +19,16 @@ HandoverReport recoveryReport(const std::string& vm, const VmRecord& before, con
                               const std::string& problem) {
     HandoverReport report{.vm = before.adopted ? before.adopted->title : vm, .outcome = State::Lost, .recovery = true};
     const VmmRecord old = before.retiring.value_or(before.vmm),
-                    fresh = before.retiring ? before.vmm : before.fresh.value_or(VmmRecord{});
+                    newVmm = before.retiring ? before.vmm : before.new_.value_or(VmmRecord{});
     report.old = identityOf(old);
-    report.fresh = identityOf(fresh);
+    report.new_ = identityOf(newVmm);
     report.passthrough = before.passthrough;
     if (!problem.empty()) {
         report.cause = "an earlier manager left it half done: " + problem;
         return report;
     }
     if (!before.retiring) report.cause = "the manager that had begun it died";
-    const bool isNew = settled && settled->vmm.pid == fresh.pid && settled->vmm.generation == fresh.generation;
+    const bool isNew = settled && settled->vmm.pid == newVmm.pid && settled->vmm.generation == newVmm.generation;
     report.outcome = isNew ? State::Upgraded : State::RolledBack;
     report.oldVmmLeft = isNew && settled->retiring.has_value();
     return report;

@@ -7,7 +7,6 @@
 #include "config/parse.h"
 #include "manager/record/last_report.h"
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {

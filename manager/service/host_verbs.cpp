@@ -1,19 +1,16 @@
 #include <filesystem>
 #include <set>
-#include <utility>
+#include <stdexcept>
 
 #include "config/parse.h"
 #include "manager/resources/passthrough.h"
 #include "manager/service/host.h"
-#include "manager/service/host_answers.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
-namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-}  // namespace
 
 void Host::start(const std::string& what, std::optional<milliseconds> waitHeartbeat, Done done) {
     const bool isFile = what.find('/') != std::string::npos || what.ends_with(".yaml");
@@ -29,9 +26,9 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     const std::string vm = request.definition.name;
     on(vm, done, [this, vm, request](Operation* operation) {
         const std::optional<VmRecord> record = operation->directory.read();
-        const auto runs = [](const VmRecord& known) { return isAlive(known.vmm) || (known.fresh && isAlive(*known.fresh)); };
-        const auto refuse = [this, operation, vm](const VmRecord& known) {
-            end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs already, as pid " + std::to_string(known.vmm.pid)));
+        const auto runs = [](const VmRecord& known) { return isAlive(known.vmm) || (known.new_ && isAlive(*known.new_)); };
+        const auto refuse = [vm](const VmRecord& known) {
+            throw std::runtime_error("vm '" + vm + "' runs already, as pid " + std::to_string(known.vmm.pid));
         };
         if (record && runs(*record) && !record->starting) return refuse(*record);
         settleStrays(operation, record, [this, operation, record, request, runs, refuse] {
@@ -105,34 +102,31 @@ void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
 
 void Host::destroy(const std::string& vm, Done done) {
     on(vm, done, [this, vm](Operation* operation) {
-        std::set<pid_t> pids, onRecord;
-        bool hasRecord = false, isUsable = true;
+        std::optional<VmRecord> record;
+        bool isUsable = true;
         try {
-            const std::optional<VmRecord> record = operation->directory.read();
-            if (record && record->adopted)
-                return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
-                                                                     "' of another manager, which has to be asked to end it"));
-            hasRecord = record.has_value();
-            if (record) onRecord = livePids(*record);
+            record = operation->directory.read();
         } catch (const std::exception&) {
             isUsable = false;
         }
+        if (record && record->adopted)
+            throw std::runtime_error("vm '" + vm + "' is '" + record->adopted->title +
+                                     "' of another manager, which has to be asked to end it");
         // Without recovery first: whichever VMM holds the guest, it is to end.
-        pids = onRecord;
+        const std::set<pid_t> onRecord = record ? livePids(*record) : std::set<pid_t>();
+        std::set<pid_t> pids = onRecord;
         for (const pid_t pid : onRecord)
             if (!isVmmOf(operation->directory, pid))
-                return end(operation,
-                           failure(ExitCode::Refused, "vm '" + vm + "': its record names " + processText(pid) +
-                                                          ", which is no VMM of it: it neither listens nor writes in '" +
-                                                          operation->directory.path() + "'; nothing was ended. Put the " +
-                                                          "right record back, or remove that directory"));
+                throw std::runtime_error("vm '" + vm + "': its record names " + processText(pid) +
+                                         ", which is no VMM of it: it neither listens nor writes in '" +
+                                         operation->directory.path() + "'; nothing was ended. Put the " +
+                                         "right record back, or remove that directory");
         for (const StrayVmm& stray : strayVmms(operation->directory, onRecord)) pids.insert(stray.pid);
         if (pids.empty() && !isUsable)
-            return end(operation,
-                       failure(ExitCode::Refused, "vm '" + vm + "' has a record that cannot be used ('virt-handover show " + vm +
-                                                      "' says why), and no VMM of it was found; when you are sure that " +
-                                                      "there is none, remove '" + operation->directory.path() + "'"));
-        if (pids.empty() && !hasRecord) {
+            throw std::runtime_error("vm '" + vm + "' has a record that cannot be used ('virt-handover show " + vm +
+                                     "' says why), and no VMM of it was found; when you are sure that there is none, remove '" +
+                                     operation->directory.path() + "'");
+        if (pids.empty() && !record) {
             operation->directory.remove();  // An earlier one may have been killed half way.
             return end(operation, noSuchVm(vm));
         }
@@ -160,7 +154,7 @@ void Host::endAll(Operation* operation, const std::set<pid_t>& pids, const json&
         std::string text;
         for (ChildProcess& process : operation->ending) {
             process.ignoreExit();
-            if (process.alive()) text += (text.empty() ? "" : ", ") + processText(process.pid());
+            if (process.alive()) append(text, processText(process.pid()));
         }
         end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text));
     });

@@ -1,6 +1,5 @@
 #include "manager/service/terminal.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <termios.h>
@@ -12,50 +11,15 @@
 #include <system_error>
 #include <thread>
 
-#include "manager/record/report.h"
+#include "manager/record/last_report.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
-namespace {
 
-std::string_view explanation(State state) {
-    switch (state) {
-        case State::Preflight:
-            return "checking the definition, the new VMM and the old one";
-        case State::Launching:
-            return "starting the new VMM; the guest runs on";
-        case State::Exchanging:
-            return "setting both VMMs up; the guest runs on";
-        case State::Verifying:
-            return "comparing both VMMs' memory; the guest runs on";
-        case State::StandingBy:
-            return "everything is ready; waiting for a commit, the guest runs on";
-        case State::Switching:
-            return "stopping the guest on the old VMM, moving its devices' state";
-        case State::Withdrawing:
-            return "asking the old VMM not to execute the new one";
-        case State::Executing:
-            return "the old VMM has executed the new one, which takes the devices' state";
-        case State::Proving:
-            return "asking the new VMM whether it holds the guest";
-        case State::Confirming:
-            return "letting the guest run on the new VMM";
-        case State::Retiring:
-            return "ending the old VMM";
-        case State::Discarding:
-            return "something is wrong: ending the new VMM";
-        case State::Resuming:
-            return "making sure that the guest runs on the old VMM";
-        case State::Ending:
-            return "making sure that it has ended";
-        case State::Refused:
-        case State::RolledBack:
-        case State::Upgraded:
-        case State::Lost:
-            return "";
-    }
-    return "";
-}
+using nlohmann::json;
+
+namespace {
 
 /// Puts the terminal into raw mode, and back when it goes away.
 class RawTerminal {
@@ -201,6 +165,54 @@ int runConsole(const std::string& vm, const std::function<std::string()>& whereN
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
+}
+
+std::string listText(const json& value) {
+    const json& vms = JsonReader(value).list("/vms");
+    if (vms.empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
+    Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"});
+    std::string errors;
+    for (const json& entry : vms) {
+        const JsonReader vm(entry);
+        table.add({vm.shown("/vm"), vm.shown("/state"), vm.shown("/pid"), vm.text("/vmm") + " " + vm.text("/version"),
+                   vm.text("/machine"), vm.text("/accelerator")});
+        if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
+        if (vm.text("/state") == "handover interrupted")
+            errors += "vm '" + vm.text("/vm") +
+                      "': a manager died in the middle of a handover, and its guest may stand still; 'virt-handover upgrade " +
+                      vm.text("/vm") + " --dry-run' finishes or undoes that\n";
+    }
+    return table.text() + errors;
+}
+
+std::string showText(const json& value) {
+    const JsonReader vm(value);
+    std::string text;
+    for (const std::string key :
+         {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
+        text += key + ": " + vm.shown("/" + key) + "\n";
+    for (const json& entry : vm.list("/passthrough")) {
+        const JsonReader device(entry);
+        text += "passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
+                device.shown("/interface") + " ('" + device.shown("/node") + "')\n";
+    }
+    text += lastReportText(vm.at("/lastHandover"));
+    text += "started with:\n";
+    if (const json& definition = vm.at("/definition"); definition.is_object())
+        for (const auto& [key, entry] : definition.items()) text += "  " + key + ": " + JsonReader(entry).shown("") + "\n";
+    return text;
+}
+
+std::string stateText(const json& value) {
+    const JsonReader vm(value);
+    std::string text = vm.shown("/vm") + ": " + vm.shown("/state") + "\n";
+    for (const json& entry : vm.list("/ended")) {
+        const JsonReader process(entry);
+        text +=
+            "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
+    }
+    for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
+    return text;
 }
 
 }  // namespace vh

@@ -1,10 +1,12 @@
-// What the command line shows on a terminal: a table, a handover's progress, and a VM's console.
+// What the command line shows on a terminal: answers, a handover's progress, and a VM's console.
 #pragma once
 
 #include <functional>
 #include <ostream>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "manager/handover/handover.h"
 
@@ -44,5 +46,10 @@ class ProgressPrinter {
 /// Connects the terminal to a console socket until Ctrl-] or the end of the VM, and follows the VM to its next VMM. `whereNow`
 /// gives the socket's path, or nothing when the VM is gone. Returns an exit code.
 int runConsole(const std::string& vm, const std::function<std::string()>& whereNow);
+
+// The answers of `list`, `show` and the verbs that only say a state, for people. What a daemon has said may be anything.
+std::string listText(const nlohmann::json& value);
+std::string showText(const nlohmann::json& value);
+std::string stateText(const nlohmann::json& value);
 
 }  // namespace vh

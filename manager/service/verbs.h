@@ -9,7 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "config/vm_definition.h"
+#include "config/design.h"
 #include "manager/handover/handover.h"
 #include "manager/record/report.h"
 

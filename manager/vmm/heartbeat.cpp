@@ -4,19 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <sstream>
-#include <utility>
+
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
-
-std::optional<std::uint64_t> number(std::string_view text) {
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-    return value;
-}
 
 // What a guest can make a manager keep is bounded; our probe stays far below.
 constexpr std::chrono::milliseconds apart{
@@ -26,6 +19,18 @@ constexpr std::size_t mostErrors = 20;
 constexpr int mostReads = 64;  ///< Of 16 KiB each, more than a socket's buffer holds.
 
 }  // namespace
+
+std::map<std::string, std::uint64_t> probeStatus(const std::string& text) {
+    std::map<std::string, std::uint64_t> status;
+    std::istringstream fields(text);
+    for (std::string field; fields >> field;) {
+        const std::size_t equals = field.find('=');
+        if (equals == std::string::npos) continue;
+        if (const auto value = wholeNumber<std::uint64_t>(std::string_view(field).substr(equals + 1)))
+            status[field.substr(0, equals)] = *value;
+    }
+    return status;
+}
 
 void HeartbeatMonitor::listen(UniqueFd socket) {
     const std::size_t port = ports_.size();
@@ -82,7 +87,7 @@ bool HeartbeatMonitor::readOnce(std::size_t port) {
 
 void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
     if (line.starts_with("B ")) {
-        const std::optional<std::uint64_t> beat = number(std::string_view(line).substr(2));
+        const std::optional<std::uint64_t> beat = wholeNumber<std::uint64_t>(std::string_view(line).substr(2));
         // The first line read may be the tail of one that began before we listened; and then it is not a number to count from.
         if (!beat) return;
         ++summary_.beats;
@@ -105,16 +110,8 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
         lastBeat_ = at;
         lastPort_ = port;
     } else if (line.starts_with("S ")) {
-        std::istringstream fields(line.substr(2));
-        std::string field;
-        while (fields >> field) {
-            const std::size_t equals = field.find('=');
-            if (equals == std::string::npos) continue;
-            const auto value = number(std::string_view(field).substr(equals + 1));
-            const std::string key = field.substr(0, equals);
-            if (value && (summary_.status.size() < mostStatusKeys || summary_.status.contains(key)))
-                summary_.status[key] = *value;
-        }
+        for (const auto& [key, value] : probeStatus(line.substr(2)))
+            if (summary_.status.size() < mostStatusKeys || summary_.status.contains(key)) summary_.status[key] = value;
     } else if (line.starts_with("E ") && summary_.errors.size() < mostErrors) {
         summary_.errors.push_back(line.substr(2));
     }

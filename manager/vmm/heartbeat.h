@@ -14,10 +14,13 @@
 #include <vector>
 
 #include "manager/process/event_loop.h"
-#include "manager/record/heartbeat_summary.h"
+#include "manager/record/report.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
+
+/// `KEY=NUMBER ...`, as a status line has them. What is none of these is passed over.
+std::map<std::string, std::uint64_t> probeStatus(const std::string& text);
 
 class HeartbeatMonitor {
  public:

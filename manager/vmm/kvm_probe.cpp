@@ -2,11 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdint>
-#include <cstdio>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -195,7 +193,6 @@ class Command {
 
 }  // namespace
 
-// FNV-1a over the VM's uuid and the network's id.
 std::vector<std::string> qemuCommand(const QemuLaunch& launch) {
     return Command(launch).build();
 }

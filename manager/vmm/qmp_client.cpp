@@ -23,34 +23,15 @@ json parsed(const std::string& line) {
     return jsonNesting(line) > deepestNesting ? json() : json::parse(line, nullptr, false);
 }
 
-std::string textOf(const json& object, const char* key) {
-    const auto found = object.find(key);
-    return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
-std::int64_t numberOf(const json& object, const char* key) {
-    const auto found = object.find(key);
-    return found != object.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
-}
-
 /// Microseconds since 1970; 0 when QEMU does not know (it says -1, docs/interop/qmp-spec.rst) or says something impossible.
 std::int64_t timeOf(const json& timestamp) {
-    constexpr std::int64_t second = 1'000'000, latest = 1'000'000'000'000;
-    if (!timestamp.is_object()) return 0;
-    const std::int64_t seconds = numberOf(timestamp, "seconds"), microseconds = numberOf(timestamp, "microseconds");
-    if (seconds < 0 || seconds > latest || microseconds < 0 || microseconds >= second) return 0;
-    return seconds * second + microseconds;
+    constexpr std::uint64_t second = 1'000'000, latest = 1'000'000'000'000;
+    const JsonReader told(timestamp);
+    const std::uint64_t seconds = told.count("/seconds"), microseconds = told.count("/microseconds");
+    return seconds > latest || microseconds >= second ? 0 : static_cast<std::int64_t>(seconds * second + microseconds);
 }
 
 }  // namespace
-
-std::string QmpReply::text(const char* key) const {
-    return ok() && value.is_object() ? textOf(value, key) : std::string();
-}
-
-bool QmpReply::flag(const char* key) const {
-    return ok() && value.is_object() && value.contains(key) && value[key] == true;
-}
 
 QmpClient::QmpClient(UniqueFd socket) : socket_(std::move(socket)) {
     // From now on the kernel says with everything that comes who has sent it (unix(7)); without that, peer() knows nobody.
@@ -132,17 +113,17 @@ void QmpClient::takeLine(const std::string& line) {
         flush();
     } else if (message.contains("event")) {
         QmpEvent event;
-        event.name = textOf(message, "event");
+        event.name = JsonReader(message).text("/event");
         event.data = message.value("data", json::object());
         if (!event.data.is_object()) event.data = json::object();  // As the protocol has it; so nobody needs to ask.
         event.at = clock_.happened(timeOf(message.value("timestamp", json::object())));
         const auto handler = eventHandler_;  // A copy: it may replace itself, or destroy this.
         if (handler) handler(event);
     } else if (message.contains("return")) {
-        answer(static_cast<std::uint64_t>(numberOf(message, "id")), {message.at("return"), std::nullopt});
+        answer(JsonReader(message).count("/id"), {message.at("return"), std::nullopt});
     } else if (message.contains("error") && message.at("error").is_object()) {
-        answer(static_cast<std::uint64_t>(numberOf(message, "id")),
-               {{}, QmpError{textOf(message.at("error"), "class"), textOf(message.at("error"), "desc")}});
+        answer(JsonReader(message).count("/id"),
+               {{}, QmpError{JsonReader(message).text("/error/class"), JsonReader(message).text("/error/desc")}});
     }
 }
 

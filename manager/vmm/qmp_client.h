@@ -17,6 +17,7 @@
 
 #include "manager/process/event_clock.h"
 #include "manager/process/event_loop.h"
+#include "vmm-shim/json_text.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -35,8 +36,8 @@ struct QmpReply {
     // Members of the answer. A peer may answer with anything: what is not there, or of another type, is as if there were no
     // answer.
     /// Empty if so.
-    std::string text(const char* key) const;
-    bool flag(const char* key) const;
+    std::string text(const std::string& key) const { return ok() ? JsonReader(value).text("/" + key) : std::string(); }
+    bool flag(const std::string& key) const { return ok() && JsonReader(value).isTrue("/" + key); }
 };
 
 struct QmpEvent {

@@ -7,7 +7,6 @@
 #include <map>
 #include <utility>
 
-#include "manager/process/held_by_process.h"
 #include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -71,8 +70,8 @@ bool isVmmOf(const VmDirectory& directory, pid_t pid) {
 
 std::set<pid_t> livePids(const VmRecord& record) {
     std::set<pid_t> pids;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record.vmm), record.fresh, record.retiring})
-        if (vmm && ChildProcess::adopt(vmm->pid, vmm->startTime).alive()) pids.insert(vmm->pid);
+    for (const VmmRecord& vmm : record.vmms())
+        if (isAlive(vmm)) pids.insert(vmm.pid);
     return pids;
 }
 
@@ -105,17 +104,16 @@ StrayCheck::StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Do
 std::vector<StrayVmm> StrayCheck::found(const std::vector<UnixSocket>& sockets) const {
     std::vector<StrayVmm> strays = strayVmms(directory_, keep_, sockets);
     // The log of an adopted VM is its own manager's; its new VMM has locked the pid file before it runs any program.
-    if (record_ && record_->adopted && record_->fresh && record_->fresh->pid == 0)
+    if (record_ && record_->adopted && record_->new_ && record_->new_->pid == 0)
         if (const pid_t pid = lockHolder(record_->adopted->pidFile).value_or(0); pid > 0 && !keep_.contains(pid))
-            strays.push_back({pid, directory_.generation(record_->fresh->generation)});
+            strays.push_back({pid, directory_.generation(record_->new_->generation)});
     return strays;
 }
 
 std::string StrayCheck::outOfDate(const std::vector<UnixSocket>& sockets) const {
     if (!record_) return {};
     std::set<std::string> known;
-    for (const std::optional<VmmRecord>& vmm : {std::optional(record_->vmm), record_->fresh, record_->retiring})
-        if (vmm) known.insert(directory_.generation(vmm->generation));
+    for (const VmmRecord& vmm : record_->vmms()) known.insert(directory_.generation(vmm.generation));
     const std::map<std::uint64_t, std::string> monitors = monitorsOf(directory_, sockets);
     for (const pid_t pid : keep_) {
         std::set<std::string> its;
@@ -196,8 +194,8 @@ void StrayCheck::laterOr(const StrayVmm& stray, const std::string& problem) {
 }
 
 bool StrayCheck::wasJustStarted(const StrayVmm& stray) const {
-    return record_ && record_->fresh && record_->fresh->pid == 0 &&
-           stray.directory == directory_.generation(record_->fresh->generation);
+    return record_ && record_->new_ && record_->new_->pid == 0 &&
+           stray.directory == directory_.generation(record_->new_->generation);
 }
 
 /// The VMM on record has to say that it runs the guest: the record may be an older one that somebody has put back.

@@ -5,16 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
 
-#include "manager/process/descriptors.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"

@@ -5,13 +5,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "manager/process/child_process.h"
-#include "manager/process/descriptors.h"
 #include "manager/record/vm_record.h"
 #include "manager/resources/resources.h"
 #include "manager/vmm/qemu_command.h"

@@ -397,7 +397,7 @@ void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutco
         domain.phase = DomainPhase::Unchanged;
         outcome.outcome = end;
     } else if (end == outcomeName(State::Upgraded)) {
-        domain.new_ = ProcessIdentity::of(report.fresh.pid);
+        domain.new_ = ProcessIdentity::of(report.new_.pid);
         if (domain.new_.pid != 0) domain.phase = DomainPhase::Committed;
         outcome.oldQemuLeft = report.oldVmmLeft;
     }

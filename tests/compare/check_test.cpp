@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "manager/compare/results_json.h"
+#include "manager/compare/results_file.h"
 #include "tests/support/sample_results.h"
 
 namespace vh {

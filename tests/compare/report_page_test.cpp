@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "config/design.h"
-#include "manager/compare/metrics.h"
+#include "manager/compare/summary.h"
 #include "tests/support/golden.h"
 #include "tests/support/sample_results.h"
 

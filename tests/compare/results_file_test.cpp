@@ -7,7 +7,6 @@
 
 #include <gtest/gtest.h>
 
-#include "manager/compare/metrics.h"
 #include "manager/compare/summary.h"
 #include "manager/compare/text.h"
 #include "tests/support/golden.h"

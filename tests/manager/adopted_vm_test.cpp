@@ -26,7 +26,6 @@
 #include "manager/process/held_by_process.h"
 #include "manager/process/process_traits.h"
 #include "manager/resources/tap_guard.h"
-#include "manager/resources/tap_settings.h"
 #include "tests/support/main_loop.h"
 #include "tests/support/temporary_directory.h"
 

@@ -15,7 +15,7 @@ using testing::Not;
 HandoverReport ended(State outcome) {
     HandoverReport report{.vm = "web1", .design = Design::Relayed, .outcome = outcome};
     report.old = {"/usr/bin/qemu-10.0", "QEMU", "10.0.13", 4711};
-    report.fresh = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
+    report.new_ = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
     report.stopToResumeMs = 4.125;
     return report;
 }

@@ -134,7 +134,6 @@ TEST_F(PassthroughTest, givesTheGroupsNodeToTheVmmsUserAndTakesItBack) {
     struct stat status {};
     ASSERT_EQ(::stat(claimed.devices.at(0).node.c_str(), &status), 0);
     EXPECT_EQ(status.st_uid, 65534U);
-    EXPECT_EQ(passedDeviceFromJson(toJson(claimed.devices[0])), claimed.devices[0]);
     EXPECT_THAT(releaseDevices(claimed.devices, roots_), IsEmpty());
     ASSERT_EQ(::stat(claimed.devices[0].node.c_str(), &status), 0);
     EXPECT_EQ(status.st_uid, 0U);

@@ -19,13 +19,13 @@ constexpr std::uint64_t gibibyte = 1 << 30;
 HandoverFacts good(Design design = Design::Relayed) {
     HandoverFacts facts;
     facts.design = design;
-    facts.owner = rowOf(design).owner.value_or(MemoryOwner::Manager);
-    facts.accelerator = Accelerator::Kvm;
-    facts.machine = "pc-q35-10.0";
-    facts.ramBytes = gibibyte;
-    facts.pauseBudget = std::chrono::minutes(1);
+    facts.definition.memory.owner = rowOf(design).owner.value_or(MemoryOwner::Manager);
+    facts.definition.accelerator = Accelerator::Kvm;
+    facts.definition.machine = "pc-q35-10.0";
+    facts.definition.memory.sizeBytes = gibibyte;
+    facts.definition.handover.pauseBudget = std::chrono::minutes(1);
     facts.runtimeDirectory = "/run/virt-handover";
-    facts.saveDirectory = "/var/tmp";
+    facts.definition.handover.saveDirectory = "/var/tmp";
     facts.resident = {.ofItsOwn = 64 << 20, .shared = gibibyte};
     facts.newBinary = VmmBinary{.path = "/opt/qemu",
                                 .kind = "QEMU",
@@ -35,7 +35,7 @@ HandoverFacts good(Design design = Design::Relayed) {
                                 .aliases = {},
                                 .missingModels = {}};
     facts.old = {"QEMU", "11.1.3"};
-    facts.runState = "running";
+    facts.guest.runState = "running";
     facts.oldPid = 4711;
     return facts;
 }
@@ -80,50 +80,51 @@ TEST_P(PreflightRefusal, refusesWithTheReasonAndARemedy) {
         EXPECT_THAT(obstacle->remedy, HasSubstr(GetParam().remedy));
 }
 
-INSTANTIATE_TEST_SUITE_P(OfTheDesign, PreflightRefusal,
-                         testing::Values(changed(
-                                             "managerOwned", good(Design::ManagerOwned), [](F& f) { f.owner = MemoryOwner::Vmm; },
-                                             "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'",
-                                             "use 'relayed'"),
-                                         changed(
-                                             "vmmOwned", good(Design::VmmOwned), [](F& f) { f.owner = MemoryOwner::Manager; },
-                                             "memory.owner 'manager'", "power-cycle"),
-                                         changed(
-                                             "vmmExec", good(Design::VmmExec), [](F& f) { f.owner = MemoryOwner::Manager; },
-                                             "memory.owner 'manager'", "use 'relayed'"),
-                                         changed(
-                                             "execHoldsNothing", good(Design::VmmExec), [](F& f) { f.standby = true; },
-                                             "has nothing to hold", "stand by with 'relayed'"),
-                                         changed(
-                                             "copyPreparesNothing", good(Design::Copy), [](F& f) { f.standby = true; },
-                                             "has nothing to prepare", "stand by with 'relayed'")),
-                         nameOf);
+INSTANTIATE_TEST_SUITE_P(
+    OfTheDesign, PreflightRefusal,
+    testing::Values(changed(
+                        "managerOwned", good(Design::ManagerOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Vmm; },
+                        "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'", "use 'relayed'"),
+                    changed(
+                        "vmmOwned", good(Design::VmmOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
+                        "memory.owner 'manager'", "power-cycle"),
+                    changed(
+                        "vmmExec", good(Design::VmmExec), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
+                        "memory.owner 'manager'", "use 'relayed'"),
+                    changed(
+                        "execHoldsNothing", good(Design::VmmExec), [](F& f) { f.standby = true; }, "has nothing to hold",
+                        "stand by with 'relayed'"),
+                    changed(
+                        "copyPreparesNothing", good(Design::Copy), [](F& f) { f.standby = true; }, "has nothing to prepare",
+                        "stand by with 'relayed'")),
+    nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
     OfDevices, PreflightRefusal,
-    testing::Values(
-        changed(
-            "managerOwned", withDevice(Design::ManagerOwned), [](F&) {}, "cannot carry passed-through devices ('nic0')",
-            "use 'relayed'"),
-        changed(
-            "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use 'relayed'"),
-        changed(
-            "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use 'relayed'"),
-        changed(
-            "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use 'relayed'"),
-        changed(
-            "tcg", withDevice(), [](F& f) { f.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
-        changed(
-            "several", withDevice(), [](F& f) { f.devices.push_back(f.devices.front()), f.accelerator = Accelerator::Tcg; },
-            "('nic0', ...)", ""),
-        changed(
-            "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason", ""),
-        changed(
-            "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; }, "cannot hand passed-through devices over",
-            "power-cycled"),
-        changed(
-            "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
-            "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
+    testing::Values(changed(
+                        "managerOwned", withDevice(Design::ManagerOwned), [](F&) {},
+                        "cannot carry passed-through devices ('nic0')", "use 'relayed'"),
+                    changed(
+                        "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use 'relayed'"),
+                    changed(
+                        "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use 'relayed'"),
+                    changed(
+                        "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use 'relayed'"),
+                    changed(
+                        "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
+                    changed(
+                        "several", withDevice(),
+                        [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; },
+                        "('nic0', ...)", ""),
+                    changed(
+                        "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason",
+                        ""),
+                    changed(
+                        "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; },
+                        "cannot hand passed-through devices over", "power-cycled"),
+                    changed(
+                        "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
+                        "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -158,14 +159,14 @@ INSTANTIATE_TEST_SUITE_P(
             },
             "'/boot/vmlinuz', which the new VMM needs, cannot be opened: No such file", "put it back"),
         changed(
-            "pause", good(Design::SaveRestore), [](F& f) { f.pauseBudget = std::chrono::seconds(1); },
+            "pause", good(Design::SaveRestore), [](F& f) { f.definition.handover.pauseBudget = std::chrono::seconds(1); },
             "would pause the guest for 2048 ms or longer, and its pause budget is 1000 ms", "--pause-budget")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
     OfTheVmms, PreflightRefusal,
     testing::Values(changed(
-                        "machine", good(), [](F& f) { f.machine = "pc-q35-7.2"; },
+                        "machine", good(), [](F& f) { f.definition.machine = "pc-q35-7.2"; },
                         "'/opt/qemu' (QEMU 11.1.3) has no machine type 'pc-q35-7.2'", "still has it"),
                     changed(
                         "models", good(),
@@ -216,32 +217,32 @@ INSTANTIATE_TEST_SUITE_P(
     OfTheGuest, PreflightRefusal,
     testing::Values(
         changed(
-            "impostor", good(), [](F& f) { f.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
+            "impostor", good(), [](F& f) { f.guest.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
             "it may have the guest"),
         changed(
-            "state", good(), [](F& f) { f.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
+            "state", good(), [](F& f) { f.guest.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
         changed(
-            "blockJob", good(), [](F& f) { f.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
+            "blockJob", good(), [](F& f) { f.guest.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
         changed(
-            "listener", good(), [](F& f) { f.held.listeners = {"tcp 0.0.0.0:4444"}; }, "listens on 'tcp 0.0.0.0:4444'",
+            "listener", good(), [](F& f) { f.guest.listeners = {"tcp 0.0.0.0:4444"}; }, "listens on 'tcp 0.0.0.0:4444'",
             "remove that"),
         changed(
-            "tap", good(), [](F& f) { f.held.taps = {"tap7"}; }, "has the tap 'tap7'", "'networks'"),
+            "tap", good(), [](F& f) { f.guest.taps = {"tap7"}; }, "has the tap 'tap7'", "'networks'"),
         changed(
-            "deletedFile", good(), [](F& f) { f.held.deletedFiles = {"/tmp/vl.x"}; }, "'/tmp/vl.x', which has no name any more",
+            "deletedFile", good(), [](F& f) { f.guest.deletedFiles = {"/tmp/vl.x"}; }, "'/tmp/vl.x', which has no name any more",
             "remove that"),
         changed(
-            "blocker", good(), [](F& f) { f.blockers = {"non-migratable device: x"}; },
+            "blocker", good(), [](F& f) { f.guest.blockers = {"non-migratable device: x"}; },
             "cannot hand its guest over: non-migratable device: x", "by hotplug or with a power-cycle"),
         changed(
-            "serial", good(), [](F& f) { f.serials = {"ser0"}; }, "'pci-serial-2x' ('ser0')", "by hotplug"),
+            "serial", good(), [](F& f) { f.guest.serials = {"ser0"}; }, "'pci-serial-2x' ('ser0')", "by hotplug"),
         changed(
-            "nvme", good(), [](F& f) { f.drivelessNvmes = {"/machine/peripheral/n0"}; }, "without 'drive='", "by hotplug"),
+            "nvme", good(), [](F& f) { f.guest.drivelessNvmes = {"/machine/peripheral/n0"}; }, "without 'drive='", "by hotplug"),
         changed(
-            "privateRam", good(), [](F& f) { f.privateRamBlock = "pc.ram"; },
+            "privateRam", good(), [](F& f) { f.guest.privateRamBlock = "pc.ram"; },
             "RAM block 'pc.ram' of the old VMM is private memory of its own", "use design 'manager-owned', or power-cycle"),
         changed(
-            "privateRamOfExec", good(Design::VmmExec), [](F& f) { f.privateRamBlock = "pc.ram"; },
+            "privateRamOfExec", good(Design::VmmExec), [](F& f) { f.guest.privateRamBlock = "pc.ram"; },
             "an exec would lose its content", "share=on")),
     nameOf);
 
@@ -249,7 +250,7 @@ TEST(Preflight, findsNothingAgainstWhatIsRight) {
     for (const DesignRow& row : designRows) EXPECT_FALSE(obstacleTo(good(row.design)).has_value()) << row.name;
     for (const Design design : {Design::Relayed, Design::VmmOwned}) EXPECT_FALSE(obstacleTo(withDevice(design)).has_value());
     HandoverFacts paused = good();
-    paused.runState = "paused";
+    paused.guest.runState = "paused";
     EXPECT_FALSE(obstacleTo(paused).has_value());
     HandoverFacts ancient = good(Design::Copy);
     ancient.old.version = "7.2.22";
@@ -260,7 +261,7 @@ TEST(Preflight, isNotStoppedByWhatIsNotKnownYet) {
     HandoverFacts facts = good();
     facts.newBinary.reset();
     facts.old = {};
-    facts.runState.clear();
+    facts.guest.runState.clear();
     EXPECT_FALSE(obstacleTo(facts).has_value());
 }
 
@@ -268,7 +269,7 @@ TEST(Preflight, knowsWhichVmmsLoseWritesOfARunningGuest) {
     HandoverFacts facts = good(Design::Copy);
     facts.old.version = "8.2.0";
     EXPECT_FALSE(losesWritesOfRunningGuest(facts)) << "KVM tells of every write";
-    facts.accelerator = Accelerator::Tcg;
+    facts.definition.accelerator = Accelerator::Tcg;
     EXPECT_TRUE(losesWritesOfRunningGuest(facts));
     facts.old.version = "9.0.0";
     EXPECT_FALSE(losesWritesOfRunningGuest(facts));

@@ -20,7 +20,7 @@ HandoverReport upgraded() {
     report.design = Design::ManagerOwned;
     report.outcome = State::Upgraded;
     report.old = {"/usr/bin/qemu-10.0", "QEMU", "10.0.13", 4711};
-    report.fresh = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
+    report.new_ = {"/usr/bin/qemu-11.1", "QEMU", "11.1.3", 4712};
     report.steps = {{State::Preflight, 0, 51.5}, {State::Launching, 51.5, 20.25}, {State::Switching, 71.75, 4}};
     report.stopToResumeMs = 4.125;
     report.guest = HeartbeatSummary{.beats = 120,
@@ -53,7 +53,7 @@ HandoverReport refused() {
     report.outcome = State::Refused;
     report.cause = "the new VMM '/opt/qemu' (QEMU 9.0.1) has no machine type 'pc-q35-10.0'";
     report.old = {"/usr/bin/qemu-10.0", "QEMU", "", 4711};
-    report.fresh = {"/opt/qemu", "QEMU", "9.0.1", 0};
+    report.new_ = {"/opt/qemu", "QEMU", "9.0.1", 0};
     report.totalMs = 12;
     return report;
 }
@@ -67,7 +67,7 @@ HandoverReport rolledBackForItsMemory() {
     HandoverReport report = upgraded();
     report.outcome = State::RolledBack;
     report.design = Design::Relayed;
-    report.old.kind = report.fresh.kind = "reference VMM";
+    report.old.kind = report.new_.kind = "reference VMM";
     report.cause = "RAM block " + describe(difference("vga.vram", Severity::Fatal));
     report.stopToResumeMs.reset();
     report.guest.reset();
@@ -83,7 +83,7 @@ HandoverReport standingBy() {
     report.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0"}};
     report.outcome = State::StandingBy;
     report.design = Design::Relayed;
-    report.fresh.kind = "reference VMM";
+    report.new_.kind = "reference VMM";
     report.ramBlocksCompared = 9;
     return report;
 }
@@ -92,7 +92,7 @@ HandoverReport lost() {
     HandoverReport report = upgraded();
     report.outcome = State::Lost;
     report.cause = "confirming took longer than 10000 ms";
-    report.old.alive = report.fresh.alive = true;
+    report.old.alive = report.new_.alive = true;
     report.stopToResumeMs.reset();
     report.guest.reset();
     return report;
@@ -109,7 +109,7 @@ HandoverReport silent() {
 HandoverReport lostWithItsVmms() {
     HandoverReport report = lost();
     report.cause = "the old VMM was killed by signal 9; the new VMM was ended, since nobody has the guest's memory any more";
-    report.old.alive = report.fresh.alive = false;
+    report.old.alive = report.new_.alive = false;
     report.guestIsGone = true;
     return report;
 }
@@ -118,7 +118,7 @@ HandoverReport lostWithItsVmms() {
 HandoverReport lostWithTheNewVmm() {
     HandoverReport report = lost();
     report.cause = "the new VMM was killed by signal 9 by itself";
-    report.fresh.alive = false;
+    report.new_.alive = false;
     report.guestIsGone = true;
     return report;
 }
@@ -231,9 +231,9 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
         const std::string text = reportText(report);
         return text.substr(0, text.find('\n'));
     };
-    const std::string old = std::to_string(report.old.pid), fresh = std::to_string(report.fresh.pid);
+    const std::string old = std::to_string(report.old.pid), fresh = std::to_string(report.new_.pid);
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr(old), testing::HasSubstr(fresh)));
-    report.fresh.alive = false;
+    report.new_.alive = false;
     EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
     report.guestIsGone = true;
     EXPECT_THAT(reportText(report),
@@ -242,7 +242,7 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
                                testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
     report.old.alive = false;
     EXPECT_THAT(firstLine(), testing::HasSubstr("the guest is gone; 'virt-handover start web1' starts it anew"));
-    report.old.pid = report.fresh.pid = 0;
+    report.old.pid = report.new_.pid = 0;
     EXPECT_THAT(firstLine(), testing::Not(testing::HasSubstr("pid")));
 }
 

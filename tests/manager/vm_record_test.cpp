@@ -88,7 +88,12 @@ TEST_F(VmRecordTest, isNotThereAtFirst) {
 TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     VmRecord record = exampleRecord();
     record.vmm.vfio = {{"iommufd0", {5, {1, 2}}}, {"vfio/hd0", {6, {1, 3}}}};
-    record.passthrough = {{.id = "hd0", .address = "0000:00:10.0", .group = 7, .node = "/dev/vfio/devices/vfio0", .bound = true}};
+    record.passthrough = {{.id = "hd0",
+                           .address = "0000:00:10.0",
+                           .group = 7,
+                           .node = "/dev/vfio/devices/vfio0",
+                           .bound = true,
+                           .formerOwner = NodeOwner{1, 2}}};
     for (const bool underHandover : {false, true}) {
         if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
         if (underHandover) record.oomScore = -500;
@@ -96,14 +101,14 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         record.toldToRun = underHandover;
         if (underHandover) record.retiring = VmmRecord{.generation = 2, .pid = 4710, .startTime = 11, .binary = "/usr/bin/qemu"};
         if (underHandover)
-            record.fresh = VmmRecord{.generation = 4,
-                                     .pid = 4712,
-                                     .startTime = 12,
-                                     .binary = "/opt/qemu",
-                                     .version = {},
-                                     .ramDescriptor = {},
-                                     .ram = {},
-                                     .inboxDescriptor = 9};
+            record.new_ = VmmRecord{.generation = 4,
+                                    .pid = 4712,
+                                    .startTime = 12,
+                                    .binary = "/opt/qemu",
+                                    .version = {},
+                                    .ramDescriptor = {},
+                                    .ram = {},
+                                    .inboxDescriptor = 9};
         directory_.write(record);
         const auto back = directory_.read();
         ASSERT_TRUE(back);
@@ -113,7 +118,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_EQ(back->machine, record.machine);
         EXPECT_EQ(back->accelerator, record.accelerator);
         EXPECT_TRUE(back->vmm == record.vmm);
-        EXPECT_TRUE(back->fresh == record.fresh);
+        EXPECT_TRUE(back->new_ == record.new_);
         EXPECT_TRUE(back->retiring == record.retiring);
         EXPECT_EQ(back->starting, record.starting);
         EXPECT_EQ(back->toldToRun, record.toldToRun);

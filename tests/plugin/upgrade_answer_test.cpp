@@ -14,7 +14,7 @@ using testing::HasSubstr;
 
 HandoverReport upgradedReport(bool oldVmmLeft) {
     HandoverReport report{.vm = "libvirt-u", .outcome = State::Upgraded, .oldVmmLeft = oldVmmLeft};
-    report.fresh = {.pid = ::getpid(), .alive = true};
+    report.new_ = {.pid = ::getpid(), .alive = true};
     report.old = {.pid = 4711, .alive = oldVmmLeft};
     if (oldVmmLeft) report.warnings = {"the old VMM, pid 4711, does not end"};
     return report;

@@ -471,7 +471,7 @@ bool Chaos::stepAttempt(Attempt& attempt) {
         if (attempt.killsNew) {
             // Nobody but us commits it, so that it cannot have been told to run the guest.
             const std::optional<VmRecord> record = directoryOf(*attempt.vm).read();
-            if (record && record->fresh && Target(record->fresh->pid, record->fresh->startTime).send(SIGKILL))
+            if (record && record->new_ && Target(record->new_->pid, record->new_->startTime).send(SIGKILL))
                 met("new VMM killed", "standing by");
         }
         attempt.second = begin(attempt.vm->name + "-2", attempt.embedded,
@@ -543,8 +543,8 @@ void Chaos::aim(std::vector<Attempt>& attempts, bool embedded) {
         } else if (which < 81 && attempt.vm->design != Design::VmmExec) {
             strike = [this, one] {
                 const std::optional<VmRecord> record = directoryOf(*one->vm).read();
-                if (!record || !record->fresh) return;
-                const auto fresh = std::make_shared<Target>(record->fresh->pid, record->fresh->startTime);
+                if (!record || !record->new_) return;
+                const auto fresh = std::make_shared<Target>(record->new_->pid, record->new_->startTime);
                 freeze("new VMM", one->state(), [fresh](int signal) { return fresh->send(signal); });
             };
         }
@@ -557,7 +557,7 @@ void Chaos::strikeDue() {
     const auto now = Clock::now();
     std::erase_if(ambushes_, [&](Ambush& ambush) {
         const std::optional<VmRecord> record = directoryOf(*ambush.vm).read();
-        if (!record || !record->fresh) return false;
+        if (!record || !record->new_) return false;
         blows_.push_back({now + (ambush.blow.at - Clock::time_point()), std::move(ambush.blow.strike)});
         return true;
     });
@@ -765,7 +765,7 @@ void Chaos::hear(Attempt& attempt) {
 /// The next verb finishes or undoes what an earlier one left half done; sometimes that is killed as well.
 void Chaos::settle(Attempt& attempt) {
     const std::optional<VmRecord> record = directoryOf(*attempt.vm).read();
-    if (!attempt.interrupted && !(record && record->fresh) && !chance(15)) return;
+    if (!attempt.interrupted && !(record && record->new_) && !chance(15)) return;
     Vm& vm = *attempt.vm;
     const std::string binary = vm.binaries[vm.firstTarget + below(static_cast<unsigned>(vm.binaries.size() - vm.firstTarget))];
     std::vector<std::string> verb{"upgrade", vm.name, "--to", binary, "--pause-budget", "60s"};
@@ -838,8 +838,7 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
     if (running == 1 && (one == seen.end() || !runs(*one)))
         faults.push_back({"orphaned", title + "on record is pid " + std::to_string(record->vmm.pid) + ", and:" + all});
     if (seen.size() > 1) faults.push_back({"leaked", title + "VMMs are left:" + all});
-    if (record->fresh)
-        faults.push_back({"stuck", title + "a handover is on record, to pid " + std::to_string(record->fresh->pid)});
+    if (record->new_) faults.push_back({"stuck", title + "a handover is on record, to pid " + std::to_string(record->new_->pid)});
     for (const auto& [isLeft, what] : {std::pair{record->starting, "starting"}, std::pair{record->toldToRun, "toldToRun"},
                                        std::pair{record->retiring.has_value(), "retiring"}})
         if (isLeft) faults.push_back({"stuck", title + "its record says '" + what + "', and nobody is at work on it"});

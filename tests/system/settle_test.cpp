@@ -426,7 +426,7 @@ TEST_F(SettleTest, goesOnWithTheOldVmmWhileTheNewOneDoesNotEnd) {
     ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
     const int old = show("a")["pid"];
     ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "proving", "0"));
-    const int fresh = directory("a").read()->fresh.value_or(VmmRecord{}).pid;
+    const int fresh = directory("a").read()->new_.value_or(VmmRecord{}).pid;
     ASSERT_TRUE(lives(fresh));
     Undying undying(fresh);
     std::vector<std::string> said;
@@ -489,7 +489,7 @@ TEST_F(SettleTest, endsASilentVmmThatWasJustBeingStartedWhenTheRecordedOneRunsTh
     EXPECT_TRUE(lives(hanging));
 
     VmRecord record = *directory("a").read();
-    record.fresh = VmmRecord{.generation = 2, .binary = "/bin/sleep"};
+    record.new_ = VmmRecord{.generation = 2, .binary = "/bin/sleep"};
     directory("a").write(record);
     EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
     EXPECT_EQ(::waitpid(hanging, nullptr, 0), hanging);
@@ -584,9 +584,9 @@ TEST_F(SettleTest, recoversAVmWhenWhoeverIsAtWorkOnItIsGone) {
     UniqueFd lock = directory("a").tryLock();
     host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
     turnUntil([] { return false; }, milliseconds(700));
-    EXPECT_TRUE(directory("a").read()->fresh);
+    EXPECT_TRUE(directory("a").read()->new_);
     lock.reset();
-    EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->fresh; }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->new_; }, milliseconds(20'000)));
 }
 
 /// What is not on disk, nobody who comes after this manager knows.
@@ -635,7 +635,7 @@ TEST_F(SettleTest, keepsAGuestThatTheOldVmmRunsWhateverIsOnRecord) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     const int old = show("a")["pid"];
     VmRecord record = *directory("a").read();
-    record.fresh = VmmRecord{.generation = 2, .binary = executing()};
+    record.new_ = VmmRecord{.generation = 2, .binary = executing()};
     record.toldToRun = true;
     directory("a").write(record);
     EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
@@ -661,7 +661,7 @@ TEST_F(SettleTest, keepsTheLastReportAndTellsOfEach) {
     EXPECT_EQ(last, upgraded);
     // As a manager leaves it that dies early in a handover.
     VmRecord record = *directory("a").read();
-    record.fresh = VmmRecord{.generation = 7, .binary = executing()};
+    record.new_ = VmmRecord{.generation = 7, .binary = executing()};
     directory("a").write(record);
     EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
     EXPECT_EQ(show("a")["lastHandover"]["recovery"], true);
