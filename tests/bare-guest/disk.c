@@ -1,7 +1,7 @@
-#include "disk.h"
+#include "tests/bare-guest/disk.h"
 
-#include "machine.h"
-#include "virtio.h"
+#include "tests/bare-guest/machine.h"
+#include "tests/bare-guest/virtio.h"
 
 enum {
     BlockDevice = 0x10011af4,

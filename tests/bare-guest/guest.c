@@ -15,9 +15,9 @@
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 
-#include "disk.h"
-#include "heartbeat_port.h"
-#include "machine.h"
+#include "tests/bare-guest/disk.h"
+#include "tests/bare-guest/heartbeat_port.h"
+#include "tests/bare-guest/machine.h"
 
 enum {
     PageBytes = 4096,

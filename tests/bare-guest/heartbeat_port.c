@@ -1,7 +1,7 @@
-#include "heartbeat_port.h"
+#include "tests/bare-guest/heartbeat_port.h"
 
-#include "machine.h"
-#include "virtio.h"
+#include "tests/bare-guest/machine.h"
+#include "tests/bare-guest/virtio.h"
 
 enum {
     SerialDevice = 0x10031af4,

@@ -1,6 +1,6 @@
-#include "virtio.h"
+#include "tests/bare-guest/virtio.h"
 
-#include "machine.h"
+#include "tests/bare-guest/machine.h"
 
 enum {
     // Registers, from the I/O BAR on.
