@@ -13,7 +13,7 @@ all alike; a ratio is the median of the rounds' ratios. One guest runs at a time
 each one's turn begins with some hundred heartbeats. Two pauses are told apart: QEMU's own STOP to RESUME, and the guest's last
 heartbeat on the old VMM to its first on the new one. The exit status is 0 whatever the figures are, and 1 when something could not be run.
 
-VH_CLI, VH_DAEMON, VH_SHIM, VH_FLEET and VH_DECODE (set by meson), VH_QEMU_NEW, VH_GUEST_KERNEL and VH_GUEST_INITRAMFS (scripts/lib.sh) say what to measure.
+VH_CLI, VH_DAEMON, VH_SHIM, VH_REFERENCE_VMM, VH_FLEET and VH_DECODE (set by meson), VH_QEMU_NEW, VH_GUEST_KERNEL and VH_GUEST_INITRAMFS (scripts/lib.sh) say what to measure.
 """
 
 import argparse
@@ -421,7 +421,7 @@ def measure_shim(workspace, results, rounds):
 
 
 def measure_fleet(results):
-    output = subprocess.run([os.environ["VH_FLEET"], os.environ["VH_SHIM"], "200"], capture_output=True, text=True, check=False)
+    output = subprocess.run([os.environ["VH_FLEET"], os.environ["VH_REFERENCE_VMM"], "200"], capture_output=True, text=True, check=False)
     if output.returncode != 0:
         raise CannotRun((output.stderr or output.stdout).strip()[:300])
     fleet = json.loads(output.stdout)
@@ -441,7 +441,7 @@ def options():
     chosen = parser.parse_args()
     if chosen.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    if missing := [name for name in ("VH_CLI", "VH_DAEMON", "VH_SHIM", "VH_FLEET", "VH_DECODE", "VH_QEMU_NEW", "VH_GUEST_KERNEL", "VH_GUEST_INITRAMFS") if not os.environ.get(name)]:
+    if missing := [name for name in ("VH_CLI", "VH_DAEMON", "VH_SHIM", "VH_REFERENCE_VMM", "VH_FLEET", "VH_DECODE", "VH_QEMU_NEW", "VH_GUEST_KERNEL", "VH_GUEST_INITRAMFS") if not os.environ.get(name)]:
         parser.exit(1, f"{', '.join(missing)} must be set: the benchmark needs a real QEMU and a guest; see scripts/setup and scripts/lib.sh\n")
     return chosen
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "manager/process/event_clock.h": (3, "the age of an event, which QEMU tells by the wall clock"),
     "manager/compare/command.cpp": (1, "the date in a directory's name, for people"),
     "manager/compare/comparison.cpp": (1, "the date of a measurement, for people"),
-    "vmm-shim/reference/reference_vmm.cpp": (1, "the time of an event, as QEMU tells it"),
+    "tests/reference-vmm/reference_vmm.cpp": (1, "the time of an event, as QEMU tells it"),
 }
 
 

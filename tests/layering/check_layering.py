@@ -28,7 +28,7 @@ MAY_INCLUDE = {
 }
 # In the order of who may include whom; a room that is not here has no wings.
 WINGS = {
-    "vmm-shim": (".", "qmp", "reference", "tool"),
+    "vmm-shim": (".", "qmp", "tool"),
     "manager": ("process", "record", "resources", "vmm", "handover", "service", "compare", "."),
     "plugin": ("host", "domain", "machine", "upgrade", "."),
 }

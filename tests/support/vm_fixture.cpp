@@ -96,7 +96,7 @@ std::string Workspace::impostor(const std::string& behaviour, Until until) const
 }
 
 std::string Workspace::referenceVmm(const std::string& name, const std::string& options) const {
-    return script(name, "exec " + required("VH_SHIM") + " \"$@\" " + options);
+    return script(name, "exec " + required("VH_REFERENCE_VMM") + " \"$@\" " + options);
 }
 
 void Workspace::expectNothingLeft() const {

@@ -39,11 +39,11 @@ class SettleTest : public HostFixture {
     std::string executing(const std::string& more = {}) {
         return workspace.referenceVmm(more.empty() ? "executing" : "executing-odd", more);
     }
-    std::string starting() { return workspace.script("starting", shim + " \"$@\""); }
+    std::string starting() { return workspace.script("starting", reference + " \"$@\""); }
     /// Only when it is asked what it can do, it is the VMM itself.
     std::string startingLater() {
-        return workspace.script("starting-later",
-                                "case \"$*\" in *'-machine none'*) exec " + shim + " \"$@\" ;; esac\n" + shim + " \"$@\"");
+        return workspace.script("starting-later", "case \"$*\" in *'-machine none'*) exec " + reference + " \"$@\" ;; esac\n" +
+                                                      reference + " \"$@\"");
     }
 
     std::string definition(const std::string& vm, const std::string& binary, const std::string& retire = "6s") {
@@ -87,7 +87,7 @@ class SettleTest : public HostFixture {
         return turnUntil([pid] { return !lives(pid); }, milliseconds(5'000));
     }
 
-    const std::string shim = required("VH_SHIM") + " serve";
+    const std::string reference = required("VH_REFERENCE_VMM");
 };
 
 TEST_F(SettleTest, refusesAStartThatCannotBeWaitedFor) {
@@ -230,7 +230,7 @@ TEST_F(SettleTest, namesWhatItEndsBeforeItDestroysIt) {
 }
 
 TEST_F(SettleTest, leavesAloneWhatAVmmHasStartedForItself) {
-    ASSERT_EQ(start("a", workspace.script("helped", "sleep 600 &\nexec " + shim + " \"$@\"")).code, ExitCode::Done);
+    ASSERT_EQ(start("a", workspace.script("helped", "sleep 600 &\nexec " + reference + " \"$@\"")).code, ExitCode::Done);
     const int pid = show("a")["pid"];
     const auto strays = strayVmms(directory("a"), {pid});
     ASSERT_EQ(strays.size(), 1U);

@@ -18,7 +18,6 @@
 #include "vmm-shim/file.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/ram_block_section.h"
-#include "vmm-shim/reference/reference_vmm.h"
 #include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/tool/capture.h"
@@ -178,9 +177,7 @@ int run(int argc, char** argv) {
     app.require_subcommand(1);
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.set_version_flag("--version", "vmm-shim " VH_VERSION);
-    app.footer(
-        "Called like a QEMU, with an option first, it serves as one (see 'serve').\n"
-        "Exit codes: 0 done; 1 usage error; 2 refused, or a difference is fatal; 5 the monitor cannot be reached.");
+    app.footer("Exit codes: 0 done; 1 usage error; 2 refused, or a difference is fatal; 5 the monitor cannot be reached.");
     app.add_flag("--json", options.asJson, "answer in JSON");
     app.add_option("--timeout-ms", options.timeoutMs, "the longest wait for a VMM's answer")
         ->check(CLI::Range(1LL, 3'600'000LL))
@@ -210,16 +207,10 @@ int run(int argc, char** argv) {
         ->capture_default_str();
     comparing->add_flag("--same-files", options.sameFiles,
                         "the new VMM has been given the old one's files already: compare which they are");
-    CLI::App* serving = app.add_subcommand("serve", "be the reference VMM; its arguments are a QEMU's");
-    serving->prefix_command();
     app.add_subcommand("exec", "what an old QEMU executes to become the new one (design vmm-exec); of no use to people")
         ->prefix_command();
 
-    // A manager calls its VMM with options, so that this program can stand in for one.
-    const std::string first = argc > 1 ? argv[1] : "";
-    if (first == "exec") return serveExec({argv + 2, argv + argc});
-    const bool likeQemu = first.starts_with("-") && first != "--help" && first != "-h" && first != "--version";
-    if (likeQemu || first == "serve") return serveReferenceVmm({argv + (likeQemu ? 1 : 2), argv + argc});
+    if (argc > 1 && std::string_view(argv[1]) == "exec") return serveExec({argv + 2, argv + argc});
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

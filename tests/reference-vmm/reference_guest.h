@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/reference-vmm/reference_options.h"
 #include "vmm-shim/cpr_channel.h"
-#include "vmm-shim/reference/reference_options.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {

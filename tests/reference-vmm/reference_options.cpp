@@ -1,4 +1,4 @@
-#include "vmm-shim/reference/reference_options.h"
+#include "tests/reference-vmm/reference_options.h"
 
 #include <algorithm>
 #include <iterator>

@@ -28,11 +28,11 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/reference-vmm/reference_options.h"
 #include "tests/support/open_descriptors.h"
 #include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/cpr_channel.h"
-#include "vmm-shim/reference/reference_options.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -144,7 +144,7 @@ class Vmm {
     Vmm& operator=(const Vmm&) = delete;
 
     static constexpr std::uint64_t ramBytes = std::uint64_t{64} << 20;
-    static std::string program() { return test::required("VH_SHIM"); }
+    static std::string program() { return test::required("VH_REFERENCE_VMM"); }
 
     std::string cprPath() const { return directory_ + "/cpr.sock"; }
     std::string mainPath() const { return directory_ + "/main.sock"; }

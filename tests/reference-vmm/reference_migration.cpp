@@ -12,8 +12,8 @@
 #include <system_error>
 #include <thread>
 
+#include "tests/reference-vmm/reference_process.h"
 #include "vmm-shim/bytes.h"
-#include "vmm-shim/reference/reference_process.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {

@@ -1,4 +1,4 @@
-#include "vmm-shim/reference/reference_stream.h"
+#include "tests/reference-vmm/reference_stream.h"
 
 #include <cstring>
 #include <stdexcept>

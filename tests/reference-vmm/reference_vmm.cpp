@@ -1,4 +1,4 @@
-#include "vmm-shim/reference/reference_vmm.h"
+#include "tests/reference-vmm/reference_vmm.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -15,7 +15,7 @@
 #include <system_error>
 #include <thread>
 
-#include "vmm-shim/reference/reference_process.h"
+#include "tests/reference-vmm/reference_process.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {

@@ -14,10 +14,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/reference-vmm/reference_guest.h"
+#include "tests/reference-vmm/reference_options.h"
+#include "tests/reference-vmm/reference_stream.h"
 #include "vmm-shim/cpr_channel.h"
-#include "vmm-shim/reference/reference_guest.h"
-#include "vmm-shim/reference/reference_options.h"
-#include "vmm-shim/reference/reference_stream.h"
 #include "vmm-shim/unique_fd.h"
 #include "vmm-shim/unix_socket.h"
 

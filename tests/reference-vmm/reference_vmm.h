@@ -6,7 +6,7 @@
 // the heartbeat port as tests/guest/probe.c does, and at each count finds in a few pages of every RAM block the count before. So
 // memory that was lost, swapped, left behind, or written by a second VMM is noticed, and told in `E` lines and as `mismatches=`.
 //
-//     vmm-shim serve QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--silent-connections N]
+//     reference-vmm QEMU-OPTIONS... [--as 10.0|11.1] [--vram-mib N] [--beats-per-second N] [--silent-connections N]
 //         [--queued-beats N] [--clock-ahead SECONDS | --clock-behind SECONDS] [--fault STEP[@N]=ACTION]...
 //         [--answer COMMAND=JSON]...
 //

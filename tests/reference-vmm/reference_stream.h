@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "tests/reference-vmm/reference_guest.h"
 #include "vmm-shim/bytes.h"
-#include "vmm-shim/reference/reference_guest.h"
 
 namespace vh {
 

@@ -1,4 +1,4 @@
-#include "vmm-shim/reference/reference_guest.h"
+#include "tests/reference-vmm/reference_guest.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
