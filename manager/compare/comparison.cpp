@@ -73,7 +73,11 @@ class Comparison {
         : settings_(settings), results_(results), progress_(progress) {
         if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
         if (!settings_.evenIfBusy) requireIdleHost();
-        traceProblem_ = whyNoTrace();
+        try {
+            traceProblem_ = whyNoTrace();
+        } catch (const std::exception& error) {
+            traceProblem_ = error.what();
+        }
         if (!traceProblem_.empty()) note("ioctls were not counted: " + traceProblem_);
         if (std::ranges::any_of(results_.configurations, [](const Configuration& one) { return one.devices.network; })) {
             networkProblem_ = enterOwnNetwork(ownBridge);

@@ -9,9 +9,9 @@
 //
 // The console gets `probe: echo <text>` for each line typed there.
 //
-// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more than
-// one CPU the others are the writers; else the first one writes while it has nothing else to do. What does not concern this guest
-// (console=, probe.ip=, ...) is passed over.
+// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more
+// than one CPU the others are the writers; else the first one writes while it has nothing else to do. What does not concern this
+// guest (console=, probe.ip=, ...) is passed over.
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 

@@ -33,8 +33,8 @@ struct Part {
     bool isForDevice;  // It reads it; else it writes it.
 };
 
-// Finds the first device with that PCI id (device and vendor), and brings it up with `queues` queues at the memory `rings`, zeroed,
-// of RingBytes for each, aligned to RingAlignment. False when there is none.
+// Finds the first device with that PCI id (device and vendor), and brings it up with `queues` queues at the memory `rings`, which
+// is zeroed, of RingBytes for each, and aligned to RingAlignment. False when there is none.
 enum { RingBytes = 16384, RingAlignment = 4096 };
 bool openDevice(struct Device* device, uint32_t id, uint32_t features, uint16_t queues, void* rings);
 

@@ -228,8 +228,8 @@ std::string writeDefinition(const Workspace& workspace, const VmOptions& options
         fs::copy_file(required("VH_BARE_FIRMWARE"), firmware, fs::copy_options::skip_existing);
         boot = "{kernel: " + kernel + ", firmware: " + firmware + ", cmdline: 'bare" + options.cmdline + "'}";
     }
-    // 192 MiB: enough for the kernel and a working set, and quickly filled. CPU kvm64: the rest of a host's CPU features some hosts
-    // offer a guest and do not take back.
+    // 192 MiB: enough for the kernel and a working set, and quickly filled. CPU kvm64: of a host's own CPU, some hosts refuse to
+    // load what they offer (MSR 0x10a).
     return workspace.file(
         options.name + ".yaml",
         "name: " + options.name + "\nmachine: " + options.machine + "\naccelerator: " + options.accelerator +
