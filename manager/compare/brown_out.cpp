@@ -128,7 +128,16 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
         const auto pages = counter.written(from, from + window.binMs);
         result.curvePercent.push_back(known && pages ? rounded(100 * *pages / (*before * window.binMs)) : std::nullopt);
     }
+    result.workLostMs = rounded(workLost(result));
     return result;
+}
+
+std::optional<double> workLost(const BrownOut& brownOut) {
+    if (std::ranges::none_of(brownOut.curvePercent, &std::optional<double>::has_value)) return std::nullopt;
+    double lostMs = 0;
+    for (const std::optional<double>& percent : brownOut.curvePercent)
+        if (percent) lostMs += (1 - *percent / 100) * brownOut.binMs;
+    return lostMs;
 }
 
 }  // namespace vh

@@ -26,6 +26,7 @@ struct BrownOutWindow {
 struct BrownOut {
     std::optional<double> beforePagesPerSecond;  ///< The median of spans.
     std::optional<double> brownOutMs;
+    std::optional<double> workLostMs;  ///< See workLost().
     double binMs = 0;
     double firstBinMs = 0;
     std::vector<std::optional<double>> curvePercent;  ///< None where there are not samples on both sides.
@@ -34,5 +35,9 @@ struct BrownOut {
 /// `beganAtMs` is when the handover began, `switchedAtMs` the guest's first beat on the new VMM. Between two samples the counter
 /// is taken as a straight line, also over a hole, but not where it goes back.
 BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window = {});
+
+/// What the guest did not write over the whole curve, as time at its speed before: the integral of what is missing. Of bins that
+/// nothing is known of, as little as can be: nothing. None without a curve.
+std::optional<double> workLost(const BrownOut& brownOut);
 
 }  // namespace vh

@@ -252,10 +252,29 @@ class Comparison {
         for (int tries = 0; tries < 2 && entry.series->isRun(); ++tries) {
             try {
                 return what();
-            } catch (const GuestLost&) {
+            } catch (const GuestLost& lost) {
+                charge(configuration, *entry.set, lost.vm);
                 end(*entry.set);
                 if (!startOrGiveUp(configuration, *entry.set)) return;
             }
+        }
+    }
+
+    /// A guest that is found dead was lost by the handover that it had last, however well that one ended.
+    void charge(const Configuration& configuration, VmSet& set, unsigned number) {
+        for (std::size_t i = 0; i < set.vms.size(); ++i) {
+            const MeasuredVm& vm = set.vms[i];
+            const std::string after =
+                vm.lastRound == 0 ? "before its first round"
+                                  : "after round " + std::to_string(vm.lastRound) + " of " + std::string(name(vm.lastDesign));
+            if (vm.number != number) continue;
+            note("cell " + std::to_string(numberOf(configuration) + 1) + ": the VMs were started anew " + after);
+            for (Series* series : set.series)
+                for (Round& round : series->rounds)
+                    if (series->design == vm.lastDesign && round.round == vm.lastRound && round.vm == i + 1 && round.upgraded()) {
+                        round.outcome = Outcome::Lost;
+                        round.cause = "the guest was found dead before its next round";
+                    }
         }
     }
 
@@ -281,6 +300,7 @@ class Comparison {
                 const std::string& file = vm.definition.disks[disk].file;
                 settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
             }
+            vm.lastRound = 0;
             results_.host.accelerator = control_->start(vm, settings_.bootWait);
         }
     }
@@ -325,7 +345,11 @@ class Comparison {
         for (std::size_t i = 0; i < ended.rounds.size(); ++i)
             if (ended.rounds[i].upgraded()) learn(ended.reports[i], trial.configuration.new_, trial.set.vms[i].pid);
         if (trial.round > 0) keep(trial, std::move(ended.rounds));
-        if (ended.lostGuest) throw GuestLost{};
+        for (MeasuredVm& vm : trial.set.vms) {
+            vm.lastDesign = trial.series.design;
+            vm.lastRound = trial.round;
+        }
+        if (ended.lostVm) throw GuestLost{trial.set.vms[*ended.lostVm].number};
         goBack(trial.set);
     }
 
@@ -346,7 +370,7 @@ class Comparison {
                 const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = Design::Relayed});
                 if (report.exitCode() != ExitCode::Done) {
                     note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " + report.cause);
-                    throw GuestLost{};
+                    throw GuestLost{vm.number};
                 }
                 control_->runFor(settling);
             }
@@ -391,7 +415,7 @@ class Comparison {
             // Off the traced VMM, also where old and new are the same binary.
             return goBack(set);
         }
-        if (report.outcome == State::Lost) throw GuestLost{};
+        if (report.outcome == State::Lost) throw GuestLost{vm.number};
         control_->setRunning(vm, false);
     }
 

@@ -84,8 +84,12 @@ void GuestWatch::fill(Round& round, double beganAtMs, bool writes) const {
     const std::optional<double> switchedAt = switchedAtMs();
     round.beats = Beats{intervals(Session::Before, Session::Before), intervals(Session::Old, Session::Old),
                         intervals(Session::New, Session::After), lost, repeated};
-    round.patterns = Patterns{mismatches == 0 && errors_ == 0 && lost == 0 && repeated == 0,
-                              checked > checkedBefore ? checked - checkedBefore : 0, std::max(mismatches, errors_)};
+    const std::uint64_t checkedSince = checked > checkedBefore ? checked - checkedBefore : 0;
+    const bool isBroken = mismatches != 0 || errors_ != 0 || lost != 0 || repeated != 0;
+    round.patterns = Patterns{isBroken                         ? std::optional(false)
+                              : switchedAt && checkedSince > 0 ? std::optional(true)
+                                                               : std::nullopt,
+                              checkedSince, std::max(mismatches, errors_)};
     if (writes && round.upgraded() && switchedAt) round.writeRate = brownOut(written_, beganAtMs, *switchedAt);
 }
 

@@ -128,17 +128,19 @@ void Pinger::run(const std::stop_token& stop) {
     std::uint16_t sequence = 0;
     Clock::time_point next = Clock::now();
     std::optional<Clock::time_point> end;
-    const auto closeGap = [&](Clock::time_point at) {
+    const auto closeGap = [&](Clock::time_point at, bool isBack) {
         if (!lastAnswer) return;
         const double gapMs = std::chrono::duration<double, std::milli>(at - *lastAnswer).count();
-        result_.longestGapMs = std::max(result_.longestGapMs.value_or(0), gapMs);
+        if (gapMs <= result_.longestGapMs.value_or(0)) return;
+        result_.longestGapMs = gapMs;
+        result_.notBack = !isBack;
     };
     for (;;) {
         const Clock::time_point now = Clock::now();
         if (!end && stop.stop_requested()) {
             end = now + grace_;
             // Nothing more is sent: what comes from here on says what was lost, and no longer how long the guest was silent.
-            closeGap(now);
+            closeGap(now, false);
         }
         if (end && (unanswered.empty() || now >= *end)) break;
         if (!end && now >= next) {
@@ -169,8 +171,9 @@ void Pinger::run(const std::stop_token& stop) {
             ++answered_;
             if (end) continue;
             const Clock::time_point at = Clock::now();
-            closeGap(at);
+            closeGap(at, true);
             lastAnswer = at;
+            if (!result_.firstAnswer) result_.firstAnswer = at;
         }
     }
     result_.lost += static_cast<unsigned>(unanswered.size());

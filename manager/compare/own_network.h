@@ -23,6 +23,8 @@ struct PingResult {
     unsigned sent = 0;
     unsigned lost = 0;                   ///< Not answered within the grace.
     std::optional<double> longestGapMs;  ///< Between two answers; none when fewer than two came.
+    bool notBack = false;                ///< The longest gap had not ended.
+    std::optional<std::chrono::steady_clock::time_point> firstAnswer;
 };
 
 /// Sends echo requests (ICMP) to one address at a steady pace, from a thread of its own: the main loop, busy with a handover,

@@ -46,6 +46,8 @@ struct Beats {
 struct EchoRequests {
     std::optional<std::uint64_t> sent, lost;
     std::optional<double> longestGapMs;  ///< Between two answers.
+    bool notBack = false;                ///< That gap had not ended when the window did.
+    bool silentBefore = false;           ///< There was no answer before the handover began: the gap is another one's.
 };
 
 /// Since the process began, its threads included; in a round, since the switch.
@@ -55,7 +57,7 @@ struct PageFaults {
 };
 
 struct Patterns {
-    std::optional<bool> intact;
+    std::optional<bool> intact;  ///< None when nothing was checked after the switch.
     std::optional<std::uint64_t> pagesChecked, mismatches;
 };
 

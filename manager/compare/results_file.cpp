@@ -28,8 +28,8 @@ struct Members {};
 VH_MEMBERS(PhaseTimes, prepare, launch, exchange, verify, pause, confirm, retire)
 VH_MEMBERS(BeatIntervals, medianMs, p99Ms, longestMs)
 VH_MEMBERS(Beats, before, during, after, lost, repeated)
-VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, binMs, firstBinMs, curvePercent)
-VH_MEMBERS(EchoRequests, sent, lost, longestGapMs)
+VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstBinMs, curvePercent)
+VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
 VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, stopToResumeMs, guestPauseMs,
@@ -44,7 +44,7 @@ VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRo
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
            runQueue)
 VH_MEMBERS(Results, version, command, startedAt, finishedAt, seed, settings, host, vmms, configurations, scratchDirectory, notes)
-VH_MEMBERS(MetricSummary, count, median, low, high, min, max, p99)
+VH_MEMBERS(MetricSummary, count, median, low, high, min, max, p99, longer, atLeast)
 VH_MEMBERS(SeriesSummary, design, rounds, failed, disturbed, tooDisturbed, metrics)
 VH_MEMBERS(Ratio, metric, design, reference, count, median, low, high, verdict)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
@@ -59,7 +59,8 @@ constexpr const char* keyOf(std::string_view member) {
 /// Whether there are files without that member.
 template <typename Class>
 constexpr bool mayBeAbsent(std::string_view member) {
-    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory";
+    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" ||
+           member == "workLostMs" || member == "notBack" || member == "silentBefore";
 }
 
 template <typename Value>
@@ -307,8 +308,14 @@ json toJson(const Round& round) {
 json toJson(const Summary& summary) {
     json cells = written(summary);
     for (json& cell : cells)
-        for (json& series : cell.at("series"))
+        for (json& series : cell.at("series")) {
             if (!series.at("tooDisturbed")) series.erase("tooDisturbed");
+            for (json& metric : series.at("metrics"))
+                if (metric.at("longer") == 0) {
+                    metric.erase("longer");
+                    metric.erase("atLeast");
+                }
+        }
     return {{"cells", cells}};
 }
 

@@ -86,7 +86,7 @@ class RoundWatch {
         }
         control_.runFor(plan_.before);
         for (MeasuredVm& vm : trial_.set.vms) {
-            if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{};
+            if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{vm.number};
             vm.watch.stopListening();
         }
     }
@@ -108,10 +108,10 @@ class RoundWatch {
     }
 
     void lookAfter() {
+        // One that has not beaten on its new VMM yet has the window from now on to do it.
         double until = steadyMs();
         for (const MeasuredVm& vm : trial_.set.vms)
-            if (const auto switchedAt = vm.watch.switchedAtMs())
-                until = std::max(until, *switchedAt + static_cast<double>(plan_.after.count()));
+            until = std::max(until, vm.watch.switchedAtMs().value_or(steadyMs()) + static_cast<double>(plan_.after.count()));
         control_.runFor(milliseconds(std::lround(std::max(0.0, until - steadyMs()))));
         stealPercent_ = stealPercent(cpuBefore_, CpuTimes::now());
     }
@@ -121,8 +121,7 @@ class RoundWatch {
         for (std::size_t i = 0; i < attempts_.size(); ++i) {
             Round& round = end.rounds.emplace_back(roundOf(trial_.set.vms[i], attempts_[i]));
             round.vm = static_cast<unsigned>(i + 1);
-            end.lostGuest =
-                end.lostGuest || attempts_[i].guestLost || round.outcome == Outcome::Lost || round.outcome == Outcome::Silent;
+            if (attempts_[i].guestLost || round.outcome == Outcome::Lost || round.outcome == Outcome::Silent) end.lostVm = i;
             end.reports.push_back(*std::move(attempts_[i].report));
         }
         return end;
@@ -172,7 +171,13 @@ class RoundWatch {
         round.order = trial_.order;
         round.stealPercent = stealPercent_;
         round.disturbed = stealPercent_ > plan_.stealLimitPercent;
-        if (vm.definition.heartbeat) vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
+        if (vm.definition.heartbeat) {
+            vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
+            if (round.upgraded() && !vm.watch.switchedAtMs()) {
+                round.outcome = Outcome::Silent;
+                round.cause = "the guest did not beat on the new VMM within " + std::to_string(plan_.after.count()) + " ms";
+            }
+        }
         if (round.upgraded() && attempt.faultsAtSwitch) {
             const PageFaults then = *attempt.faultsAtSwitch;
             const std::optional<PageFaults> now = pageFaultsIfAlive(vm.pid);
@@ -181,7 +186,12 @@ class RoundWatch {
         }
         if (attempt.pinger) {
             const PingResult pings = attempt.pinger->stop(milliseconds(200));
-            round.network = EchoRequests{pings.sent, pings.lost, pings.longestGapMs};
+            const bool silentBefore = !pings.firstAnswer || steadyMs(*pings.firstAnswer) > beganAtMs_;
+            round.network = EchoRequests{.sent = pings.sent,
+                                         .lost = pings.lost,
+                                         .longestGapMs = silentBefore ? std::nullopt : pings.longestGapMs,
+                                         .notBack = pings.notBack && !silentBefore,
+                                         .silentBefore = silentBefore};
         }
         return round;
     }

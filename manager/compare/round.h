@@ -1,6 +1,8 @@
 // One round of one design: every VM of a set is handed over once, at the same time, and looked at before, meanwhile and after.
 #pragma once
 
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +25,7 @@ struct Trial {
 struct RoundEnd {
     std::vector<Round> rounds;
     std::vector<HandoverReport> reports;  ///< What the VMs' upgrades answered.
-    bool lostGuest = false;               ///< The set has to be started anew.
+    std::optional<std::size_t> lostVm;    ///< Its place in the set, which has to be started anew.
 };
 
 /// `note` is told what could not be measured. Throws GuestLost or VmControl::Interrupted.

@@ -210,13 +210,6 @@ Interval medianInterval(std::vector<double> values, double confidence) {
     return interval;
 }
 
-std::vector<double> pairedRatios(std::span<const std::pair<double, double>> pairs) {
-    std::vector<double> ratios;
-    for (const auto& [value, reference] : pairs)
-        if (reference > 0) ratios.push_back(value / reference);
-    return ratios;
-}
-
 Interval ratioOfMedians(std::vector<double> values, std::vector<double> reference, double confidence) {
     if (std::ranges::any_of(reference, [](double value) { return !(value > 0); }))
         throw std::invalid_argument("a ratio to what is not above 0");

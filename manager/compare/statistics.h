@@ -6,8 +6,6 @@
 #pragma once
 
 #include <cstddef>
-#include <span>
-#include <utility>
 #include <vector>
 
 namespace vh {
@@ -33,9 +31,6 @@ double median(std::vector<double> values);
 double percentile(std::vector<double> values, double percent);
 
 Interval medianInterval(std::vector<double> values, double confidence = 0.95);
-
-/// first / second of each pair; a pair whose second is not above 0 is left out.
-std::vector<double> pairedRatios(std::span<const std::pair<double, double>> pairs);
 
 /// median(values) / median(reference), of two samples that have nothing to do with each other. All of `reference` has to be above
 /// 0.

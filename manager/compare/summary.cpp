@@ -9,52 +9,74 @@
 namespace vh {
 namespace {
 
-constexpr std::array compared{"stopToResumeMs", "guestPauseMs", "brownOutMs", "networkGapMs", "totalMs"};
+constexpr std::array compared{"stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"};
 constexpr std::size_t valuesForP99 = 100;
+/// In place of what has no upper end: statistics add and halve, and what is made of it is above isOpen()'s limit.
+constexpr double noEnd = 1e300;
+constexpr bool isOpen(double value) {
+    return value > 1e200;
+}
 
 /// What one round and VM had.
 using VmRound = std::pair<unsigned, unsigned>;
-using Values = std::map<VmRound, double>;
+/// The true figure lies between the two.
+struct Range {
+    double least = 0;
+    double most = 0;
+};
+using Values = std::map<VmRound, Range>;
+/// Which end of the ranges.
+using End = double Range::*;
 
 Values valuesByRound(const Series& series, const Metric& metric) {
     Values values;
     for (const Round& round : series.rounds)
-        if (const std::optional<double> value = round.counts() ? metric.of(round) : std::nullopt)
-            values[{round.round, round.vm}] = *value;
+        if (const std::optional<Shown> shown = round.counts() ? metric.of(round) : std::nullopt)
+            values[{round.round, round.vm}] = {shown->value, shown->isAtLeast ? noEnd : shown->value};
     return values;
 }
 
-std::vector<double> medianOfEachRound(const Values& values) {
+std::vector<double> medianOfEachRound(const Values& values, End end) {
     std::vector<double> medians;
     for (auto value = values.begin(); value != values.end();) {
         std::vector<double> ofOne;
         const unsigned round = value->first.first;
-        for (; value != values.end() && value->first.first == round; ++value) ofOne.push_back(value->second);
+        for (; value != values.end() && value->first.first == round; ++value) ofOne.push_back(value->second.*end);
         medians.push_back(median(std::move(ofOne)));
     }
     return medians;
 }
 
-/// Of one value a round.
-void setInterval(auto& summary, const std::vector<double>& rounds) {
-    if (rounds.empty()) return;
+/// Of one value a round; of few of them the smallest and the greatest.
+Interval intervalOf(const Values& values, End end) {
+    const std::vector<double> rounds = medianOfEachRound(values, end);
     const Interval interval = medianInterval(rounds);
-    const bool isInterval = rounds.size() >= valuesForInterval;
-    summary.median = interval.median;
-    summary.low = isInterval ? interval.low : std::ranges::min(rounds);
-    summary.high = isInterval ? interval.high : std::ranges::max(rounds);
+    if (rounds.size() >= valuesForInterval) return interval;
+    return {interval.median, std::ranges::min(rounds), std::ranges::max(rounds)};
 }
 
+/// Every statistic twice: of the bounds, and as if what is bounded had no end. Where the two differ the first is a bound itself.
 MetricSummary metricOf(const Values& values) {
     MetricSummary result;
     result.count = values.size();
     if (values.empty()) return result;
-    setInterval(result, medianOfEachRound(values));
-    std::vector<double> all;
-    for (const auto& [round, value] : values) all.push_back(value);
-    result.min = std::ranges::min(all);
-    result.max = std::ranges::max(all);
-    if (all.size() >= valuesForP99) result.p99 = percentile(all, 99);
+    std::vector<double> least, most;
+    for (const auto& [round, range] : values) {
+        least.push_back(range.least);
+        most.push_back(range.most);
+        result.longer += isOpen(range.most) ? 1 : 0;
+    }
+    const auto set = [&result](std::string_view name, std::optional<double> MetricSummary::*member, double bound, double open) {
+        result.*member = bound;
+        if (isOpen(open) && !isOpen(bound)) result.atLeast.push_back(name);
+    };
+    const Interval bounds = intervalOf(values, &Range::least), open = intervalOf(values, &Range::most);
+    set("median", &MetricSummary::median, bounds.median, open.median);
+    set("low", &MetricSummary::low, bounds.low, open.low);
+    set("high", &MetricSummary::high, bounds.high, open.high);
+    set("min", &MetricSummary::min, std::ranges::min(least), std::ranges::min(most));
+    set("max", &MetricSummary::max, std::ranges::max(least), std::ranges::max(most));
+    if (values.size() >= valuesForP99) set("p99", &MetricSummary::p99, percentile(least, 99), percentile(most, 99));
     return result;
 }
 
@@ -81,8 +103,8 @@ SeriesSummary seriesSummary(const Sample& sample) {
 Verdict verdictOn(const Ratio& ratio, std::size_t rounds, bool tooDisturbed) {
     if (tooDisturbed) return Verdict::TooBusy;
     if (rounds < valuesForInterval) return Verdict::TooFewRounds;
-    if (*ratio.high < 1) return Verdict::Smaller;
-    return *ratio.low > 1 ? Verdict::Larger : Verdict::NoDifference;
+    if (ratio.high && *ratio.high < 1) return Verdict::Smaller;
+    return ratio.low && *ratio.low > 1 ? Verdict::Larger : Verdict::NoDifference;
 }
 
 /// Nothing when neither of the two was measured by it.
@@ -92,14 +114,21 @@ std::optional<Ratio> ratioOf(std::string_view metric, const Sample& sample, cons
     Values ratios;
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
-        if (other == references.end()) continue;
-        const std::pair<double, double> pair{value, other->second};
-        for (const double ratio : pairedRatios({&pair, 1})) ratios[round] = ratio;
+        if (other == references.end() || other->second.least <= 0) continue;
+        ratios[round] = {isOpen(other->second.most) ? 0 : value.least / other->second.most,
+                         isOpen(value.most) ? noEnd : value.most / other->second.least};
     }
-    const std::vector<double> ofRounds = medianOfEachRound(ratios);
     Ratio result{.metric = metric, .design = sample.design, .reference = reference.design, .count = ratios.size()};
-    setInterval(result, ofRounds);
-    result.verdict = verdictOn(result, ofRounds.size(), sample.rounds.tooDisturbed() || reference.rounds.tooDisturbed());
+    std::size_t rounds = 0;
+    if (!ratios.empty()) {
+        // Each end by what speaks against it, so that no verdict rests on a bound.
+        const Interval least = intervalOf(ratios, &Range::least), most = intervalOf(ratios, &Range::most);
+        rounds = medianOfEachRound(ratios, &Range::least).size();
+        if (least.low > 0) result.low = least.low;
+        if (!isOpen(most.high)) result.high = most.high;
+        if (least.median == most.median) result.median = least.median;
+    }
+    result.verdict = verdictOn(result, rounds, sample.rounds.tooDisturbed() || reference.rounds.tooDisturbed());
     return result;
 }
 
@@ -135,8 +164,28 @@ RoundCount countRounds(const Series& series) {
     return count;
 }
 
+std::optional<Shown> brownOutOf(const Round& round) {
+    if (!round.writeRate || !round.writeRate->beforePagesPerSecond) return std::nullopt;
+    const BrownOut& its = *round.writeRate;
+    if (its.brownOutMs) return Shown{*its.brownOutMs};
+    const double seenMs = its.firstBinMs + its.binMs * static_cast<double>(its.curvePercent.size());
+    return seenMs > 0 ? std::optional(Shown{seenMs, true}) : std::nullopt;
+}
+
+std::optional<Shown> workLostOf(const Round& round) {
+    const std::optional<double> lost = round.writeRate ? workLost(*round.writeRate) : std::nullopt;
+    if (!lost) return std::nullopt;
+    // Where nothing was heard anything may have been lost.
+    return Shown{*lost, !std::ranges::all_of(round.writeRate->curvePercent, &std::optional<double>::has_value)};
+}
+
+std::optional<Shown> networkGapOf(const Round& round) {
+    if (!round.network || !round.network->longestGapMs) return std::nullopt;
+    return Shown{*round.network->longestGapMs, round.network->notBack};
+}
+
 std::vector<double> roundValuesOf(const Series& series, const Metric& metric) {
-    return medianOfEachRound(valuesByRound(series, metric));
+    return medianOfEachRound(valuesByRound(series, metric), &Range::least);
 }
 
 Summary summarize(const Results& results) {

@@ -13,37 +13,48 @@
 
 namespace vh {
 
+/// What a round shows. It is a bound where the window ended first: the true figure is that or more.
+struct Shown {
+    double value = 0;
+    bool isAtLeast = false;
+};
+
 /// A figure of a round that statistics are made of.
 struct Metric {
     std::string_view name;     ///< Its key in `summary`.
     std::string_view pointer;  ///< Where a round of results.json has it (JSON pointer), for the page and the CSV; see README.md.
     std::string_view title;
     std::string_view unit;
-    std::optional<double> (*of)(const Round& round);
+    std::optional<Shown> (*of)(const Round& round);
 };
 
 /// The figure that these members lead to; none when one of them is.
 template <auto Member, auto... Further>
-std::optional<double> figure(const auto& from) {
+std::optional<Shown> figure(const auto& from) {
     const auto& value = from.*Member;
     if constexpr (requires { *value; }) {
         if (!value) return std::nullopt;
         if constexpr (sizeof...(Further) > 0)
             return figure<Further...>(*value);
         else
-            return static_cast<double>(*value);
+            return Shown{static_cast<double>(*value)};
     } else {
-        return static_cast<double>(value);
+        return Shown{static_cast<double>(value)};
     }
 }
+std::optional<Shown> brownOutOf(const Round& round);
+/// What the guest's writer did not do around the switch, in milliseconds of its own speed before: an ordinary thread, while
+/// heartbeats come from one that goes before all others.
+std::optional<Shown> workLostOf(const Round& round);
+std::optional<Shown> networkGapOf(const Round& round);
 
 /// Of all of them less is better.
 inline constexpr std::array metrics{
     Metric{"stopToResumeMs", "/stopToResumeMs", "STOP to RESUME", "ms", figure<&Round::stopToResumeMs>},
     Metric{"guestPauseMs", "/guestPauseMs", "guest pause (heartbeats)", "ms", figure<&Round::guestPauseMs>},
-    Metric{"brownOutMs", "/writeRate/brownOutMs", "brown-out", "ms", figure<&Round::writeRate, &BrownOut::brownOutMs>},
-    Metric{"networkGapMs", "/network/longestGapMs", "longest network gap", "ms",
-           figure<&Round::network, &EchoRequests::longestGapMs>},
+    Metric{"workLostMs", "/writeRate/workLostMs", "guest work lost", "ms", workLostOf},
+    Metric{"brownOutMs", "/writeRate/brownOutMs", "brown-out", "ms", brownOutOf},
+    Metric{"networkGapMs", "/network/longestGapMs", "longest network gap", "ms", networkGapOf},
     Metric{"networkLost", "/network/lost", "echo requests lost", "", figure<&Round::network, &EchoRequests::lost>},
     Metric{"totalMs", "/totalMs", "whole handover", "ms", figure<&Round::totalMs>},
     Metric{"prepareMs", "/phasesMs/prepare", "prepare", "ms", figure<&Round::phasesMs, &PhaseTimes::prepare>},
@@ -78,7 +89,9 @@ struct MetricSummary {
     std::size_t count = 0;                    ///< Of VMs and rounds that have it.
     std::optional<double> median, low, high;  ///< Of rounds, as statistics.h has it; of fewer than 6 the smallest and greatest.
     std::optional<double> min, max;
-    std::optional<double> p99;  ///< From 100 values on.
+    std::optional<double> p99;              ///< From 100 values on.
+    std::size_t longer = 0;                 ///< How many of the values are bounds: the window ended first.
+    std::vector<std::string_view> atLeast;  ///< Which of the members above are bounds for that: the true figure is that or more.
 };
 
 struct SeriesSummary {
@@ -101,7 +114,7 @@ struct Ratio {
     Design design = Design::Relayed;
     Design reference = Design::Relayed;
     std::size_t count = 0;
-    std::optional<double> median, low, high;
+    std::optional<double> median, low, high;  ///< None where bounds leave it open.
     Verdict verdict = Verdict::TooFewRounds;
 };
 

@@ -27,11 +27,19 @@ int decimalsOf(double value) {
     return size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
 }
 
-/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has.
+/// In front of a bound: the true figure is that or more.
+std::string sign(const MetricSummary& metric, std::string_view member) {
+    return std::ranges::find(metric.atLeast, member) == metric.atLeast.end() ? "" : ">";
+}
+
+/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has. `(2 longer)` when the window ended before two values
+/// were known.
 std::string intervalText(const MetricSummary& metric) {
     if (!metric.median) return "-";
     const int decimals = decimalsOf(*metric.median);
-    return fixed(*metric.median, decimals) + " [" + fixed(*metric.low, decimals) + " - " + fixed(*metric.high, decimals) + "]";
+    return sign(metric, "median") + fixed(*metric.median, decimals) + " [" + sign(metric, "low") + fixed(*metric.low, decimals) +
+           " - " + sign(metric, "high") + fixed(*metric.high, decimals) + "]" +
+           (metric.longer > 0 ? " (" + std::to_string(metric.longer) + " longer)" : "");
 }
 
 std::string figureOr(const std::optional<double>& value) {
@@ -91,21 +99,26 @@ std::string networkText(const Series& series, const SeriesSummary& summary) {
         lost += round.network->lost.value_or(0);
     }
     if (!measured) return "-";
-    return std::to_string(lost) + " of " + std::to_string(sent) + " / " + figureOr(summary.metrics.at("networkGapMs").median);
+    const MetricSummary& gap = summary.metrics.at("networkGapMs");
+    return std::to_string(lost) + " of " + std::to_string(sent) + " / " + sign(gap, "median") + figureOr(gap.median);
 }
 
 /// Every round that was looked at counts here: a guest's memory must not break on a busy host or in a failed handover either.
 std::string patternsText(const Series& series) {
-    const bool looked =
-        std::ranges::any_of(series.rounds, [](const Round& round) { return round.patterns && round.patterns->intact; });
+    const auto looked =
+        std::ranges::count_if(series.rounds, [](const Round& round) { return round.patterns && round.patterns->intact; });
     const auto broken = std::ranges::count_if(series.rounds, &Round::isBroken);
-    return !looked ? "-" : broken == 0 ? "intact" : "WRONG in " + std::to_string(broken);
+    const auto all = static_cast<std::ptrdiff_t>(series.rounds.size());
+    if (looked == 0) return "-";
+    if (broken > 0) return "WRONG in " + std::to_string(broken);
+    return looked == all ? "intact" : "intact in " + std::to_string(looked) + " of " + std::to_string(all);
 }
 
 std::string tableOf(const Configuration& configuration, const ConfigurationSummary& summary) {
-    std::vector<Column> columns{{"design", {}},      {"rounds", {}},     {"STOP to RESUME", {}}, {"p99", {}},
-                                {"guest pause", {}}, {"p99", {}},        {"brown-out", {}},      {"net lost / gap", {}},
-                                {"sent", {}},        {"RAM copied", {}}, {"extra memory", {}},   {"patterns", {}}};
+    std::vector<Column> columns{{"design", {}},         {"rounds", {}}, {"STOP to RESUME", {}}, {"p99", {}},
+                                {"guest pause", {}},    {"p99", {}},    {"work lost", {}},      {"brown-out", {}},
+                                {"net lost / gap", {}}, {"sent", {}},   {"RAM copied", {}},     {"extra memory", {}},
+                                {"patterns", {}}};
     for (std::size_t i = 0; i < configuration.series.size(); ++i) {
         const Series& series = configuration.series[i];
         if (series.rounds.empty()) continue;
@@ -118,6 +131,7 @@ std::string tableOf(const Configuration& configuration, const ConfigurationSumma
             figureOr(metric.at("stopToResumeMs").p99),
             intervalText(metric.at("guestPauseMs")),
             figureOr(metric.at("guestPauseMs").p99),
+            intervalText(metric.at("workLostMs")),
             intervalText(metric.at("brownOutMs")),
             networkText(series, figures),
             sizeOr(metric.at("bytesSent").median),
@@ -129,7 +143,8 @@ std::string tableOf(const Configuration& configuration, const ConfigurationSumma
     if (columns.front().cells.empty()) return {};
     // What no design was measured by in this configuration would only take the width; of the main figures it is worth seeing.
     std::erase_if(columns, [](const Column& column) {
-        return column.isEmpty() && (column.title == "p99" || column.title == "brown-out" || column.title == "net lost / gap");
+        return column.isEmpty() && (column.title == "p99" || column.title == "work lost" || column.title == "brown-out" ||
+                                    column.title == "net lost / gap");
     });
     return tables(columns);
 }
@@ -158,16 +173,16 @@ std::string remarksOn(const Configuration& configuration) {
 std::string sentenceOn(const Ratio& ratio) {
     std::string text =
         std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference)) + ": " + titleOf(ratio.metric) + " ";
-    if (ratio.median) {
-        // A small difference that was shown is not to read as 1.00.
-        const int decimals = isClaim(ratio.verdict) && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
-        text += fixed(*ratio.median, decimals) + "x ";
-        // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
-        text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
-        text += fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals) + ")";
-    } else {
-        text += "-";
-    }
+    if (!ratio.low && !ratio.high) return text + "-: " + std::string(name(ratio.verdict)) + "\n";
+    // A small difference that was shown is not to read as 1.00.
+    const int decimals = isClaim(ratio.verdict) && ratio.median && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
+    if (ratio.median) text += fixed(*ratio.median, decimals) + "x ";
+    // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
+    text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
+    text += ratio.low && ratio.high ? fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals)
+            : ratio.low             ? fixed(*ratio.low, decimals) + " or more"
+                                    : fixed(*ratio.high, decimals) + " or less";
+    text += ")";
     return text + ": " + std::string(name(ratio.verdict)) + "\n";
 }
 

@@ -164,9 +164,9 @@ void VmControl::setRunning(MeasuredVm& vm, bool running) {
         monitor.execute(running ? "cont" : "stop", nullptr, monitorTimeout,
                         [&done](const QmpReply& reply) { done = reply.ok(); });
         waitUntil([&done] { return done.has_value(); });
-        if (!*done) throw GuestLost{};
+        if (!*done) throw GuestLost{vm.number};
     } catch (const std::system_error&) {
-        throw GuestLost{};
+        throw GuestLost{vm.number};
     }
     vm.running = running;
 }
@@ -176,7 +176,7 @@ void VmControl::listen(MeasuredVm& vm, GuestWatch::Session session) {
     try {
         vm.watch.listen(vm.directory + "/heartbeat.sock", session);
     } catch (const std::system_error&) {
-        throw GuestLost{};
+        throw GuestLost{vm.number};
     }
 }
 

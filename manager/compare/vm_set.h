@@ -41,6 +41,9 @@ struct MeasuredVm {
     pid_t pid = 0;
     bool running = false;
     GuestWatch watch;
+    // The round that it was handed over in last; 0: none that is kept.
+    Design lastDesign = Design::Relayed;
+    unsigned lastRound = 0;
 };
 
 /// VMs that differ in nothing: as many as a configuration hands over at once, for the designs that need guest RAM of one owner.
@@ -52,7 +55,8 @@ struct VmSet {
 
 /// A VM is not what it should be any more; its set is started anew.
 struct GuestLost : std::runtime_error {
-    GuestLost() : std::runtime_error("a VM does not answer any more") {}
+    explicit GuestLost(unsigned number) : std::runtime_error("a VM does not answer any more"), vm(number) {}
+    unsigned vm;  ///< Its number.
 };
 
 /// Has the manager do one thing after the other; the main loop runs meanwhile.

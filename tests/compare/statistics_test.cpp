@@ -137,12 +137,6 @@ TEST(Statistics, holdsTheTrueMedianAsOftenAsItClaims) {
     }
 }
 
-TEST(Statistics, leavesPairsWithoutAReferenceOut) {
-    const std::vector<std::pair<double, double>> pairs{{1, 2}, {5, 0}, {9, 3}, {0, 4}};
-    EXPECT_EQ(pairedRatios(pairs), (std::vector<double>{0.5, 3, 0}));
-    EXPECT_TRUE(pairedRatios({}).empty());
-}
-
 TEST(Statistics, comparesMediansOfTwoSamplesLikeResamplingDoes) {
     const std::vector<double> values = times(30, 20, 3, 0.3), reference = times(20, 25, 4, 0.3);
     Draws draws(5);

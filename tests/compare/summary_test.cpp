@@ -67,6 +67,74 @@ TEST(Summary, leavesOutRoundsWithoutTheFigure) {
     EXPECT_EQ(summary["metrics"]["brownOutMs"].at("count"), 0);
 }
 
+/// The guest writes at full speed but for `percent` in the last half second of two around the switch; 80 bins of 25 ms.
+json writing(const json& brownOutMs, double percent = 100) {
+    json curve = json::array();
+    for (int bin = 0; bin < 80; ++bin) curve.push_back(bin < 60 ? 100.0 : percent);
+    return {
+        {"beforePagesPerSecond", 1e5}, {"brownOutMs", brownOutMs}, {"binMs", 25}, {"firstBinMs", -500}, {"curvePercent", curve}};
+}
+
+json seriesWith(const std::string& design, const std::vector<json>& brownOuts) {
+    json series = sampleSeries(design, times(10, brownOuts.size(), 1));
+    for (std::size_t i = 0; i < brownOuts.size(); ++i) series["rounds"][i]["writeRate"] = writing(brownOuts[i]);
+    return series;
+}
+
+TEST(Summary, countsWhatOutlastsTheWindowAsLongerThanIt) {
+    const json few = summaryOf({seriesWith("relayed", {100, nullptr, 110, 120, nullptr, 130, 140})})["series"][0]["metrics"];
+    EXPECT_EQ(few["brownOutMs"]["count"], 7);
+    EXPECT_EQ(few["brownOutMs"]["longer"], 2);
+    EXPECT_EQ(few["brownOutMs"]["median"], 130.0);
+    EXPECT_EQ(few["brownOutMs"]["atLeast"], json({"high", "max"}));
+    EXPECT_EQ(few["brownOutMs"]["max"], 1500.0);
+    const json most =
+        summaryOf({seriesWith("relayed", {100, nullptr, 110, nullptr, nullptr, nullptr, 140})})["series"][0]["metrics"];
+    EXPECT_EQ(most["brownOutMs"]["median"], 1500.0);
+    EXPECT_EQ(most["brownOutMs"]["atLeast"], json({"median", "high", "max"}));
+    EXPECT_FALSE(few["stopToResumeMs"].contains("longer"));
+}
+
+TEST(Summary, claimsNothingThatRestsOnABound) {
+    const std::vector<json> known(8, 1000), unknown(8, nullptr), quick(8, 100);
+    const auto ratio = [&](const std::vector<json>& design, const std::vector<json>& reference) {
+        return ratioOf(summaryOf({seriesWith("relayed", reference), seriesWith("vmm-owned", design)}), "brownOutMs", "vmm-owned",
+                       "relayed");
+    };
+    const json longer = ratio(unknown, known);
+    EXPECT_EQ(longer["verdict"], "larger");
+    EXPECT_EQ(longer["low"], 1.5);
+    EXPECT_TRUE(longer["high"].is_null() && longer["median"].is_null()) << longer;
+    const json shorter = ratio(quick, unknown);
+    EXPECT_EQ(shorter["verdict"], "smaller");
+    EXPECT_TRUE(shorter["low"].is_null()) << shorter;
+    EXPECT_EQ(ratio(unknown, unknown)["verdict"], "no difference shown");
+    // As the window's end stood for the rest, this was "larger", and for its absence "smaller".
+    EXPECT_EQ(ratio({100, nullptr, 100, nullptr, 100, nullptr, 100, nullptr}, known)["verdict"], "no difference shown");
+}
+
+TEST(Summary, tellsTheWorkThatTheGuestLost) {
+    json series = seriesWith("relayed", {100, 100});
+    series["rounds"][0]["writeRate"] = writing(100, 20);
+    series["rounds"][1]["writeRate"] = writing(nullptr, 20);
+    series["rounds"][1]["writeRate"]["curvePercent"][79] = nullptr;
+    const json metric = summaryOf({series})["series"][0]["metrics"]["workLostMs"];
+    EXPECT_EQ(metric["max"], 400.0);  // 20 bins of 25 ms, of which four fifths were not worked.
+    EXPECT_EQ(metric["min"], 380.0);
+    EXPECT_EQ(metric["longer"], 1) << "nothing was heard of the last bin";
+}
+
+TEST(Summary, takesNoNetworkThatWasSilentBeforeForAQuickOne) {
+    json series = sampleSeries("relayed", {5, 6, 7});
+    for (json& round : series["rounds"]) round["network"] = {{"sent", 400}, {"lost", 8}, {"longestGapMs", 40.0}};
+    series["rounds"][1]["network"] = {{"sent", 400}, {"lost", 250}, {"longestGapMs", nullptr}, {"silentBefore", true}};
+    series["rounds"][2]["network"] = {{"sent", 400}, {"lost", 250}, {"longestGapMs", 900.0}, {"notBack", true}};
+    const json metric = summaryOf({series})["series"][0]["metrics"]["networkGapMs"];
+    EXPECT_EQ(metric["count"], 2);
+    EXPECT_EQ(metric["longer"], 1);
+    EXPECT_EQ(metric["max"], 900.0);
+}
+
 TEST(Summary, countsFailedAndDisturbedRoundsAndUsesNeither) {
     json series = sampleSeries("relayed", {5, 6, 7, 1000});
     series["rounds"][3]["disturbed"] = true;

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <thread>
 
@@ -51,6 +52,15 @@ class CompareTest : public testing::Test {
                                                                  "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
                                                                  keys);
         return {"--plan", plan, "--output", output()};
+    }
+    /// Of reference VMMs, which boot nothing.
+    std::vector<std::string> referencePlan(const std::string& keys, const std::string& old, const std::string& newVmm) const {
+        const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + old + "\", new: \"" + newVmm + "\"}]\n" +
+                                                                 "ram: [{size: 192MiB, touched: 16MiB}]\ndevices: [none]\n"
+                                                                 "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n"
+                                                                 "steal_limit_percent: 100\n" +
+                                                                 keys);
+        return {"--plan", plan, "--kernel", "/dev/null", "--initrd", "/dev/null", "--design", "relayed", "--output", output()};
     }
     std::string output() const { return workspace.path() + "/results"; }
     json results() const { return json::parse(readFile(output() + "/results.json")); }
@@ -193,6 +203,44 @@ TEST_F(CompareTest, keepsRoundsThatFailAndGivesUpOnADesignThatOnlyFails) {
     }
     EXPECT_THAT(relayed["notRun"].get<std::string>(), HasSubstr("given up after 3 failures in a row"));
     EXPECT_THAT(ran.output, HasSubstr("given up"));
+}
+
+TEST_F(CompareTest, takesAGuestThatDoesNotRunAgainForNoSuccess) {
+    const Ran ran = run(
+        referencePlan("rounds: 3\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("lying", "--fault cont=lie")));
+    EXPECT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    ASSERT_EQ(series(found, "relayed")["rounds"].size(), 3u) << series(found, "relayed");
+    for (const json& round : series(found, "relayed")["rounds"]) {
+        EXPECT_EQ(round["outcome"], "silent") << round;
+        EXPECT_NE(round["patterns"]["intact"], true) << round;
+    }
+    EXPECT_THAT(ran.output, HasSubstr("3 of 3 failed: silent"));
+}
+
+TEST_F(CompareTest, chargesADeadGuestToTheHandoverThatItHadLast) {
+    // Each VMM has somebody who ends it when a file is there.
+    const std::string flag = workspace.path() + "/end", vmm = workspace.referenceVmm("reference", "");
+    const std::string mortal =
+        workspace.script("mortal", "case \"$*\" in *'-machine none'*) exec " + vmm + " \"$@\";; esac\n" +
+                                       "(exec >/dev/null 2>&1; while kill -0 $$; do sleep 0.02; [ -e " + flag + " ] && rm " +
+                                       flag + " && kill -9 $$; done) &\nexec " + vmm + " \"$@\"");
+    const pid_t child = spawnProgram(workspace, command(referencePlan("rounds: 2\nbefore: 3s\n", mortal, mortal)), "compare");
+    EXPECT_TRUE(turnUntil(
+        [&] {
+            const json now = json::parse(readIfThere(output() + "/results.json"), nullptr, false);
+            return now.is_object() && !series(now, "relayed")["rounds"].empty();
+        },
+        milliseconds(60'000)));
+    std::ofstream(flag).close();
+    const Ran ran = collectProgram(workspace, child, "compare");
+    EXPECT_EQ(ran.code, 0) << ran.error;
+    const json found = results(), rounds = series(found, "relayed")["rounds"];
+    ASSERT_EQ(rounds.size(), 2u) << found.dump(2);
+    EXPECT_EQ(rounds[0]["outcome"], "lost") << rounds;
+    EXPECT_EQ(rounds[0]["cause"], "the guest was found dead before its next round");
+    EXPECT_EQ(rounds[1]["outcome"], "upgraded") << rounds;
+    EXPECT_THAT(found["notes"].dump(), HasSubstr("started anew after round 1 of relayed"));
 }
 
 TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
