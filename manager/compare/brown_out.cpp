@@ -128,7 +128,7 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
         const auto pages = counter.written(from, from + window.binMs);
         result.curvePercent.push_back(known && pages ? rounded(100 * *pages / (*before * window.binMs)) : std::nullopt);
     }
-    result.workLostMs = rounded(workLost(result));
+    result.workLostMs = workLost(result);
     return result;
 }
 
@@ -137,7 +137,7 @@ std::optional<double> workLost(const BrownOut& brownOut) {
     double lostMs = 0;
     for (const std::optional<double>& percent : brownOut.curvePercent)
         if (percent) lostMs += (1 - *percent / 100) * brownOut.binMs;
-    return lostMs;
+    return rounded(lostMs);
 }
 
 }  // namespace vh

@@ -36,7 +36,7 @@ struct BrownOut {
 /// is taken as a straight line, also over a hole, but not where it goes back.
 BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window = {});
 
-/// What the guest did not write over the whole curve, as time at its speed before: the integral of what is missing. Of bins that
+/// `workLostMs`: what the guest did not write over the whole curve, as time at its speed before: the integral of what is missing. Of bins that
 /// nothing is known of, as little as can be: nothing. None without a curve.
 std::optional<double> workLost(const BrownOut& brownOut);
 

@@ -56,11 +56,15 @@ constexpr const char* keyOf(std::string_view member) {
                                           : member.data();
 }
 
+/// Members that earlier files do not have. They are written when they say something.
+constexpr bool isLater(std::string_view member) {
+    return member == "workLostMs" || member == "notBack" || member == "silentBefore";
+}
+
 /// Whether there are files without that member.
 template <typename Class>
 constexpr bool mayBeAbsent(std::string_view member) {
-    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" ||
-           member == "workLostMs" || member == "notBack" || member == "silentBefore";
+    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" || isLater(member);
 }
 
 template <typename Value>
@@ -108,7 +112,10 @@ json written(const Value& value) {
         return devices;
     } else if constexpr (std::is_class_v<Value> && !std::is_convertible_v<Value, std::string_view>) {
         json object;
-        Members<Value>::each(value, [&](const char* member, const auto& entry) { object[keyOf(member)] = written(entry); });
+        Members<Value>::each(value, [&](const char* member, const auto& entry) {
+            const json one = written(entry);
+            if (!isLater(member) || (!one.is_null() && one != false)) object[keyOf(member)] = one;
+        });
         return object;
     } else {
         return value;
@@ -322,7 +329,12 @@ json toJson(const Summary& summary) {
 Results resultsOf(const json& file) {
     const Node root(file);
     if (read<std::string>(root["format"]) != resultsFormat) root["format"].unexpected(inQuotes(resultsFormat));
-    return read<Results>(root);
+    Results results = read<Results>(root);
+    for (Configuration& configuration : results.configurations)
+        for (Series& series : configuration.series)
+            for (Round& round : series.rounds)
+                if (round.writeRate && !round.writeRate->workLostMs) round.writeRate->workLostMs = workLost(*round.writeRate);
+    return results;
 }
 
 Results parseResults(std::string_view text, const std::string& file) {

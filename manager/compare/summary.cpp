@@ -173,10 +173,10 @@ std::optional<Shown> brownOutOf(const Round& round) {
 }
 
 std::optional<Shown> workLostOf(const Round& round) {
-    const std::optional<double> lost = round.writeRate ? workLost(*round.writeRate) : std::nullopt;
-    if (!lost) return std::nullopt;
+    if (!round.writeRate || !round.writeRate->workLostMs) return std::nullopt;
     // Where nothing was heard anything may have been lost.
-    return Shown{*lost, !std::ranges::all_of(round.writeRate->curvePercent, &std::optional<double>::has_value)};
+    return Shown{*round.writeRate->workLostMs,
+                 !std::ranges::all_of(round.writeRate->curvePercent, &std::optional<double>::has_value)};
 }
 
 std::optional<Shown> networkGapOf(const Round& round) {

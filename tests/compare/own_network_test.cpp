@@ -93,7 +93,7 @@ TEST_F(OwnNetwork, losesEveryRequestToWhoIsNotThere) {
     pinger.start();
     std::this_thread::sleep_for(milliseconds(100));
     const PingResult result = pinger.stop(milliseconds(50));
-    EXPECT_GT(result.sent, 2U);
+    EXPECT_GE(result.sent, 1U);
     EXPECT_EQ(result.lost, result.sent);
     EXPECT_FALSE(result.longestGapMs.has_value());
 }

@@ -20,13 +20,13 @@ MIB = 1 << 20
 DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore"]
 PHASES = ["prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"]
 METRICS = {  # As in manager/compare/metrics.h.
-    "stopToResumeMs": "stopToResumeMs", "guestPauseMs": "guestPauseMs", "brownOutMs": "writeRate.brownOutMs",
+    "stopToResumeMs": "stopToResumeMs", "guestPauseMs": "guestPauseMs", "workLostMs": "writeRate.workLostMs", "brownOutMs": "writeRate.brownOutMs",
     "networkGapMs": "network.longestGapMs", "networkLost": "network.lost", "totalMs": "totalMs", "prepareMs": "phasesMs.prepare",
     "launchMs": "phasesMs.launch", "exchangeMs": "phasesMs.exchange", "verifyMs": "phasesMs.verify", "pausePhaseMs": "phasesMs.pause",
     "confirmMs": "phasesMs.confirm", "retireMs": "phasesMs.retire", "beatP99AfterMs": "beats.after.p99Ms", "bytesSent": "bytesSent",
     "ramCopiedBytes": "ramCopiedBytes", "minorFaults": "pageFaults.minor",
 }
-COMPARED = ["stopToResumeMs", "guestPauseMs", "brownOutMs", "networkGapMs", "totalMs"]
+COMPARED = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
 HOSTILE = [
     '</script><script>document.title = "broken out"</script>', "<!--<script>", "<img src=x onerror=alert(1)>", "line\u2028separator\u2029here",
     "{{data}} {{script}} R\"page(", "'\"&lt;\\u003c", "x" * 400, "\u202eright to left \U0001f4a5 \x00\x07",

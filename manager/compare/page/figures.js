@@ -144,7 +144,7 @@ function statisticsTable(cell, metricName, more = []) {
   const metric = metricNamed.get(metricName);
   const rows = shownSeries(cell).map((series) => {
     const summary = metricOf(series, metricName);
-    return [designLabel(series.design), text(summary.count ?? 0), valueText(metric, summary.median), intervalText(metric, summary), valueText(metric, summary.min), valueText(metric, summary.max), valueText(metric, summary.p99), ...more.map((column) => column.of(series))];
+    return [designLabel(series.design), text(summary.count ?? 0), memberText(metric, summary, "median"), intervalText(metric, summary), memberText(metric, summary, "min"), memberText(metric, summary, "max"), memberText(metric, summary, "p99"), ...more.map((column) => column.of(series))];
   });
   const missing = missingWords(cell, metricName);
   return [table(`${metric.title}, ${cellName(cell)}`, [{ title: "Design", head: true }, ...["Values", "Median", "95 % interval", "Smallest", "Largest", "p99", ...more.map((column) => column.title)].map((title) => ({ title, number: true }))], rows),
@@ -188,7 +188,7 @@ function roundsFigure(cell, key, metricName, title, read, axis, more) {
         if (isNumber(summary.median)) datasets.push(tick(summary.median, 17, 3));
         if (isNumber(summary.p99)) datasets.push(tick(summary.p99, 9, 2));
       });
-      const labels = rows.map(({ series, summary }) => [shortened(series.design, 20), isNumber(summary.median) ? valueText(metric, summary.median) : "not counted"]);
+      const labels = rows.map(({ series, summary }) => [shortened(series.design, 20), isNumber(summary.median) ? memberText(metric, summary, "median") : "not counted"]);
       newChart(canvas, {
         type: "scatter", data: { datasets },
         options: {
@@ -196,7 +196,7 @@ function roundsFigure(cell, key, metricName, title, read, axis, more) {
           plugins: { tooltip: { filter: (item) => item.dataset.kind === "round", callbacks: { label: (item) => item.raw.label } } },
         },
       });
-      return { scale, label: rows.map(({ series, summary }) => `${series.design}: median ${valueText(metric, summary.median)}`).join("; ") + "." };
+      return { scale, label: rows.map(({ series, summary }) => `${series.design}: median ${memberText(metric, summary, "median")}`).join("; ") + "." };
     },
   });
 }

@@ -160,7 +160,7 @@ function ratiosTable(cell) {
   const rows = (metric) => shown.filter((ratio) => ratio.metric === metric).sort((a, b) => designRank(a.reference) - designRank(b.reference) || designRank(a.design) - designRank(b.design)).map((ratio) => {
     const verdict = isClaim(ratio.verdict) ? element("strong", {}, `${ratio.verdict} with ${shortened(text(ratio.design), 40)}`) : text(ratio.verdict) || DASH;
     return [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], text(ratio.count ?? 0), significant(ratio.median),
-      isNumber(ratio.low) && isNumber(ratio.high) ? `${significant(ratio.low)} ${DASH} ${significant(ratio.high)}` : DASH, verdict];
+      rangeText(ratio), verdict];
   });
   const ofMetric = (metric) => table(`${metricNamed.get(metric)?.title ?? text(metric)}: ratios of paired rounds, ${cellName(cell)}`,
     [{ title: "Designs" }, { title: "Pairs", number: true }, { title: "Ratio, median", number: true }, { title: "95 % interval", number: true }, { title: "Verdict" }], rows(metric));
@@ -220,7 +220,8 @@ function drawCell() {
   };
   const network = roundsFigure(cell, "networkGapMs", "networkGapMs", "Longest gap in the network", "The host sends the guest echo requests all the time; this is the longest time between two answers around the handover.", "longest gap (ms)",
     [{ title: "Requests lost in a round, median", of: (series) => plain(metricOf(series, "networkLost").median) }, { title: "Lost of sent, all rounds", of: lostWords }]);
-  figures = [...pauseFigures, ...ram.flat(), phases, brownOut, memory, network];
+  const work = roundsFigure(cell, "workLostMs", "workLostMs", "Guest work lost", "What an ordinary thread of the guest did not do from half a second before the switch to the end of the window, as time at its own speed before: what applications feel. Heartbeats come from a thread that goes before all others.", "work lost (ms)");
+  figures = [...pauseFigures, ...ram.flat(), work, phases, brownOut, memory, network];
   const heading = (words) => element("h3", {}, words);
   fill("cell",
     element("p", { class: "quiet", role: "status" }, `Shown: ${cellName(cell)}. ${text(cell.title) && text(cell.title) !== cell.id ? `${text(cell.title)}. ` : ""}${bytes(cell.touchedBytes)} of the guest's RAM were filled before; load: ${text(cell.load) || "?"}; devices: ${devicesName(cell)}; ${plural(cell.vcpus ?? "?", "virtual CPU")}; ${bytes(cell.pageSizeBytes)} pages.`),
@@ -230,7 +231,7 @@ function drawCell() {
     heading("Does the pause grow with the guest's RAM?"),
     ram.flat().length ? ram.map((group) => element("div", { class: "charts" }, group.map((one) => one.node))) : element("p", { class: "quiet" }, "Cells like this one were measured with one size of RAM only, so there is nothing to draw."),
     heading("What a handover is made of, and what comes after"),
-    element("div", { class: "charts single" }, phases.node, brownOut.node),
+    element("div", { class: "charts single" }, work.node, phases.node, brownOut.node),
     element("div", { class: "charts" }, memory.node, network.node));
   fill("across",
     heading("Ratios between designs"),

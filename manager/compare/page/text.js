@@ -60,8 +60,20 @@ function valueText(metric, value) {
   return metric.unit === "bytes" ? bytes(value) : metric.unit ? `${plain(value)}${NO_BREAK}${metric.unit}` : plain(value);
 }
 
+/** The interval of a ratio; an end is open where figures are only known to be longer than the window. */
+function rangeText(ratio) {
+  if (isNumber(ratio.low) && isNumber(ratio.high)) return `${significant(ratio.low)} ${DASH} ${significant(ratio.high)}`;
+  return isNumber(ratio.low) ? `${significant(ratio.low)} or more` : isNumber(ratio.high) ? `${significant(ratio.high)} or less` : DASH;
+}
+
+/** A member of a metric's summary; with a sign in front where the window ended first and it is only known to be that or more. */
+function memberText(metric, summary, member) {
+  const value = valueText(metric, summary?.[member]);
+  return list(summary?.atLeast).includes(member) ? `>${NO_BREAK}${value}` : value;
+}
+
 function intervalText(metric, summary) {
-  return isNumber(summary?.low) && isNumber(summary?.high) ? `${valueText({ ...metric, unit: metric.unit === "bytes" ? "bytes" : "" }, summary.low)} ${DASH} ${valueText(metric, summary.high)}` : DASH;
+  return isNumber(summary?.low) && isNumber(summary?.high) ? `${memberText({ ...metric, unit: metric.unit === "bytes" ? "bytes" : "" }, summary, "low")} ${DASH} ${memberText(metric, summary, "high")}` : DASH;
 }
 
 function dateText(iso) {
