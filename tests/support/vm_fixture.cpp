@@ -272,7 +272,8 @@ void expectGuestIsWell(Host& host, const std::string& vm) {
     auto before = guestStatus(host, vm), after = guestStatus(host, vm);
     // A busy machine may give a guest's threads no turn between two lines.
     const auto goesOn = [&](const char* counter) { return after[counter] > before[counter] || !before.contains(counter); };
-    for (int attempt = 0; attempt < 20 && !(goesOn("ram_checked") && goesOn("disk_checked")); ++attempt)
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!(goesOn("ram_checked") && goesOn("disk_checked")) && !after.empty() && std::chrono::steady_clock::now() < end)
         after = guestStatus(host, vm);
     EXPECT_EQ(after["mismatches"], 0U);
     EXPECT_GT(after["ram_checked"], before["ram_checked"]) << "the guest does not check its RAM";
