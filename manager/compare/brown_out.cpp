@@ -103,6 +103,18 @@ std::optional<double> recovery(const Counter& counter, double switchedAtMs, doub
     return std::nullopt;
 }
 
+/// What was not written between two moments, as far as samples reach, in the time that it would have taken.
+std::optional<double> workLost(const Counter& counter, double beganAtMs, double endMs, double pagesPerMs) {
+    std::optional<double> from, until;
+    for (const double time : counter.times()) {
+        if (time >= beganAtMs && !from) from = time;
+        if (time <= endMs) until = time;
+    }
+    if (!from || !until || *until <= *from) return std::nullopt;
+    const std::optional<double> pages = counter.written(*from, *until);
+    return pages ? std::optional(*until - *from - *pages / pagesPerMs) : std::nullopt;
+}
+
 /// The samples say no more than tenths.
 std::optional<double> rounded(const std::optional<double>& number) {
     return number ? std::optional(std::round(*number * 10) / 10) : std::nullopt;
@@ -119,6 +131,7 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
     if (before) result.beforePagesPerSecond = rounded(*before * 1000);
     const bool known = before && *before > 0;
     if (known) {
+        result.workLostMs = rounded(workLost(counter, beganAtMs, switchedAtMs + window.endMs, *before));
         counter.resumeAt(switchedAtMs, *before, window.binMs);
         result.brownOutMs = rounded(recovery(counter, switchedAtMs, *before * window.spanMs * window.enoughPart, window));
     }
@@ -128,16 +141,7 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
         const auto pages = counter.written(from, from + window.binMs);
         result.curvePercent.push_back(known && pages ? rounded(100 * *pages / (*before * window.binMs)) : std::nullopt);
     }
-    result.workLostMs = workLost(result);
     return result;
-}
-
-std::optional<double> workLost(const BrownOut& brownOut) {
-    if (std::ranges::none_of(brownOut.curvePercent, &std::optional<double>::has_value)) return std::nullopt;
-    double lostMs = 0;
-    for (const std::optional<double>& percent : brownOut.curvePercent)
-        if (percent) lostMs += (1 - *percent / 100) * brownOut.binMs;
-    return rounded(lostMs);
 }
 
 }  // namespace vh

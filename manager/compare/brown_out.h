@@ -26,7 +26,8 @@ struct BrownOutWindow {
 struct BrownOut {
     std::optional<double> beforePagesPerSecond;  ///< The median of spans.
     std::optional<double> brownOutMs;
-    std::optional<double> workLostMs;  ///< See workLost().
+    /// What the guest did not write from the handover's beginning to the window's end, as time at its speed before.
+    std::optional<double> workLostMs;
     double binMs = 0;
     double firstBinMs = 0;
     std::vector<std::optional<double>> curvePercent;  ///< None where there are not samples on both sides.
@@ -35,9 +36,5 @@ struct BrownOut {
 /// `beganAtMs` is when the handover began, `switchedAtMs` the guest's first beat on the new VMM. Between two samples the counter
 /// is taken as a straight line, also over a hole, but not where it goes back.
 BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double switchedAtMs, const BrownOutWindow& window = {});
-
-/// `workLostMs`: what the guest did not write over the whole curve, as time at its speed before: the integral of what is missing. Of bins that
-/// nothing is known of, as little as can be: nothing. None without a curve.
-std::optional<double> workLost(const BrownOut& brownOut);
 
 }  // namespace vh

@@ -329,12 +329,7 @@ json toJson(const Summary& summary) {
 Results resultsOf(const json& file) {
     const Node root(file);
     if (read<std::string>(root["format"]) != resultsFormat) root["format"].unexpected(inQuotes(resultsFormat));
-    Results results = read<Results>(root);
-    for (Configuration& configuration : results.configurations)
-        for (Series& series : configuration.series)
-            for (Round& round : series.rounds)
-                if (round.writeRate && !round.writeRate->workLostMs) round.writeRate->workLostMs = workLost(*round.writeRate);
-    return results;
+    return read<Results>(root);
 }
 
 Results parseResults(std::string_view text, const std::string& file) {

@@ -112,9 +112,11 @@ std::optional<Ratio> ratioOf(std::string_view metric, const Sample& sample, cons
     const Values &values = sample.metrics.at(metric), &references = reference.metrics.at(metric);
     if (values.empty() && references.empty()) return std::nullopt;
     Values ratios;
+    bool isReferenceOpen = false;
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
         if (other == references.end() || other->second.least <= 0) continue;
+        isReferenceOpen = isReferenceOpen || isOpen(other->second.most);
         ratios[round] = {isOpen(other->second.most) ? 0 : value.least / other->second.most,
                          isOpen(value.most) ? noEnd : value.most / other->second.least};
     }
@@ -124,7 +126,7 @@ std::optional<Ratio> ratioOf(std::string_view metric, const Sample& sample, cons
         // Each end by what speaks against it, so that no verdict rests on a bound.
         const Interval least = intervalOf(ratios, &Range::least), most = intervalOf(ratios, &Range::most);
         rounds = medianOfEachRound(ratios, &Range::least).size();
-        if (least.low > 0) result.low = least.low;
+        if (least.low != 0 || !isReferenceOpen) result.low = least.low;
         if (!isOpen(most.high)) result.high = most.high;
         if (least.median == most.median) result.median = least.median;
     }
@@ -170,13 +172,6 @@ std::optional<Shown> brownOutOf(const Round& round) {
     if (its.brownOutMs) return Shown{*its.brownOutMs};
     const double seenMs = its.firstBinMs + its.binMs * static_cast<double>(its.curvePercent.size());
     return seenMs > 0 ? std::optional(Shown{seenMs, true}) : std::nullopt;
-}
-
-std::optional<Shown> workLostOf(const Round& round) {
-    if (!round.writeRate || !round.writeRate->workLostMs) return std::nullopt;
-    // Where nothing was heard anything may have been lost.
-    return Shown{*round.writeRate->workLostMs,
-                 !std::ranges::all_of(round.writeRate->curvePercent, &std::optional<double>::has_value)};
 }
 
 std::optional<Shown> networkGapOf(const Round& round) {

@@ -43,16 +43,13 @@ std::optional<Shown> figure(const auto& from) {
     }
 }
 std::optional<Shown> brownOutOf(const Round& round);
-/// What the guest's writer did not do around the switch, in milliseconds of its own speed before: an ordinary thread, while
-/// heartbeats come from one that goes before all others.
-std::optional<Shown> workLostOf(const Round& round);
 std::optional<Shown> networkGapOf(const Round& round);
 
 /// Of all of them less is better.
 inline constexpr std::array metrics{
     Metric{"stopToResumeMs", "/stopToResumeMs", "STOP to RESUME", "ms", figure<&Round::stopToResumeMs>},
     Metric{"guestPauseMs", "/guestPauseMs", "guest pause (heartbeats)", "ms", figure<&Round::guestPauseMs>},
-    Metric{"workLostMs", "/writeRate/workLostMs", "guest work lost", "ms", workLostOf},
+    Metric{"workLostMs", "/writeRate/workLostMs", "guest work lost", "ms", figure<&Round::writeRate, &BrownOut::workLostMs>},
     Metric{"brownOutMs", "/writeRate/brownOutMs", "brown-out", "ms", brownOutOf},
     Metric{"networkGapMs", "/network/longestGapMs", "longest network gap", "ms", networkGapOf},
     Metric{"networkLost", "/network/lost", "echo requests lost", "", figure<&Round::network, &EchoRequests::lost>},

@@ -108,7 +108,7 @@ std::string patternsText(const Series& series) {
     const auto looked =
         std::ranges::count_if(series.rounds, [](const Round& round) { return round.patterns && round.patterns->intact; });
     const auto broken = std::ranges::count_if(series.rounds, &Round::isBroken);
-    const auto all = static_cast<std::ptrdiff_t>(series.rounds.size());
+    const auto all = std::ranges::count_if(series.rounds, [](const Round& round) { return round.upgraded() || round.patterns; });
     if (looked == 0) return "-";
     if (broken > 0) return "WRONG in " + std::to_string(broken);
     return looked == all ? "intact" : "intact in " + std::to_string(looked) + " of " + std::to_string(all);

@@ -44,6 +44,19 @@ TEST(BrownOut, isNothingForAGuestThatNeverSlowsDown) {
     for (const auto& percent : result.curvePercent) EXPECT_NEAR(percent.value(), 100, 1);
 }
 
+TEST(BrownOut, tellsTheWorkThatWasLostWithThePause) {
+    EXPECT_NEAR(brownOut(samplesOf([](double) { return 50; }), began, switched).workLostMs.value(), 0, 1);
+    // 100 ms of nothing, and 400 ms at 30 %.
+    EXPECT_NEAR(brownOut(samplesOf(dip(0.3, 400), switched - 100, switched), began, switched).workLostMs.value(), 380, 2);
+    // Not back when the window ends: as much as can be seen.
+    EXPECT_NEAR(brownOut(samplesOf(dip(0.5, 9'000)), began, switched).workLostMs.value(), 100 + 750, 10);
+    // Nothing can be said over a counter that went back.
+    auto anew = samplesOf(dip(1, 0));
+    for (WriteSample& sample : anew)
+        if (sample.atMs > switched) sample.pages -= 5'000;
+    EXPECT_FALSE(brownOut(anew, began, switched).workLostMs.has_value());
+}
+
 TEST(BrownOut, doesNotCountThePauseItself) {
     const BrownOut result = brownOut(samplesOf(dip(1, 0), switched - 100, switched), began, switched);
     EXPECT_NEAR(result.brownOutMs.value(), 0, 1);
