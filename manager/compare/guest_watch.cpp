@@ -44,10 +44,6 @@ void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_
     }
 }
 
-std::size_t GuestWatch::beats(Session session) const {
-    return static_cast<std::size_t>(std::ranges::count(beats_, session, &Beat::session));
-}
-
 std::optional<double> GuestWatch::switchedAtMs() const {
     const auto first = std::ranges::find_if(beats_, [](const Beat& beat) { return beat.session >= Session::New; });
     return first == beats_.end() ? std::nullopt : std::optional(first->atMs);

@@ -86,7 +86,7 @@ class RoundWatch {
         }
         control_.runFor(plan_.before);
         for (MeasuredVm& vm : trial_.set.vms) {
-            if (vm.definition.heartbeat && vm.watch.beats(GuestWatch::Session::Before) == 0) throw GuestLost{vm.number};
+            if (vm.definition.heartbeat && !vm.watch.hasBeatenSince(steadyMs() - 1'000)) throw GuestLost{vm.number};
             vm.watch.stopListening();
         }
     }

@@ -32,8 +32,8 @@ std::string sign(const MetricSummary& metric, std::string_view member) {
     return std::ranges::find(metric.atLeast, member) == metric.atLeast.end() ? "" : ">";
 }
 
-/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has. `(2 longer)` when the window ended before two values
-/// were known.
+/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has. `(2 longer)` when
+/// the window ended before two values were known.
 std::string intervalText(const MetricSummary& metric) {
     if (!metric.median) return "-";
     const int decimals = decimalsOf(*metric.median);
