@@ -79,6 +79,12 @@ int ask(const Options& options, const std::function<void(Verbs&, Verbs::Done)>& 
     return answer(options, runner.wait([&](Verbs::Done done) { verb(runner.verbs(), std::move(done)); }), text);
 }
 
+std::string warningsText(const JsonReader& answer) {
+    std::string text;
+    for (const json& warning : answer.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
+    return text;
+}
+
 int start(const Options& options) {
     const std::optional<milliseconds> wait = duration("--wait-heartbeat", options.waitHeartbeat);
     // The daemon has its own working directory.
@@ -87,7 +93,7 @@ int start(const Options& options) {
     const auto text = [](const json& value) {
         const JsonReader vm(value);
         return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " + vm.shown("/pid") +
-               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n";
+               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n" + warningsText(vm);
     };
     return ask(
         options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, text);

@@ -44,7 +44,8 @@ void writeOver(const std::string& draft, UniqueFd fd, const std::string& path, s
 }  // namespace
 
 std::string readFile(const std::string& path, std::size_t most) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // Not to wait for somebody to write into a pipe that has that name.
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!fd) throwErrno("open '" + path + "'");
     std::string text;
     for (std::size_t have = 0; have < most;) {

@@ -54,8 +54,9 @@ PathListener::~PathListener() {
 UniqueFd connectUnix(const std::string& path) {
     UniqueFd fd = streamSocket(SOCK_NONBLOCK);
     const sockaddr_un address = unixAddress(path);
-    if (::connect(fd.get(), generic(address), sizeof(address)) != 0) throwErrno("connect to '" + path + "'");
-    return fd;
+    if (::connect(fd.get(), generic(address), sizeof(address)) == 0) return fd;
+    if (errno == EAGAIN) throwErrno("connect to '" + path + "': its process takes no connection (it hangs, or is stopped)");
+    throwErrno("connect to '" + path + "'");
 }
 
 std::pair<UniqueFd, UniqueFd> unixPair() {

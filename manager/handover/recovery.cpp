@@ -368,7 +368,8 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
         removeSockets(kept);
         finish({});
     } catch (const std::exception& error) {
-        finish(error.what());
+        finish(std::string("only this is missing: ") + error.what() + ". The guest is on pid " + std::to_string(kept.pid) +
+               ", and nothing has to be ended; mend that (is there space left?) and run the command again");
     }
 }
 

@@ -21,7 +21,7 @@ Verdict judgeStart(const RecoveryFacts& facts) {
 /// The new VMM has ended. It may have run the guest when it had been told to; it did not when the old one runs it: that was given
 /// back, and nobody wrote it down, or a person has decided so.
 Verdict judgeWithoutNew(const RecoveryFacts& facts) {
-    if (!facts.toldToRun || !facts.oldVmm.isAlive) return {Verdict::KeepOld};
+    if ((!facts.toldToRun && !facts.retiring) || !facts.oldVmm.isAlive) return {Verdict::KeepOld};
     if (!facts.oldVmm.says) return {Verdict::AskOld};
     if (facts.oldVmm.says == RunState::Running) return {Verdict::KeepOld};
     return {Verdict::LeaveBoth,
@@ -72,8 +72,8 @@ Verdict judgeFilledNew(const RecoveryFacts& facts) {
 
 RecoveryVerdict judgeRecovery(const RecoveryFacts& facts) {
     if (facts.starting) return judgeStart(facts);
-    if (facts.retiring) return {Verdict::KeepNew};
     if (!facts.newVmm.isAlive) return judgeWithoutNew(facts);
+    if (facts.retiring) return {Verdict::KeepNew};
     if (!facts.newVmm.says) return {Verdict::AskNew};
     switch (*facts.newVmm.says) {
         case RunState::Unsaid:

@@ -3,7 +3,8 @@
 //
 //   a start, and the VMM says `prelaunch`  it never ran: undo the start
 //   a start, and it runs the guest         the start was as good as finished: keep it
-//   the guest has gone over (on record)    end the old one
+//   the guest has gone over (on record),   end the old one
+//     and the new one lives
 //   new VMM runs the guest, and the old    the handover had been confirmed: end the old one, keep the new one
 //     one says that it does not
 //   new VMM is gone, and was never told    keep the old one, and let it run the guest again if it does not

@@ -2,8 +2,6 @@
 
 #include <sys/stat.h>
 
-#include <fstream>
-
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 
@@ -32,8 +30,7 @@ json lastReport(const VmDirectory& directory) {
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) return {};
     try {
-        std::ifstream file(path);
-        json value = toJson(handoverReportFromJson(json::parse(file)));
+        json value = toJson(handoverReportFromJson(json::parse(readFile(path))));
         value["at"] = utc(status.st_mtime);
         return value;
     } catch (const std::exception& error) {

@@ -104,7 +104,7 @@ std::string meaning(const HandoverReport& report) {
     if (report.dryRun || report.outcome == State::Upgraded || report.outcome == State::StandingBy) return change;
     if (report.outcome == State::Lost) return whatIsLeft(report);
     if (report.outcome == State::RolledBack) return "the guest runs on " + versionOf(old) + " as before";
-    return "nothing was touched";
+    return report.settledFirst.empty() ? "nothing was touched" : "nothing more was touched";
 }
 
 json toJson(const RamBlockDifference& difference) {
@@ -177,6 +177,7 @@ json toJson(const HandoverReport& report) {
                {"steps", steps},
                {"warnings", report.warnings}};
     if (report.recovery) value["recovery"] = true;
+    if (!report.settledFirst.empty()) value["settledFirst"] = report.settledFirst;
     return value;
 }
 
@@ -194,6 +195,7 @@ HandoverReport handoverReportFromJson(const json& value) {
     value.at("cause").get_to(report.cause);
     report.remedy = value.value("remedy", "");
     report.recovery = value.value("recovery", false);
+    report.settledFirst = value.value("settledFirst", "");
     value.at("old").get_to(report.old);
     value.at("new").get_to(report.new_);
     value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
@@ -229,6 +231,7 @@ std::string reportText(const HandoverReport& report) {
     std::string text = report.vm + ": " + outcome + "   " + meaning(report);
     if (report.design) text += "   design " + std::string(name(*report.design));
     text += "\n";
+    if (!report.settledFirst.empty()) text += "  first: " + report.settledFirst + "\n";
     if (!report.cause.empty()) text += "  cause: " + report.cause + "\n";
     if (!report.remedy.empty()) text += "  remedy: " + report.remedy + "\n";
     if (outcome == outcomeName(State::Lost)) text += nextStep(report);

@@ -67,6 +67,8 @@ struct HandoverReport {
     std::vector<PassedDevice> passthrough;  ///< What the guest has of the host's devices.
     double totalMs = 0;
     std::vector<std::string> warnings;
+    /// What had been left half done by an earlier manager, and was settled before anything else; empty when there was nothing.
+    std::string settledFirst;
     /// The old VMM changed while the new one stood by: a new attempt would go by what it is now.
     bool shouldStartOver = false;
     /// Lost, and no VMM can go on with the guest, also when the old one lives: the guest ended with the new one, to which it had

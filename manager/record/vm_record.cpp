@@ -149,11 +149,15 @@ VmDirectory::VmDirectory(const std::string& runtimeDirectory, const std::string&
 
 std::optional<VmRecord> VmDirectory::read() const {
     const std::string file = path() + "/record.json";
-    std::ifstream input(file);
-    if (!input && errno == ENOENT) return std::nullopt;
     try {
-        if (!input) throw std::system_error(errno, std::generic_category());
-        const json value = json::parse(input);
+        std::string text;
+        try {
+            text = readFile(file);
+        } catch (const std::system_error& error) {
+            if (error.code() == std::errc::no_such_file_or_directory) return std::nullopt;
+            throw std::system_error(error.code());
+        }
+        const json value = json::parse(text);
         if (value.at("format") != recordFormat) throw std::runtime_error("its format is " + value.at("format").dump());
         VmRecord record;
         value.at("definitionFile").get_to(record.definitionFile);

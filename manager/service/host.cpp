@@ -124,6 +124,9 @@ void Host::end(Operation* operation, VerbResult result) {
     if (std::exchange(operation->isEnded, true)) return;
     for (const std::string& warning : operation->warnings)
         result.report ? result.report->warnings.push_back(warning) : result.value["warnings"].push_back(warning);
+    if (!operation->settledFirst.empty())
+        result.report ? void(result.report->settledFirst = operation->settledFirst)
+                      : result.value["warnings"].push_back(operation->settledFirst);
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
     callSoon([this, operation, result = std::move(result)] {
         const Done done = std::move(operation->done);

@@ -95,6 +95,7 @@ class Host : public Verbs {
         std::list<ChildProcess> ending;  ///< What `destroy` ends.
         EventSource timer;
         std::vector<std::string> warnings;  ///< Added to what the verb answers.
+        std::string settledFirst;           ///< What a recovery has done before that.
     };
     using Begun = std::function<void(Operation*)>;
 

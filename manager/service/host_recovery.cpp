@@ -29,9 +29,25 @@ HandoverReport recoveryReport(const std::string& vm, const VmRecord& before, con
     }
     if (!before.retiring) report.cause = "the manager that had begun it died";
     const bool isNew = settled && settled->vmm.pid == newVmm.pid && settled->vmm.generation == newVmm.generation;
+    if (settled && !isAlive(settled->vmm)) {
+        report.cause = "no VMM of it is left: both had ended when an earlier manager's handover was settled";
+        report.guestIsGone = true;
+        return report;
+    }
     report.outcome = isNew ? State::Upgraded : State::RolledBack;
     report.oldVmmLeft = isNew && settled->retiring.has_value();
     return report;
+}
+
+/// The same for whoever asked for something else.
+std::string settledText(const HandoverReport& report) {
+    const std::string begun = "an earlier manager had left a handover half done; ";
+    if (report.outcome == State::Lost) return begun + "it was settled, and no VMM of the guest is left";
+    const VmmIdentity& kept = report.outcome == State::Upgraded ? report.new_ : report.old;
+    return begun + "it was " +
+           (report.outcome == State::Upgraded ? "finished: the guest is on the new VMM, pid "
+                                              : "undone: the guest is on the old VMM, pid ") +
+           std::to_string(kept.pid);
 }
 
 }  // namespace
@@ -88,6 +104,8 @@ void Host::recover(Operation* operation, const VmRecord& record, std::function<v
             operation->recovery.reset();  // It is connected to the monitors, which serve one client at a time.
             HandoverReport report = recoveryReport(operation->vm, record, settled, problem);
             if (!record.starting || !problem.empty()) keepReport(operation->directory, report);
+            if (problem.empty() && settled && !record.starting && !operation->isRecovery)
+                operation->settledFirst = settledText(report);
             if (problem.empty() && settled && settled->retiring) operation->warnings.push_back(leftText(*settled));
             if (problem.empty()) return guarded(operation, [goOn, settled] { goOn(settled); });
             end(operation,

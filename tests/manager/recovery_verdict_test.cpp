@@ -115,6 +115,20 @@ const Case cases[] = {
      RecoveryVerdict::LeaveBoth, "its start was interrupted, and the VMM, pid 11, does not answer"},
     {"endsTheOldOneWhenTheGuestHasGoneOverOnRecord", [](RecoveryFacts& facts) { facts.retiring = true; },
      RecoveryVerdict::KeepNew},
+    {"endsNoOldOneThatRunsTheGuestThoughTheRecordSaysThatItHasGoneOver",
+     [](RecoveryFacts& facts) {
+         facts.retiring = true;
+         facts.newVmm.isAlive = false;
+         facts.oldVmm.says = RunState::Running;
+     },
+     RecoveryVerdict::KeepOld},
+    {"leavesAnOldOneWhoseGuestHasGoneOverAndEndedThere",
+     [](RecoveryFacts& facts) {
+         facts.retiring = true;
+         facts.newVmm.isAlive = false;
+         facts.oldVmm.says = RunState::PostMigrate;
+     },
+     RecoveryVerdict::LeaveBoth, "the guest with it"},
     {"keepsTheOldOneWhenTheNewOneIsGone", [](RecoveryFacts& facts) { facts.newVmm.isAlive = false; }, RecoveryVerdict::KeepOld},
     {"forgetsTwoVmmsThatAreGone",
      [](RecoveryFacts& facts) {
@@ -259,6 +273,7 @@ TEST(RecoveryVerdict, endsTheNewOneOnlyWhenItDoesNotHaveTheGuestOrTheOldOneRunsI
 
 TEST(RecoveryVerdict, endsTheOldOneOnlyWhenTheRecordOrItselfSaysThatItDoesNotRunTheGuest) {
     expectWith(RecoveryVerdict::KeepNew, [](const RecoveryFacts& facts) {
+        if (!facts.newVmm.isAlive) return false;
         return facts.retiring || !facts.oldVmm.isAlive || facts.oldVmm.says == RunState::PostMigrate ||
                facts.oldVmm.says == RunState::Paused;
     });
@@ -278,7 +293,8 @@ TEST(RecoveryVerdict, letsNoNewOneRunAGuestThatTheOldOneRuns) {
 /// EndNew waits for the new one's end first; with KeepOld there is no new one.
 TEST(RecoveryVerdict, goesOnWithAnOldOneOnlyWithoutANewOneAndWithAGuestThatHasNotRunElsewhere) {
     expectWith(RecoveryVerdict::KeepOld, [](const RecoveryFacts& facts) {
-        return !facts.newVmm.isAlive && (!facts.toldToRun || !facts.oldVmm.isAlive || runsTheGuest(facts.oldVmm));
+        const bool mayHaveRunElsewhere = facts.toldToRun || facts.retiring;
+        return !facts.newVmm.isAlive && (!mayHaveRunElsewhere || !facts.oldVmm.isAlive || runsTheGuest(facts.oldVmm));
     });
 }
 

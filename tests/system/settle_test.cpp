@@ -491,7 +491,16 @@ TEST_F(SettleTest, endsASilentVmmThatWasJustBeingStartedWhenTheRecordedOneRunsTh
     VmRecord record = *directory("a").read();
     record.new_ = VmmRecord{.generation = 2, .binary = "/bin/sleep"};
     directory("a").write(record);
-    EXPECT_EQ(upgrade("a", {.binary = executing(), .dryRun = true})["outcome"], "ready");
+    // Whoever asks for anything is told what was done before.
+    const json refused = upgrade("a", {.binary = "/nonexistent"});
+    EXPECT_EQ(refused["outcome"], "refused") << refused;
+    EXPECT_THAT(refused.value("settledFirst", ""),
+                HasSubstr("was undone: the guest is on the old VMM, pid " + std::to_string(pid)));
+    EXPECT_THAT(reportText(handoverReportFromJson(refused)),
+                AllOf(HasSubstr("nothing more was touched"), HasSubstr("  first: an earlier manager")));
+    const json ready = upgrade("a", {.binary = executing(), .dryRun = true});
+    EXPECT_EQ(ready["outcome"], "ready");
+    EXPECT_FALSE(ready.contains("settledFirst")) << "there was nothing any more";
     EXPECT_EQ(::waitpid(hanging, nullptr, 0), hanging);
     EXPECT_EQ(show("a")["pid"], pid);
     EXPECT_EQ(show("a")["state"], "running");

@@ -19,6 +19,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+TEST(File, doesNotWaitForSomebodyToWriteIntoAPipeOfThatName) {
+    const TemporaryDirectory directory;
+    ASSERT_EQ(::mkfifo(directory.file("pipe").c_str(), 0600), 0);
+    EXPECT_EQ(readFile(directory.file("pipe")), "");
+}
+
 TEST(File, isReadWholeOrUpToALimit) {
     const TemporaryDirectory directory;
     const std::string text = std::string(300'000, 'x') + std::string("\0end", 4), path = directory.write("x", text);
