@@ -79,12 +79,6 @@ int ask(const Options& options, const std::function<void(Verbs&, Verbs::Done)>& 
     return answer(options, runner.wait([&](Verbs::Done done) { verb(runner.verbs(), std::move(done)); }), text);
 }
 
-std::string warningsText(const JsonReader& answer) {
-    std::string text;
-    for (const json& warning : answer.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
-    return text;
-}
-
 int start(const Options& options) {
     const std::optional<milliseconds> wait = duration("--wait-heartbeat", options.waitHeartbeat);
     // The daemon has its own working directory.
@@ -93,7 +87,7 @@ int start(const Options& options) {
     const auto text = [](const json& value) {
         const JsonReader vm(value);
         return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " + vm.shown("/pid") +
-               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n" + warningsText(vm);
+               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n" + warningsText(value);
     };
     return ask(
         options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, text);
@@ -282,9 +276,9 @@ int main(int argc, char** argv) {
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.footer(
         "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached. compare: 2 nothing was measured; 3 a "
-        "regression against\n"
-        "--check; 130 interrupted, and what was measured is written.");
+        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached, or the command was interrupted before\n"
+        "it answered. compare: 2 nothing was measured; 3 a regression against --check; 130 interrupted, and what was measured\n"
+        "is written.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")

@@ -55,12 +55,13 @@ PathListener::~PathListener() {
 
 UniqueFd connectUnix(const std::string& path) {
     // A process that has no processor just now takes a moment to accept the connections before this one.
-    constexpr timeval patience{0, 300'000};
+    constexpr timeval patience{0, 100'000};
     UniqueFd fd = streamSocket(0);
     if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) != 0) throwErrno("set a socket's timeout");
     const sockaddr_un address = unixAddress(path);
     if (::connect(fd.get(), generic(address), sizeof(address)) != 0) {
-        if (errno == EAGAIN) throwErrno("connect to '" + path + "': its process takes no connection (it hangs, or is stopped)");
+        if (errno == EAGAIN)
+            throwErrno("connect to '" + path + "': its process takes no connection (it hangs, is stopped, or has no processor)");
         throwErrno("connect to '" + path + "'");
     }
     if (::fcntl(fd.get(), F_SETFL, O_NONBLOCK) != 0) throwErrno("make a socket non-blocking");

@@ -49,7 +49,7 @@ class PathListener {
 
 /// A non-blocking connection to the socket at `path`. A listener that has not yet called accept() is good enough: the kernel
 /// completes the connection from its backlog, and resets it if the listener dies first. One whose backlog is full (QEMU's has
-/// room for one) is waited for, for 300 ms.
+/// room for one) is waited for, for 100 ms.
 UniqueFd connectUnix(const std::string& path);
 
 /// Two connected, non-blocking ends.

@@ -368,8 +368,10 @@ void Recovery::settle(const VmmRecord& kept, unsigned goneGeneration) {
         removeSockets(kept);
         finish({});
     } catch (const std::exception& error) {
-        finish(std::string("only this is missing: ") + error.what() + ". The guest is on pid " + std::to_string(kept.pid) +
-               ", and nothing has to be ended; mend that (is there space left?) and run the command again");
+        const bool lives = Process(kept.pid).startTime() == kept.startTime;
+        finish(std::string("it could not be written down: ") + error.what() +
+               (lives ? ". The guest is on pid " + std::to_string(kept.pid) : "") +
+               "; mend that (is there space left?) and run the command again");
     }
 }
 

@@ -39,15 +39,15 @@ HandoverReport recoveryReport(const std::string& vm, const VmRecord& before, con
     return report;
 }
 
-/// The same for whoever asked for something else.
-std::string settledText(const HandoverReport& report) {
-    const std::string begun = "an earlier manager had left a handover half done; ";
-    if (report.outcome == State::Lost) return begun + "it was settled, and no VMM of the guest is left";
-    const VmmIdentity& kept = report.outcome == State::Upgraded ? report.new_ : report.old;
-    return begun + "it was " +
-           (report.outcome == State::Upgraded ? "finished: the guest is on the new VMM, pid "
-                                              : "undone: the guest is on the old VMM, pid ") +
-           std::to_string(kept.pid);
+/// The same for whoever asked for something else; empty when nothing was done.
+std::string settledText(const VmRecord& before, const VmRecord& settled) {
+    if (settled.retiring) return {};  // It is as it was, see leftText().
+    const std::string begun = "an earlier manager had left a handover half done; it was ";
+    if (!isAlive(settled.vmm)) return begun + "settled, and no VMM of the guest is left";
+    const std::string pid = ", pid " + std::to_string(settled.vmm.pid);
+    if (before.retiring) return begun + "finished: the guest is on the VMM that has it" + pid + ", and the other one has ended";
+    const bool isNew = before.new_ && settled.vmm.generation == before.new_->generation;
+    return begun + (isNew ? "finished: the guest is on the new VMM" : "undone: the guest is on the old VMM") + pid;
 }
 
 }  // namespace
@@ -105,7 +105,7 @@ void Host::recover(Operation* operation, const VmRecord& record, std::function<v
             HandoverReport report = recoveryReport(operation->vm, record, settled, problem);
             if (!record.starting || !problem.empty()) keepReport(operation->directory, report);
             if (problem.empty() && settled && !record.starting && !operation->isRecovery)
-                operation->settledFirst = settledText(report);
+                operation->settledFirst = settledText(record, *settled);
             if (problem.empty() && settled && settled->retiring) operation->warnings.push_back(leftText(*settled));
             if (problem.empty()) return guarded(operation, [goOn, settled] { goOn(settled); });
             end(operation,

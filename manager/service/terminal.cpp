@@ -211,7 +211,12 @@ std::string stateText(const json& value) {
         text +=
             "  ended " + process.shown("/process") + (process.isTrue("/onRecord") ? "" : ", which was on no record of it") + "\n";
     }
-    for (const json& warning : vm.list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
+    return text + warningsText(value);
+}
+
+std::string warningsText(const json& value) {
+    std::string text;
+    for (const json& warning : JsonReader(value).list("/warnings")) text += "  warning: " + JsonReader(warning).shown("") + "\n";
     return text;
 }
 

@@ -51,5 +51,7 @@ int runConsole(const std::string& vm, const std::function<std::string()>& whereN
 std::string listText(const nlohmann::json& value);
 std::string showText(const nlohmann::json& value);
 std::string stateText(const nlohmann::json& value);
+/// A line for each of an answer's warnings.
+std::string warningsText(const nlohmann::json& value);
 
 }  // namespace vh
