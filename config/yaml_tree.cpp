@@ -36,8 +36,8 @@ std::size_t sequenceLength(std::string_view text) {
 }
 
 std::string hexByte(unsigned char byte) {
-    constexpr std::string_view digits = "0123456789abcdef";
-    return {digits[byte >> 4], digits[byte & 15]};
+    constexpr std::string_view hexadecimal = "0123456789abcdef";
+    return {hexadecimal[byte >> 4], hexadecimal[byte & 15]};
 }
 
 /// Control characters are no YAML (1.2.2, c-printable), and yaml-cpp 0.7 takes U+0004 for the end of the file.

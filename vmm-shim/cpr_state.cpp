@@ -9,8 +9,8 @@
 namespace vh {
 namespace {
 
-constexpr std::uint32_t magic = 0x51435052;  // "QCPR"
-constexpr std::uint32_t version = 1;
+constexpr std::uint32_t cprMagic = 0x51435052;  // "QCPR"
+constexpr std::uint32_t cprVersion = 1;
 constexpr std::uint8_t elementFollows = 1;
 constexpr std::uint8_t listEnds = 0;
 constexpr std::uint8_t serviceByte = ' ';
@@ -25,7 +25,7 @@ bool anotherElement(ByteReader& reader, const char* what) {
     return mark == elementFollows;
 }
 
-std::string readName(ByteReader& reader, const char* what) {
+std::string cprName(ByteReader& reader, const char* what) {
     const std::size_t at = reader.offset();
     std::string name = reader.nulString(maxCprNameLength, what);
     checkName(at, name, what);
@@ -38,15 +38,15 @@ CprState decodeCprState(std::string_view bytes) {
     if (bytes.size() > maxCprStateBytes)
         throw DecodeError(maxCprStateBytes, "a CPR state of " + std::to_string(bytes.size()) + " bytes");
     ByteReader reader(bytes);
-    if (reader.be32("magic") != magic) throw DecodeError(0, "not a CPR state: it does not begin with 'QCPR'");
-    if (const std::uint32_t found = reader.be32("version"); found != version)
+    if (reader.be32("magic") != cprMagic) throw DecodeError(0, "not a CPR state: it does not begin with 'QCPR'");
+    if (const std::uint32_t found = reader.be32("version"); found != cprVersion)
         throw DecodeError(4, "CPR state version " + std::to_string(found) + "; 1 is known");
     CprState state;
     std::unordered_set<std::string_view> seen;  // Name and id of each entry, as they stand in the bytes.
     while (anotherElement(reader, "mark of a descriptor entry")) {
         const std::size_t at = reader.offset();
         CprFd entry;
-        entry.name = readName(reader, "name of a descriptor entry");
+        entry.name = cprName(reader, "name of a descriptor entry");
         entry.id = static_cast<std::int32_t>(reader.be32("id of a descriptor entry"));
         const std::string_view key = bytes.substr(at, reader.offset() - at);
         if (reader.peek() != serviceByte) reader.expect(serviceByte, ("service byte of '" + entry.name + "'").c_str());
@@ -68,7 +68,7 @@ CprState decodeCprState(std::string_view bytes) {
     while (anotherElement(reader, "mark of a vfio device")) {
         const std::size_t at = reader.offset();
         CprVfioDevice device;
-        device.name = readName(reader, "name of a vfio device");
+        device.name = cprName(reader, "name of a vfio device");
         device.devid = static_cast<std::int32_t>(reader.be32("devid of a vfio device"));
         device.ioas_id = reader.be32("ioas_id of a vfio device");
         device.hwpt_id = reader.be32("hwpt_id of a vfio device");
@@ -84,8 +84,8 @@ CprState decodeCprState(std::string_view bytes) {
 EncodedCprState encodeCprState(const CprState& state) {
     ByteWriter writer;
     EncodedCprState encoded;
-    writer.be32(magic);
-    writer.be32(version);
+    writer.be32(cprMagic);
+    writer.be32(cprVersion);
     for (const CprFd& entry : state.fds) {
         writer.u8(elementFollows);
         writer.nulString(entry.name);

@@ -36,7 +36,7 @@ std::string domainPart(const std::string& statusXml) {
     return begin == std::string::npos || end == std::string::npos ? std::string() : statusXml.substr(begin, end - begin);
 }
 
-void refuse(const std::string& why) {
+void refuseHandover(const std::string& why) {
     throw std::runtime_error(why);
 }
 
@@ -44,10 +44,10 @@ void refuse(const std::string& why) {
 void askQemu(Monitor& monitor) {
     const std::string state = monitor.execute("query-status").value("status", "");
     if (const RunState its = runStateOf(state); its != RunState::Running && its != RunState::Paused)
-        refuse("its QEMU is in state '" + state + "', not running or paused");
+        refuseHandover("its QEMU is in state '" + state + "', not running or paused");
     if (!monitor.execute("query-block-jobs").empty())
-        refuse("a block job is under way; wait for it, or end it with 'virsh blockjob'");
-    if (!monitor.execute("query-jobs").empty()) refuse("a job of QEMU's is under way; wait for it");
+        refuseHandover("a block job is under way; wait for it, or end it with 'virsh blockjob'");
+    if (!monitor.execute("query-jobs").empty()) refuseHandover("a job of QEMU's is under way; wait for it");
 }
 
 std::uint64_t memoryBytes(Monitor& monitor) {
@@ -107,13 +107,13 @@ std::map<std::string, std::string> terminals(Monitor& monitor) {
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
 void checkNew(const JournalDomain& domain, const DomainStatus& status) {
     const std::string pid = std::to_string(domain.new_.pid);
-    if (!domain.new_.isAlive()) refuse("its new QEMU, pid " + pid + ", has ended");
+    if (!domain.new_.isAlive()) refuseHandover("its new QEMU, pid " + pid + ", has ended");
     const std::vector<std::string> words = Process(domain.new_.pid).commandLine();
     const auto uuid = std::ranges::find(words, "-uuid");
     if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
-        refuse("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
-    if (!isListening(status.monitorPath)) refuse("nobody listens on its monitor '" + status.monitorPath + "'");
-    if (domain.capabilityFlags.empty()) refuse("the new QEMU's capabilities are not known");
+        refuseHandover("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
+    if (!isListening(status.monitorPath)) refuseHandover("nobody listens on its monitor '" + status.monitorPath + "'");
+    if (domain.capabilityFlags.empty()) refuseHandover("the new QEMU's capabilities are not known");
 }
 
 // Space under /run may be freed, and a monitor's socket is listened on again a moment after its last client went.
@@ -171,9 +171,11 @@ AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, millisecond
     const JournalDomain& domain = plan.domain;
     const std::string statusXml = readFile(paths.statusFile(domain.title));
     const DomainStatus status = readStatus(statusXml);
-    if (status.pid != domain.old.pid || !domain.old.isAlive()) refuse("it was restarted, or ended, in the meantime; try again");
-    if (domainPart(statusXml) != domainPart(plan.statusXml)) refuse("it was changed in the meantime (a hotplug?); try again");
-    if (status.hasBlockJob || status.hasJob) refuse("a job was begun in the meantime; wait for it and try again");
+    if (status.pid != domain.old.pid || !domain.old.isAlive())
+        refuseHandover("it was restarted, or ended, in the meantime; try again");
+    if (domainPart(statusXml) != domainPart(plan.statusXml))
+        refuseHandover("it was changed in the meantime (a hotplug?); try again");
+    if (status.hasBlockJob || status.hasJob) refuseHandover("a job was begun in the meantime; wait for it and try again");
 
     Monitor monitor(status.monitorPath, monitorDeadline);
     oldVersion = monitor.version();
@@ -204,9 +206,9 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
     const std::string file = paths.statusFile(domain.title);
     const std::string before = readFile(file);
     const DomainStatus status = readStatus(before);
-    if (status.uuid != domain.uuid) refuse("'" + file + "' is about domain " + status.uuid);
+    if (status.uuid != domain.uuid) refuseHandover("'" + file + "' is about domain " + status.uuid);
     if (status.pid != domain.old.pid && status.pid != domain.new_.pid)
-        refuse("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
+        refuseHandover("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
     checkNew(domain, status);
     if (status.pid != domain.new_.pid) {
         Monitor monitor(status.monitorPath, monitorDeadline);
@@ -217,7 +219,7 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
                                                          .terminals = terminals(monitor)});
         const DomainStatus rewritten = readStatus(after);
         if (rewritten.pid != domain.new_.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
-            refuse("the rewritten status XML does not say what it should");
+            refuseHandover("the rewritten status XML does not say what it should");
         replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
     }
     const std::string pidFile = paths.newPidFile(domain.title);

@@ -18,7 +18,7 @@ enum {
 
 struct DiskCounts diskCounts;
 
-static uint8_t rings[1][RingBytes] __attribute__((aligned(RingAlignment)));
+static uint8_t diskRings[1][RingBytes] __attribute__((aligned(RingAlignment)));
 static struct Device device;
 static struct {
     uint32_t type, reserved;
@@ -49,7 +49,7 @@ static void begin(uint32_t type, uint64_t block) {
 }
 
 bool openDisk(void) {
-    if (!openDevice(&device, BlockDevice, 0, 1, rings)) return false;
+    if (!openDevice(&device, BlockDevice, 0, 1, diskRings)) return false;
     const uint64_t sectors = inl(device.io + Configuration) | (uint64_t)inl(device.io + Configuration + 4) << 32;
     blocks = sectors / (BlockBytes / SectorBytes);
     if (blocks > MaxBlocks) blocks = MaxBlocks;

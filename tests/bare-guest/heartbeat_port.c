@@ -25,7 +25,7 @@ struct Message {
     uint16_t event, value;
 };
 
-static uint8_t rings[MaxQueues][RingBytes] __attribute__((aligned(RingAlignment)));
+static uint8_t portRings[MaxQueues][RingBytes] __attribute__((aligned(RingAlignment)));
 static uint8_t received[MaxMessages][MessageBytes];
 static char lines[MaxLinesUnderWay][MaxLine];
 static uint32_t linesSent;
@@ -40,7 +40,7 @@ static void control(uint32_t port, uint16_t event, uint16_t value) {
 }
 
 bool openHeartbeatPort(void) {
-    if (!openDevice(&device, SerialDevice, Multiport, MaxQueues, rings)) return false;
+    if (!openDevice(&device, SerialDevice, Multiport, MaxQueues, portRings)) return false;
     for (int i = 0; i < MaxMessages; ++i)
         put(&device.queues[ControlReceive], &(struct Part){received[i], MessageBytes, false}, 1);
     control(0, DeviceReady, 1);

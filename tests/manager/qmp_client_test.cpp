@@ -309,7 +309,7 @@ TEST_F(QmpClientTest, readsALineOfAMegabyte) {
 }
 
 /// Deep enough for a stack overflow in anything that walks the value by recursion, such as copying it.
-std::string nested(std::size_t depth) {
+std::string nestedLists(std::size_t depth) {
     return std::string(depth, '[') + std::string(depth, ']');
 }
 
@@ -323,16 +323,16 @@ TEST_P(JsonBomb, doesNotBlowTheStack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Qmp, JsonBomb,
-                         testing::Values(std::string(100'000, '['), nested(1'000'000),
-                                         R"({"id": 1, "return": )" + nested(1'000'000) + "}",
-                                         R"({"event": "A", "data": {"x": )" + nested(1'000'000) + "}}"),
+                         testing::Values(std::string(100'000, '['), nestedLists(1'000'000),
+                                         R"({"id": 1, "return": )" + nestedLists(1'000'000) + "}",
+                                         R"({"event": "A", "data": {"x": )" + nestedLists(1'000'000) + "}}"),
                          [](const auto& bomb) { return "number" + std::to_string(bomb.index); });
 
 TEST_F(QmpClientTest, readsWhatIsNestedAsMuchAsQemuDoes) {
     execute("qom-get");
-    say(greeting + R"({"id": 1, "return": )" + nested(40) + "}\n");
+    say(greeting + R"({"id": 1, "return": )" + nestedLists(40) + "}\n");
     EXPECT_TRUE(loopUntil([this] { return !replies_.empty(); }));
-    EXPECT_EQ(replies_[0].value, json::parse(nested(40)));
+    EXPECT_EQ(replies_[0].value, json::parse(nestedLists(40)));
 }
 
 TEST_F(QmpClientTest, passesADescriptorWithItsCommand) {

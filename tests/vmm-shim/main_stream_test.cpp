@@ -93,7 +93,7 @@ std::string be16(std::uint16_t value) {
     writer.be16(value);
     return writer.take();
 }
-std::string be32(std::uint32_t value) {
+std::string bigEndian(std::uint32_t value) {
     ByteWriter writer;
     writer.be32(value);
     return writer.take();
@@ -107,31 +107,31 @@ std::string shortString(const std::string& text) {
     return static_cast<char>(text.size()) + text;
 }
 std::string subsection(const std::string& name, const std::string& body, std::uint32_t version = 1) {
-    return "\5" + shortString(name) + be32(version) + body;
+    return "\5" + shortString(name) + bigEndian(version) + body;
 }
 std::string footer(std::uint32_t id) {
-    return "\x7e" + be32(id);
+    return "\x7e" + bigEndian(id);
 }
 std::string deviceSection(const std::string& idstr, const std::string& state, std::uint32_t id = 9) {
-    return "\4" + be32(id) + shortString(idstr) + be32(0) + be32(2) + state + footer(id);
+    return "\4" + bigEndian(id) + shortString(idstr) + bigEndian(0) + bigEndian(2) + state + footer(id);
 }
 std::string ramBegin(const std::string& idstr = "ram", std::uint32_t version = 4) {
-    return "\1" + be32(2) + shortString(idstr) + be32(0) + be32(version);
+    return "\1" + bigEndian(2) + shortString(idstr) + bigEndian(0) + bigEndian(version);
 }
 std::string ramPart(const std::string& records, std::uint32_t id = 2) {
-    return "\2" + be32(id) + records + be64(0x10) + footer(id);
+    return "\2" + bigEndian(id) + records + be64(0x10) + footer(id);
 }
 
-const std::string header = "QEVM\0\0\0\3"s;
-const std::string begin = header + "\7\0\0\0\4test"s;
+const std::string streamHeader = "QEVM\0\0\0\3"s;
+const std::string begin = streamHeader + "\7\0\0\0\4test"s;
 const std::string eos = be64(0x10);
 /// Two blocks, of two pages and of one.
 const std::string ramStart =
     ramBegin() + be64(0x3004) + shortString("a") + be64(0x2000) + shortString("b") + be64(0x1000) + eos + footer(2);
-const std::string ramEnd = "\3" + be32(2) + eos + footer(2);
+const std::string ramEnd = "\3" + bigEndian(2) + eos + footer(2);
 const DeviceLengths timer = {{{"timer", 0}, 4}};
 
-std::string refusalOf(const std::string& bytes, const std::set<std::string>& blocksWithPageSize = {}) {
+std::string refusalOfStream(const std::string& bytes, const std::set<std::string>& blocksWithPageSize = {}) {
     try {
         decodeMainStream(bytes, timer, blocksWithPageSize);
     } catch (const DecodeError& error) {
@@ -154,8 +154,8 @@ MainStream decodedAndEncoded(const std::string& bytes, const std::set<std::strin
 
 TEST(MainStream, readsTheConfigurationWithEverySubsection) {
     const MainStream stream =
-        decodedAndEncoded(begin + subsection("configuration/target-page-bits", be32(14)) +
-                          subsection("configuration/capabilities", be32(1) + shortString("x-ignore-shared")) +
+        decodedAndEncoded(begin + subsection("configuration/target-page-bits", bigEndian(14)) +
+                          subsection("configuration/capabilities", bigEndian(1) + shortString("x-ignore-shared")) +
                           subsection("configuration/uuid", "0123456789abcdef") + "\0"s);
     EXPECT_EQ(stream.configuration.machine, "test");
     EXPECT_EQ(stream.configuration.target_page_bits, 14U);
@@ -187,7 +187,7 @@ TEST(MainStream, readsEveryKindOfRamRecord) {
 }
 
 TEST(MainStream, findsOutAboutAddressesAndIsToldAboutPageSizes) {
-    const std::string capabilities = subsection("configuration/capabilities", be32(1) + shortString("x-ignore-shared"));
+    const std::string capabilities = subsection("configuration/capabilities", bigEndian(1) + shortString("x-ignore-shared"));
     const std::string setup = ramBegin() + be64(0x3004) + shortString("a") + be64(0x2000) + be64(0x200000) + be64(0xfffc0000) +
                               shortString("b") + be64(0x1000) + be64(5) + eos + footer(2);
     const MainStream stream = decodedAndEncoded(begin + capabilities + setup + ramEnd + "\0"s, {"a"});
@@ -202,7 +202,7 @@ TEST(MainStream, goesOnWithABlockInTheNextPart) {
 
 TEST(MainStream, takesPagesOfTheSizeThatTheTargetHas) {
     const std::string page(1024, 'p');
-    decodedAndEncoded(begin + subsection("configuration/target-page-bits", be32(10)) + ramStart +
+    decodedAndEncoded(begin + subsection("configuration/target-page-bits", bigEndian(10)) + ramStart +
                       ramPart(be64(0x408) + shortString("a") + page) + ramEnd + "\0"s);
 }
 
@@ -211,56 +211,60 @@ TEST(MainStream, refusesToReadPastTheEnd) {
                              ramStart + ramPart(be64(2) + shortString("a") + "\0"s) + ramEnd + deviceSection("timer", "tick") +
                              "\0"s;
     const std::string whole = body + "\6\0\0\0\2{}"s;
-    ASSERT_EQ(refusalOf(whole), "(accepted)");
+    ASSERT_EQ(refusalOfStream(whole), "(accepted)");
     for (std::size_t length = 0; length < whole.size(); ++length) {
         if (length == body.size()) continue;  // A machine that suppresses its description.
-        EXPECT_THAT(refusalOf(whole.substr(0, length)), HasSubstr("are left")) << "of the first " << length << " bytes";
+        EXPECT_THAT(refusalOfStream(whole.substr(0, length)), HasSubstr("are left")) << "of the first " << length << " bytes";
     }
 }
 
 TEST(MainStream, refusesOtherFormats) {
-    EXPECT_EQ(refusalOf("QCPR\0\0\0\1"s), "offset 0: not a migration stream: it does not begin with 'QEVM'");
-    EXPECT_EQ(refusalOf("QEVM\0\0\0\2"s), "offset 4: migration stream version 2; 3 is known");
-    EXPECT_EQ(refusalOf(header + "\1"), "offset 8: byte after the header should be 7 and is 1");
-    EXPECT_EQ(refusalOf(begin + "\x55"), at(0) + "unknown type of a section: 0x55");
+    EXPECT_EQ(refusalOfStream("QCPR\0\0\0\1"s), "offset 0: not a migration stream: it does not begin with 'QEVM'");
+    EXPECT_EQ(refusalOfStream("QEVM\0\0\0\2"s), "offset 4: migration stream version 2; 3 is known");
+    EXPECT_EQ(refusalOfStream(streamHeader + "\1"), "offset 8: byte after the header should be 7 and is 1");
+    EXPECT_EQ(refusalOfStream(begin + "\x55"), at(0) + "unknown type of a section: 0x55");
 }
 
 TEST(MainStream, refusesBytesAfterTheEnd) {
-    EXPECT_EQ(refusalOf(begin + "\0x"s), at(1) + "byte after the end of the sections should be 6 and is 120");
-    EXPECT_EQ(refusalOf(begin + "\0\6\0\0\0\2{}more"s), at(8) + "4 bytes after the end of the stream");
+    EXPECT_EQ(refusalOfStream(begin + "\0x"s), at(1) + "byte after the end of the sections should be 6 and is 120");
+    EXPECT_EQ(refusalOfStream(begin + "\0\6\0\0\0\2{}more"s), at(8) + "4 bytes after the end of the stream");
 }
 
 TEST(MainStream, refusesWhatIsWrongInTheConfiguration) {
-    EXPECT_EQ(refusalOf(header + "\7"s + be32(256)), "offset 9: a machine type of 256 characters");
-    EXPECT_EQ(refusalOf(header + "\7"s + be32(0)), "offset 9: machine type is empty");
-    EXPECT_EQ(refusalOf(header + "\7"s + be32(2) + "a\n"), "offset 9: machine type contains a control character");
-    EXPECT_EQ(refusalOf(begin + subsection("configuration/luck", "")), at(0) + "unknown subsection 'configuration/luck'");
-    EXPECT_EQ(refusalOf(begin + subsection("configuration/uuid", "", 2)),
+    EXPECT_EQ(refusalOfStream(streamHeader + "\7"s + bigEndian(256)), "offset 9: a machine type of 256 characters");
+    EXPECT_EQ(refusalOfStream(streamHeader + "\7"s + bigEndian(0)), "offset 9: machine type is empty");
+    EXPECT_EQ(refusalOfStream(streamHeader + "\7"s + bigEndian(2) + "a\n"),
+              "offset 9: machine type contains a control character");
+    EXPECT_EQ(refusalOfStream(begin + subsection("configuration/luck", "")), at(0) + "unknown subsection 'configuration/luck'");
+    EXPECT_EQ(refusalOfStream(begin + subsection("configuration/uuid", "", 2)),
               at(0) + "version 2 of 'configuration/uuid'; 1 is known");
     const std::string uuid = subsection("configuration/uuid", "0123456789abcdef");
-    EXPECT_EQ(refusalOf(begin + uuid + uuid), at(uuid.size()) + "subsection 'configuration/uuid' comes twice or too late");
-    EXPECT_EQ(refusalOf(begin + subsection("configuration/target-page-bits", be32(9))), at(0) + "target pages of 9 bits");
-    EXPECT_EQ(refusalOf(begin + subsection("configuration/target-page-bits", be32(17))), at(0) + "target pages of 17 bits");
-    EXPECT_EQ(refusalOf(begin + subsection("configuration/capabilities", be32(65))), at(0) + "65 capabilities");
-    EXPECT_THAT(refusalOf(begin + subsection("configuration/capabilities", be32(1) + shortString("mapped-ram"))),
+    EXPECT_EQ(refusalOfStream(begin + uuid + uuid), at(uuid.size()) + "subsection 'configuration/uuid' comes twice or too late");
+    EXPECT_EQ(refusalOfStream(begin + subsection("configuration/target-page-bits", bigEndian(9))),
+              at(0) + "target pages of 9 bits");
+    EXPECT_EQ(refusalOfStream(begin + subsection("configuration/target-page-bits", bigEndian(17))),
+              at(0) + "target pages of 17 bits");
+    EXPECT_EQ(refusalOfStream(begin + subsection("configuration/capabilities", bigEndian(65))), at(0) + "65 capabilities");
+    EXPECT_THAT(refusalOfStream(begin + subsection("configuration/capabilities", bigEndian(1) + shortString("mapped-ram"))),
                 HasSubstr("streams with the capability 'mapped-ram' cannot be read"));
 }
 
 TEST(MainStream, refusesCommandsOfPostcopyAndColo) {
     for (const std::uint16_t command : {0, 4, 5, 6, 7, 8, 9, 10, 12, 65535})
-        EXPECT_EQ(refusalOf(begin + "\10" + be16(command) + be16(0)),
+        EXPECT_EQ(refusalOfStream(begin + "\10" + be16(command) + be16(0)),
                   at(1) + "command " + std::to_string(command) + " is none of a stream without postcopy and COLO");
 }
 
 TEST(MainStream, refusesADeviceThatIsNotAsDescribed) {
-    EXPECT_EQ(refusalOf(begin + deviceSection("clock", "tick")),
+    EXPECT_EQ(refusalOfStream(begin + deviceSection("clock", "tick")),
               at(5) + "the description does not know the device 'clock' instance 0");
-    EXPECT_EQ(refusalOf(begin + deviceSection("timer", "ticks")),
+    EXPECT_EQ(refusalOfStream(begin + deviceSection("timer", "ticks")),
               at(5 + 6 + 8 + 4) + "footer of 'timer' should be 126 and is 115");
     std::string other = deviceSection("timer", "tick");
     other.back() = '\3';
-    EXPECT_EQ(refusalOf(begin + other), at(5 + 6 + 8 + 4) + "footer of 'timer' is that of section 3, not of 9");
-    EXPECT_EQ(refusalOf(begin + deviceSection("ti\7mer", "tick")), at(5) + "idstr of a section contains a control character");
+    EXPECT_EQ(refusalOfStream(begin + other), at(5 + 6 + 8 + 4) + "footer of 'timer' is that of section 3, not of 9");
+    EXPECT_EQ(refusalOfStream(begin + deviceSection("ti\7mer", "tick")),
+              at(5) + "idstr of a section contains a control character");
     try {
         decodeMainStream(begin + deviceSection("timer", "tick"), {{{"timer", 0}, ~std::uint64_t{0}}});
         FAIL() << "took a state without end";
@@ -270,35 +274,37 @@ TEST(MainStream, refusesADeviceThatIsNotAsDescribed) {
 }
 
 TEST(MainStream, refusesSectionsInPartsThatAreNotRam) {
-    EXPECT_EQ(refusalOf(begin + ramBegin("dirty-bitmap", 1)),
+    EXPECT_EQ(refusalOfStream(begin + ramBegin("dirty-bitmap", 1)),
               at(1) + "section 'dirty-bitmap' instance 0 comes in parts and is not 'ram'");
-    EXPECT_EQ(refusalOf(begin + ramBegin("ram", 5)), at(1) + "version 5 of section 'ram'; 4 is known");
-    EXPECT_EQ(refusalOf(begin + ramPart("")), at(1) + "a part of section 2, which has not started or has ended");
-    EXPECT_EQ(refusalOf(begin + ramStart + ramEnd + ramPart("")),
+    EXPECT_EQ(refusalOfStream(begin + ramBegin("ram", 5)), at(1) + "version 5 of section 'ram'; 4 is known");
+    EXPECT_EQ(refusalOfStream(begin + ramPart("")), at(1) + "a part of section 2, which has not started or has ended");
+    EXPECT_EQ(refusalOfStream(begin + ramStart + ramEnd + ramPart("")),
               at(ramStart.size() + ramEnd.size() + 1) + "a part of section 2, which has not started or has ended");
-    EXPECT_EQ(refusalOf(begin + ramStart + ramPart("", 3)),
+    EXPECT_EQ(refusalOfStream(begin + ramStart + ramPart("", 3)),
               at(ramStart.size() + 1) + "a part of section 3, which has not started or has ended");
-    EXPECT_EQ(refusalOf(begin + ramStart + ramStart), at(ramStart.size() + 1) + "section 'ram' starts twice");
-    EXPECT_EQ(refusalOf(begin + ramStart + "\0"s), at(ramStart.size() + 1) + "the stream ends, and its section 'ram' has not");
+    EXPECT_EQ(refusalOfStream(begin + ramStart + ramStart), at(ramStart.size() + 1) + "section 'ram' starts twice");
+    EXPECT_EQ(refusalOfStream(begin + ramStart + "\0"s),
+              at(ramStart.size() + 1) + "the stream ends, and its section 'ram' has not");
 }
 
 TEST(MainStream, refusesAWrongSetUpOfRamBlocks) {
     const std::size_t first = ramBegin().size();
     const std::string block = shortString("a") + be64(0x2000);
-    EXPECT_EQ(refusalOf(begin + ramBegin() + be64(0x1004) + block),
+    EXPECT_EQ(refusalOfStream(begin + ramBegin() + be64(0x1004) + block),
               at(first + 8) + "RAM block 'a' is longer than what is left of the sum of all");
-    EXPECT_EQ(refusalOf(begin + ramBegin() + be64(0x4004) + block + block), at(first + 8 + 10) + "RAM block 'a' comes twice");
-    EXPECT_EQ(refusalOf(begin + ramBegin() + be64(0x2004) + block + be64(0x2004)),
+    EXPECT_EQ(refusalOfStream(begin + ramBegin() + be64(0x4004) + block + block),
+              at(first + 8 + 10) + "RAM block 'a' comes twice");
+    EXPECT_EQ(refusalOfStream(begin + ramBegin() + be64(0x2004) + block + be64(0x2004)),
               at(first + 18) + "a second set-up of RAM blocks");
-    EXPECT_EQ(refusalOf(begin + ramBegin() + be64(0x2004) + "\0"s), at(first + 8) + "idstr of a RAM block is empty");
+    EXPECT_EQ(refusalOfStream(begin + ramBegin() + be64(0x2004) + "\0"s), at(first + 8) + "idstr of a RAM block is empty");
     std::string many;
     for (int i = 0; i <= 4096; ++i) many += shortString(std::to_string(i)) + be64(0x1000);
-    EXPECT_EQ(refusalOf(begin + ramBegin() + be64(0x2000004) + many), at(first) + "more than 4096 RAM blocks");
+    EXPECT_EQ(refusalOfStream(begin + ramBegin() + be64(0x2000004) + many), at(first) + "more than 4096 RAM blocks");
 }
 
 TEST(MainStream, refusesPagesOfNoBlock) {
     const std::size_t first = ramStart.size() + 5;
-    const auto refusal = [](const std::string& record) { return refusalOf(begin + ramStart + ramPart(record)); };
+    const auto refusal = [](const std::string& record) { return refusalOfStream(begin + ramStart + ramPart(record)); };
     EXPECT_EQ(refusal(be64(0x08) + shortString("c")), at(first) + "a page of the unknown RAM block 'c'");
     EXPECT_EQ(refusal(be64(0x28)), at(first) + "a page that continues no RAM block");
     EXPECT_EQ(refusal(be64(0x2002) + shortString("a") + "\0"s),
@@ -308,9 +314,10 @@ TEST(MainStream, refusesPagesOfNoBlock) {
 TEST(MainStream, refusesUnknownRamRecords) {
     // Nothing, FULL, XBZRLE, HOOK, COMPRESS_PAGE, two kinds at once, the end with an address.
     for (const std::uint64_t word : {0x0, 0x1, 0x40, 0x80, 0x100, 0x0a, 0x1010, 0x1200})
-        EXPECT_EQ(refusalOf(begin + ramStart + ramPart(be64(word))),
+        EXPECT_EQ(refusalOfStream(begin + ramStart + ramPart(be64(word))),
                   at(ramStart.size() + 5) + "unknown RAM record " + number(word));
-    EXPECT_EQ(refusalOf(begin + ramStart + ramPart(be64(0x1004))), at(ramStart.size() + 5) + "a second set-up of RAM blocks");
+    EXPECT_EQ(refusalOfStream(begin + ramStart + ramPart(be64(0x1004))),
+              at(ramStart.size() + 5) + "a second set-up of RAM blocks");
 }
 
 TEST(MainStream, refusesWhatTheFormatDoesNotHoldWhenWriting) {
@@ -325,7 +332,7 @@ TEST(MainStream, refusesWhatTheFormatDoesNotHoldWhenWriting) {
 TEST(MainStream, findsTheDescriptionAtTheEnd) {
     EXPECT_EQ(findDescription("...\0\6\0\0\0\2{}"s), "{}");
     const std::string text = "{" + std::string(0x10600 - 2, ' ') + "}";  // A length with the bytes of the mark in it.
-    EXPECT_EQ(findDescription("\0\6"s + be32(static_cast<std::uint32_t>(text.size())) + text), text);
+    EXPECT_EQ(findDescription("\0\6"s + bigEndian(static_cast<std::uint32_t>(text.size())) + text), text);
 }
 
 TEST(MainStream, findsNoDescriptionWhereThereIsNone) {

@@ -59,7 +59,7 @@ const std::string anonymousBytes = std::string(
     "a\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\x20\0\0\0\0\0\x02\0",
     3 + 4 * 8 + 4 + 1);
 
-std::string refusalOf(const std::string& bytes) {
+std::string refusalOfSection(const std::string& bytes) {
     try {
         decodeRamBlocks(bytes);
     } catch (const DecodeError& error) {
@@ -103,7 +103,7 @@ TEST(RamBlockSection, isRefusedWhenItIsCutAnywhere) {
 }
 
 TEST(RamBlockSection, isRefusedWithBytesBehindItsEnd) {
-    EXPECT_THAT(refusalOf(encodeRamBlocks({anonymous()}) + '\0'), HasSubstr("after the end"));
+    EXPECT_THAT(refusalOfSection(encodeRamBlocks({anonymous()}) + '\0'), HasSubstr("after the end"));
 }
 
 TEST(RamBlockSection, isRefusedByNameAndOffsetWhenAByteIsWrong) {
@@ -121,7 +121,7 @@ TEST(RamBlockSection, isRefusedByNameAndOffsetWhenAByteIsWrong) {
           Wrong{hasFile + 2, 0, "footer"}, Wrong{hasFile + 6, 1, "section_id"}, Wrong{hasFile + 7, 1, "the end"}}) {
         std::string bytes = encodeRamBlocks({anonymous()});
         bytes.at(wrong.at) = wrong.byte;
-        EXPECT_THAT(refusalOf(bytes), AllOf(HasSubstr("offset "), HasSubstr(wrong.says))) << wrong.at;
+        EXPECT_THAT(refusalOfSection(bytes), AllOf(HasSubstr("offset "), HasSubstr(wrong.says))) << wrong.at;
     }
 }
 
@@ -129,17 +129,17 @@ TEST(RamBlockSection, isRefusedWithAServiceByteOrADescriptorNumberThatIsNone) {
     std::string bytes = encodeRamBlocks({onFile("b", 7)});
     const std::size_t service = bytes.size() - tail.size() - 1;
     bytes[service] = 'X';
-    EXPECT_THAT(refusalOf(bytes), HasSubstr("carries the descriptor"));
+    EXPECT_THAT(refusalOfSection(bytes), HasSubstr("carries the descriptor"));
     bytes[service] = ' ';
     bytes[service - 4] = '\x80';
-    EXPECT_THAT(refusalOf(bytes), HasSubstr("out of range"));
+    EXPECT_THAT(refusalOfSection(bytes), HasSubstr("out of range"));
 }
 
 TEST(RamBlockSection, isRefusedWithAnEmptyNameOrABlockTwice) {
     RamBlock nameless = anonymous();
     nameless.idstr.clear();
-    EXPECT_THAT(refusalOf(encodeRamBlocks({nameless})), HasSubstr("empty"));
-    EXPECT_THAT(refusalOf(encodeRamBlocks({anonymous(), anonymous()})), HasSubstr("'a' is there twice"));
+    EXPECT_THAT(refusalOfSection(encodeRamBlocks({nameless})), HasSubstr("empty"));
+    EXPECT_THAT(refusalOfSection(encodeRamBlocks({anonymous(), anonymous()})), HasSubstr("'a' is there twice"));
 }
 
 TEST(RamBlockSection, holdsSoManyBlocksAndNoMore) {
@@ -148,7 +148,7 @@ TEST(RamBlockSection, holdsSoManyBlocksAndNoMore) {
     EXPECT_EQ(decodeRamBlocks(encodeRamBlocks(blocks)), blocks);
     std::string tooMany = encodeRamBlocks(blocks);
     tooMany.insert(tooMany.size() - tail.size(), anonymousBytes);
-    EXPECT_THAT(refusalOf(tooMany), HasSubstr("more than 4096"));
+    EXPECT_THAT(refusalOfSection(tooMany), HasSubstr("more than 4096"));
     blocks.push_back(anonymous());
     EXPECT_THROW(encodeRamBlocks(blocks), std::length_error);
     blocks.assign(1, anonymous());

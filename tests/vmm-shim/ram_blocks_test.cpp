@@ -66,7 +66,7 @@ RamBlock block(const std::string& idstr, std::uint64_t used, std::uint64_t max) 
 }
 
 /// What the parser says about one line of a table.
-std::string refusalOf(const std::string& line) {
+std::string refusalOfLine(const std::string& line) {
     try {
         parse(heading + line + "\n");
     } catch (const std::invalid_argument& error) {
@@ -147,7 +147,7 @@ TEST(RamBlockTable, refusesTextThatIsNoTable) {
 class MalformedLine : public testing::TestWithParam<const char*> {};
 
 TEST_P(MalformedLine, isRefusedByName) {
-    EXPECT_THAT(refusalOf(GetParam()), AllOf(HasSubstr("RAM block table"), HasSubstr("'" + std::string(GetParam()) + "'")));
+    EXPECT_THAT(refusalOfLine(GetParam()), AllOf(HasSubstr("RAM block table"), HasSubstr("'" + std::string(GetParam()) + "'")));
 }
 
 INSTANTIATE_TEST_SUITE_P(RamBlockTable, MalformedLine,

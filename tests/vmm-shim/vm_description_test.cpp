@@ -30,7 +30,7 @@ std::uint64_t lengthOf(const std::string& description) {
     return deviceLengths(description).at({"d", 0});
 }
 
-std::string refusalOf(const std::string& description) {
+std::string refusalOfDescription(const std::string& description) {
     try {
         deviceLengths(description);
     } catch (const std::runtime_error& error) {
@@ -64,64 +64,67 @@ TEST(VmDescription, countsSubsectionsWithTheirHeads) {
 }
 
 TEST(VmDescription, refusesWhatIsNoDescription) {
-    EXPECT_THAT(refusalOf(""), StartsWith("description: "));
-    EXPECT_THAT(refusalOf("{\"devices\": ["), StartsWith("description: "));
-    EXPECT_THAT(refusalOf("{\"devices\": []} more"), StartsWith("description: "));
-    EXPECT_THAT(refusalOf("{\"devices\": [\"\xff\"]}"), StartsWith("description: "));
-    EXPECT_EQ(refusalOf("[]"), "description: is not an object");
-    EXPECT_EQ(refusalOf("{}"), "description: has no 'devices'");
-    EXPECT_EQ(refusalOf(R"({"devices": {}})"), "description: 'devices' is not an array");
-    EXPECT_EQ(refusalOf(R"({"devices": [1]})"), "description: 'devices' holds something that is not an object");
+    EXPECT_THAT(refusalOfDescription(""), StartsWith("description: "));
+    EXPECT_THAT(refusalOfDescription("{\"devices\": ["), StartsWith("description: "));
+    EXPECT_THAT(refusalOfDescription("{\"devices\": []} more"), StartsWith("description: "));
+    EXPECT_THAT(refusalOfDescription("{\"devices\": [\"\xff\"]}"), StartsWith("description: "));
+    EXPECT_EQ(refusalOfDescription("[]"), "description: is not an object");
+    EXPECT_EQ(refusalOfDescription("{}"), "description: has no 'devices'");
+    EXPECT_EQ(refusalOfDescription(R"({"devices": {}})"), "description: 'devices' is not an array");
+    EXPECT_EQ(refusalOfDescription(R"({"devices": [1]})"), "description: 'devices' holds something that is not an object");
 }
 
 TEST(VmDescription, refusesNestingWithoutEnd) {
     const std::string levels(100000, '[');
-    EXPECT_EQ(refusalOf(levels), "description: is deeper than 64 levels");
+    EXPECT_EQ(refusalOfDescription(levels), "description: is deeper than 64 levels");
     std::string objects;
     for (int i = 0; i < 1000; ++i) objects += R"({"fields": [)";
-    EXPECT_EQ(refusalOf(objects), "description: is deeper than 64 levels");
+    EXPECT_EQ(refusalOfDescription(objects), "description: is deeper than 64 levels");
 }
 
 TEST(VmDescription, namesTheDeviceAndTheFieldThatAreWrong) {
-    EXPECT_EQ(refusalOf(R"({"devices": [{}]})"), "description: a device has no 'name'");
-    EXPECT_EQ(refusalOf(R"({"devices": [{"name": "d"}]})"), "description: device 'd' has no 'instance_id'");
-    EXPECT_EQ(refusalOf(R"({"devices": [{"name": "d", "instance_id": -1}]})"),
+    EXPECT_EQ(refusalOfDescription(R"({"devices": [{}]})"), "description: a device has no 'name'");
+    EXPECT_EQ(refusalOfDescription(R"({"devices": [{"name": "d"}]})"), "description: device 'd' has no 'instance_id'");
+    EXPECT_EQ(refusalOfDescription(R"({"devices": [{"name": "d", "instance_id": -1}]})"),
               "description: device 'd' 'instance_id' is not a whole number from 0 up");
-    EXPECT_EQ(refusalOf(R"({"devices": [{"name": "d", "instance_id": 4294967296}]})"),
+    EXPECT_EQ(refusalOfDescription(R"({"devices": [{"name": "d", "instance_id": 4294967296}]})"),
               "description: device 'd' 'instance_id' is 4294967296; at most 4294967295 is possible");
-    EXPECT_EQ(refusalOf(device(R"("version": 1)")), "description: device 'd' has no 'fields'");
-    EXPECT_EQ(refusalOf(device(R"("fields": [{}])")), "description: device 'd' a field has no 'name'");
-    EXPECT_EQ(refusalOf(device(R"("fields": [{"name": 7}])")), "description: device 'd' a field 'name' is not a string");
-    EXPECT_EQ(refusalOf(field(R"("type": "uint8")")), "description: device 'd' field 'f' has no 'size'");
-    EXPECT_EQ(refusalOf(field(R"("size": "8")")), "description: device 'd' field 'f' 'size' is not a whole number from 0 up");
-    EXPECT_EQ(refusalOf(field(R"("size": 1.5)")), "description: device 'd' field 'f' 'size' is not a whole number from 0 up");
-    EXPECT_EQ(refusalOf(device(R"("fields": [], "subsections": [{"vmsd_name": "d/s", "fields": [{"name": "g"}]}])")),
+    EXPECT_EQ(refusalOfDescription(device(R"("version": 1)")), "description: device 'd' has no 'fields'");
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [{}])")), "description: device 'd' a field has no 'name'");
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [{"name": 7}])")),
+              "description: device 'd' a field 'name' is not a string");
+    EXPECT_EQ(refusalOfDescription(field(R"("type": "uint8")")), "description: device 'd' field 'f' has no 'size'");
+    EXPECT_EQ(refusalOfDescription(field(R"("size": "8")")),
+              "description: device 'd' field 'f' 'size' is not a whole number from 0 up");
+    EXPECT_EQ(refusalOfDescription(field(R"("size": 1.5)")),
+              "description: device 'd' field 'f' 'size' is not a whole number from 0 up");
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [], "subsections": [{"vmsd_name": "d/s", "fields": [{"name": "g"}]}])")),
               "description: device 'd' subsection 'd/s' field 'g' has no 'size'");
-    EXPECT_EQ(refusalOf(device(R"("fields": [], "subsections": [{"fields": []}])")),
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [], "subsections": [{"fields": []}])")),
               "description: device 'd' a subsection has no 'vmsd_name'");
-    EXPECT_EQ(refusalOf(device(R"("fields": [], "subsections": [{"vmsd_name": ")" + std::string(256, 'n') + R"("}])")),
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [], "subsections": [{"vmsd_name": ")" + std::string(256, 'n') + R"("}])")),
               "description: device 'd' a subsection 'vmsd_name' is a string of 256 characters");
 }
 
 TEST(VmDescription, refusesADeviceThatComesTwice) {
     EXPECT_EQ(
-        refusalOf(
+        refusalOfDescription(
             R"({"devices": [{"name": "d", "instance_id": 1, "fields": []}, {"name": "d", "instance_id": 1, "fields": []}]})"),
         "description: device 'd' with instance_id 1 comes twice");
 }
 
 TEST(VmDescription, refusesSizesThatNoDeviceHas) {
     EXPECT_EQ(lengthOf(field(R"("size": 4294967296)")), 4294967296U);
-    EXPECT_EQ(refusalOf(field(R"("size": 4294967297)")),
+    EXPECT_EQ(refusalOfDescription(field(R"("size": 4294967297)")),
               "description: device 'd' field 'f' 'size' is 4294967297; at most 4294967296 is possible");
-    EXPECT_EQ(refusalOf(field(R"("size": 18446744073709551616)")),
+    EXPECT_EQ(refusalOfDescription(field(R"("size": 18446744073709551616)")),
               "description: device 'd' field 'f' 'size' is not a whole number from 0 up");
-    EXPECT_EQ(refusalOf(field(R"("size": 8, "array_len": 2147483648)")),
+    EXPECT_EQ(refusalOfDescription(field(R"("size": 8, "array_len": 2147483648)")),
               "description: device 'd' field 'f' 'array_len' is 2147483648; at most 2147483647 is possible");
     // 2^32 times 2^31 - 1 still fits 64 bits, and ten of those would not.
-    EXPECT_EQ(refusalOf(field(R"("size": 4294967296, "array_len": 2147483647)")),
+    EXPECT_EQ(refusalOfDescription(field(R"("size": 4294967296, "array_len": 2147483647)")),
               "description: device 'd' field 'f' is longer than 4294967296 bytes");
-    EXPECT_EQ(refusalOf(device(R"("fields": [{"name": "f", "size": 4294967296}, {"name": "g", "size": 1}])")),
+    EXPECT_EQ(refusalOfDescription(device(R"("fields": [{"name": "f", "size": 4294967296}, {"name": "g", "size": 1}])")),
               "description: device 'd' field 'g' makes the state longer than 4294967296 bytes");
 }
 
