@@ -16,6 +16,11 @@ failed_before_tests = [value for name, value in arguments if name == "failed" an
 failed_as_a_whole = [f"meson test ended with status {value.split(':')[1]}" for name, value in arguments if value.startswith("meson-test:")]
 logs = os.path.join(build, "meson-logs")
 passed, failed, skipped = 0, [], []
+what_they_said = {}  # By the titles in `failed`: a log that is passed on is cut in the middle rather than here.
+
+def shortened(text, lines=25, width=500):
+    kept = [line[:width] for line in text.strip().splitlines()]
+    return kept if len(kept) <= lines else kept[:lines] + [f"... and {len(kept) - lines} lines more"]
 
 def programs():
     try:
@@ -50,6 +55,7 @@ for program in programs():
             passed += 1
         else:
             failed.append(f"{name}: {result}")
+            what_they_said[failed[-1]] = shortened("\n".join((program.get("stdout") or "").splitlines()[-25:]))
         continue
     failed_before, ran = len(failed), 0
     for case in cases(program):
@@ -57,6 +63,8 @@ for program in programs():
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(title)
+            problems = [*case.iter("failure"), *case.iter("error")]
+            what_they_said[title] = shortened("\n".join(problem.get("message") or problem.text or "" for problem in problems))
         elif skip is not None:
             # GoogleTest puts FILE:LINE before the reason.
             reason = (skip.get("message") or skip.text or "").strip().split("\n")
@@ -106,6 +114,8 @@ for title, reason in skipped:
     print(f"skipped  {title}: {reason}")
 for title in failed:
     print(f"FAILED   {title}")
+    for line in what_they_said.get(title, []):
+        print(f"         {line}")
 if failed:
     print(f"Next: read what the failed tests said, above or in {logs}/testlog.txt; "
           f"scripts/test NAME runs one test program alone.")
