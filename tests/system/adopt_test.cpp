@@ -125,6 +125,7 @@ class AdoptTest : public testing::Test {
                          {"binary", binary},
                          {"models", {"virtio-net-pci"}},
                          {"memoryBytes", 0},
+                         {"pauseBudgetMs", 20'000},  // A busy host must not send the guest back.
                          {"arguments", arguments_},
                          {"descriptors", descriptors},
                          {"pidFile", directory_ + "/pid"},
