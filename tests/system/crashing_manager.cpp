@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
     };
     const Verbs::Done done = [&](const VerbResult& result) {
         ended = !result.report || result.report->outcome != State::StandingBy;
-        if (ended) std::cerr << "crashing-manager: it ended before '" << state << "': " << result.value << '\n';
+        if (ended) std::cerr << "crashing-manager: it ended before '" << state << "': " << toJson(result) << '\n';
     };
     const std::string vm = argv[2];
     vm.find('/') == std::string::npos ? host.upgrade(vm, options, dieThen, done) : host.adopt(vm, dieThen, done);
