@@ -16,6 +16,10 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds patience{3'000};
+/// For what lets a guest run: on a host with too much to do it takes its time, and there is nothing that a stopped guest would be
+/// better served by.
+constexpr milliseconds contPatience{30'000};
+constexpr milliseconds silencePatience{15'000};   ///< For a VMM that does what a manager told it before that died.
 constexpr milliseconds executedPatience{20'000};  ///< For a VMM that is just being executed.
 
 const VmmRecord& oldOf(const VmRecord& record) {
@@ -61,6 +65,7 @@ void Recovery::begin() {
               .retiring = record_.retiring.has_value(),
               .toldToRun = record_.toldToRun && !isOneProcess(),
               .hasDevicesPassed = !record_.passthrough.empty()};
+    askUntil_ = std::chrono::steady_clock::now() + silencePatience;
     judge();
 }
 
@@ -90,8 +95,20 @@ void Recovery::judge() {
         case RecoveryVerdict::LetNewRun:
             return letNewRun(verdict.why);
         case RecoveryVerdict::LeaveBoth:
-            return finish(verdict.why);
+            if (!askTheSilentAgain()) finish(verdict.why);
     }
+}
+
+bool Recovery::askTheSilentAgain() {
+    bool isAnySilent = false;
+    for (RecoveryFacts::Vmm* vmm : {&facts_.oldVmm, &facts_.newVmm})
+        if (vmm->isAlive && vmm->says == RunState::Unsaid && vmm->word.empty()) {
+            vmm->says.reset();
+            isAnySilent = true;
+        }
+    if (!isAnySilent || std::chrono::steady_clock::now() > askUntil_) return false;
+    timer_ = EventSource::after(milliseconds(20), [this] { guarded([this] { judge(); }); });
+    return true;
 }
 
 void Recovery::askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known) {
@@ -114,7 +131,7 @@ void Recovery::ask(VmmProcess& vmm, const std::string& command, nlohmann::json a
         });
     };
     try {
-        vmm.monitor().execute(command, arguments, patience, answered);
+        vmm.monitor().execute(command, arguments, command == "cont" ? contPatience : patience, answered);
     } catch (const std::exception& error) {
         timer_ = EventSource::after(milliseconds(0),
                                     [answered, reply = QmpReply{{}, QmpError{"Closed", error.what()}}] { answered(reply); });

@@ -44,6 +44,8 @@ class Recovery {
     void begin();
     /// Of two VMMs, or of a start: does what is next by what is known.
     void judge();
+    /// Before nobody can know: who is silent may be busy with what the dead manager had told it. False when it is too late.
+    bool askTheSilentAgain();
     void askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known);
     void keepStart();
     void undoStart();
@@ -82,7 +84,7 @@ class Recovery {
     EventSource timer_;
     int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
     int callsLeft_ = 50;                              ///< Until the right one of two VMMs takes a call, 20 ms apart.
-    std::chrono::steady_clock::time_point askUntil_;  ///< Of the one process.
+    std::chrono::steady_clock::time_point askUntil_;
     bool announced_ = false;
     bool cancelled_ = false;
     bool incoming_ = false;

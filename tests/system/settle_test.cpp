@@ -387,6 +387,19 @@ TEST_F(SettleTest, endsWhatAManagerLeftThatDiedWhileItEndedTheOldVmm) {
     }
 }
 
+/// On a host with too much to do `cont` took more than three seconds, and the guest was given up while it was about to run.
+TEST_F(SettleTest, waitsForANewVmmThatTakesItsTimeToLetTheGuestRun) {
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    const int old = show("a")["pid"];
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing("--fault cont=slow:4000"), "confirming", "500"));
+    const json ready = upgrade("a", {.binary = executing(), .dryRun = true});
+    EXPECT_EQ(ready["outcome"], "ready") << ready.dump(2);
+    EXPECT_THAT(ready.value("settledFirst", ""), HasSubstr("it was finished: the guest is on the new VMM"));
+    EXPECT_NE(show("a")["pid"], old);
+    EXPECT_EQ(show("a")["state"], "running");
+    EXPECT_TRUE(isGone(old));
+}
+
 /// What has been sent SIGKILL runs no guest any more, however long the kernel holds it: the guest that is well is not to pay for
 /// that.
 TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
