@@ -82,8 +82,8 @@ class Recovery {
     VmmProcess new_;
     RecoveryFacts facts_;
     EventSource timer_;
-    int attemptsLeft_ = 250;                          ///< To let the old VMM run the guest, 20 ms apart.
-    int callsLeft_ = 50;                              ///< Until the right one of two VMMs takes a call, 20 ms apart.
+    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
+    int callsLeft_ = 50;      ///< Until the right one of two VMMs takes a call, 20 ms apart.
     std::chrono::steady_clock::time_point askUntil_;
     bool announced_ = false;
     bool cancelled_ = false;
