@@ -138,9 +138,11 @@ Process::Program Process::program() const {
     const Program executed{path("exe"), link("exe")};
     if (executed.path.empty()) return {};
     if (isProgram(executed.file)) return executed;
-    // Of the mapped files, one is a program and the others are libraries.
+    // Of the mapped files whose instructions are executed, one is a program and the others are libraries. A VMM maps programs to
+    // read them as well: an ELF kernel that it has loaded.
     std::set<std::string> seen{executed.path};
     for (const MemoryMapping& mapping : mappings()) {
+        if (!mapping.executable) continue;
         // A memory file or a device is no program, and opening a device may do something.
         const bool isFile =
             mapping.path.starts_with('/') && !mapping.path.starts_with("/memfd:") && !mapping.path.starts_with("/dev/");

@@ -223,6 +223,35 @@ TEST_F(ProcessTest, runsTheProgramThatItWasStartedWith) {
     EXPECT_TRUE(std::filesystem::equivalent(child.process().program().file, "/proc/self/exe"));
 }
 
+/// As QEMU does with an ELF kernel; a loader's program is looked for among what is mapped.
+TEST_F(ProcessTest, runsNoProgramThatItHasMappedToReadIt) {
+    int ends[2] = {};
+    ASSERT_EQ(::pipe(ends), 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        ::dup2(ends[1], STDOUT_FILENO);
+        ::execl("/lib64/ld-linux-x86-64.so.2", "ld.so", "/usr/bin/python3", "-c",
+                // Below all else, where it is found first. PROT_READ; MAP_PRIVATE | MAP_FIXED.
+                "import ctypes, os, time\n"
+                "libc = ctypes.CDLL(None)\n"
+                "libc.mmap.restype = ctypes.c_size_t\n"
+                "file = os.open('/usr/bin/env', os.O_RDONLY)\n"
+                "at = libc.mmap(ctypes.c_void_p(0x200000), ctypes.c_size_t(4096), 1, 0x12, file, ctypes.c_long(0))\n"
+                "print('mapped' if at == 0x200000 else 'failed', flush=True)\n"
+                "time.sleep(600)",
+                nullptr);
+        ::_exit(127);
+    }
+    char said[6] = {};
+    EXPECT_EQ(::read(ends[0], said, sizeof said), static_cast<ssize_t>(sizeof said));
+    EXPECT_EQ(std::string_view(said, sizeof said), "mapped");
+    EXPECT_EQ(std::filesystem::path(Process(pid).program().path).filename(),
+              std::filesystem::canonical("/usr/bin/python3").filename());
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    for (const int end : ends) ::close(end);
+}
+
 TEST_F(ProcessTest, isEndedByForceWhenItDoesNotEndWhenAsked) {
     const Child child([] { return ::signal(SIGTERM, SIG_IGN) == SIG_ERR ? -1 : 0; });
     const UniqueFd process = openPidfd(child.pid());
