@@ -281,6 +281,28 @@ TestDomain::~TestDomain() {
     fs::remove(disk_);
 }
 
+bool TestDomain::isLinux() const {
+    return options_.withLinux || options_.network || options_.uefi;
+}
+
+std::string TestDomain::guestXml() const {
+    if (isLinux())
+        return "    <kernel>" + required("VH_GUEST_KERNEL") + "</kernel>\n    <initrd>" + required("VH_GUEST_INITRAMFS") +
+               "</initrd>\n    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
+               "cryptomgr.notests" +
+               (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline + "</cmdline>\n";
+    // A copy: libvirt changes a kernel's owner.
+    const std::string kernel = "/run/virt-handover-test/bare-guest.elf";
+    fs::copy_file(required("VH_BARE_GUEST"), kernel, fs::copy_options::skip_existing);
+    return "    <kernel>" + kernel + "</kernel>\n    <cmdline>bare" + options_.cmdline + "</cmdline>\n";
+}
+
+std::string TestDomain::address(unsigned slot) const {
+    // Behind a port, where libvirt puts it, a virtio device has no legacy interface, which is what the bare guest knows.
+    if (isLinux()) return {};
+    return "<address type='pci' domain='0' bus='0' slot='" + std::to_string(slot) + "' function='0'/>";
+}
+
 std::string TestDomain::xml() const {
     const bool cells = options_.memory == DomainMemory::TwoCells;
     // 256 MiB for a guest's firmware of 2 MiB more; 192 are enough for the kernel and a working set, and quickly filled.
@@ -302,13 +324,10 @@ std::string TestDomain::xml() const {
         xml +=
             "    <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>\n"
             "    <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>\n";
-    xml += "    <kernel>" + required("VH_GUEST_KERNEL") + "</kernel>\n    <initrd>" + required("VH_GUEST_INITRAMFS") +
-           "</initrd>\n    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
-           "cryptomgr.notests" +
-           (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline +
-           "</cmdline>\n  </os>\n  <features><acpi/></features>\n  <devices>\n    <emulator>" + xmlEscaped(options_.emulator) +
+    xml += guestXml() + "  </os>\n  <features><acpi/></features>\n  <devices>\n    <emulator>" + xmlEscaped(options_.emulator) +
            "</emulator>\n    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" +
-           xmlEscaped(disk_) + "'/><target dev='vda' bus='virtio'/></disk>\n    " + options_.serial +
+           xmlEscaped(disk_) + "'/><target dev='vda' bus='virtio'/>" + address(0x10) +
+           "</disk>\n    <controller type='virtio-serial' index='0'>" + address(0x11) + "</controller>\n    " + options_.serial +
            "\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" + heartbeat_ +
            "'/><target type='virtio' name='org.virt-handover.heartbeat.0'/></channel>\n";
     if (options_.network)

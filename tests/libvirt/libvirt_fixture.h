@@ -78,10 +78,11 @@ enum class DomainMemory {
 struct DomainOptions {
     std::string name = "t";
     DomainMemory memory = DomainMemory::Memfd;
-    bool ready = true;  ///< `-machine aux-ram-share=on`
+    bool ready = true;       ///< `-machine aux-ram-share=on`
+    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which has neither of the next two.
     bool network = false;
-    bool graphics = false;
     bool uefi = false;
+    bool graphics = false;
     std::string emulator = oldQemu();
     std::string machine = "pc-q35-10.0";
     std::string serial = "<serial type='pty'/>";
@@ -127,6 +128,11 @@ class TestDomain {
     void expectOneVmm() const;
 
  private:
+    bool isLinux() const;
+    /// What it boots.
+    std::string guestXml() const;
+    std::string address(unsigned slot) const;
+
     const LibvirtHost& host_;
     DomainOptions options_;
     std::string disk_;

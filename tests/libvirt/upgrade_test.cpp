@@ -100,7 +100,7 @@ void expectVirshWorks(const LibvirtHost& host, const TestDomain& domain) {
 
 TEST_P(Upgrade, leavesADomainOfWhichAllOfVirshWorks) {
     LibvirtHost host(GetParam());
-    const TestDomain domain(host, {.name = "web 1"});
+    const TestDomain domain(host, {.name = "web 1", .withLinux = true});
     domain.start();
     domain.expectGuestIsWell();
     const pid_t before = domain.vmm();
@@ -301,7 +301,7 @@ TEST(UpgradeAsDebianHasIt, isPossibleForADomainThatWasPreparedAndStartedAnew) {
 
 TEST(UpgradeAsDebianHasIt, leavesAPausedDomainPaused) {
     const LibvirtHost host(VmmUser::LibvirtQemu);
-    const TestDomain domain(host, {.name = "paused"});
+    const TestDomain domain(host, {.name = "paused", .withLinux = true});
     domain.start();
     domain.expectGuestIsWell();
     host.must({"suspend", domain.name()});
