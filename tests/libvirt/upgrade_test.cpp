@@ -243,7 +243,7 @@ TEST(UpgradeAsDebianHasIt, goesOnWithTheLogsOfSerialPorts) {
                                           "<serial type='file'><source path='" + log + "'/></serial>"}) {
             SCOPED_TRACE(serial + " by " + handler);
             fs::remove(log);
-            const TestDomain domain(host, {.name = "logged", .serial = serial});
+            const TestDomain domain(host, {.name = "logged", .withLinux = true, .serial = serial});
             domain.start();
             domain.expectGuestIsWell();
             const auto boots = [&] { return times(readIfThere(log), "probe: ready"); };

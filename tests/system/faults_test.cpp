@@ -6,6 +6,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/support/failure_matrix.h"
 #include "tests/support/vm_fixture.h"
 
 namespace vh::test {
@@ -46,6 +47,15 @@ bool mayBeUpgraded(const Case& one) {
     if (one.fault.find("=slow:") != std::string::npos) return true;
     // The end of the old VMM is its own affair, and so is what it answers once it has handed over.
     return one.side == Side::Old && is(one, {"quit=", "stream-end=", "verify@2=", "migrate=lie"});
+}
+
+/// As the failure matrix has it.
+void publish(const Case& one) {
+    const std::size_t equals = one.fault.find('=');
+    std::string outcome = one.report.value("outcome", "");
+    if (outcome == "rolled back" && one.report["vmm"]["stopToResumeMs"].is_null()) outcome += ", never stopped";
+    expectAsInFailureMatrix({one.design, one.side == Side::Old ? "old VMM" : "new VMM", one.fault.substr(0, equals),
+                             one.fault.substr(equals + 1), outcome});
 }
 
 class FaultsTest : public HostFixture, public testing::WithParamInterface<Design> {
@@ -137,6 +147,7 @@ TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
         SCOPED_TRACE(std::string(one.side == Side::Old ? "old" : "new") + " VMM with " + one.fault + ": " +
                      one.report.value("outcome", "?") + ": " + one.report.value("cause", ""));
         const std::string outcome = one.report.value("outcome", "");
+        publish(one);
         if (isForTheGuestToNotice(one)) {
             EXPECT_EQ(outcome, one.fault == "cont=lie" ? "silent" : "upgraded");
             EXPECT_TRUE(outcome == "silent" || !one.report["guest"]["errors"].empty());

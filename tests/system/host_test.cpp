@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/support/failure_matrix.h"
 #include "tests/support/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -333,12 +334,16 @@ TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
         {"confirming", "0"},  {"confirming", "2"},   {"retiring", "0"}};
     for (const auto& [state, delayMs] : moments) {
         SCOPED_TRACE(state + " + " + delayMs + " ms");
+        const pid_t old = vmmPid(host, "vm");
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), state, delayMs));
         std::string problem;
         host.recoverAll([&](const std::string& line) { problem = line; });
         ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, milliseconds(15'000)))
             << show().dump(2);
         ASSERT_EQ(problem, "");
+        const bool isOld = vmmPid(host, "vm") == old;
+        if (delayMs == "0")
+            expectAsInFailureMatrix({GetParam(), "manager", state, "die", isOld ? "on the old VMM" : "on the new VMM"});
         EXPECT_TRUE(std::filesystem::is_empty(show()["directory"].get<std::string>() + "/incoming")) << "sockets are left";
         expectGuestIsWell(host, "vm");
         const json report = upgrade({.binary = newQemu()});

@@ -11,6 +11,7 @@
 
 #include <gmock/gmock.h>
 
+#include "tests/support/failure_matrix.h"
 #include "tests/support/vm_fixture.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -390,6 +391,7 @@ TEST_F(VmmExecCrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
     const int pid = vmmPid(shared->host, "vm");
     for (const auto& [state, delayMs] : moments) {
         SCOPED_TRACE(state + " + " + delayMs + " ms");
+        const unsigned generation = VmDirectory(shared->workspace.runtime(), "vm").read()->vmm.generation;
         ASSERT_NO_FATAL_FAILURE(crashManager(shared->workspace, "vm", "vm", newQemu(), state, delayMs));
         std::string problem;
         shared->host.recoverAll([&](const std::string& line) { problem = line; });
@@ -398,6 +400,9 @@ TEST_F(VmmExecCrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
             << shared->show().dump(2);
         ASSERT_EQ(problem, "");
         EXPECT_EQ(vmmPid(shared->host, "vm"), pid);
+        const bool isOld = VmDirectory(shared->workspace.runtime(), "vm").read()->vmm.generation == generation;
+        if (delayMs == "0")
+            expectAsInFailureMatrix({Design::VmmExec, "manager", state, "die", isOld ? "on the old VMM" : "on the new VMM"});
         expectGuestIsWell(shared->host, "vm");
         ASSERT_NO_FATAL_FAILURE(expectUpgraded(*shared, upgrade(*shared, newQemu())));
     }

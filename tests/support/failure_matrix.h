@@ -1,0 +1,23 @@
+// The failure matrix that is published (tests/results/failure-matrix.json, and as a table in failure-matrix.md): what became of a
+// handover in which the manager, the old VMM or the new one failed, by design and step. Each of its lines was seen by a test, and
+// is seen by it again in every run.
+#pragma once
+
+#include <string>
+
+#include "config/design.h"
+
+namespace vh::test {
+
+struct SeenFailure {
+    Design design = Design::Relayed;
+    std::string victim;   ///< `manager`, `old VMM`, `new VMM`.
+    std::string step;     ///< A state of the handover, or a step of the reference VMM (reference_vmm.h).
+    std::string kind;     ///< `die`, `hang`: an action of the reference VMM.
+    std::string outcome;  ///< In words.
+};
+
+/// Fails the test when the matrix has another outcome for this; with VH_ACCEPT=1 it is put in.
+void expectAsInFailureMatrix(const SeenFailure& seen);
+
+}  // namespace vh::test
