@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -21,7 +20,6 @@
 #include "manager/compare/round.h"
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
-#include "manager/record/last_report.h"
 #include "manager/resources/memory_room.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
@@ -37,10 +35,6 @@ constexpr unsigned firstWarmUp = 1'000'000;  ///< No round has that number.
 constexpr unsigned failuresInARow = 3;       ///< After so many, a design is given up in its configuration.
 constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
-
-std::string utcNow() {
-    return utc(std::time(nullptr));
-}
 
 /// Reads from /proc of a process that may end at any moment; what could not be read stays as it is.
 template <typename Read>
@@ -476,7 +470,10 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .warmUpRounds = plan.warmUpRounds,
                         .beforeMs = plan.before.count(),
                         .afterMs = plan.after.count(),
-                        .stealLimitPercent = plan.stealLimitPercent};
+                        .stealLimitPercent = plan.stealLimitPercent,
+                        .cpuPressureLimitPercent = plan.cpuPressureLimitPercent,
+                        .runQueueLimitPercent = plan.runQueueLimitPercent,
+                        .beatLimitMs = plan.beatLimit.count()};
     results.host = hostFacts();
     results.configurations = configurationsOf(plan, settings.own, results.vmms);
     return results;

@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
+#include "manager/record/last_report.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
@@ -73,6 +75,13 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
         return std::to_string(*middle) + " other tasks wanted to run at a time (median), on " + std::to_string(cpus) +
                (cpus == 1 ? " CPU" : " CPUs");
     return std::nullopt;
+}
+
+std::string utcNow() {
+    const auto now = std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+    const auto ms = now.time_since_epoch().count() % 1000;
+    std::string text = utc(std::chrono::system_clock::to_time_t(now));
+    return text.insert(text.size() - 1, "." + std::to_string(1000 + ms).substr(1));
 }
 
 HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {

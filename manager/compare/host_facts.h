@@ -31,6 +31,9 @@ unsigned runnable(const std::string& proc = "/proc");
 std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
                                    double stealLimitPercent = 5, unsigned cpus = 0);
 
+/// UTC with milliseconds, to put beside a host's log: `2026-01-02T03:04:05.678Z`.
+std::string utcNow();
+
 struct HostFacts {
     std::string cpu;
     std::uint64_t cpus = 0;

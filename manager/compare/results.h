@@ -61,15 +61,30 @@ struct Patterns {
     std::optional<std::uint64_t> pagesChecked, mismatches;
 };
 
+/// How long had to be waited for a CPU, of a window's time; none where this kernel does not count it.
+struct CpuWait {
+    std::optional<double> cpuPressurePercent;  ///< By some task of the host.
+    std::optional<double> vmmWaitPercent;      ///< By the threads of the VM's VMM together, so that it may be more than 100.
+    std::optional<double> managerWaitPercent;  ///< Likewise by ours.
+};
+
+/// How busy the host was, before the handover and from its beginning to the end of the window.
+struct Disturbance {
+    CpuWait before, since;
+};
+
 /// One handover of one VM. What was not measured is none.
 struct Round {
     unsigned round = 0;
     unsigned vm = 0;
-    unsigned order = 0;  ///< Among the designs of the round.
+    unsigned order = 0;                    ///< Among the designs of the round.
+    std::optional<std::string> startedAt;  ///< UTC, with milliseconds: when the handover began.
     Outcome outcome = Outcome::Lost;
     std::string cause;
     std::optional<double> stealPercent;
     bool disturbed = false;
+    std::string disturbedBy;  ///< In words; also empty in files that are older than it.
+    std::optional<Disturbance> disturbance;
     std::optional<PhaseTimes> phasesMs;
     std::optional<double> totalMs, stopToResumeMs, guestPauseMs;
     std::optional<Beats> beats;
@@ -155,6 +170,9 @@ struct MeasurementSettings {
     unsigned rounds = 0, baselineRounds = 0, warmUpRounds = 0;
     std::int64_t beforeMs = 0, afterMs = 0;
     unsigned stealLimitPercent = 0;
+    // None in files of the time when nothing was judged by them.
+    std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
+    std::optional<std::int64_t> beatLimitMs;
 };
 
 struct Results {

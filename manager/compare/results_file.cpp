@@ -1,5 +1,7 @@
 #include "manager/compare/results_file.h"
 
+#include <algorithm>
+#include <array>
 #include <set>
 #include <stdexcept>
 #include <type_traits>
@@ -32,15 +34,17 @@ VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstB
 VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
-VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, stopToResumeMs, guestPauseMs,
-           beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns)
+VH_MEMBERS(CpuWait, cpuPressurePercent, vmmWaitPercent, managerWaitPercent)
+VH_MEMBERS(Disturbance, before, since)
+VH_MEMBERS(Round, round, vm, order, startedAt, outcome, cause, stealPercent, disturbed, disturbedBy, disturbance, phasesMs,
+           totalMs, stopToResumeMs, guestPauseMs, beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
 VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, extraMemoryBytes, descriptors, ioctls, memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
 VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
-           stealLimitPercent)
+           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs)
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
            runQueue)
 VH_MEMBERS(Results, version, command, startedAt, finishedAt, seed, settings, host, vmms, configurations, scratchDirectory, notes)
@@ -57,14 +61,23 @@ constexpr const char* keyOf(std::string_view member) {
 }
 
 /// Members that earlier files do not have. They are written when they say something.
+template <typename Class>
 constexpr bool isLater(std::string_view member) {
-    return member == "workLostMs" || member == "notBack" || member == "silentBefore";
+    constexpr std::array later{"workLostMs",           "notBack",     "silentBefore",
+                               "disturbedBy",          "disturbance", "cpuPressureLimitPercent",
+                               "runQueueLimitPercent", "beatLimitMs"};
+    return std::ranges::find(later, member) != later.end() || (std::is_same_v<Class, Round> && member == "startedAt");
+}
+
+bool saysSomething(const json& value) {
+    return !value.empty() && value != false && value != "";
 }
 
 /// Whether there are files without that member.
 template <typename Class>
 constexpr bool mayBeAbsent(std::string_view member) {
-    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" || isLater(member);
+    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" ||
+           isLater<Class>(member);
 }
 
 template <typename Value>
@@ -114,7 +127,7 @@ json written(const Value& value) {
         json object;
         Members<Value>::each(value, [&](const char* member, const auto& entry) {
             const json one = written(entry);
-            if (!isLater(member) || (!one.is_null() && one != false)) object[keyOf(member)] = one;
+            if (!isLater<Value>(member) || saysSomething(one)) object[keyOf(member)] = one;
         });
         return object;
     } else {

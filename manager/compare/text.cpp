@@ -170,6 +170,22 @@ std::string remarksOn(const Configuration& configuration) {
     return text;
 }
 
+/// Whether rounds were left out for that is worth knowing also when none was.
+std::string disturbedText(const Results& results) {
+    std::size_t out = 0, all = 0;
+    std::string example;
+    for (const Configuration& one : results.configurations)
+        for (const Series& series : one.series)
+            for (const Round& round : series.rounds) {
+                ++all;
+                if (!round.upgraded() || !round.disturbed) continue;
+                ++out;
+                if (example.empty()) example = round.disturbedBy;
+            }
+    return "Left out because of a disturbed host: " + std::to_string(out) + " of " + std::to_string(all) + " handovers" +
+           (example.empty() ? "" : ", such as for " + printable(example)) + ".\n";
+}
+
 std::string sentenceOn(const Ratio& ratio) {
     std::string text =
         std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference)) + ": " + titleOf(ratio.metric) + " ";
@@ -220,8 +236,12 @@ void addLine(std::string& csv, const std::vector<json>& fields) {
     csv += "\r\n";
 }
 
+/// Columns that say which round it is, and what became of it.
+constexpr std::array firstMembers{"round", "vm",           "order",     "startedAt",  "outcome",
+                                  "cause", "stealPercent", "disturbed", "disturbedBy"};
+
 /// Columns of a round that no statistics are made of.
-constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
+constexpr std::array<std::pair<const char*, const char*>, 18> furtherFigures{{
     {"beatMedianBeforeMs", "/beats/before/medianMs"},
     {"beatMedianAfterMs", "/beats/after/medianMs"},
     {"beatLongestBeforeMs", "/beats/before/longestMs"},
@@ -234,6 +254,12 @@ constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
     {"patternsIntact", "/patterns/intact"},
     {"pagesChecked", "/patterns/pagesChecked"},
     {"mismatches", "/patterns/mismatches"},
+    {"cpuPressureBeforePercent", "/disturbance/before/cpuPressurePercent"},
+    {"vmmWaitBeforePercent", "/disturbance/before/vmmWaitPercent"},
+    {"managerWaitBeforePercent", "/disturbance/before/managerWaitPercent"},
+    {"cpuPressureSincePercent", "/disturbance/since/cpuPressurePercent"},
+    {"vmmWaitSincePercent", "/disturbance/since/vmmWaitPercent"},
+    {"managerWaitSincePercent", "/disturbance/since/managerWaitPercent"},
 }};
 
 json valueAt(const json& round, const std::string& where) {
@@ -276,6 +302,7 @@ std::string comparisonText(const Results& results, const Summary& summary) {
         "Times are in ms: the median and, in brackets, its 95 % interval; of fewer than 6 rounds the smallest and the greatest.\n"
         "Rounds: in the figures/failed/disturbed. Net: echo requests lost of all / longest gap. -: not measured.\n";
     if (!results.finishedAt) text += "The comparison is not finished: rounds are missing.\n";
+    text += disturbedText(results);
     bool claims = false;
     for (std::size_t i = 0; i < summary.size(); ++i) {
         const Configuration& configuration = results.configurations[i];
@@ -293,10 +320,9 @@ std::string comparisonText(const Results& results, const Summary& summary) {
 }
 
 std::string comparisonCsv(const Results& results) {
-    std::vector<json> header{"cell",     "title",        "oldBinary",     "oldVersion", "newBinary", "newVersion",
-                             "ramBytes", "touchedBytes", "pageSizeBytes", "vcpus",      "devices",   "load",
-                             "vms",      "design",       "round",         "vm",         "order",     "outcome",
-                             "cause",    "stealPercent", "disturbed"};
+    std::vector<json> header{"cell",         "title",         "oldBinary", "oldVersion", "newBinary", "newVersion", "ramBytes",
+                             "touchedBytes", "pageSizeBytes", "vcpus",     "devices",    "load",      "vms",        "design"};
+    for (const char* member : firstMembers) header.emplace_back(member);
     for (const Metric& metric : metrics) header.emplace_back(metric.name);
     for (const auto& [name, pointer] : furtherFigures) header.emplace_back(name);
     std::string csv;
@@ -310,8 +336,7 @@ std::string comparisonCsv(const Results& results) {
                 std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
                                        newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
                                        devices,        name(one.load), one.vms,          name(series.design)};
-                for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
-                    line.push_back(figures.at(member));
+                for (const char* member : firstMembers) line.push_back(figures.value(member, json()));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));
                 for (const auto& [title, pointer] : furtherFigures) line.push_back(valueAt(figures, pointer));
                 addLine(csv, line);

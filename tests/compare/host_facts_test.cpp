@@ -98,6 +98,10 @@ TEST_F(HostFacts, areThereOnThisHost) {
     EXPECT_GT(CpuTimes::now().total(), 0U);
 }
 
+TEST_F(HostFacts, haveTheTimeOfDayWithMilliseconds) {
+    EXPECT_THAT(utcNow(), MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z"));
+}
+
 TEST_F(HostFacts, areEmptyWhereProcIsNot) {
     const auto facts = hostFacts(proc_.file("nowhere"), proc_.file("nothing"));
     EXPECT_EQ(facts.cpu, "");

@@ -22,7 +22,10 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
+using testing::AllOf;
+using testing::Ge;
 using testing::HasSubstr;
+using testing::Le;
 namespace fs = std::filesystem;
 
 /// The directories that comparisons make for their VMs.
@@ -45,21 +48,23 @@ class CompareTest : public testing::Test {
         all.insert(all.end(), arguments.begin(), arguments.end());
         return all;
     }
+    /// Tests run on busy hosts.
+    static inline const std::string disturbedByNothing =
+        "steal_limit_percent: 100\ncpu_pressure_limit_percent: 100\nrun_queue_limit_percent: 100000\nbeat_limit: 60s\n";
     /// Of a small plan: two binaries, the smallest guest.
     std::vector<std::string> smallPlan(const std::string& keys, const std::string& old = oldQemu()) const {
         const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + old + "\", new: \"" + newQemu() + "\"}]\n" +
                                                                  "ram: [{size: 256MiB, touched: 64MiB}]\nwarm_up_rounds: 0\n"
-                                                                 "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
-                                                                 keys);
+                                                                 "before: 300ms\nafter: 500ms\n" +
+                                                                 disturbedByNothing + keys);
         return {"--plan", plan, "--output", output()};
     }
     /// Of reference VMMs, which boot nothing.
     std::vector<std::string> referencePlan(const std::string& keys, const std::string& old, const std::string& newVmm) const {
         const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + old + "\", new: \"" + newVmm + "\"}]\n" +
                                                                  "ram: [{size: 192MiB, touched: 16MiB}]\ndevices: [none]\n"
-                                                                 "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n"
-                                                                 "steal_limit_percent: 100\n" +
-                                                                 keys);
+                                                                 "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n" +
+                                                                 disturbedByNothing + keys);
         return {"--plan", plan, "--kernel", "/dev/null", "--initrd", "/dev/null", "--design", "relayed", "--output", output()};
     }
     std::string output() const { return workspace.path() + "/results"; }
@@ -97,6 +102,10 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
         for (const json& round : one["rounds"]) {
             EXPECT_EQ(round["outcome"], "upgraded") << round;
             EXPECT_TRUE(round["patterns"]["intact"]) << round;
+            EXPECT_THAT(round["startedAt"].get<std::string>(), AllOf(Ge(found["startedAt"]), Le(found["finishedAt"])));
+            EXPECT_GE(round["disturbance"]["before"]["cpuPressurePercent"], 0) << round;
+            EXPECT_GE(round["disturbance"]["since"]["vmmWaitPercent"], 0) << round;
+            EXPECT_GE(round["disturbance"]["since"]["managerWaitPercent"], 0) << round;
             EXPECT_GT(round["stopToResumeMs"], 0) << round;
             EXPECT_GT(round["guestPauseMs"], 0) << round;
             EXPECT_GT(round["writeRate"]["beforePagesPerSecond"], 0) << round;
@@ -324,6 +333,26 @@ TEST_F(CompareTest, exitsWithThreeOnARegression) {
     EXPECT_EQ(run({"--check", before, "--with", slower, "--tolerance", "3"}).code, 0);
 }
 
+TEST_F(CompareTest, leavesOutARoundBeforeWhichTheHostWasBusyAndSaysWhy) {
+    std::vector<std::string> plan =
+        referencePlan("rounds: 1\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("new", ""));
+    replaceIn(workspace.path() + "/plan.yaml", "cpu_pressure_limit_percent: 100", "cpu_pressure_limit_percent: 50");
+    std::atomic<bool> stop = false;
+    std::vector<std::jthread> burners;
+    for (unsigned i = 0; i < 2 * std::max(1U, std::thread::hardware_concurrency()); ++i)
+        burners.emplace_back([&stop] {
+            while (!stop) continue;
+        });
+    const Ran ran = run(plan);
+    stop = true;
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results(), round = series(found, "relayed")["rounds"].at(0);
+    EXPECT_EQ(round["disturbed"], true) << round;
+    EXPECT_THAT(round["disturbedBy"].get<std::string>(), HasSubstr("before the handover some task waited for a CPU for"));
+    EXPECT_EQ(found["summary"]["cells"][0]["series"][0]["disturbed"], 1);
+    EXPECT_THAT(ran.output, HasSubstr("Left out because of a disturbed host: 1 of 1 handovers"));
+}
+
 TEST_F(CompareTest, handsSeveralVmsOverAtOnce) {
     const Ran ran = run(smallPlan("rounds: 1\ndesigns: [relayed]\nvms: [2]\n"));
     ASSERT_EQ(ran.code, 0) << ran.error;
@@ -347,7 +376,7 @@ TEST_F(CompareTest, saysWhatIsWrongWithWhatWasAsked) {
     EXPECT_THAT(complaint({"--ram", "lots"}), HasSubstr("--ram: found 'lots', expected a size"));
     EXPECT_THAT(complaint({"--design", "magic"}), HasSubstr("--design: found 'magic'"));
     EXPECT_THAT(complaint({"--with", "x.json"}), HasSubstr("--check"));
-    EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:7:9: rounds: found 'many'"));
+    EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:10:9: rounds: found 'many'"));
     EXPECT_THAT(complaint({"--resume", workspace.path() + "/nothing"}), HasSubstr("nothing/results.json"));
     const std::string damaged = workspace.file("damaged.json", "{\"format\": \"something\"}");
     EXPECT_THAT(complaint({"--check", damaged, "--with", damaged}), HasSubstr("damaged.json"));

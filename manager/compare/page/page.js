@@ -274,6 +274,12 @@ function drawControls() {
 
 // The end of the page.
 
+/** By what, without the figures, so that rounds of one kind are one line. */
+function disturbedBy(round) {
+  const kinds = text(round.disturbedBy).split("; ").map((words) => words.replace(/(:| for (?!a CPU)).*/, ""));
+  return kinds.filter(Boolean).join("; ") || "the hypervisor of this host took CPU time away";
+}
+
 function drawReliability() {
   const groups = new Map();
   for (const cell of cells)
@@ -282,7 +288,7 @@ function drawReliability() {
         const damaged = record(round.patterns).intact === false;
         if (enters(round) && !damaged) continue;
         const what = round.outcome !== "upgraded" ? text(round.outcome) || "no outcome" : damaged ? "guest data damaged" : "disturbed";
-        const cause = text(round.cause) || (damaged ? `${plain(record(round.patterns).mismatches)} mismatches` : round.disturbed === true ? "the hypervisor of this host took CPU time away" : "no cause given");
+        const cause = text(round.cause) || (damaged ? `${plain(record(round.patterns).mismatches)} mismatches` : round.disturbed === true ? disturbedBy(round) : "no cause given");
         const key = JSON.stringify([cell.id, series.design, what, cause]);
         if (!groups.has(key)) groups.set(key, { cell, design: series.design, what, cause, rounds: [], steal: [] });
         groups.get(key).rounds.push(`${text(round.round) || "?"}${cell.vms > 1 ? ` (VM ${text(round.vm)})` : ""}`);
@@ -298,7 +304,8 @@ function drawReliability() {
   const sum = (some) => some.reduce((count, group) => count + group.rounds.length, 0);
   const failedTable = [
     failed.length ? groupTable("Handovers that did not succeed", failed) : element("p", {}, cells.some((cell) => cell.series.some((series) => series.rounds.length)) ? "No handover failed." : "There was no handover."),
-    disturbed.length ? details("disturbed", `${plural(sum(disturbed), "handover")} succeeded, but on a disturbed host: not counted`, groupTable("Handovers that are left out of the statistics", disturbed)) : element("p", {}, "None was left out because of a disturbed host.")];
+    element("p", {}, `Left out because of a disturbed host: ${sum(disturbed)} of ${plural(cells.reduce((count, cell) => count + cell.series.reduce((sum, series) => sum + series.rounds.length, 0), 0), "handover")}.`),
+    disturbed.length ? details("disturbed", `${plural(sum(disturbed), "handover")} succeeded, but on a disturbed host: not counted`, groupTable("Handovers that are left out of the statistics", disturbed)) : null];
   const notRun = new Map();
   for (const cell of cells)
     for (const series of cell.series.filter((one) => one.notRun)) {
@@ -319,7 +326,7 @@ const METHOD = [
   ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
   ["Two pauses, never mixed.", "“STOP to RESUME” is QEMU's own: between its two events. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. They are different quantities, on separate charts, and in separate statistics."],
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
-  ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed. What was not measured is left out, and never taken as 0."],
+  ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed: its hypervisor took no CPU time away from the handover on, and before it nobody waited long for a CPU and the guest beat evenly. A handover is not judged by what it makes the host do itself, which differs by design; the limits are among the settings. What was not measured is left out, and never taken as 0."],
   ["Median and interval.", "The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than 6 rounds it is just the smallest and the largest. The 99th percentile is given from 100 values on."],
   ["Ratios.", "Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. “smaller” or “larger” is said only when the whole interval lies on one side of 1, and never with fewer than 6 rounds. Of many true ties about one in twenty will still look like a difference: look for what holds in several cells."],
   ["Brown-out.", "From the guest's first beat on the new VMM until it writes memory at 95 % of its rate before."],
