@@ -18,6 +18,7 @@
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
 #include "manager/compare/round.h"
+#include "manager/compare/round_order.h"
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
 #include "manager/resources/memory_room.h"
@@ -31,8 +32,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr unsigned batchRounds = 10;
-constexpr unsigned firstWarmUp = 1'000'000;  ///< No round has that number.
-constexpr unsigned failuresInARow = 3;       ///< After so many, a design is given up in its configuration.
+constexpr unsigned failuresInARow = 3;  ///< After so many rounds, a design is given up in its configuration.
 constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
 
@@ -138,15 +138,18 @@ class Comparison {
              ", " + what);
     }
 
-    /// The entries in the order in which a round runs them: the same for the same seed, however the run was interrupted.
-    std::vector<Entry> ordered(const Configuration& configuration, const std::vector<Entry>& entries, unsigned round) const {
-        std::seed_seq sequence{results_.seed & 0xffffffff, results_.seed >> 32, std::uint64_t{numberOf(configuration)},
-                               std::uint64_t{round}};
-        std::mt19937_64 random(sequence);
-        std::map<std::uint64_t, Entry> byNumber;
-        for (const Entry& entry : entries) byNumber.emplace(random(), entry);
+    enum class Kind { Round, WarmUp };
+
+    /// The entries that have this round, in its order: the same for the same seed, however the run was interrupted.
+    std::vector<Entry> ordered(const Configuration& configuration, const std::vector<Entry>& entries, unsigned round,
+                               Kind kind = Kind::Round) const {
+        std::vector<const Series*> series;
+        for (const Entry& entry : entries) series.push_back(entry.series);
+        const auto rounds = [&](Design design) { return kind == Kind::WarmUp ? settings_.plan.warmUpRounds : roundsOf(design); };
+        const std::uint64_t stream = numberOf(configuration) | (kind == Kind::WarmUp ? 1ULL << 32 : 0);
         std::vector<Entry> order;
-        for (const auto& [number, entry] : byNumber) order.push_back(entry);
+        for (const Series* next : seriesInOrder(series, round, rounds, results_.seed, stream))
+            order.push_back(*std::ranges::find(entries, next, &Entry::series));
         return order;
     }
 
@@ -220,8 +223,8 @@ class Comparison {
                          order,
                          hasNetwork(configuration) && !settings_.own};
         };
-        for (unsigned warmUp = 0; warmUp < settings_.plan.warmUpRounds; ++warmUp)
-            for (const Entry& entry : ordered(configuration, entries, firstWarmUp + warmUp))
+        for (unsigned warmUp = 1; warmUp <= settings_.plan.warmUpRounds; ++warmUp)
+            for (const Entry& entry : ordered(configuration, entries, warmUp, Kind::WarmUp))
                 attempt(configuration, entry, [&] { runRound(trialOf(entry, 0, 0)); });
         for (const Entry& entry : entries)
             if (!entry.series->inspection)
@@ -350,7 +353,7 @@ class Comparison {
     void keep(const Trial& trial, std::vector<Round> rounds) {
         std::vector<Round>& all = trial.series.rounds;
         std::ranges::move(rounds, std::back_inserter(all));
-        if (all.size() >= failuresInARow && std::none_of(all.end() - failuresInARow, all.end(), std::mem_fn(&Round::upgraded)))
+        if (failedRoundsInARow(trial.series) >= failuresInARow)
             trial.series.notRun = "given up after " + std::to_string(failuresInARow) + " failures in a row: " + all.back().cause;
         write();
     }

@@ -1,10 +1,10 @@
 // Runs the rounds of a comparison and writes down what each cost.
 //
 // Theory of operation. The designs of a configuration need VMs of one of two kinds, by who makes guest RAM; the VMs of a kind are
-// a VM set. When memory allows, both sets of a configuration are up at once, and each round runs every design once, in random
-// order; the VMs of the other set are stopped meanwhile. When it does not, the rounds are run in batches of some rounds each, one
-// set after the other. A handover is the manager's own, from the same Host that the command line uses with --embed. After each, a
-// VM on a pair of two binaries is taken back to the old one, unmeasured.
+// a VM set. When memory allows, both sets of a configuration are up at once, and each round runs every design once, in an order
+// that is balanced over rounds (round_order.h); the VMs of the other set are stopped meanwhile. When it does not, the rounds are
+// run in batches of some rounds each, one set after the other. A handover is the manager's own, from the same Host that the
+// command line uses with --embed. After each, a VM on a pair of two binaries is taken back to the old one, unmeasured.
 //
 //     for each configuration: for each batch: start the VM sets
 //         preflight of every design (once): refused ones are not run, with the reason

@@ -322,7 +322,7 @@ function drawReliability() {
 }
 
 const METHOD = [
-  ["One run, in rounds.", "Each round hands every design over once, in random order, one after the other, so that whatever else the host does falls on all alike. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
+  ["One run, in rounds.", "Each round hands every design over once, one after the other, so that whatever else the host does falls on all alike. The order is drawn, and balanced over rounds: each design has each place, and comes after each other one, equally often. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
   ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
   ["Two pauses, never mixed.", "“STOP to RESUME” is QEMU's own: between its two events. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. They are different quantities, on separate charts, and in separate statistics."],
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
