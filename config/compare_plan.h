@@ -59,7 +59,7 @@ struct ProbeGuest {
 struct ComparePlan {
     std::vector<BinaryPair> pairs;
     std::vector<Design> designs = allDesigns();
-    unsigned rounds = 10;
+    unsigned rounds = 12;  ///< The fewest that an interval is made of.
     unsigned baselineRounds =
         0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
     unsigned warmUpRounds = 1;
@@ -82,6 +82,7 @@ struct ComparePlan {
     unsigned cpuPressureLimitPercent = 25;
     unsigned runQueueLimitPercent = 10;
     std::chrono::milliseconds beatLimit{50};
+    unsigned equivalenceMarginPercent = 10;  ///< Designs that differ by less are as good as each other.
     std::string saveDirectory = "/var/tmp";  ///< Where save-restore keeps guest RAM.
     std::optional<std::uint64_t> seed;       ///< Of the order of rounds.
 

@@ -3,17 +3,13 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
-#include <fstream>
-#include <map>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <utility>
 
-#include <gio/gio.h>
-
 #include "config/parse.h"
 #include "manager/compare/configurations.h"
+#include "manager/compare/disturbance.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
@@ -45,28 +41,16 @@ void unlessImpossible(Read read) {
     }
 }
 
-void copyDisk(const std::string& from, const std::string& to) {
-    const char* const argv[] = {"cp", "--reflink=auto", "--sparse=always", "--", from.c_str(), to.c_str(), nullptr};
-    GError* error = nullptr;
-    GSubprocess* process = g_subprocess_newv(argv, G_SUBPROCESS_FLAGS_STDERR_SILENCE, &error);
-    const bool copied = process && g_subprocess_wait_check(process, nullptr, &error);
-    const std::string problem = error ? error->message : "";
-    g_clear_error(&error);
-    if (process) g_object_unref(process);
-    if (!copied) throw std::runtime_error("cannot copy the disk '" + from + "' for the comparison: " + problem);
-}
-
-void makeDisk(const std::string& file) {
-    std::ofstream(file).close();
-    std::filesystem::resize_file(file, 64ULL << 20);
-}
+/// A VMM that is not the one any more that the rounds before were measured with.
+struct ReplacedVmm : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 class Comparison {
  public:
     Comparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress)
         : settings_(settings), results_(results), progress_(progress) {
-        if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
-        if (!settings_.evenIfBusy) requireIdleHost();
+        if (settings_.evenIfBusy) note("nobody looked whether the host was idle enough before: --even-if-busy");
         try {
             traceProblem_ = whyNoTrace();
         } catch (const std::exception& error) {
@@ -78,6 +62,7 @@ class Comparison {
             if (!networkProblem_.empty()) note("the VMs had no network: " + networkProblem_);
         }
         results_.scratchDirectory = scratch_.path();
+        write();
         control_.emplace(scratch_.path());
     }
 
@@ -282,6 +267,8 @@ class Comparison {
             start(set);
             findOutWhichRun(configuration, set);
             return true;
+        } catch (const ReplacedVmm&) {
+            throw;
         } catch (const std::runtime_error& error) {
             for (Series* series : set.series)
                 if (series->isRun()) series->notRun = error.what();
@@ -293,10 +280,7 @@ class Comparison {
     void start(VmSet& set) {
         for (MeasuredVm& vm : set.vms) {
             tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
-            for (std::size_t disk = 0; disk < vm.definition.disks.size(); ++disk) {
-                const std::string& file = vm.definition.disks[disk].file;
-                settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
-            }
+            makeDisks(vm.definition, settings_.own);
             vm.lastRound = 0;
             results_.host.accelerator = control_->start(vm, settings_.bootWait);
         }
@@ -304,24 +288,41 @@ class Comparison {
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
         MeasuredVm& vm = set.vms.front();
+        learn({}, configuration.old, vm.pid);
         control_->setRunning(vm, true);
         for (Series* series : set.series) {
-            if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
+            const bool hasBuildIds =
+                !results_.vmms[configuration.old].buildId.empty() && !results_.vmms[configuration.new_].buildId.empty();
+            if (!series->isRun() || (!series->rounds.empty() && hasBuildIds)) continue;  // It is known, or will be.
             const HandoverReport report =
                 control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
             learn(report, configuration.new_, 0);
-            if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
+            if (!report.dryRun && series->rounds.empty())
+                series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
         }
         control_->setRunning(vm, false);
         configuration.title = titleOf(configuration, results_);
     }
 
+    /// What is known already must stay so: rounds with another VMM would be mixed in.
     void learn(const HandoverReport& report, std::size_t vmm, pid_t pid) {
         MeasuredVmm& known = results_.vmms[vmm];
-        for (const VmmIdentity& side : {report.old, report.new_})
-            if (known.version.empty() && side.binary == known.binary) known.version = side.version;
-        if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
+        const std::string buildId = pid != 0 ? buildIdOf(Process(pid).program().file) : "";
+        if (!known.buildId.empty() && !buildId.empty() && known.buildId != buildId)
+            throwReplaced(known, "build id '" + known.buildId + "'", "'" + buildId + "'");
+        for (const VmmIdentity& side : {report.old, report.new_}) {
+            if (side.binary != known.binary || side.version.empty()) continue;
+            if (!known.version.empty() && known.version != side.version)
+                throwReplaced(known, "version '" + known.version + "'", "'" + side.version + "'");
+            known.version = side.version;
+        }
+        if (known.buildId.empty()) known.buildId = buildId;
+    }
+
+    [[noreturn]] void throwReplaced(const MeasuredVmm& known, const std::string& was, const std::string& is) const {
+        throw ReplacedVmm("'" + known.binary + "' was replaced since '" + settings_.resultsFile + "' was begun: it had " + was +
+                          ", and has " + is + " now; put the former one back, or begin anew with another --output");
     }
 
     void end(VmSet& set) {
@@ -416,21 +417,6 @@ class Comparison {
         control_->setRunning(vm, false);
     }
 
-    void requireIdleHost() {
-        progress_("looking whether this host is idle enough to measure", 0, 0);
-        std::vector<unsigned> runnableSamples;
-        const CpuTimes before = CpuTimes::now();
-        while (runnableSamples.size() < 20) {
-            bool over = false;
-            const EventSource timer = EventSource::after(milliseconds(100), [&over] { over = true; });
-            turnUntil([&over] { return over; });
-            runnableSamples.push_back(runnable());
-        }
-        if (const auto why = tooBusy(before, CpuTimes::now(), runnableSamples, settings_.plan.stealLimitPercent))
-            throw std::runtime_error("this host is too busy to measure: " + *why +
-                                     "; wait, or measure all the same with --even-if-busy");
-    }
-
     std::size_t numberOf(const Configuration& one) const {
         return static_cast<std::size_t>(&one - results_.configurations.data());
     }
@@ -450,12 +436,28 @@ class Comparison {
 }  // namespace
 
 bool runComparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress) {
-    Comparison comparison(settings, results, progress);
-    const auto interrupt = [&comparison] { comparison.interrupt(); };
+    // From the first moment on: a signal is heard when the main loop is turned, and who begins can be asked to end.
+    std::optional<Comparison> comparison;
+    bool isInterrupted = false;
+    const auto interrupt = [&] {
+        isInterrupted = true;
+        if (comparison) comparison->interrupt();
+    };
     const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
     const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
     const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
-    return comparison.run();
+    if (results.scratchDirectory) ComparisonDirectory::remove(*results.scratchDirectory);
+    if (!settings.evenIfBusy) {
+        progress("looking whether this host is idle enough to measure", 0, 0);
+        requireIdleHost(settings.plan.stealLimitPercent);
+    }
+    bool isComplete = false;
+    if (!isInterrupted) {
+        comparison.emplace(settings, results, progress);
+        isComplete = comparison->run();
+    }
+    results.sittings.back().finishedAt = utcNow();
+    return isComplete;
 }
 
 Results newResults(const ComparisonSettings& settings, const std::vector<std::string>& command, const std::string& version) {
@@ -476,7 +478,8 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .stealLimitPercent = plan.stealLimitPercent,
                         .cpuPressureLimitPercent = plan.cpuPressureLimitPercent,
                         .runQueueLimitPercent = plan.runQueueLimitPercent,
-                        .beatLimitMs = plan.beatLimit.count()};
+                        .beatLimitMs = plan.beatLimit.count(),
+                        .equivalenceMarginPercent = plan.equivalenceMarginPercent};
     results.host = hostFacts();
     results.configurations = configurationsOf(plan, settings.own, results.vmms);
     return results;

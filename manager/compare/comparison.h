@@ -38,8 +38,9 @@ using ComparisonProgress = std::function<void(const std::string& what, std::size
 
 /// Runs the rounds that `results` lacks: those that newResults() made, or an interrupted run's. True when every round was run,
 /// false when somebody asked this process to end (SIGINT, SIGTERM, SIGHUP), which it does at the next moment that leaves no guest
-/// in between. Throws std::runtime_error with the reason why nothing can be measured here, and std::system_error when results
-/// cannot be written.
+/// in between. Throws std::runtime_error with the reason why nothing can be measured here, before anything is written where the
+/// host is too busy, or why rounds from now on would not go with those before; and std::system_error when results cannot be
+/// written. The last of the results' sittings is this one.
 bool runComparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress);
 
 /// Empty results for these settings: facts of the host, the plan, its configurations. `version` is virt-handover's.

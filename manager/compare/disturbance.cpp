@@ -3,10 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <sstream>
+#include <stdexcept>
 
 #include "manager/compare/guest_watch.h"
+#include "manager/compare/host_facts.h"
+#include "manager/process/event_loop.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
@@ -77,21 +81,35 @@ bool fillCpus(const Configuration& configuration, std::uint64_t cpus) {
     return std::uint64_t{configuration.vms} * threads >= cpus;
 }
 
+void requireIdleHost(double stealLimitPercent) {
+    std::vector<unsigned> runnableSamples;
+    const CpuTimes before = CpuTimes::now();
+    while (runnableSamples.size() < 20) {
+        bool over = false;
+        const EventSource timer = EventSource::after(std::chrono::milliseconds(100), [&over] { over = true; });
+        turnUntil([&over] { return over; });
+        runnableSamples.push_back(runnable());
+    }
+    if (const auto why = tooBusy(before, CpuTimes::now(), runnableSamples, stealLimitPercent))
+        throw std::runtime_error("this host is too busy to measure: " + *why +
+                                 "; wait, or measure all the same with --even-if-busy");
+}
+
 std::string whyDisturbed(const ComparePlan& plan, double stealPercent, const CpuWait& before,
                          const std::optional<BeatIntervals>& beatsBefore, bool ownWorkFillsCpus) {
     std::string why;
-    const auto judge = [&why](const std::string& what, const std::optional<double>& found, double limit, const char* unit) {
+    const auto judge = [&why](const std::string& what, const std::optional<double>& found, double limit, const std::string& unit,
+                              const std::string& rest = {}) {
         if (found && *found > limit)
-            append(why, what + " " + fixed(*found, 1) + unit + ", more than " + fixed(limit, 0) + unit, "; ");
+            append(why, what + " " + fixed(*found, 1) + unit + rest + ", more than " + fixed(limit, 0) + unit, "; ");
     };
+    const std::string when = "before the handover ", waited = " waited for a CPU for", part = " of the time";
     judge("steal:", stealPercent, plan.stealLimitPercent, " %");
     if (ownWorkFillsCpus) return why;
-    judge("before the handover some task waited for a CPU for", before.cpuPressurePercent, plan.cpuPressureLimitPercent,
-          " % of the time");
-    judge("before the handover the VMM waited for a CPU for", before.vmmWaitPercent, plan.runQueueLimitPercent, " % of the time");
-    judge("before the handover the manager waited for a CPU for", before.managerWaitPercent, plan.runQueueLimitPercent,
-          " % of the time");
-    judge("before the handover the guest did not beat for", beatsBefore ? beatsBefore->longestMs : std::nullopt,
+    judge(when + "some task" + waited, before.cpuPressurePercent, plan.cpuPressureLimitPercent, " %", part);
+    judge(when + "the VMM" + waited, before.vmmWaitPercent, plan.runQueueLimitPercent, " %", part);
+    judge(when + "the manager" + waited, before.managerWaitPercent, plan.runQueueLimitPercent, " %", part);
+    judge(when + "the guest did not beat for", beatsBefore ? beatsBefore->longestMs : std::nullopt,
           static_cast<double>(plan.beatLimit.count()), " ms");
     return why;
 }

@@ -41,6 +41,9 @@ struct CpuWaitCounters {
 /// What one VM had to wait between two moments. Threads that are new count with all that they have waited, a new VMM's too.
 CpuWait waitBetween(const CpuWaitCounters& first, const CpuWaitCounters& last, std::size_t vm);
 
+/// Looks for two seconds, while the main loop runs. Throws std::runtime_error with what makes this host too busy to measure on.
+void requireIdleHost(double stealLimitPercent);
+
 /// Whether the VMs that are measured keep all CPUs busy: that somebody waits for one says nothing of other work then.
 bool fillCpus(const Configuration& configuration, std::uint64_t cpus);
 

@@ -8,6 +8,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <utility>
+
+#include <glib.h>
 
 #include "manager/record/last_report.h"
 #include "vmm-shim/file.h"
@@ -27,6 +30,15 @@ bool hasWord(const std::string& text, const std::string& word) {
     for (std::string one; words >> one;)
         if (one == word) return true;
     return false;
+}
+
+/// The same for the same machine, and nothing that its id could be found by.
+std::string published(const std::string& machineId) {
+    if (machineId.empty()) return {};
+    gchar* sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, ("virt-handover compare " + machineId).c_str(), -1);
+    const std::string text = std::string(sum).substr(0, 16);
+    g_free(sum);
+    return text;
 }
 
 double percent(std::uint64_t before, std::uint64_t after, const CpuTimes& first, const CpuTimes& last) {
@@ -84,7 +96,7 @@ std::string utcNow() {
     return text.insert(text.size() - 1, "." + std::to_string(1000 + ms).substr(1));
 }
 
-HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
+HostFacts hostFacts(const std::string& proc, const std::string& osRelease, const std::string& machineId) {
     utsname kernel{};
     ::uname(&kernel);
     const std::string cpu = readIfThere(proc + "/cpuinfo");
@@ -101,7 +113,19 @@ HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
     if (double average = 0; std::ifstream(proc + "/loadavg") >> average) facts.loadAverage1 = average;
     facts.stealPercent = stealPercent({}, CpuTimes::now(proc));
     facts.runQueue = static_cast<double>(runnable(proc)) / static_cast<double>(facts.cpus);
+    facts.machineId = published(readIfThere(machineId));
     return facts;
+}
+
+std::string differenceOf(const HostFacts& before, const HostFacts& now) {
+    std::string difference;
+    for (const auto& [what, fact] : {std::pair("kernel", &HostFacts::kernel), std::pair("CPU", &HostFacts::cpu),
+                                     std::pair("machine (by its id)", &HostFacts::machineId)}) {
+        const std::string &was = before.*fact, &is = now.*fact;
+        if (was != is && !was.empty() && !is.empty())
+            append(difference, std::string(what) + " '" + was + "' there, '" + is + "' here", "; ");
+    }
+    return difference;
 }
 
 }  // namespace vh

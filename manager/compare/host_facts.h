@@ -46,9 +46,15 @@ struct HostFacts {
     std::optional<double> loadAverage1;
     std::optional<double> stealPercent;  ///< Since boot.
     std::optional<double> runQueue;      ///< Tasks that could run, per CPU.
+    std::string machineId;  ///< Made of the machine's own, which is nobody else's business (machine-id(5)); or empty.
 };
 
 /// All but the accelerator.
-HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
+HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release",
+                    const std::string& machineId = "/etc/machine-id");
+
+/// In what two hosts differ that a comparison must not mix: kernel, CPU, machine. In words, empty when in none of them; what one
+/// of both does not say is no difference.
+std::string differenceOf(const HostFacts& before, const HostFacts& now);
 
 }  // namespace vh

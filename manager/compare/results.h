@@ -173,6 +173,15 @@ struct MeasurementSettings {
     // None in files of the time when nothing was judged by them.
     std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
     std::optional<std::int64_t> beatLimitMs;
+    std::optional<unsigned> equivalenceMarginPercent;
+};
+
+/// One run of the command that measured into these results.
+struct Sitting {
+    std::string startedAt;
+    std::optional<std::string> finishedAt;  ///< None while it runs, and of one that was killed.
+    std::vector<std::string> command;
+    bool evenIfBusy = false;  ///< Nobody looked whether the host was idle enough.
 };
 
 struct Results {
@@ -180,6 +189,7 @@ struct Results {
     std::vector<std::string> command;
     std::string startedAt;
     std::optional<std::string> finishedAt;  ///< None while rounds are missing.
+    std::vector<Sitting> sittings;          ///< None in files that are older than them.
     std::uint64_t seed = 0;
     MeasurementSettings settings;
     HostFacts host;

@@ -44,14 +44,18 @@ VH_MEMBERS(Series, design, notRun, rounds, inspection)
 VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
-           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs)
+           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs, equivalenceMarginPercent)
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
-           runQueue)
-VH_MEMBERS(Results, version, command, startedAt, finishedAt, seed, settings, host, vmms, configurations, scratchDirectory, notes)
-VH_MEMBERS(MetricSummary, count, median, low, high, min, max, p99, longer, atLeast)
+           runQueue, machineId)
+VH_MEMBERS(Sitting, startedAt, finishedAt, command, evenIfBusy)
+VH_MEMBERS(Results, version, command, startedAt, finishedAt, sittings, seed, settings, host, vmms, configurations,
+           scratchDirectory, notes)
+VH_MEMBERS(MetricSummary, count, median, low, high, minMax, min, max, p99, longer, atLeast)
 VH_MEMBERS(SeriesSummary, design, rounds, failed, disturbed, tooDisturbed, metrics)
-VH_MEMBERS(Ratio, metric, design, reference, count, median, low, high, verdict)
+VH_MEMBERS(Ratio, metric, design, reference, cells, count, rounds, median, low, high, minMax, low90, high90, greater, smaller,
+           tied, p, pHolm, verdict)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
+VH_MEMBERS(Summary, configurations, pooled)
 
 constexpr const char* keyOf(std::string_view member) {
     return member == "new_"               ? "new"
@@ -63,9 +67,17 @@ constexpr const char* keyOf(std::string_view member) {
 /// Members that earlier files do not have. They are written when they say something.
 template <typename Class>
 constexpr bool isLater(std::string_view member) {
-    constexpr std::array later{"workLostMs",           "notBack",     "silentBefore",
-                               "disturbedBy",          "disturbance", "cpuPressureLimitPercent",
-                               "runQueueLimitPercent", "beatLimitMs"};
+    constexpr std::array later{"workLostMs",
+                               "notBack",
+                               "silentBefore",
+                               "disturbedBy",
+                               "disturbance",
+                               "cpuPressureLimitPercent",
+                               "runQueueLimitPercent",
+                               "beatLimitMs",
+                               "equivalenceMarginPercent",
+                               "sittings",
+                               "machineId"};
     return std::ranges::find(later, member) != later.end() || (std::is_same_v<Class, Round> && member == "startedAt");
 }
 
@@ -326,17 +338,27 @@ json toJson(const Round& round) {
 }
 
 json toJson(const Summary& summary) {
-    json cells = written(summary);
-    for (json& cell : cells)
-        for (json& series : cell.at("series")) {
-            if (!series.at("tooDisturbed")) series.erase("tooDisturbed");
-            for (json& metric : series.at("metrics"))
-                if (metric.at("longer") == 0) {
-                    metric.erase("longer");
-                    metric.erase("atLeast");
-                }
+    const auto unlessFalse = [](json& object, const char* member) {
+        if (!saysSomething(object.at(member))) object.erase(member);
+    };
+    json all = written(summary);
+    for (json& ratio : all.at("pooled")) unlessFalse(ratio, "minMax");
+    for (json& cell : all.at("cells")) {
+        for (json& ratio : cell.at("ratios")) {
+            ratio.erase("cells");
+            unlessFalse(ratio, "minMax");
         }
-    return {{"cells", cells}};
+        for (json& series : cell.at("series")) {
+            unlessFalse(series, "tooDisturbed");
+            for (json& metric : series.at("metrics")) {
+                unlessFalse(metric, "minMax");
+                if (metric.at("longer") != 0) continue;
+                metric.erase("longer");
+                metric.erase("atLeast");
+            }
+        }
+    }
+    return all;
 }
 
 Results resultsOf(const json& file) {

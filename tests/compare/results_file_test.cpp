@@ -35,7 +35,12 @@ json whole() {
                             {"ioctls", {{"KVM", 0}, {"other", 9}}},
                             {"memfds", 0},
                             {"untraced", ""}};
-    return sampleResults({sampleCell("c1", {series}), sampleCell("c2", {sampleSeries("copy", {})})});
+    json results = sampleResults({sampleCell("c1", {series}), sampleCell("c2", {sampleSeries("copy", {})})});
+    results["sittings"] = {{{"startedAt", "2026-01-02T03:04:05.678Z"},
+                            {"finishedAt", nullptr},
+                            {"command", {"virt-handover", "compare"}},
+                            {"evenIfBusy", true}}};
+    return results;
 }
 
 std::string problemOf(const json& results) {
@@ -94,6 +99,7 @@ TEST(ResultsFile, takesOlderFilesWithoutWhatCameLater) {
     json results = whole();
     results["settings"] = json::object();
     results.erase("workplace");
+    results.erase("sittings");
     json& round = results["cells"][0]["series"][0]["rounds"][0];
     round["beats"].erase("during");
     for (const char* later : {"startedAt", "disturbance"}) round.erase(later);

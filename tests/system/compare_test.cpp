@@ -291,6 +291,81 @@ TEST_F(CompareTest, refusesToMeasureOnABusyHost) {
     EXPECT_THAT(ran.error, HasSubstr("too busy to measure"));
     EXPECT_THAT(ran.error, HasSubstr("--even-if-busy"));
     EXPECT_FALSE(fs::exists(output() + "/report.html"));
+    EXPECT_FALSE(fs::exists(output() + "/results.json")) << "the next try would find it in its way";
+}
+
+TEST_F(CompareTest, saysHowToGoOnWhenInterruptedBeforeTheFirstRoundAndShowsNothing) {
+    const pid_t child = spawnProgram(
+        workspace,
+        command(referencePlan("rounds: 1\nbefore: 60s\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("new", ""))),
+        "compare");
+    EXPECT_TRUE(turnUntil([&] { return fs::exists(output() + "/results.json"); }, milliseconds(60'000)));
+    ::kill(child, SIGINT);
+    const Ran ran = collectProgram(workspace, child, "compare");
+    EXPECT_EQ(ran.code, 130) << ran.error;
+    EXPECT_EQ(ran.output,
+              "no round was measured yet: interrupted; go on with: virt-handover compare --resume '" + output() + "'\n");
+    EXPECT_FALSE(fs::exists(output() + "/report.html"));
+    EXPECT_FALSE(fs::exists(output() + "/results.csv"));
+    replaceIn(output() + "/results.json", "before: 60000ms", "before: 100ms");
+    // As it was printed, which is without --even-if-busy.
+    const Ran resumed = collectProgram(
+        workspace, spawnProgram(workspace, {required("VH_CLI"), "compare", "--resume", output()}, "compare"), "compare");
+    EXPECT_EQ(resumed.code, 0) << resumed.error;
+    const json found = results();
+    EXPECT_EQ(series(found, "relayed")["rounds"].size(), 1u);
+    ASSERT_EQ(found["sittings"].size(), 2u) << found["sittings"];
+    for (const json& sitting : found["sittings"]) {
+        EXPECT_EQ(sitting["evenIfBusy"], true) << sitting;
+        EXPECT_TRUE(sitting["finishedAt"].is_string()) << sitting;
+    }
+    EXPECT_EQ(found["sittings"][1]["command"][2], "--resume");
+    EXPECT_THAT(resumed.output, HasSubstr("Measured in 2 sittings"));
+}
+
+TEST_F(CompareTest, goesOnOnlyOnTheHostAndWithTheVmmsThatItWasBegunWith) {
+    const std::string old = workspace.referenceVmm("good", ""), newVmm = workspace.referenceVmm("new", "");
+    ASSERT_EQ(run(referencePlan("rounds: 1\n", old, newVmm)).code, 0);
+    json begun = results();
+    for (const json& vmm : begun["vmms"]) ASSERT_NE(vmm["buildId"], "") << vmm;
+    begun["finishedAt"] = nullptr;
+    begun["settings"]["plan"] = begun["settings"]["plan"].get<std::string>() + "rounds: 2\n";
+    std::string& plan = begun["settings"]["plan"].get_ref<std::string&>();
+    plan.erase(plan.find("rounds: 1\n"), std::string("rounds: 1\n").size());
+    const auto resumed = [&](const json& from) {
+        std::ofstream(output() + "/results.json") << from;
+        return run({"--resume", output()});
+    };
+    json elsewhere = begun;
+    elsewhere["host"]["kernel"] = "2.4.37";
+    Ran ran = resumed(elsewhere);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_THAT(ran.error,
+                AllOf(HasSubstr("it was begun on another host: kernel '2.4.37' there"), HasSubstr("another --output")));
+
+    for (const std::size_t vmm : {0u, 1u}) {
+        const std::string binary = begun["vmms"][vmm]["binary"];
+        json replaced = begun;
+        replaced["vmms"][vmm]["buildId"] = "00ff";
+        ran = resumed(replaced);
+        EXPECT_EQ(ran.code, 2) << binary;
+        EXPECT_THAT(ran.error, AllOf(HasSubstr("'" + binary + "' was replaced since"), HasSubstr("build id '00ff'"),
+                                     HasSubstr("begin anew")));
+        EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 1u);
+
+        replaced["vmms"][vmm] = {{"binary", binary}, {"version", "0.0.1"}, {"buildId", ""}};
+        ran = resumed(replaced);
+        EXPECT_EQ(ran.code, 2) << binary;
+        EXPECT_THAT(ran.error, AllOf(HasSubstr("'" + binary + "' was replaced since"), HasSubstr("version '0.0.1'")));
+        EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 1u);
+    }
+
+    EXPECT_EQ(resumed(begun).code, 0);
+    EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 2u);
+    // What is finished is only drawn again, wherever.
+    elsewhere["finishedAt"] = "2026-01-02T03:04:05Z";
+    EXPECT_EQ(resumed(elsewhere).code, 0);
+    EXPECT_EQ(results()["sittings"], elsewhere["sittings"]);
 }
 
 TEST_F(CompareTest, stopsWhenTheDiskIsFullAndLosesNothing) {
