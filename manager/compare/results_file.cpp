@@ -1,5 +1,7 @@
 #include "manager/compare/results_file.h"
 
+#include <algorithm>
+#include <array>
 #include <set>
 #include <stdexcept>
 #include <type_traits>
@@ -32,10 +34,13 @@ VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstB
 VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
-VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, stopToResumeMs, guestPauseMs,
-           beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns)
+VH_MEMBERS(CpuUse, manager, old, new_)
+VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, preparationMs, noWayBackMs,
+           stopToResumeMs, qemuDowntimeMs, guestPauseMs, cpuMs, beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults,
+           patterns)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
-VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, extraMemoryBytes, descriptors, ioctls, memfds, untraced)
+VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, memoryPeakBytes, memorySamples, extraMemoryBytes, descriptors, ioctls,
+           memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
 VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
@@ -58,7 +63,10 @@ constexpr const char* keyOf(std::string_view member) {
 
 /// Members that earlier files do not have. They are written when they say something.
 constexpr bool isLater(std::string_view member) {
-    return member == "workLostMs" || member == "notBack" || member == "silentBefore";
+    constexpr std::array<std::string_view, 9> later{"workLostMs",    "notBack",         "silentBefore",
+                                                    "preparationMs", "noWayBackMs",     "qemuDowntimeMs",
+                                                    "cpuMs",         "memoryPeakBytes", "memorySamples"};
+    return std::ranges::find(later, member) != later.end();
 }
 
 /// Whether there are files without that member.
