@@ -32,15 +32,6 @@ constexpr unsigned failuresInARow = 3;  ///< After so many rounds, a design is g
 constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
 
-/// Reads from /proc of a process that may end at any moment; what could not be read stays as it is.
-template <typename Read>
-void unlessImpossible(Read read) {
-    try {
-        read();
-    } catch (const std::exception&) {
-    }
-}
-
 /// A VMM that is not the one any more that the rounds before were measured with.
 struct ReplacedVmm : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -382,33 +373,12 @@ class Comparison {
         tellOf(configuration, "looking closely at " + std::string(name(series.design)));
         control_->setRunning(vm, true);
         control_->runFor(settling);
-        std::optional<TraceWrapper> trace;
-        const std::string newBinary = binaryOf(configuration.new_);
-        if (traceProblem_.empty()) trace.emplace(scratch_.path(), newBinary, Identity::of(vm.definition.vmm.user));
-        Inspection found;
-        found.untraced = traceProblem_;
-        unlessImpossible([&] { found.memoryOldBytes = memoryInUse({vm.pid}); });
-        const char* passedBy = series.design == Design::Relayed                ? "relay"
-                               : rowOf(series.design).state == StatePath::Exec ? "exec"
-                                                                               : "CPR channel";
-        const HandoverReport report = control_->upgrade(
-            vm, {.binary = trace ? trace->program() : newBinary, .design = series.design}, [&](const HandoverProgress& step) {
-                if (step.state != State::Retiring || !step.inherited) return;
-                unlessImpossible([&] {
-                    const std::uint64_t both = memoryInUse({step.oldPid, step.newPid});
-                    found.memoryBothBytes = both;
-                    if (found.memoryOldBytes) found.extraMemoryBytes = both - std::min(both, *found.memoryOldBytes);
-                    found.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy);
-                });
-            });
+        CloseLook look(series.design, vm.pid, binaryOf(configuration.new_), traceProblem_, scratch_.path(),
+                       Identity::of(vm.definition.vmm.user));
+        const HandoverReport report = control_->upgrade(vm, {.binary = look.program(), .design = series.design},
+                                                        [&look](const HandoverProgress& step) { look.see(step); });
         if (report.outcomeText() == name(Outcome::Upgraded)) {
-            if (trace)
-                unlessImpossible([&] {
-                    const TraceCount count = trace->countOf(vm.pid);
-                    found.ioctls = count.ioctls;
-                    found.memfds = count.memfds;
-                });
-            series.inspection = std::move(found);
+            series.inspection = look.found(vm.pid);
             write();
             // Off the traced VMM, also where old and new are the same binary.
             return goBack(set);

@@ -31,74 +31,32 @@ namespace {
 
 /// A descriptor of another process.
 struct Seen : OpenFile {
-    struct stat file {};
-    int flags = 0;  ///< As open() takes them.
-
-    FileIdentity identity() const { return {file.st_dev, file.st_ino}; }
-    /// An image, a log or a device that one may be.
-    bool stored() const { return target.starts_with('/') && !isMemfd() && (S_ISREG(file.st_mode) || S_ISBLK(file.st_mode)); }
+    FileIdentity file;
+    std::optional<DescriptorIdentity> identity;
 };
 
 std::string memfdName(const Seen& seen) {
     return withoutDeletedMark(seen.target).substr(std::string_view("/memfd:").size());
 }
 
-/// In the order of their numbers. One that is closed meanwhile is left out.
+/// In the order of their numbers, from the first inherited one on. One that is closed meanwhile is left out.
 std::vector<Seen> descriptorsIn(pid_t pid) {
     const Process process(pid);
     std::vector<Seen> all;
     for (const OpenFile& open : process.files())
-        if (const auto status = open.status()) {
-            const std::string flags = process.field("fdinfo/" + std::to_string(open.number), "flags:");
-            all.push_back({open, *status, static_cast<int>(std::strtol(flags.c_str(), nullptr, 8))});
-        }
+        if (const auto status = open.status(); status && open.number >= ChildProcess::firstDescriptor)
+            all.push_back({open, {status->st_dev, status->st_ino}, DescriptorIdentity::of(process, open)});
     return all;
 }
 
-/// Which of the inherited resources a descriptor stands for.
-class InheritedNames {
- public:
-    InheritedNames(const Resources& inherited, const std::vector<Seen>& all) : inherited_(inherited) {
-        if (!inherited.has("ram0")) return;
-        for (const Seen& seen : all)
-            if (seen.number == inherited.numberOf("ram0") && seen.isMemfd()) ram_ = seen.identity();
+std::set<FileIdentity> identitiesOf(const std::vector<std::string>& files) {
+    std::set<FileIdentity> found;
+    for (const std::string& file : files) {
+        struct stat status {};
+        if (::stat(file.c_str(), &status) == 0) found.insert({status.st_dev, status.st_ino});
     }
-
-    std::optional<std::string> of(const Seen& seen) {
-        if (seen.isMemfd()) return ram_ == seen.identity() ? std::optional<std::string>("ram0") : std::nullopt;
-        if (seen.target == "/dev/kvm" && inherited_.has("kvm")) return "kvm";
-        if (seen.stored()) return storedName(seen);
-        for (const std::string& name : inherited_.names()) {
-            if (inherited_.numberOf(name) != seen.number) continue;
-            const bool socket = name == "qmp" || name == "console" || name == "heartbeat";
-            if (socket && S_ISSOCK(seen.file.st_mode)) return name;
-            if (name.starts_with("tap/") && seen.target == "/dev/net/tun") return name;
-        }
-        return std::nullopt;
-    }
-
- private:
-    std::optional<std::string> storedName(const Seen& seen) {
-        const bool reads = (seen.flags & O_ACCMODE) == O_RDONLY;
-        if ((seen.flags & O_ACCMODE) == O_WRONLY)
-            return (seen.flags & O_APPEND) != 0 && inherited_.has("console/log") ? std::optional<std::string>("console/log")
-                                                                                 : std::nullopt;
-        for (const std::string& name : inherited_.names()) {
-            if (!name.starts_with("disk/") || !name.ends_with("/ro")) continue;
-            const std::string disk = name.substr(0, name.size() - 3);
-            const auto known = disks_.find(disk);
-            if (known != disks_.end() && known->second != seen.identity()) continue;
-            if (!reads && !inherited_.has(disk + "/rw")) continue;
-            disks_.emplace(disk, seen.identity());
-            return disk + (reads ? "/ro" : "/rw");
-        }
-        return std::nullopt;
-    }
-
-    const Resources& inherited_;
-    std::optional<FileIdentity> ram_;
-    std::map<std::string, FileIdentity> disks_;
-};
+    return found;
+}
 
 /// One open file description in both processes: it was passed on. False also where the kernel does not tell (kcmp(2)).
 bool sameDescription(pid_t one, int first, pid_t other, int second) {
@@ -176,6 +134,15 @@ std::string quoted(const std::string& text) {
     return result + "'";
 }
 
+/// Reads from /proc of a process that may end at any moment; what could not be read stays as it is.
+template <typename Read>
+void unlessImpossible(Read read) {
+    try {
+        read();
+    } catch (const std::exception&) {
+    }
+}
+
 std::uint64_t privateBytes(pid_t pid) {
     const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
     const std::string rollup = readIfThere(path);
@@ -219,21 +186,21 @@ PageFaults pageFaults(pid_t pid) {
     return parsePageFaults(readFile("/proc/" + std::to_string(pid) + "/stat"));
 }
 
-std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy) {
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy,
+                                           const std::vector<std::string>& scripts) {
     const std::vector<Seen> all = descriptorsIn(newPid), before = descriptorsIn(oldPid);
-    InheritedNames names(inherited, all);
+    const std::set<FileIdentity> ignored = identitiesOf(scripts);
     std::vector<FoundDescriptor> found;
     for (const Seen& seen : all) {
-        if (seen.number < ChildProcess::firstDescriptor) continue;
-        if (const auto name = names.of(seen)) {
-            found.push_back({*name, "manager", "inherited"});
+        if (ignored.contains(seen.file)) continue;
+        if (const std::string name = seen.identity ? inherited.nameOf(*seen.identity) : ""; !name.empty()) {
+            found.push_back({name, "manager", "inherited"});
             continue;
         }
         // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
         const bool passed = std::ranges::any_of(before, [&](const Seen& older) {
-            if (seen.isMemfd()) return older.isMemfd() && older.identity() == seen.identity();
-            return oldPid != newPid && older.number >= ChildProcess::firstDescriptor && older.target == seen.target &&
-                   sameDescription(oldPid, older.number, newPid, seen.number);
+            if (seen.isMemfd()) return older.isMemfd() && older.file == seen.file;
+            return oldPid != newPid && older.target == seen.target && sameDescription(oldPid, older.number, newPid, seen.number);
         });
         const std::string name = passed && seen.isMemfd() ? memfdName(seen) : kindOf(seen);
         found.push_back({name, passed ? "old VMM" : "new VMM", passed ? passedBy : ""});
@@ -284,7 +251,8 @@ TraceWrapper::TraceWrapper(const std::string& directory, const std::string& bina
             throwErrno("prepare '" + traces + "'");
         // A binary is started more than once: first of all it is asked what it can do. $$ is the pid that exec leaves as it is.
         // -D: the tracer is a grandchild, and who started this waits for the VMM itself (strace(1)).
-        const std::string text = "#!/bin/sh\nexec strace -D -f -qq -e trace=ioctl,memfd_create -e signal=none -o " +
+        // Not by /bin/sh, which may be dash: that leaves the script open in the program which it executes.
+        const std::string text = "#!/bin/bash\nexec strace -D -f -qq -e trace=ioctl,memfd_create -e signal=none -o " +
                                  quoted(traces) + "/$$ -- " + quoted(binary) + " \"$@\"\n";
         const UniqueFd file(::open(program_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755));
         if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
@@ -334,6 +302,61 @@ std::string whyNoTrace() {
     if (said.find("exit_group(0)") != std::string::npos) return {};
     const std::string first = said.substr(0, said.find('\n'));
     return first.empty() ? "strace cannot trace here" : "strace cannot trace here: " + first;
+}
+
+CloseLook::CloseLook(Design design, pid_t oldPid, const std::string& newBinary, const std::string& untraced,
+                     const std::string& directory, const Identity& identity)
+    : design_(design), newBinary_(newBinary), vmms_{oldPid} {
+    found_.untraced = untraced;
+    if (untraced.empty()) trace_.emplace(directory, newBinary, identity);
+    unlessImpossible([&] {
+        found_.memoryOldBytes = memoryInUse({oldPid});
+        memoryBefore_ = memoryInUse({oldPid, ::getpid()});
+        found_.memorySamples = 0;
+        look();
+    });
+}
+
+void CloseLook::see(const HandoverProgress& step) {
+    if (step.newPid != 0) vmms_.insert(step.newPid);
+    // A new VMM that was only rehearsed has all that it will have, and is about to end.
+    if (step.state == State::Verifying) look();
+    if (step.state != State::Retiring || !step.inherited) return;
+    look();
+    unlessImpossible([&] {
+        const char* passedBy = design_ == Design::Relayed                ? "relay"
+                               : rowOf(design_).state == StatePath::Exec ? "exec"
+                                                                         : "CPR channel";
+        found_.memoryBothBytes = memoryInUse({step.oldPid, step.newPid});
+        found_.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy, {newBinary_, program()});
+    });
+}
+
+void CloseLook::look() {
+    using std::chrono::milliseconds, std::chrono::steady_clock;
+    const auto begin = steady_clock::now();
+    std::erase_if(vmms_, [](pid_t pid) { return ProcessIdentity::of(pid).startTime == 0; });
+    unlessImpossible([&] {
+        std::set<pid_t> all = vmms_;
+        all.insert(::getpid());
+        const std::uint64_t now = memoryInUse(all), before = memoryBefore_.value();
+        found_.extraMemoryBytes = std::max(found_.extraMemoryBytes.value_or(0), now - std::min(now, before));
+        found_.memoryPeakBytes = found_.memoryOldBytes.value() + *found_.extraMemoryBytes;
+        found_.memorySamples = found_.memorySamples.value() + 1;
+    });
+    const auto took = std::chrono::ceil<milliseconds>(steady_clock::now() - begin);
+    next_ = EventSource::after(std::max(milliseconds(5), 4 * took), [this] { look(); });
+}
+
+Inspection CloseLook::found(pid_t newPid) {
+    next_.reset();
+    if (trace_)
+        unlessImpossible([&] {
+            const TraceCount count = trace_->countOf(newPid);
+            found_.ioctls = count.ioctls;
+            found_.memfds = count.memfds;
+        });
+    return std::move(found_);
 }
 
 }  // namespace vh

@@ -5,13 +5,16 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "manager/compare/results.h"
+#include "manager/handover/course.h"
 #include "manager/process/child_process.h"
+#include "manager/process/event_loop.h"
 #include "manager/resources/resources.h"
 
 namespace vh {
@@ -28,12 +31,14 @@ PageFaults pageFaults(pid_t pid);
 PageFaults parsePageFaults(std::string_view stat);
 
 /// The descriptors of a new VMM from the first inherited number on, as `descriptors[]` of an inspection has them (README.md).
-/// `inherited` is what it was started with; `passedBy` is what carried descriptors from the old VMM. Throws std::system_error.
+/// `inherited` is what it was started with; `passedBy` is what carried descriptors from the old VMM. `scripts` are the programs
+/// that it was started by: a shell leaves its script open when it executes the VMM, which knows nothing of that. Throws
+/// std::system_error.
 ///
-/// The manager has closed its own copies of most by then, and QEMU those that it put into fd sets (system/vl.c:cleanup_add_fd),
-/// of which it keeps duplicates under other numbers. So what was inherited is known by its kind: a listening socket at its
-/// number, a disk or a log by its access mode. Several disks are told apart by their order.
-std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy);
+/// QEMU closes what it put into fd sets (system/vl.c:cleanup_add_fd) and keeps duplicates under other numbers, so what was
+/// inherited is known by its identity.
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy,
+                                           const std::vector<std::string>& scripts = {});
 
 /// What a trace says.
 struct TraceCount {
@@ -67,5 +72,35 @@ class TraceWrapper {
 
 /// Why no trace can be made here; empty when it can, which is tried out.
 std::string whyNoTrace();
+
+/// Looks closely at one handover, which is not timed therefore. What is kept of memory is looked at all the time, by
+/// memoryInUse(), which walks the page tables of what it looks at: so that it does not stand in the way of the handover, it
+/// rests four times as long as each look took.
+class CloseLook {
+ public:
+    /// Begins with what the old VMM keeps. `untraced` is why there can be no trace; empty when there can. `directory` is for
+    /// that.
+    CloseLook(Design design, pid_t oldPid, const std::string& newBinary, const std::string& untraced,
+              const std::string& directory, const Identity& identity);
+    CloseLook(const CloseLook&) = delete;
+
+    /// The binary to hand over to.
+    const std::string& program() const { return trace_ ? trace_->program() : newBinary_; }
+    /// An observer of the handover.
+    void see(const HandoverProgress& step);
+    /// When it is over.
+    Inspection found(pid_t newPid);
+
+ private:
+    void look();
+
+    const Design design_;
+    const std::string newBinary_;
+    std::optional<TraceWrapper> trace_;
+    Inspection found_;
+    std::set<pid_t> vmms_;
+    std::optional<std::uint64_t> memoryBefore_;  ///< With the manager's.
+    EventSource next_;
+};
 
 }  // namespace vh

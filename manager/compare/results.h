@@ -73,6 +73,11 @@ struct Disturbance {
     CpuWait before, since;
 };
 
+/// CPU time that a handover took, user and system, without what the guest's own CPUs did.
+struct CpuUse {
+    std::optional<double> manager, old, new_;
+};
+
 /// One handover of one VM. What was not measured is none.
 struct Round {
     unsigned round = 0;
@@ -86,7 +91,8 @@ struct Round {
     std::string disturbedBy;  ///< In words; also empty in files that are older than it.
     std::optional<Disturbance> disturbance;
     std::optional<PhaseTimes> phasesMs;
-    std::optional<double> totalMs, stopToResumeMs, guestPauseMs;
+    std::optional<double> totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs;
+    std::optional<CpuUse> cpuMs;
     std::optional<Beats> beats;
     std::optional<BrownOut> writeRate;
     std::optional<EchoRequests> network;
@@ -112,7 +118,8 @@ struct FoundDescriptor {
 
 /// What was looked at in a handover that is not timed.
 struct Inspection {
-    std::optional<std::uint64_t> memoryOldBytes, memoryBothBytes, extraMemoryBytes;
+    std::optional<std::uint64_t> memoryOldBytes, memoryBothBytes, memoryPeakBytes, extraMemoryBytes;
+    std::optional<std::uint64_t> memorySamples;  ///< How often was looked for the peak.
     std::vector<FoundDescriptor> descriptors;
     std::optional<std::map<std::string, std::uint64_t>> ioctls;
     std::optional<std::uint64_t> memfds;

@@ -36,10 +36,13 @@ VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
 VH_MEMBERS(CpuWait, cpuPressurePercent, vmmWaitPercent, managerWaitPercent)
 VH_MEMBERS(Disturbance, before, since)
+VH_MEMBERS(CpuUse, manager, old, new_)
 VH_MEMBERS(Round, round, vm, order, startedAt, outcome, cause, stealPercent, disturbed, disturbedBy, disturbance, phasesMs,
-           totalMs, stopToResumeMs, guestPauseMs, beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns)
+           totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs, cpuMs, beats, writeRate, network,
+           bytesSent, ramCopiedBytes, pageFaults, patterns)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
-VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, extraMemoryBytes, descriptors, ioctls, memfds, untraced)
+VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, memoryPeakBytes, memorySamples, extraMemoryBytes, descriptors, ioctls,
+           memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
 VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
@@ -77,7 +80,13 @@ constexpr bool isLater(std::string_view member) {
                                "beatLimitMs",
                                "equivalenceMarginPercent",
                                "sittings",
-                               "machineId"};
+                               "machineId",
+                               "preparationMs",
+                               "noWayBackMs",
+                               "qemuDowntimeMs",
+                               "cpuMs",
+                               "memoryPeakBytes",
+                               "memorySamples"};
     return std::ranges::find(later, member) != later.end() || (std::is_same_v<Class, Round> && member == "startedAt");
 }
 

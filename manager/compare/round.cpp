@@ -7,21 +7,27 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "manager/compare/configurations.h"
+#include "manager/compare/cpu_time.h"
 #include "manager/compare/disturbance.h"
 #include "manager/compare/host_facts.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
 #include "manager/process/event_loop.h"
+#include "manager/vmm/qmp_client.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/unix_socket.h"
 
 namespace vh {
 namespace {
 
 using std::chrono::milliseconds;
+
+constexpr milliseconds monitorTimeout{10'000};
 
 /// What a reader calls the steps.
 constexpr std::array phases{
@@ -46,6 +52,23 @@ PhaseTimes phasesOf(const HandoverReport& report) {
     return times;
 }
 
+/// From the first state from which the old VMM cannot have the guest back until the new one runs it.
+double withoutWayBackMs(const HandoverReport& report) {
+    const WayBack way = wayBackOf(rowOf(report.design.value()), !report.passthrough.empty());
+    double time = 0;
+    for (const StepTime& step : report.steps)
+        if (!isBeforePointOfNoReturn(step.state, way) && step.state <= State::Confirming) time += step.durationMs;
+    return time;
+}
+
+/// From the command until all is ready for the switch.
+double preparationMs(const HandoverReport& report) {
+    double time = 0;
+    for (const StepTime& step : report.steps)
+        if (step.state < State::Switching) time += step.durationMs;
+    return time;
+}
+
 /// What the report says; the rest is looked at from outside.
 Round reported(const HandoverReport& report) {
     Round round;
@@ -55,7 +78,10 @@ Round reported(const HandoverReport& report) {
     round.phasesMs = phasesOf(report);
     round.totalMs = report.totalMs;
     if (!round.upgraded()) return round;
+    round.preparationMs = preparationMs(report);
+    round.noWayBackMs = withoutWayBackMs(report);
     round.stopToResumeMs = report.stopToResumeMs;
+    round.qemuDowntimeMs = report.qemuDowntimeMs;
     if (report.guest) round.guestPauseMs = report.guest->pauseMs;
     round.bytesSent = report.bytesSent;
     round.ramCopiedBytes = report.ramCopiedBytes;
@@ -70,6 +96,52 @@ std::optional<PageFaults> pageFaultsIfAlive(pid_t pid) {
         return std::nullopt;
     }
 }
+
+/// The threads of a VMM that are its guest's CPUs.
+std::set<pid_t> guestCpus(VmControl& control, const MeasuredVm& vm) {
+    std::set<pid_t> threads;
+    QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
+    bool answered = false;
+    monitor.execute("query-cpus-fast", nullptr, monitorTimeout, [&](const QmpReply& reply) {
+        answered = true;
+        for (const auto& cpu : JsonReader(reply.value).list(""))
+            if (const std::uint64_t thread = JsonReader(cpu).count("/thread-id")) threads.insert(static_cast<pid_t>(thread));
+    });
+    control.waitUntil([&answered] { return answered; });
+    return threads;
+}
+
+/// Adds up what the processes of one handover have spent. Looked at when a state begins, as few times as that can be.
+class CpuWatch {
+ public:
+    void begin(std::set<pid_t> oldCpus, pid_t oldPid) {
+        oldCpus_ = std::move(oldCpus);
+        before_ = CpuTime::of(oldPid);
+        managerMs_ = CpuTime::ofThisThreadMs();
+    }
+    void see(const HandoverProgress& step, bool executes) {
+        if (step.state == State::Verifying && executes) rehearsedMs_ = CpuTime::of(step.newPid).totalMs;
+        if (step.state == State::Switching || (step.state == State::Retiring && !executes)) lastOfOld_ = CpuTime::of(step.oldPid);
+        if (step.state == State::Executing) executedMs_ = CpuTime::of(step.oldPid).totalMs;
+    }
+    void end(pid_t newPid) {
+        managerMs_ = CpuTime::ofThisThreadMs() - managerMs_;
+        new_ = CpuTime::of(newPid);
+    }
+    /// In one process, what the old program spent on the switch itself counts as the VMM's, the guest's last moments with it.
+    CpuUse use(const std::set<pid_t>& newCpus, std::size_t handovers) const {
+        CpuTime old = lastOfOld_;
+        if (executedMs_) old.totalMs = *executedMs_;
+        return {managerMs_ / static_cast<double>(handovers), old.withoutMs(oldCpus_) - before_.withoutMs(oldCpus_),
+                new_.withoutMs(newCpus) - executedMs_.value_or(0) + rehearsedMs_};
+    }
+
+ private:
+    std::set<pid_t> oldCpus_;
+    CpuTime before_, lastOfOld_, new_;
+    double managerMs_ = 0, rehearsedMs_ = 0;
+    std::optional<double> executedMs_;
+};
 
 /// Its steps are called in their order.
 class RoundWatch {
@@ -93,6 +165,7 @@ class RoundWatch {
             if (vm.definition.heartbeat && !vm.watch.hasBeatenSince(steadyMs() - 1'000)) throw GuestLost{vm.number};
             vm.watch.stopListening();
         }
+        for (std::size_t i = 0; i < attempts_.size(); ++i) oldCpus_.push_back(cpusOf(trial_.set.vms[i]));
     }
 
     void handOver() {
@@ -105,6 +178,7 @@ class RoundWatch {
             [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
                 watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
             });
+        for (std::size_t i = 0; i < attempts_.size(); ++i) attempts_[i].cpu.begin(oldCpus_[i], trial_.set.vms[i].pid);
         for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
         // Not ended by an interruption: handovers that are cancelled go back and answer.
         turnUntil([this] { return std::ranges::all_of(attempts_, [](const Attempt& one) { return one.report.has_value(); }); });
@@ -165,8 +239,18 @@ class RoundWatch {
         std::optional<HandoverReport> report;
         std::unique_ptr<Pinger> pinger;
         std::optional<PageFaults> faultsAtSwitch;
+        CpuWatch cpu;
         bool guestLost = false;
     };
+
+    /// None of one that does not answer, which is seen by whoever waits for its guest.
+    std::set<pid_t> cpusOf(const MeasuredVm& vm) {
+        try {
+            return guestCpus(control_, vm);
+        } catch (const std::system_error&) {
+            return {};
+        }
+    }
 
     void sendEchoRequests(std::size_t vm) {
         const bool loaded = trial_.configuration.load == Load::Network;
@@ -182,10 +266,12 @@ class RoundWatch {
     void beginHandover(MeasuredVm& vm, Attempt& attempt) {
         control_.beginUpgrade(
             vm, {.binary = trial_.newBinary, .design = trial_.series.design},
-            [&attempt](const HandoverProgress& step) {
+            [&attempt, executes = !rowOf(trial_.series.design).wayBack](const HandoverProgress& step) {
+                attempt.cpu.see(step, executes);
                 if (step.state == State::Retiring) attempt.faultsAtSwitch = pageFaultsIfAlive(step.newPid);
             },
             [this, &attempt, &vm](VerbResult result) {
+                attempt.cpu.end(vm.pid);
                 attempt.report = std::move(result.report);
                 try {
                     if (attempt.report->outcomeText() == name(Outcome::Upgraded)) control_.listen(vm, GuestWatch::Session::After);
@@ -196,7 +282,7 @@ class RoundWatch {
             });
     }
 
-    Round roundOf(MeasuredVm& vm, Attempt& attempt) const {
+    Round roundOf(MeasuredVm& vm, Attempt& attempt) {
         vm.watch.stopListening();
         Round round = reported(*attempt.report);
         round.round = trial_.round;
@@ -216,6 +302,7 @@ class RoundWatch {
             if (now && now->minor >= then.minor && now->major >= then.major)
                 round.pageFaults = PageFaults{now->minor - then.minor, now->major - then.major};
         }
+        if (round.upgraded()) round.cpuMs = attempt.cpu.use(cpusOf(vm), attempts_.size());
         if (attempt.pinger) {
             const PingResult pings = attempt.pinger->stop(milliseconds(200));
             const bool silentBefore = !pings.firstAnswer || steadyMs(*pings.firstAnswer) > beganAtMs_;
@@ -233,6 +320,7 @@ class RoundWatch {
     const ComparePlan& plan_;
     const std::function<void(const std::string&)>& note_;
     std::vector<Attempt> attempts_;
+    std::vector<std::set<pid_t>> oldCpus_;
     CpuTimes cpuBefore_;
     double beganAtMs_ = 0;
     double stealPercent_ = 0;

@@ -27,7 +27,7 @@ Course::Course(HandoverRequest asked, VmDirectory where, HandoverObserver observ
 }
 
 WayBack Course::wayBack() const {
-    return !design.wayBack ? WayBack::UntilExecuted : passesThrough() ? WayBack::UntilHandedOver : WayBack::UntilConfirmed;
+    return wayBackOf(design, passesThrough());
 }
 
 void Course::enter(State state) {
@@ -156,6 +156,7 @@ void Course::listenTo(VmmProcess& vmm) {
 
 void Course::guestStopped(Clock::time_point at) {
     stoppedAt_ = at;
+    stoppedByMigration = !oldMigration.empty();
     guestHasStopped();
     if (!isBeforePointOfNoReturn()) return;
     const milliseconds budget = definition().handover.pauseBudget;

@@ -180,9 +180,10 @@ class Course {
     bool configuredOld = false;  ///< Migration settings of the old VMM were changed.
     bool migrateSent = false;
     bool committed = false;
-    bool oldLetGo = false;     ///< Standing by: the old VMM runs the guest as if there were no handover.
-    bool confirming = false;   ///< The new VMM was, or was about to be, told to run the guest.
-    std::string oldMigration;  ///< The status that each VMM's latest MIGRATION event told.
+    bool stoppedByMigration = false;  ///< The guest; not before, by a command of ours.
+    bool oldLetGo = false;            ///< Standing by: the old VMM runs the guest as if there were no handover.
+    bool confirming = false;          ///< The new VMM was, or was about to be, told to run the guest.
+    std::string oldMigration;         ///< The status that each VMM's latest MIGRATION event told.
     std::string newMigration;
 
  protected:

@@ -47,7 +47,7 @@ void GuestBeats::await(const VmmProcess& vmm, milliseconds longest, unsigned con
     course_.after(longest, [this, &vmm, port, settle, longest, connections, then] {
         HeartbeatMonitor& again = course_.heartbeat;
         again.onLine(nullptr);
-        again.catchUp(port);
+        again.catchUp();
         if (again.goesOn(port) || connections <= 1) return settle();
         try {
             again.listenAgain(port, connectUnix(vmm.directory() + "/heartbeat.sock"));

@@ -25,6 +25,7 @@
 #include <array>
 #include <cstddef>
 
+#include "config/design.h"
 #include "manager/record/state.h"
 
 namespace vh {
@@ -39,6 +40,10 @@ enum class WayBack {
     /// The old VMM's process becomes the new one.
     UntilExecuted,
 };
+
+constexpr WayBack wayBackOf(const DesignRow& design, bool passesThrough) {
+    return !design.wayBack ? WayBack::UntilExecuted : passesThrough ? WayBack::UntilHandedOver : WayBack::UntilConfirmed;
+}
 
 /// Before this the guest cannot have run on the new VMM, and the old one can have it back.
 constexpr bool isBeforePointOfNoReturn(State state, WayBack way = WayBack::UntilConfirmed) {

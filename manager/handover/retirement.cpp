@@ -26,6 +26,7 @@ void Retirement::retireOld() {
             if (!reply.ok()) return course_.done();
             const JsonReader migration(reply.value);
             course_.report.bytesSent = migration.count("/ram/transferred");
+            if (course_.stoppedByMigration) course_.report.qemuDowntimeMs = migration.number("/downtime");
             if (!sharesRam(course_.request.design)) course_.report.ramCopiedBytes = migration.count("/ram/normal-bytes");
             askOldToEnd();
         };

@@ -38,6 +38,7 @@ std::string figures(const HandoverReport& report) {
     else if (report.guest)
         add("longest gap " + fixed(report.guest->longestGapMs, 1) + " ms (heartbeats)");
     if (report.stopToResumeMs) add(fixed(*report.stopToResumeMs, 1) + " ms (STOP to RESUME)");
+    if (report.qemuDowntimeMs) add(fixed(*report.qemuDowntimeMs, 0) + " ms (QEMU's downtime)");
     if (isUpgraded(report)) {
         add(fixed(static_cast<double>(report.bytesSent) / 1e6, 2) + " MB sent");
         add(mebibytes(report.ramCopiedBytes) + " of " + mebibytes(report.ramBytes) + " MiB RAM copied");
@@ -164,7 +165,7 @@ json toJson(const HandoverReport& report) {
                {"remedy", report.remedy},
                {"old", report.old},
                {"new", report.new_},
-               {"vmm", {{"stopToResumeMs", report.stopToResumeMs}}},
+               {"vmm", {{"stopToResumeMs", report.stopToResumeMs}, {"qemuDowntimeMs", report.qemuDowntimeMs}}},
                {"guest", report.guest},
                {"bytesSent", report.bytesSent},
                {"ramBytes", report.ramBytes},
@@ -199,6 +200,7 @@ HandoverReport handoverReportFromJson(const json& value) {
     value.at("old").get_to(report.old);
     value.at("new").get_to(report.new_);
     value.at("vmm").at("stopToResumeMs").get_to(report.stopToResumeMs);
+    report.qemuDowntimeMs = value.at("vmm").value("qemuDowntimeMs", json()).get<std::optional<double>>();
     value.at("guest").get_to(report.guest);
     value.at("bytesSent").get_to(report.bytesSent);
     value.at("ramBytes").get_to(report.ramBytes);

@@ -57,7 +57,20 @@ struct HandoverReport {
     VmmIdentity old;
     VmmIdentity new_;
     std::vector<StepTime> steps;
-    std::optional<double> stopToResumeMs;   ///< By QEMU's own events: STOP on the old VMM to RESUME, on whichever VMM it was.
+    /// From STOP on the old VMM to RESUME, on whichever VMM it was, by the steady clock (manager/process/event_clock.h). The
+    /// guest's CPUs stand still when QEMU says STOP, and go on right after RESUME (system/cpus.c:do_vm_stop and
+    /// vm_prepare_start, 11.1). In between: the devices' state goes over, and then comes the manager's part, which is
+    /// query-status on the new VMM, the record on disk, the bridges of its taps, and `cont`. With vmm-exec both events are one
+    /// process's, of the program before the exec and of the one after it. Known to some 0.1 ms, and to what a manager is late
+    /// in reading if the wall clock is set meanwhile.
+    std::optional<double> stopToResumeMs;
+    /// QEMU's own figure, `downtime` of query-migrate on the old VMM, in whole milliseconds of the steady clock: from before
+    /// it stops the guest's CPUs, earlier than STOP, until it knows by the return path that the new VMM has loaded all
+    /// (migration/migration.c:migration_stop_vm, migration_completion, migration_completion_end; 10.0 and 11.1). What the
+    /// manager does after that is not in it. Absent when the guest was stopped before the migration began, which QEMU does not
+    /// count, and with vmm-exec, where the program that knew it is gone as soon as it does
+    /// (migration/cpr-exec.c:cpr_exec_notifier).
+    std::optional<double> qemuDowntimeMs;
     std::optional<HeartbeatSummary> guest;  ///< Absent when the definition has no heartbeat or the guest was silent.
     std::uint64_t bytesSent = 0;            ///< Migration stream, by QEMU's count on the old VMM.
     std::uint64_t ramBytes = 0;

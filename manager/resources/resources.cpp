@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <fstream>
 #include <stdexcept>
 
@@ -53,6 +54,26 @@ MacAddress tapAddress(MacAddress guest) {
 }
 
 }  // namespace
+
+std::optional<DescriptorIdentity> DescriptorIdentity::of(const Process& process, const OpenFile& file) {
+    const auto status = file.status();
+    if (!status || file.target.starts_with("anon_inode:")) return std::nullopt;
+    const std::string info = "fdinfo/" + std::to_string(file.number);
+    const long flags = std::strtol(process.field(info, "flags:").c_str(), nullptr, 8);
+    return DescriptorIdentity{{status->st_dev, status->st_ino}, static_cast<int>(flags) & O_ACCMODE, process.field(info, "iff:")};
+}
+
+void Resources::add(const std::string& name, UniqueFd fd) {
+    const Process self(::getpid());
+    const std::string place = "fd/" + std::to_string(fd.get());
+    identities_.push_back(DescriptorIdentity::of(self, {fd.get(), self.path(place), self.link(place)}));
+    named_.push_back({name, std::move(fd)});
+}
+
+std::string Resources::nameOf(const DescriptorIdentity& identity) const {
+    const auto found = std::ranges::find(identities_, std::optional(identity));
+    return found == identities_.end() ? "" : named_[static_cast<std::size_t>(found - identities_.begin())].name;
+}
 
 std::size_t Resources::indexOf(const std::string& name) const {
     std::size_t index = 0;

@@ -5,6 +5,7 @@
 // a shared one would not keep each other out.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,14 +13,27 @@
 #include "config/vm_definition.h"
 #include "manager/process/child_process.h"
 #include "manager/record/vm_record.h"
+#include "vmm-shim/file_identity.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
 
+/// By what a descriptor is known again in another process, under whatever number it has there.
+struct DescriptorIdentity {
+    FileIdentity file;
+    int access = 0;   ///< As open() takes it: a disk is opened once for reading, and once for writing as well.
+    std::string tap;  ///< The interface: all taps are one and the same file.
+
+    /// None of one that is closed, and of what has no file of its own: all eventfds are one (fs/anon_inodes.c, Linux 6.18).
+    static std::optional<DescriptorIdentity> of(const Process& process, const OpenFile& file);
+    bool operator==(const DescriptorIdentity&) const = default;
+};
+
 class Resources {
  public:
     /// Adds a descriptor; `name` is unique, like `disk/root/rw`.
-    void add(const std::string& name, UniqueFd fd) { named_.push_back({name, std::move(fd)}); }
+    void add(const std::string& name, UniqueFd fd);
 
     bool has(const std::string& name) const { return indexOf(name) < named_.size(); }
     /// The number that the first descriptor has inside the VMM process; the others follow.
@@ -30,6 +44,8 @@ class Resources {
     int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
     /// In the order of their numbers.
     std::vector<std::string> names() const;
+    /// Which one that is, also when it is closed here; empty for none of them.
+    std::string nameOf(const DescriptorIdentity& identity) const;
     /// All of them, borrowed, in the order of their numbers.
     std::vector<int> descriptors() const;
 
@@ -39,6 +55,7 @@ class Resources {
  private:
     std::size_t indexOf(const std::string& name) const;
     std::vector<NamedDescriptor> named_;
+    std::vector<std::optional<DescriptorIdentity>> identities_;  ///< As many.
     int first_ = ChildProcess::firstDescriptor;
 };
 

@@ -1,9 +1,6 @@
 #include "manager/vmm/heartbeat.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <sstream>
 
 #include "vmm-shim/text.h"
@@ -16,7 +13,14 @@ constexpr std::chrono::milliseconds apart{
     10};  ///< A guest of ours beats each millisecond, and on a busy host a few times in ten.
 constexpr std::size_t mostStatusKeys = 100;
 constexpr std::size_t mostErrors = 20;
-constexpr int mostReads = 64;  ///< Of 16 KiB each, more than a socket's buffer holds.
+constexpr std::size_t longestLine = 16384;
+
+/// As the probe writes them.
+bool isLine(std::string_view text) {
+    if (text.size() < 3 || text[1] != ' ') return false;
+    if (text[0] == 'B' || text[0] == 'W') return wholeNumber<std::uint64_t>(text.substr(2)).has_value();
+    return text[0] == 'S' || text[0] == 'E';
+}
 
 }  // namespace
 
@@ -42,8 +46,8 @@ void HeartbeatMonitor::listenAgain(std::size_t port, UniqueFd socket) {
     // What the guest had written and nobody read, QEMU drops with the connection
     // (hw/char/virtio-serial-bus.c:virtio_serial_close, 10.0).
     mayHaveMissed_ = true;
-    partial_.clear();
     read(port, std::move(socket));
+    ports_[port].begun.clear();
     watchAfresh(port);
 }
 
@@ -52,37 +56,33 @@ void HeartbeatMonitor::watchAfresh(std::size_t port) {
     ports_[port].goesOn = false;
 }
 
+void HeartbeatMonitor::catchUp() {
+    if (reader_) reader_->catchUp();
+}
+
 void HeartbeatMonitor::read(std::size_t port, UniqueFd socket) {
-    ports_[port].readable = EventSource::readable(socket.get(), [this, port] { readMore(port); });
-    ports_[port].socket = std::move(socket);
+    if (!reader_)
+        reader_ = std::make_unique<HeartbeatReader>([this](std::size_t from, HeartbeatReader::Clock::time_point at,
+                                                           const std::string& bytes) { arrived(from, at, bytes); });
+    reader_->read(port, std::move(socket));
 }
 
-void HeartbeatMonitor::readMore(std::size_t port) {
-    // What the guest wrote on an earlier VMM precedes what it wrote on this one: drain that first.
-    for (std::size_t earlier = 0; earlier < port; ++earlier)
-        for (int reads = 0; reads < mostReads && readOnce(earlier); ++reads) continue;
-    readOnce(port);
+void HeartbeatMonitor::arrived(std::size_t port, std::chrono::steady_clock::time_point at, const std::string& bytes) {
+    std::string text = std::exchange(ports_[port].begun, {}) + bytes;
+    std::size_t begin = 0;
+    for (std::size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1)
+        take(whole(text.substr(begin, end - begin), port), at, port);
+    text.erase(0, begin);
+    if (text.size() <= longestLine) ports_[port].begun = std::move(text);  // Else not our probe's.
 }
 
-bool HeartbeatMonitor::readOnce(std::size_t port) {
-    if (!ports_[port].socket) return false;
-    char buffer[16384];
-    const ssize_t count = ::recv(ports_[port].socket.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
-    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    if (count <= 0) {
-        ports_[port].readable.reset();
-        ports_[port].socket.reset();
-        return false;
+/// A line that has ended, with what may have begun it on an earlier port. What is a line by itself has not begun there.
+std::string HeartbeatMonitor::whole(std::string line, std::size_t port) {
+    for (std::size_t earlier = port; earlier-- > 0;) {
+        const std::string begun = std::exchange(ports_[earlier].begun, {});
+        if (!begun.empty() && !isLine(line)) line.insert(0, begun);
     }
-    const auto now = std::chrono::steady_clock::now();
-    partial_.append(buffer, static_cast<std::size_t>(count));
-    for (std::size_t end; (end = partial_.find('\n')) != std::string::npos;) {
-        const std::string line = partial_.substr(0, end);
-        partial_.erase(0, end + 1);
-        take(line, now, port);
-    }
-    if (partial_.size() > sizeof(buffer)) partial_.clear();  // Not our probe.
-    return true;
+    return line;
 }
 
 void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {

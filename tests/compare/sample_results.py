@@ -84,7 +84,8 @@ def an_inspection(random_, design, cell):
     extra = {"copy": cell["ramBytes"], "save-restore": 30 * MIB}.get(design, 42 * MIB)
     traced = design != "vmm-exec"
     return {
-        "memoryOldBytes": cell["touchedBytes"] + 90 * MIB, "memoryBothBytes": cell["touchedBytes"] + 90 * MIB + extra, "extraMemoryBytes": int(noisy(random_, extra, 0.05)),
+        "memoryOldBytes": cell["touchedBytes"] + 90 * MIB, "memoryBothBytes": cell["touchedBytes"] + 90 * MIB + extra,
+        "memoryPeakBytes": cell["touchedBytes"] + 92 * MIB + extra, "memorySamples": 40, "extraMemoryBytes": int(noisy(random_, extra, 0.05)),
         "descriptors": [{"name": name, "createdBy": created, "passedBy": passed} for name, created, passed in names],
         "ioctls": {"KVM": 0, "VFIO": 0, "iommufd": 0, "vhost": 0, "tap": 4, "other": 9} if traced else None, "memfds": 3 if traced else None,
         "untraced": "" if traced else "exec replaces the traced process",

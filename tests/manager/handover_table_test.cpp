@@ -68,6 +68,13 @@ bool isOtherwise(State state, WayBack way) {
     return false;
 }
 
+TEST(HandoverTable, knowsHowFarEachDesignCanGoBack) {
+    EXPECT_EQ(wayBackOf(rowOf(Design::Relayed), false), WayBack::UntilConfirmed);
+    EXPECT_EQ(wayBackOf(rowOf(Design::Relayed), true), WayBack::UntilHandedOver);
+    EXPECT_EQ(wayBackOf(rowOf(Design::VmmExec), false), WayBack::UntilExecuted);
+    EXPECT_EQ(wayBackOf(rowOf(Design::SaveRestore), false), WayBack::UntilConfirmed);
+}
+
 TEST(HandoverTable, refusesWhatGoesWrongBeforeAnythingIsTouched) {
     for (const Event event : {Event::Failed, Event::TimedOut, Event::NewDied, Event::Cancelled})
         EXPECT_EQ(next(State::Preflight, event), State::Refused) << name(event);

@@ -45,6 +45,7 @@ void ReferenceVmm::proceedOutgoing(const Fault& fault, std::function<void()> the
 }
 
 void ReferenceVmm::stopForMigration() {
+    downtimeBegan_ = Clock::now();
     if (running()) stop("finish-migrate");
 }
 
@@ -257,6 +258,7 @@ void ReferenceVmm::allSent() {
 
 void ReferenceVmm::completeOutgoing() {
     outgoing_.reset();
+    downtime_ = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - downtimeBegan_);
     runState_ = "postmigrate";
     setStatus("completed");
 }

@@ -191,6 +191,8 @@ class ReferenceVmm {
     std::string status_ = "none";
     std::string errorText_;
     std::uint64_t transferred_ = 0, copied_ = 0;
+    Clock::time_point downtimeBegan_;
+    std::chrono::milliseconds downtime_{};
     unsigned migrations_ = 0;
     std::optional<OutgoingMigration> outgoing_;
     std::optional<IncomingMigration> incoming_;

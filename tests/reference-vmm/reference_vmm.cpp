@@ -403,6 +403,7 @@ json ReferenceVmm::queryMigrate() const {
                         {"normal-bytes", copied_},
                         {"normal", copied_ / ReferenceGuest::pageSize},
                         {"remaining", 0}};
+        if (status_ == "completed" && migrations_ > 0) found["downtime"] = downtime_.count();
     }
     if (!errorText_.empty()) found["error-desc"] = errorText_;
     if (parameters_["mode"] == "cpr-transfer" && !guest_->cprBlockers().empty()) found["blocked-reasons"] = guest_->cprBlockers();

@@ -54,11 +54,15 @@ inline nlohmann::json sampleRound(int round, int vm, double stopToResumeMs) {
               {"confirm", 1.0},
               {"retire", 30.0}}},
             {"totalMs", 500 + stopToResumeMs},
+            {"preparationMs", 462.0},
+            {"noWayBackMs", 1.0},
             {"stopToResumeMs", stopToResumeMs},
+            {"qemuDowntimeMs", 3.0},
+            {"cpuMs", {{"manager", 21.0}, {"old", 14.0}, {"new", 180.0}}},
             {"guestPauseMs", stopToResumeMs + 1.5},
             {"beats",
              {{"before", {{"medianMs", 1.0}, {"p99Ms", 1.2}, {"longestMs", 2.0}}},
-              {"during", nullptr},
+              {"during", {{"medianMs", 1.0}, {"p99Ms", 1.3}, {"longestMs", 2.5}}},
               {"after", {{"medianMs", 1.0}, {"p99Ms", 1.4}, {"longestMs", 3.0}}},
               {"lost", 0},
               {"repeated", 0}}},
@@ -75,6 +79,7 @@ inline nlohmann::json failedRound(int round, int vm, const std::string& cause) {
     nlohmann::json value = sampleRound(round, vm, 1);
     value["outcome"] = "rolled back";
     value["cause"] = cause;
+    for (const char* later : {"preparationMs", "noWayBackMs", "qemuDowntimeMs", "cpuMs"}) value.erase(later);
     for (const char* figure :
          {"totalMs", "stopToResumeMs", "guestPauseMs", "beats", "bytesSent", "ramCopiedBytes", "pageFaults", "patterns"})
         value[figure] = nullptr;

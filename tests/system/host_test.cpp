@@ -251,6 +251,8 @@ TEST_F(HostTest, copiesRamInTheBaselinesAndGoesBackFromThem) {
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         expectNothingLost(report);
         EXPECT_GT(report["ramCopiedBytes"], 32 * 1024 * 1024);
+        EXPECT_EQ(report["vmm"]["qemuDowntimeMs"].is_number(), design == Design::Copy)
+            << "a guest that was stopped before is not in QEMU's downtime: " << report["vmm"];
         expectGuestIsWell(host, "vm");
     }
     // And RAM that was received by copy is the manager's again, fit for the next handover without one.
@@ -276,6 +278,8 @@ TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
     expectNothingLost(report);
     EXPECT_THAT(report["warnings"].dump(), HasSubstr("the guest is stopped while its RAM is copied"));
+    EXPECT_TRUE(report["vmm"]["stopToResumeMs"].is_number());
+    EXPECT_TRUE(report["vmm"]["qemuDowntimeMs"].is_null()) << "QEMU saw a guest that was stopped already";
     expectGuestIsWell(host, "vm");
     EXPECT_EQ(upgrade({.binary = newQemu(), .design = Design::Copy})["outcome"], "upgraded") << "from there on as any other";
     expectGuestIsWell(host, "vm");

@@ -287,11 +287,11 @@ function brownOutFigure(cell) {
 function memoryFigure(cell) {
   const rows = shownSeries(cell).filter((series) => isNumber(series.inspection?.extraMemoryBytes));
   return figure({
-    key: "memory", title: "Extra memory while both VMMs run",
-    read: "How much more memory both processes have together at their most than the old one had before (proportional set size, and every memory file once), looked at in one handover of its own. Shorter is better.",
+    key: "memory", title: "Extra memory at its peak",
+    read: "How much more memory all processes of a handover have together at their most than before it (proportional set size, and every memory file once), looked at all the time in one handover of its own: also a new VMM that is only rehearsed counts. Shorter is better.",
     after: details("memory-table", "The figures", table(`Proportional set size, ${cellName(cell)}`,
-      [{ title: "Design", head: true }, { title: "Old before", number: true }, { title: "Both at their most", number: true }, { title: "Extra", number: true }],
-      shownSeries(cell).map((series) => [designLabel(series.design), bytes(series.inspection?.memoryOldBytes), bytes(series.inspection?.memoryBothBytes), bytes(series.inspection?.extraMemoryBytes)]))),
+      [{ title: "Design", head: true }, { title: "Old before", number: true }, { title: "All at their most", number: true }, { title: "Extra", number: true }],
+      shownSeries(cell).map((series) => [designLabel(series.design), bytes(series.inspection?.memoryOldBytes), bytes(series.inspection?.memoryPeakBytes ?? series.inspection?.memoryBothBytes), bytes(series.inspection?.extraMemoryBytes)]))),
     draw: (canvas, box) => {
       const colours = theme();
       if (rows.length === 0) return "No design was inspected in this cell.";

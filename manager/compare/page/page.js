@@ -84,18 +84,27 @@ function pooledTables() {
     others.length ? details("pooled", "The same for other figures", of("Ratios of paired rounds, pooled over all cells that have both designs: other figures", others)) : null];
 }
 
+/** Of all tables that say how long a guest pauses: what that cost whoever spoke with it. */
+const LOST = { metric: "networkLost", short: "Echo requests lost" };
+
+/** A median and, under it, its interval. */
+function medianCell(figure, series) {
+  const metric = metricNamed.get(figure.metric);
+  const summary = metricOf(series, figure.metric);
+  if (!isNumber(summary.median)) return DASH;
+  return [metric.unit === "ms" ? ms(summary.median) : plain(summary.median), element("span", { class: "small" }, intervalText({ ...metric, unit: "" }, summary))];
+}
+
 function mediansByCell(pause) {
-  const metric = metricNamed.get(pause.metric);
   const rows = cells.map((cell) => [
     cellName(cell),
     ...designsPresent.map((design) => {
       const series = cell.series.find((one) => one.design === design);
-      const summary = series ? metricOf(series, pause.metric) : {};
-      if (!isNumber(summary.median)) return series?.notRun ? element("span", { class: "small" }, "not run") : DASH;
-      return [ms(summary.median), element("span", { class: "small" }, intervalText({ ...metric, unit: "" }, summary))];
+      if (series?.notRun && !isNumber(metricOf(series, pause.metric).median)) return element("span", { class: "small" }, "not run");
+      return series ? medianCell(pause, series) : DASH;
     }),
   ]);
-  return table(`${pause.short}: median in milliseconds, and under it the ${INTERVAL}`,
+  return table(`${pause.short}: median${pause === LOST ? "" : " in milliseconds"}, and under it the ${INTERVAL}`,
     [{ title: "Cell", head: true }, ...designsPresent.map((design) => ({ title: designLabel(design), number: true }))], rows);
 }
 
@@ -128,13 +137,11 @@ function drawVerdict() {
   const measured = first.series.filter((series) => PAUSES.some((pause) => isNumber(metricOf(series, pause.metric).median)));
   const [stop, beats] = PAUSES.map((pause) => metricOf(measured[0], pause.metric).median);
   const parts = [isNumber(stop) ? `QEMU had the guest stopped for ${ms(stop)}` : "", isNumber(beats) ? `the guest's heartbeat was away for ${ms(beats)}` : ""].filter(Boolean);
-  const pauseRow = (pause) => [pause.short, ...measured.map((series) => {
-    const summary = metricOf(series, pause.metric);
-    return isNumber(summary.median) ? [ms(summary.median), element("span", { class: "small" }, intervalText({ ...metricNamed.get(pause.metric), unit: "" }, summary))] : DASH;
-  })];
+  const shown = [...PAUSES, ...(measured.some((series) => isNumber(metricOf(series, LOST.metric).median)) ? [LOST] : [])];
+  const row = (figure) => [figure.short, ...measured.map((series) => medianCell(figure, series))];
   fill("verdict-body",
     element("p", { class: "headline" }, element("strong", {}, `${cellName(first)}: `), `with ${measured[0].design}, ${parts.join(", and ")} (medians of ${plural(measured[0].summary.rounds ?? 0, "handover")}).`),
-    table(`Pause in ${cellName(first)}: median, and under it the ${INTERVAL}`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], PAUSES.map(pauseRow)),
+    table(`Pause in ${cellName(first)}: median, and under it the ${INTERVAL}`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], shown.map(row)),
     pooledTables(),
     PAUSES.map((pause) => {
       const claims = claimsOf(pause.metric);
@@ -143,7 +150,7 @@ function drawVerdict() {
     element("p", { class: "quiet" }, "“No difference shown” does not say that there is none: only that these rounds do not show one. Milliseconds belong to this host; compare designs, and ratios."),
     guestDataWords(),
     list(results.notes).length ? element("ul", { class: "quiet" }, list(results.notes).slice(0, NOTES_AT_TOP).map((note) => element("li", {}, shortened(text(note), 300)))) : null,
-    cells.length > 1 ? details("medians", `The same for all ${cells.length} cells`, PAUSES.map(mediansByCell)) : null);
+    cells.length > 1 ? details("medians", `The same for all ${cells.length} cells`, shown.map(mediansByCell)) : null);
 }
 
 /** Text of the designs' rows, which has names of programs and options between backticks. */
@@ -344,7 +351,7 @@ function drawReliability() {
 const METHOD = [
   ["One run, in rounds.", "Each round hands every design over once, one after the other, so that whatever else the host does falls on all alike. The order is drawn, and balanced over rounds: each design has each place, and comes after each other one, equally often. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
   ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
-  ["Two pauses, never mixed.", "“STOP to RESUME” is QEMU's own: between its two events. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. They are different quantities, on separate charts, and in separate statistics."],
+  ["Two pauses, never mixed.", "“STOP to RESUME” is between two events of QEMU's, on the clock that nobody sets; what the manager does after the devices' state has gone over is in it, and not in QEMU's own “downtime”, which the results have beside it. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. A beat comes each millisecond and is dated by a thread that does nothing else, as a rule within 0.1 ms; how evenly beats come by themselves, which is as well as that pause can be known, the results have for each round, before the handover and during its preparation. They are different quantities, on separate charts, and in separate statistics."],
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
   ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed: its hypervisor took no CPU time away from the handover on, and before it nobody waited long for a CPU and the guest beat evenly. A handover is not judged by what it makes the host do itself, which differs by design; the limits are among the settings. What was not measured is left out, and never taken as 0."],
   ["Median and interval.", `The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than ${ROUNDS_FOR_INTERVAL} rounds there is none, and the smallest and the largest are shown as min and max. The 99th percentile is given from 100 values on.`],
