@@ -92,6 +92,11 @@ void readPlan(Section& section, ComparePlan& plan) {
     section.optional("before", plan.before, Duration());
     section.optional("after", plan.after, Duration());
     section.optional("steal_limit_percent", plan.stealLimitPercent, From{0, 100});
+    section.optional("cpu_pressure_limit_percent", plan.cpuPressureLimitPercent, From{0, 100});
+    // Threads that wait at the same time count each.
+    section.optional("run_queue_limit_percent", plan.runQueueLimitPercent, From{0, 100'000});
+    section.optional("beat_limit", plan.beatLimit, Duration());
+    section.optional("equivalence_margin_percent", plan.equivalenceMarginPercent, From{1, 100});
     section.optional("save_directory", plan.saveDirectory, readPath);
     section.optional("seed", plan.seed, WholeNumber<std::uint64_t>());
 }

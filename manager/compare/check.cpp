@@ -16,6 +16,8 @@ namespace {
 using nlohmann::json;
 
 constexpr double chanceOfFalseAlarm = 0.05;
+/// Fewer than an interval of one run is made of: here both samples together must be able to tell (chanceOfSeparation()).
+constexpr std::size_t valuesForCheck = 6;
 
 enum class Kind {
     Time,      ///< By ratio; says nothing when the other host is faster.
@@ -180,7 +182,7 @@ class Check {
             if (least == 0)
                 notCompared(configuration, design,
                             std::string(metric.title) + ": not measured " + (comparison.after.empty() ? "now" : "before"));
-            else if (least < valuesForInterval)
+            else if (least < valuesForCheck)
                 notCompared(configuration, design, tooFew(comparison));
             else
                 comparisons_.push_back(std::move(comparison));

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <ctime>
@@ -12,6 +13,7 @@
 #include "config/parse.h"
 #include "manager/compare/check.h"
 #include "manager/compare/comparison.h"
+#include "manager/compare/host_facts.h"
 #include "manager/compare/report_page.h"
 #include "manager/compare/results_file.h"
 #include "manager/compare/summary.h"
@@ -151,10 +153,18 @@ void takePlan(const MeasurementSettings& from, ComparisonSettings& to, const std
     if (from.definition) to.own = parseVmDefinition(*from.definition, file);
 }
 
-Begun resumed(const std::string& directory) {
+Begun resumed(const std::string& directory, bool evenIfBusy) {
     Begun begun;
     begun.settings.resultsFile = directory + "/results.json";
     begun.results = namedResults(begun.settings.resultsFile);
+    const Results& results = begun.results;
+    const std::string difference = differenceOf(results.host, hostFacts());
+    if (!results.finishedAt && !difference.empty())
+        throw std::invalid_argument("cannot go on with '" + begun.settings.resultsFile + "': it was begun on another host: " +
+                                    difference + "; go on there, or begin anew here with another --output");
+    begun.settings.evenIfBusy =
+        evenIfBusy || (results.sittings.empty() ? std::ranges::count(results.command, "--even-if-busy") > 0
+                                                : results.sittings.back().evenIfBusy);
     takePlan(begun.results.settings, begun.settings, begun.settings.resultsFile);
     begun.settings.bootWait = std::chrono::milliseconds(begun.results.settings.bootWaitMs);
     return begun;
@@ -170,10 +180,17 @@ Begun begunAnew(const CompareOptions& options, const std::string& directory) {
     }
     if (!options.definition.empty()) settings.own = loadVmDefinition(options.definition);
     settings.bootWait = parseDuration(options.bootWait);
+    settings.evenIfBusy = options.evenIfBusy;
     apply(options, settings.plan, settings.own);
     settings.resultsFile = directory + "/results.json";
     begun.results = newResults(settings, options.commandLine, VH_VERSION);
     return begun;
+}
+
+bool hasRounds(const Results& results) {
+    return std::ranges::any_of(results.configurations, [](const Configuration& one) {
+        return std::ranges::any_of(one.series, [](const Series& series) { return !series.rounds.empty(); });
+    });
 }
 
 int exitCode(const CheckResult& check) {
@@ -195,10 +212,16 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
     command.add_option("--old", options.old, "the old VMM's binary");
     command.add_option("--new", options.newBinary, "the new VMM's binary; without it the old one's, for a handover to the same");
     command.add_option("--design", options.designs, "only these designs")->delimiter(',');
-    command.add_option("--rounds", options.rounds, "measured rounds of each design (10)")->check(CLI::Range(1U, 10'000U));
+    command.add_option("--rounds", options.rounds, "measured rounds of each design (12, the fewest that anything is said of)")
+        ->check(CLI::Range(1U, 10'000U));
     command.add_option("--baseline-rounds", options.baselineRounds, "those of copy and save-restore, which take long (as many)")
         ->check(CLI::Range(1U, 10'000U));
-    command.add_option("--ram", options.ram, "guest RAM, and how much of it is touched, such as 640MiB/512MiB")->delimiter(',');
+    command
+        .add_option(
+            "--ram", options.ram,
+            "guest RAM, and how much of it is touched (half), such as 640MiB/512MiB: at least 128MiB less, which the guest "
+            "needs for itself")
+        ->delimiter(',');
     command.add_option("--load", options.loads, "what the guest does: idle, memory, disk, network (memory)")->delimiter(',');
     command.add_option("--devices", options.devices, "none, disk, network, disk+network (disk+network)")->delimiter(',');
     command.add_option("--vms", options.vms, "how many VMs are handed over at once (1)")
@@ -236,19 +259,27 @@ int compare(const CompareOptions& options, bool asJson) {
     if (options.resume.empty() && std::filesystem::exists(resultsFile))
         throw std::invalid_argument("'" + resultsFile + "' exists already; go on with it (--resume '" + directory +
                                     "'), or choose another --output");
-    Begun begun = options.resume.empty() ? begunAnew(options, directory) : resumed(directory);
-    begun.settings.evenIfBusy = options.evenIfBusy;
+    Begun begun = options.resume.empty() ? begunAnew(options, directory) : resumed(directory, options.evenIfBusy);
     std::filesystem::create_directories(directory);
-    writeResults(resultsFile, begun.results);
     std::cerr << "compare: seed " << begun.results.seed << ", results in '" << directory << "'" << std::endl;
 
     Results results = begun.results;
-    bool complete = false;
-    {
+    bool complete = results.finishedAt.has_value();  // It is only drawn again then.
+    if (!complete) {
+        results.sittings.push_back({utcNow(), std::nullopt, options.commandLine, begun.settings.evenIfBusy});
         ProgressLine line;
         complete = runComparison(begun.settings, results, [&line](const std::string& what, std::size_t done, std::size_t left) {
             line.show(what, done, left);
         });
+    }
+    const std::string goOn = "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n";
+    if (!complete && !hasRounds(results)) {
+        writeResults(resultsFile, results);
+        if (asJson)
+            print({{"complete", false}, {"results", resultsFile}, {"report", nullptr}, {"summary", nullptr}});
+        else
+            std::cout << "no round was measured yet: " << goOn;
+        return interruptedCode;
     }
     const Summary summary = summarize(results);
     writeResults(resultsFile, results, &summary);
@@ -263,8 +294,7 @@ int compare(const CompareOptions& options, bool asJson) {
         print(value);
     } else {
         std::cout << forTerminal(comparisonText(results, summary)) << "\n"
-                  << (complete ? "" : "interrupted; go on with: virt-handover compare --resume '" + directory + "'\n")
-                  << "report: " << report << "\n"
+                  << (complete ? "" : goOn) << "report: " << report << "\n"
                   << (checked ? forTerminal(checkText(*checked)) : "");
     }
     if (!complete) return interruptedCode;

@@ -2,26 +2,21 @@
 
 #include <algorithm>
 #include <csignal>
-#include <ctime>
 #include <filesystem>
-#include <fstream>
-#include <map>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <utility>
 
-#include <gio/gio.h>
-
 #include "config/parse.h"
 #include "manager/compare/configurations.h"
+#include "manager/compare/disturbance.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
 #include "manager/compare/round.h"
+#include "manager/compare/round_order.h"
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
-#include "manager/record/last_report.h"
 #include "manager/resources/memory_room.h"
 #include "vmm-shim/elf_file.h"
 #include "vmm-shim/json_text.h"
@@ -33,37 +28,20 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr unsigned batchRounds = 10;
-constexpr unsigned firstWarmUp = 1'000'000;  ///< No round has that number.
-constexpr unsigned failuresInARow = 3;       ///< After so many, a design is given up in its configuration.
+constexpr unsigned failuresInARow = 3;  ///< After so many rounds, a design is given up in its configuration.
 constexpr milliseconds settling{300};
 constexpr std::uint64_t spareBytes = 1ULL << 30;  ///< For the VMMs themselves and the host.
 
-std::string utcNow() {
-    return utc(std::time(nullptr));
-}
-
-void copyDisk(const std::string& from, const std::string& to) {
-    const char* const argv[] = {"cp", "--reflink=auto", "--sparse=always", "--", from.c_str(), to.c_str(), nullptr};
-    GError* error = nullptr;
-    GSubprocess* process = g_subprocess_newv(argv, G_SUBPROCESS_FLAGS_STDERR_SILENCE, &error);
-    const bool copied = process && g_subprocess_wait_check(process, nullptr, &error);
-    const std::string problem = error ? error->message : "";
-    g_clear_error(&error);
-    if (process) g_object_unref(process);
-    if (!copied) throw std::runtime_error("cannot copy the disk '" + from + "' for the comparison: " + problem);
-}
-
-void makeDisk(const std::string& file) {
-    std::ofstream(file).close();
-    std::filesystem::resize_file(file, 64ULL << 20);
-}
+/// A VMM that is not the one any more that the rounds before were measured with.
+struct ReplacedVmm : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 class Comparison {
  public:
     Comparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress)
         : settings_(settings), results_(results), progress_(progress) {
-        if (results_.scratchDirectory) ComparisonDirectory::remove(*results_.scratchDirectory);
-        if (!settings_.evenIfBusy) requireIdleHost();
+        if (settings_.evenIfBusy) note("nobody looked whether the host was idle enough before: --even-if-busy");
         try {
             traceProblem_ = whyNoTrace();
         } catch (const std::exception& error) {
@@ -75,6 +53,7 @@ class Comparison {
             if (!networkProblem_.empty()) note("the VMs had no network: " + networkProblem_);
         }
         results_.scratchDirectory = scratch_.path();
+        write();
         control_.emplace(scratch_.path());
     }
 
@@ -135,15 +114,18 @@ class Comparison {
              ", " + what);
     }
 
-    /// The entries in the order in which a round runs them: the same for the same seed, however the run was interrupted.
-    std::vector<Entry> ordered(const Configuration& configuration, const std::vector<Entry>& entries, unsigned round) const {
-        std::seed_seq sequence{results_.seed & 0xffffffff, results_.seed >> 32, std::uint64_t{numberOf(configuration)},
-                               std::uint64_t{round}};
-        std::mt19937_64 random(sequence);
-        std::map<std::uint64_t, Entry> byNumber;
-        for (const Entry& entry : entries) byNumber.emplace(random(), entry);
+    enum class Kind { Round, WarmUp };
+
+    /// The entries that have this round, in its order: the same for the same seed, however the run was interrupted.
+    std::vector<Entry> ordered(const Configuration& configuration, const std::vector<Entry>& entries, unsigned round,
+                               Kind kind = Kind::Round) const {
+        std::vector<const Series*> series;
+        for (const Entry& entry : entries) series.push_back(entry.series);
+        const auto rounds = [&](Design design) { return kind == Kind::WarmUp ? settings_.plan.warmUpRounds : roundsOf(design); };
+        const std::uint64_t stream = numberOf(configuration) | (kind == Kind::WarmUp ? 1ULL << 32 : 0);
         std::vector<Entry> order;
-        for (const auto& [number, entry] : byNumber) order.push_back(entry);
+        for (const Series* next : seriesInOrder(series, round, rounds, results_.seed, stream))
+            order.push_back(*std::ranges::find(entries, next, &Entry::series));
         return order;
     }
 
@@ -217,8 +199,8 @@ class Comparison {
                          order,
                          hasNetwork(configuration) && !settings_.own};
         };
-        for (unsigned warmUp = 0; warmUp < settings_.plan.warmUpRounds; ++warmUp)
-            for (const Entry& entry : ordered(configuration, entries, firstWarmUp + warmUp))
+        for (unsigned warmUp = 1; warmUp <= settings_.plan.warmUpRounds; ++warmUp)
+            for (const Entry& entry : ordered(configuration, entries, warmUp, Kind::WarmUp))
                 attempt(configuration, entry, [&] { runRound(trialOf(entry, 0, 0)); });
         for (const Entry& entry : entries)
             if (!entry.series->inspection)
@@ -276,6 +258,8 @@ class Comparison {
             start(set);
             findOutWhichRun(configuration, set);
             return true;
+        } catch (const ReplacedVmm&) {
+            throw;
         } catch (const std::runtime_error& error) {
             for (Series* series : set.series)
                 if (series->isRun()) series->notRun = error.what();
@@ -287,10 +271,7 @@ class Comparison {
     void start(VmSet& set) {
         for (MeasuredVm& vm : set.vms) {
             tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
-            for (std::size_t disk = 0; disk < vm.definition.disks.size(); ++disk) {
-                const std::string& file = vm.definition.disks[disk].file;
-                settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
-            }
+            makeDisks(vm.definition, settings_.own);
             vm.lastRound = 0;
             results_.host.accelerator = control_->start(vm, settings_.bootWait);
         }
@@ -298,24 +279,41 @@ class Comparison {
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
         MeasuredVm& vm = set.vms.front();
+        learn({}, configuration.old, vm.pid);
         control_->setRunning(vm, true);
         for (Series* series : set.series) {
-            if (!series->isRun() || !series->rounds.empty()) continue;  // It is known.
+            const bool hasBuildIds =
+                !results_.vmms[configuration.old].buildId.empty() && !results_.vmms[configuration.new_].buildId.empty();
+            if (!series->isRun() || (!series->rounds.empty() && hasBuildIds)) continue;  // It is known, or will be.
             const HandoverReport report =
                 control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
             learn(report, configuration.new_, 0);
-            if (!report.dryRun) series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
+            if (!report.dryRun && series->rounds.empty())
+                series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
         }
         control_->setRunning(vm, false);
         configuration.title = titleOf(configuration, results_);
     }
 
+    /// What is known already must stay so: rounds with another VMM would be mixed in.
     void learn(const HandoverReport& report, std::size_t vmm, pid_t pid) {
         MeasuredVmm& known = results_.vmms[vmm];
-        for (const VmmIdentity& side : {report.old, report.new_})
-            if (known.version.empty() && side.binary == known.binary) known.version = side.version;
-        if (known.buildId.empty() && pid != 0) known.buildId = buildIdOf(Process(pid).program().file);
+        const std::string buildId = pid != 0 ? buildIdOf(Process(pid).program().file) : "";
+        if (!known.buildId.empty() && !buildId.empty() && known.buildId != buildId)
+            throwReplaced(known, "build id '" + known.buildId + "'", "'" + buildId + "'");
+        for (const VmmIdentity& side : {report.old, report.new_}) {
+            if (side.binary != known.binary || side.version.empty()) continue;
+            if (!known.version.empty() && known.version != side.version)
+                throwReplaced(known, "version '" + known.version + "'", "'" + side.version + "'");
+            known.version = side.version;
+        }
+        if (known.buildId.empty()) known.buildId = buildId;
+    }
+
+    [[noreturn]] void throwReplaced(const MeasuredVmm& known, const std::string& was, const std::string& is) const {
+        throw ReplacedVmm("'" + known.binary + "' was replaced since '" + settings_.resultsFile + "' was begun: it had " + was +
+                          ", and has " + is + " now; put the former one back, or begin anew with another --output");
     }
 
     void end(VmSet& set) {
@@ -347,7 +345,7 @@ class Comparison {
     void keep(const Trial& trial, std::vector<Round> rounds) {
         std::vector<Round>& all = trial.series.rounds;
         std::ranges::move(rounds, std::back_inserter(all));
-        if (all.size() >= failuresInARow && std::none_of(all.end() - failuresInARow, all.end(), std::mem_fn(&Round::upgraded)))
+        if (failedRoundsInARow(trial.series) >= failuresInARow)
             trial.series.notRun = "given up after " + std::to_string(failuresInARow) + " failures in a row: " + all.back().cause;
         write();
     }
@@ -389,21 +387,6 @@ class Comparison {
         control_->setRunning(vm, false);
     }
 
-    void requireIdleHost() {
-        progress_("looking whether this host is idle enough to measure", 0, 0);
-        std::vector<unsigned> runnableSamples;
-        const CpuTimes before = CpuTimes::now();
-        while (runnableSamples.size() < 20) {
-            bool over = false;
-            const EventSource timer = EventSource::after(milliseconds(100), [&over] { over = true; });
-            turnUntil([&over] { return over; });
-            runnableSamples.push_back(runnable());
-        }
-        if (const auto why = tooBusy(before, CpuTimes::now(), runnableSamples, settings_.plan.stealLimitPercent))
-            throw std::runtime_error("this host is too busy to measure: " + *why +
-                                     "; wait, or measure all the same with --even-if-busy");
-    }
-
     std::size_t numberOf(const Configuration& one) const {
         return static_cast<std::size_t>(&one - results_.configurations.data());
     }
@@ -423,12 +406,28 @@ class Comparison {
 }  // namespace
 
 bool runComparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress) {
-    Comparison comparison(settings, results, progress);
-    const auto interrupt = [&comparison] { comparison.interrupt(); };
+    // From the first moment on: a signal is heard when the main loop is turned, and who begins can be asked to end.
+    std::optional<Comparison> comparison;
+    bool isInterrupted = false;
+    const auto interrupt = [&] {
+        isInterrupted = true;
+        if (comparison) comparison->interrupt();
+    };
     const EventSource keyboard = EventSource::unixSignal(SIGINT, interrupt);
     const EventSource terminate = EventSource::unixSignal(SIGTERM, interrupt);
     const EventSource hangUp = EventSource::unixSignal(SIGHUP, interrupt);
-    return comparison.run();
+    if (results.scratchDirectory) ComparisonDirectory::remove(*results.scratchDirectory);
+    if (!settings.evenIfBusy) {
+        progress("looking whether this host is idle enough to measure", 0, 0);
+        requireIdleHost(settings.plan.stealLimitPercent);
+    }
+    bool isComplete = false;
+    if (!isInterrupted) {
+        comparison.emplace(settings, results, progress);
+        isComplete = comparison->run();
+    }
+    results.sittings.back().finishedAt = utcNow();
+    return isComplete;
 }
 
 Results newResults(const ComparisonSettings& settings, const std::vector<std::string>& command, const std::string& version) {
@@ -446,7 +445,11 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .warmUpRounds = plan.warmUpRounds,
                         .beforeMs = plan.before.count(),
                         .afterMs = plan.after.count(),
-                        .stealLimitPercent = plan.stealLimitPercent};
+                        .stealLimitPercent = plan.stealLimitPercent,
+                        .cpuPressureLimitPercent = plan.cpuPressureLimitPercent,
+                        .runQueueLimitPercent = plan.runQueueLimitPercent,
+                        .beatLimitMs = plan.beatLimit.count(),
+                        .equivalenceMarginPercent = plan.equivalenceMarginPercent};
     results.host = hostFacts();
     results.configurations = configurationsOf(plan, settings.own, results.vmms);
     return results;

@@ -1,10 +1,10 @@
 // Runs the rounds of a comparison and writes down what each cost.
 //
 // Theory of operation. The designs of a configuration need VMs of one of two kinds, by who makes guest RAM; the VMs of a kind are
-// a VM set. When memory allows, both sets of a configuration are up at once, and each round runs every design once, in random
-// order; the VMs of the other set are stopped meanwhile. When it does not, the rounds are run in batches of some rounds each, one
-// set after the other. A handover is the manager's own, from the same Host that the command line uses with --embed. After each, a
-// VM on a pair of two binaries is taken back to the old one, unmeasured.
+// a VM set. When memory allows, both sets of a configuration are up at once, and each round runs every design once, in an order
+// that is balanced over rounds (round_order.h); the VMs of the other set are stopped meanwhile. When it does not, the rounds are
+// run in batches of some rounds each, one set after the other. A handover is the manager's own, from the same Host that the
+// command line uses with --embed. After each, a VM on a pair of two binaries is taken back to the old one, unmeasured.
 //
 //     for each configuration: for each batch: start the VM sets
 //         preflight of every design (once): refused ones are not run, with the reason
@@ -38,8 +38,9 @@ using ComparisonProgress = std::function<void(const std::string& what, std::size
 
 /// Runs the rounds that `results` lacks: those that newResults() made, or an interrupted run's. True when every round was run,
 /// false when somebody asked this process to end (SIGINT, SIGTERM, SIGHUP), which it does at the next moment that leaves no guest
-/// in between. Throws std::runtime_error with the reason why nothing can be measured here, and std::system_error when results
-/// cannot be written.
+/// in between. Throws std::runtime_error with the reason why nothing can be measured here, before anything is written where the
+/// host is too busy, or why rounds from now on would not go with those before; and std::system_error when results cannot be
+/// written. The last of the results' sittings is this one.
 bool runComparison(const ComparisonSettings& settings, Results& results, const ComparisonProgress& progress);
 
 /// Empty results for these settings: facts of the host, the plan, its configurations. `version` is virt-handover's.

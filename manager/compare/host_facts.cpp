@@ -4,10 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
+#include <glib.h>
+
+#include "manager/record/last_report.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/proc.h"
 #include "vmm-shim/text.h"
@@ -25,6 +30,15 @@ bool hasWord(const std::string& text, const std::string& word) {
     for (std::string one; words >> one;)
         if (one == word) return true;
     return false;
+}
+
+/// The same for the same machine, and nothing that its id could be found by.
+std::string published(const std::string& machineId) {
+    if (machineId.empty()) return {};
+    gchar* sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, ("virt-handover compare " + machineId).c_str(), -1);
+    const std::string text = std::string(sum).substr(0, 16);
+    g_free(sum);
+    return text;
 }
 
 double percent(std::uint64_t before, std::uint64_t after, const CpuTimes& first, const CpuTimes& last) {
@@ -75,7 +89,14 @@ std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after
     return std::nullopt;
 }
 
-HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
+std::string utcNow() {
+    const auto now = std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+    const auto ms = now.time_since_epoch().count() % 1000;
+    std::string text = utc(std::chrono::system_clock::to_time_t(now));
+    return text.insert(text.size() - 1, "." + std::to_string(1000 + ms).substr(1));
+}
+
+HostFacts hostFacts(const std::string& proc, const std::string& osRelease, const std::string& machineId) {
     utsname kernel{};
     ::uname(&kernel);
     const std::string cpu = readIfThere(proc + "/cpuinfo");
@@ -92,7 +113,19 @@ HostFacts hostFacts(const std::string& proc, const std::string& osRelease) {
     if (double average = 0; std::ifstream(proc + "/loadavg") >> average) facts.loadAverage1 = average;
     facts.stealPercent = stealPercent({}, CpuTimes::now(proc));
     facts.runQueue = static_cast<double>(runnable(proc)) / static_cast<double>(facts.cpus);
+    facts.machineId = published(readIfThere(machineId));
     return facts;
+}
+
+std::string differenceOf(const HostFacts& before, const HostFacts& now) {
+    std::string difference;
+    for (const auto& [what, fact] : {std::pair("kernel", &HostFacts::kernel), std::pair("CPU", &HostFacts::cpu),
+                                     std::pair("machine (by its id)", &HostFacts::machineId)}) {
+        const std::string &was = before.*fact, &is = now.*fact;
+        if (was != is && !was.empty() && !is.empty())
+            append(difference, std::string(what) + " '" + was + "' there, '" + is + "' here", "; ");
+    }
+    return difference;
 }
 
 }  // namespace vh

@@ -31,6 +31,9 @@ unsigned runnable(const std::string& proc = "/proc");
 std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
                                    double stealLimitPercent = 5, unsigned cpus = 0);
 
+/// UTC with milliseconds, to put beside a host's log: `2026-01-02T03:04:05.678Z`.
+std::string utcNow();
+
 struct HostFacts {
     std::string cpu;
     std::uint64_t cpus = 0;
@@ -43,9 +46,15 @@ struct HostFacts {
     std::optional<double> loadAverage1;
     std::optional<double> stealPercent;  ///< Since boot.
     std::optional<double> runQueue;      ///< Tasks that could run, per CPU.
+    std::string machineId;  ///< Made of the machine's own, which is nobody else's business (machine-id(5)); or empty.
 };
 
 /// All but the accelerator.
-HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release");
+HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release",
+                    const std::string& machineId = "/etc/machine-id");
+
+/// In what two hosts differ that a comparison must not mix: kernel, CPU, machine. In words, empty when in none of them; what one
+/// of both does not say is no difference.
+std::string differenceOf(const HostFacts& before, const HostFacts& now);
 
 }  // namespace vh

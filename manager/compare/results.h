@@ -61,6 +61,18 @@ struct Patterns {
     std::optional<std::uint64_t> pagesChecked, mismatches;
 };
 
+/// How long had to be waited for a CPU, of a window's time; none where this kernel does not count it.
+struct CpuWait {
+    std::optional<double> cpuPressurePercent;  ///< By some task of the host.
+    std::optional<double> vmmWaitPercent;      ///< By the threads of the VM's VMM together, so that it may be more than 100.
+    std::optional<double> managerWaitPercent;  ///< Likewise by ours.
+};
+
+/// How busy the host was, before the handover and from its beginning to the end of the window.
+struct Disturbance {
+    CpuWait before, since;
+};
+
 /// CPU time that a handover took, user and system, without what the guest's own CPUs did.
 struct CpuUse {
     std::optional<double> manager, old, new_;
@@ -70,11 +82,14 @@ struct CpuUse {
 struct Round {
     unsigned round = 0;
     unsigned vm = 0;
-    unsigned order = 0;  ///< Among the designs of the round.
+    unsigned order = 0;                    ///< Among the designs of the round.
+    std::optional<std::string> startedAt;  ///< UTC, with milliseconds: when the handover began.
     Outcome outcome = Outcome::Lost;
     std::string cause;
     std::optional<double> stealPercent;
     bool disturbed = false;
+    std::string disturbedBy;  ///< In words; also empty in files that are older than it.
+    std::optional<Disturbance> disturbance;
     std::optional<PhaseTimes> phasesMs;
     std::optional<double> totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs;
     std::optional<CpuUse> cpuMs;
@@ -162,6 +177,18 @@ struct MeasurementSettings {
     unsigned rounds = 0, baselineRounds = 0, warmUpRounds = 0;
     std::int64_t beforeMs = 0, afterMs = 0;
     unsigned stealLimitPercent = 0;
+    // None in files of the time when nothing was judged by them.
+    std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
+    std::optional<std::int64_t> beatLimitMs;
+    std::optional<unsigned> equivalenceMarginPercent;
+};
+
+/// One run of the command that measured into these results.
+struct Sitting {
+    std::string startedAt;
+    std::optional<std::string> finishedAt;  ///< None while it runs, and of one that was killed.
+    std::vector<std::string> command;
+    bool evenIfBusy = false;  ///< Nobody looked whether the host was idle enough.
 };
 
 struct Results {
@@ -169,6 +196,7 @@ struct Results {
     std::vector<std::string> command;
     std::string startedAt;
     std::optional<std::string> finishedAt;  ///< None while rounds are missing.
+    std::vector<Sitting> sittings;          ///< None in files that are older than them.
     std::uint64_t seed = 0;
     MeasurementSettings settings;
     HostFacts host;

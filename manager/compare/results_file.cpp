@@ -34,10 +34,12 @@ VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstB
 VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
+VH_MEMBERS(CpuWait, cpuPressurePercent, vmmWaitPercent, managerWaitPercent)
+VH_MEMBERS(Disturbance, before, since)
 VH_MEMBERS(CpuUse, manager, old, new_)
-VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, preparationMs, noWayBackMs,
-           stopToResumeMs, qemuDowntimeMs, guestPauseMs, cpuMs, beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults,
-           patterns)
+VH_MEMBERS(Round, round, vm, order, startedAt, outcome, cause, stealPercent, disturbed, disturbedBy, disturbance, phasesMs,
+           totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs, cpuMs, beats, writeRate, network,
+           bytesSent, ramCopiedBytes, pageFaults, patterns)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
 VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, memoryPeakBytes, memorySamples, extraMemoryBytes, descriptors, ioctls,
            memfds, untraced)
@@ -45,14 +47,18 @@ VH_MEMBERS(Series, design, notRun, rounds, inspection)
 VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
-           stealLimitPercent)
+           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs, equivalenceMarginPercent)
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
-           runQueue)
-VH_MEMBERS(Results, version, command, startedAt, finishedAt, seed, settings, host, vmms, configurations, scratchDirectory, notes)
-VH_MEMBERS(MetricSummary, count, median, low, high, min, max, p99, longer, atLeast)
+           runQueue, machineId)
+VH_MEMBERS(Sitting, startedAt, finishedAt, command, evenIfBusy)
+VH_MEMBERS(Results, version, command, startedAt, finishedAt, sittings, seed, settings, host, vmms, configurations,
+           scratchDirectory, notes)
+VH_MEMBERS(MetricSummary, count, median, low, high, minMax, min, max, p99, longer, atLeast)
 VH_MEMBERS(SeriesSummary, design, rounds, failed, disturbed, tooDisturbed, metrics)
-VH_MEMBERS(Ratio, metric, design, reference, count, median, low, high, verdict)
+VH_MEMBERS(Ratio, metric, design, reference, cells, count, rounds, median, low, high, minMax, low90, high90, greater, smaller,
+           tied, p, pHolm, verdict)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
+VH_MEMBERS(Summary, configurations, pooled)
 
 constexpr const char* keyOf(std::string_view member) {
     return member == "new_"               ? "new"
@@ -62,17 +68,37 @@ constexpr const char* keyOf(std::string_view member) {
 }
 
 /// Members that earlier files do not have. They are written when they say something.
+template <typename Class>
 constexpr bool isLater(std::string_view member) {
-    constexpr std::array<std::string_view, 9> later{"workLostMs",    "notBack",         "silentBefore",
-                                                    "preparationMs", "noWayBackMs",     "qemuDowntimeMs",
-                                                    "cpuMs",         "memoryPeakBytes", "memorySamples"};
-    return std::ranges::find(later, member) != later.end();
+    constexpr std::array later{"workLostMs",
+                               "notBack",
+                               "silentBefore",
+                               "disturbedBy",
+                               "disturbance",
+                               "cpuPressureLimitPercent",
+                               "runQueueLimitPercent",
+                               "beatLimitMs",
+                               "equivalenceMarginPercent",
+                               "sittings",
+                               "machineId",
+                               "preparationMs",
+                               "noWayBackMs",
+                               "qemuDowntimeMs",
+                               "cpuMs",
+                               "memoryPeakBytes",
+                               "memorySamples"};
+    return std::ranges::find(later, member) != later.end() || (std::is_same_v<Class, Round> && member == "startedAt");
+}
+
+bool saysSomething(const json& value) {
+    return !value.empty() && value != false && value != "";
 }
 
 /// Whether there are files without that member.
 template <typename Class>
 constexpr bool mayBeAbsent(std::string_view member) {
-    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" || isLater(member);
+    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" ||
+           isLater<Class>(member);
 }
 
 template <typename Value>
@@ -122,7 +148,7 @@ json written(const Value& value) {
         json object;
         Members<Value>::each(value, [&](const char* member, const auto& entry) {
             const json one = written(entry);
-            if (!isLater(member) || (!one.is_null() && one != false)) object[keyOf(member)] = one;
+            if (!isLater<Value>(member) || saysSomething(one)) object[keyOf(member)] = one;
         });
         return object;
     } else {
@@ -321,17 +347,27 @@ json toJson(const Round& round) {
 }
 
 json toJson(const Summary& summary) {
-    json cells = written(summary);
-    for (json& cell : cells)
-        for (json& series : cell.at("series")) {
-            if (!series.at("tooDisturbed")) series.erase("tooDisturbed");
-            for (json& metric : series.at("metrics"))
-                if (metric.at("longer") == 0) {
-                    metric.erase("longer");
-                    metric.erase("atLeast");
-                }
+    const auto unlessFalse = [](json& object, const char* member) {
+        if (!saysSomething(object.at(member))) object.erase(member);
+    };
+    json all = written(summary);
+    for (json& ratio : all.at("pooled")) unlessFalse(ratio, "minMax");
+    for (json& cell : all.at("cells")) {
+        for (json& ratio : cell.at("ratios")) {
+            ratio.erase("cells");
+            unlessFalse(ratio, "minMax");
         }
-    return {{"cells", cells}};
+        for (json& series : cell.at("series")) {
+            unlessFalse(series, "tooDisturbed");
+            for (json& metric : series.at("metrics")) {
+                unlessFalse(metric, "minMax");
+                if (metric.at("longer") != 0) continue;
+                metric.erase("longer");
+                metric.erase("atLeast");
+            }
+        }
+    }
+    return all;
 }
 
 Results resultsOf(const json& file) {

@@ -8,10 +8,12 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "manager/compare/configurations.h"
 #include "manager/compare/cpu_time.h"
+#include "manager/compare/disturbance.h"
 #include "manager/compare/host_facts.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
@@ -156,7 +158,9 @@ class RoundWatch {
             control_.listen(vm, GuestWatch::Session::Before);
             if (trial_.network) sendEchoRequests(i);
         }
+        waits_[0] = CpuWaitCounters::now(vmms());
         control_.runFor(plan_.before);
+        waits_[1] = CpuWaitCounters::now(vmms());
         for (MeasuredVm& vm : trial_.set.vms) {
             if (vm.definition.heartbeat && !vm.watch.hasBeatenSince(steadyMs() - 1'000)) throw GuestLost{vm.number};
             vm.watch.stopListening();
@@ -167,6 +171,7 @@ class RoundWatch {
     void handOver() {
         cpuBefore_ = CpuTimes::now();
         beganAtMs_ = steadyMs();
+        startedAt_ = utcNow();
         std::map<std::string, GuestWatch*> watches;
         for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
         control_.host().onGuestHeard(
@@ -188,6 +193,7 @@ class RoundWatch {
             until = std::max(until, vm.watch.switchedAtMs().value_or(steadyMs()) + static_cast<double>(plan_.after.count()));
         control_.runFor(milliseconds(std::lround(std::max(0.0, until - steadyMs()))));
         stealPercent_ = stealPercent(cpuBefore_, CpuTimes::now());
+        waits_[2] = CpuWaitCounters::now(vmms());
     }
 
     RoundEnd end() {
@@ -198,10 +204,36 @@ class RoundWatch {
             if (attempts_[i].guestLost || round.outcome == Outcome::Lost || round.outcome == Outcome::Silent) end.lostVm = i;
             end.reports.push_back(*std::move(attempts_[i].report));
         }
+        judge(end.rounds);
         return end;
     }
 
  private:
+    std::vector<pid_t> vmms() const {
+        std::vector<pid_t> pids;
+        for (const MeasuredVm& vm : trial_.set.vms) pids.push_back(vm.pid);
+        return pids;
+    }
+
+    /// What disturbs one VM disturbs the round.
+    void judge(std::vector<Round>& rounds) const {
+        const bool fills = fillCpus(trial_.configuration, std::thread::hardware_concurrency());
+        if (fills)
+            note_("VMs that keep all CPUs of the host busy by themselves: of these rounds only steal could tell other work");
+        if (!waits_[0].pressureMs) note_("CPU pressure was not looked at: this kernel has no /proc/pressure/cpu");
+        if (!waits_[0].manager) note_("waits for a CPU were not looked at: this kernel has no /proc/PID/schedstat");
+        std::string why;
+        for (std::size_t i = 0; i < rounds.size(); ++i) {
+            rounds[i].disturbance = Disturbance{waitBetween(waits_[0], waits_[1], i), waitBetween(waits_[1], waits_[2], i)};
+            const std::optional<BeatIntervals> beats = rounds[i].beats ? rounds[i].beats->before : std::nullopt;
+            if (why.empty()) why = whyDisturbed(plan_, stealPercent_, rounds[i].disturbance->before, beats, fills);
+        }
+        for (Round& round : rounds) {
+            round.disturbed = !why.empty();
+            round.disturbedBy = why;
+        }
+    }
+
     /// What becomes of one VM.
     struct Attempt {
         std::optional<HandoverReport> report;
@@ -256,7 +288,7 @@ class RoundWatch {
         round.round = trial_.round;
         round.order = trial_.order;
         round.stealPercent = stealPercent_;
-        round.disturbed = stealPercent_ > plan_.stealLimitPercent;
+        round.startedAt = startedAt_;
         if (vm.definition.heartbeat) {
             vm.watch.fill(round, beganAtMs_, trial_.configuration.load == Load::Memory);
             if (round.upgraded() && !vm.watch.switchedAtMs()) {
@@ -292,6 +324,8 @@ class RoundWatch {
     CpuTimes cpuBefore_;
     double beganAtMs_ = 0;
     double stealPercent_ = 0;
+    std::string startedAt_;
+    std::array<CpuWaitCounters, 3> waits_;  ///< When the guest is run, when the handover begins, and at the end.
 };
 
 }  // namespace

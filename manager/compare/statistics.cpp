@@ -210,6 +210,27 @@ Interval medianInterval(std::vector<double> values, double confidence) {
     return interval;
 }
 
+double signTest(const Signs& signs) {
+    const std::size_t behind = std::min(signs.greater, signs.smaller) + (signs.tied + 1) / 2, all = signs.all();
+    if (all == 0) return 1;
+    const Factorials factorials(all);
+    // The chance of as few or fewer, which is that of as many or more of the others.
+    return std::min(1.0, 2 * binomialTail(factorials, all, all - std::min(behind, all), 0.5));
+}
+
+std::vector<double> holm(const std::vector<double>& chances) {
+    std::vector<std::size_t> order(chances.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::ranges::stable_sort(order, {}, [&chances](std::size_t i) { return chances[i]; });
+    std::vector<double> corrected(chances.size());
+    double least = 0;
+    for (std::size_t place = 0; place < order.size(); ++place) {
+        least = std::max(least, std::min(1.0, static_cast<double>(order.size() - place) * chances[order[place]]));
+        corrected[order[place]] = least;
+    }
+    return corrected;
+}
+
 Interval ratioOfMedians(std::vector<double> values, std::vector<double> reference, double confidence) {
     if (std::ranges::any_of(reference, [](double value) { return !(value > 0); }))
         throw std::invalid_argument("a ratio to what is not above 0");

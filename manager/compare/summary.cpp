@@ -2,14 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <tuple>
 #include <utility>
 
+#include "config/design.h"
 #include "manager/compare/statistics.h"
 
 namespace vh {
 namespace {
 
-constexpr std::array compared{"stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"};
+/// Named beforehand, as are the contrasts: each is a test that all claims are corrected for.
+constexpr std::array<std::string_view, 6> compared{"stopToResumeMs", "guestPauseMs", "workLostMs",
+                                                   "brownOutMs",     "networkGapMs", "totalMs"};
 constexpr std::size_t valuesForP99 = 100;
 /// In place of what has no upper end: statistics add and halve, and what is made of it is above isOpen()'s limit.
 constexpr double noEnd = 1e300;
@@ -36,23 +41,32 @@ Values valuesByRound(const Series& series, const Metric& metric) {
     return values;
 }
 
-std::vector<double> medianOfEachRound(const Values& values, End end) {
-    std::vector<double> medians;
+/// Of each round the median of its VMs, by both ends.
+std::vector<Range> rangeOfEachRound(const Values& values) {
+    std::vector<Range> ranges;
     for (auto value = values.begin(); value != values.end();) {
-        std::vector<double> ofOne;
+        std::vector<double> least, most;
         const unsigned round = value->first.first;
-        for (; value != values.end() && value->first.first == round; ++value) ofOne.push_back(value->second.*end);
-        medians.push_back(median(std::move(ofOne)));
+        for (; value != values.end() && value->first.first == round; ++value) {
+            least.push_back(value->second.least);
+            most.push_back(value->second.most);
+        }
+        ranges.push_back({median(std::move(least)), median(std::move(most))});
     }
-    return medians;
+    return ranges;
 }
 
-/// Of one value a round; of few of them the smallest and the greatest.
-Interval intervalOf(const Values& values, End end) {
-    const std::vector<double> rounds = medianOfEachRound(values, end);
-    const Interval interval = medianInterval(rounds);
-    if (rounds.size() >= valuesForInterval) return interval;
-    return {interval.median, std::ranges::min(rounds), std::ranges::max(rounds)};
+std::vector<double> endsOf(const std::vector<Range>& ranges, End end) {
+    std::vector<double> ends;
+    std::ranges::transform(ranges, std::back_inserter(ends), end);
+    return ends;
+}
+
+/// Of few rounds the smallest and the greatest.
+Interval intervalOf(const std::vector<Range>& rounds, End end, double confidence = 0.95) {
+    const std::vector<double> ends = endsOf(rounds, end);
+    if (ends.size() >= valuesForInterval) return medianInterval(ends, confidence);
+    return {median(ends), std::ranges::min(ends), std::ranges::max(ends)};
 }
 
 /// Every statistic twice: of the bounds, and as if what is bounded had no end. Where the two differ the first is a bound itself.
@@ -70,7 +84,9 @@ MetricSummary metricOf(const Values& values) {
         result.*member = bound;
         if (isOpen(open) && !isOpen(bound)) result.atLeast.push_back(name);
     };
-    const Interval bounds = intervalOf(values, &Range::least), open = intervalOf(values, &Range::most);
+    const std::vector<Range> rounds = rangeOfEachRound(values);
+    const Interval bounds = intervalOf(rounds, &Range::least), open = intervalOf(rounds, &Range::most);
+    result.minMax = rounds.size() < valuesForInterval;
     set("median", &MetricSummary::median, bounds.median, open.median);
     set("low", &MetricSummary::low, bounds.low, open.low);
     set("high", &MetricSummary::high, bounds.high, open.high);
@@ -100,62 +116,157 @@ SeriesSummary seriesSummary(const Sample& sample) {
     return summary;
 }
 
-Verdict verdictOn(const Ratio& ratio, std::size_t rounds, bool tooDisturbed) {
-    if (tooDisturbed) return Verdict::TooBusy;
-    if (rounds < valuesForInterval) return Verdict::TooFewRounds;
-    if (ratio.high && *ratio.high < 1) return Verdict::Smaller;
-    return ratio.low && *ratio.low > 1 ? Verdict::Larger : Verdict::NoDifference;
-}
+/// What a ratio is made of: of one cell, or of several.
+struct Pairs {
+    std::string_view metric;
+    Design design, reference;
+    std::size_t cells = 0, count = 0;
+    std::vector<Range> rounds;
+    bool isReferenceOpen = false;
+    RoundCount ofDesign, ofReference;
+
+    bool isOf(const Pairs& other) const {
+        return metric == other.metric && design == other.design && reference == other.reference;
+    }
+    void add(const Pairs& other) {
+        ++cells;
+        count += other.count;
+        rounds.insert(rounds.end(), other.rounds.begin(), other.rounds.end());
+        isReferenceOpen = isReferenceOpen || other.isReferenceOpen;
+        ofDesign += other.ofDesign;
+        ofReference += other.ofReference;
+    }
+};
 
 /// Nothing when neither of the two was measured by it.
-std::optional<Ratio> ratioOf(std::string_view metric, const Sample& sample, const Sample& reference) {
+std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, const Sample& reference) {
     const Values &values = sample.metrics.at(metric), &references = reference.metrics.at(metric);
     if (values.empty() && references.empty()) return std::nullopt;
     Values ratios;
-    bool isReferenceOpen = false;
+    Pairs pairs{.metric = metric, .design = sample.design, .reference = reference.design};
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
         if (other == references.end() || other->second.least <= 0) continue;
-        isReferenceOpen = isReferenceOpen || isOpen(other->second.most);
+        pairs.isReferenceOpen = pairs.isReferenceOpen || isOpen(other->second.most);
         ratios[round] = {isOpen(other->second.most) ? 0 : value.least / other->second.most,
                          isOpen(value.most) ? noEnd : value.most / other->second.least};
     }
-    Ratio result{.metric = metric, .design = sample.design, .reference = reference.design, .count = ratios.size()};
-    std::size_t rounds = 0;
-    if (!ratios.empty()) {
+    pairs.count = ratios.size();
+    pairs.rounds = rangeOfEachRound(ratios);
+    pairs.ofDesign = sample.rounds;
+    pairs.ofReference = reference.rounds;
+    return pairs;
+}
+
+Signs signsOf(const std::vector<Range>& rounds) {
+    Signs signs;
+    for (const Range& round : rounds) ++(round.least > 1 ? signs.greater : round.most < 1 ? signs.smaller : signs.tied);
+    return signs;
+}
+
+/// All but what depends on the other tests.
+Ratio ratioOf(const Pairs& pairs) {
+    Ratio result{.metric = pairs.metric,
+                 .design = pairs.design,
+                 .reference = pairs.reference,
+                 .cells = pairs.cells,
+                 .count = pairs.count,
+                 .rounds = pairs.rounds.size()};
+    const bool few = pairs.rounds.size() < valuesForInterval;
+    if (!pairs.rounds.empty()) {
         // Each end by what speaks against it, so that no verdict rests on a bound.
-        const Interval least = intervalOf(ratios, &Range::least), most = intervalOf(ratios, &Range::most);
-        rounds = medianOfEachRound(ratios, &Range::least).size();
-        if (least.low != 0 || !isReferenceOpen) result.low = least.low;
-        if (!isOpen(most.high)) result.high = most.high;
+        const auto low = [&](const Interval& least) {
+            return least.low != 0 || !pairs.isReferenceOpen ? std::optional(least.low) : std::nullopt;
+        };
+        const auto high = [](const Interval& most) { return isOpen(most.high) ? std::nullopt : std::optional(most.high); };
+        const Interval least = intervalOf(pairs.rounds, &Range::least), most = intervalOf(pairs.rounds, &Range::most);
+        result.low = low(least);
+        result.high = high(most);
         if (least.median == most.median) result.median = least.median;
+        result.minMax = few;
+        if (!few) {
+            result.low90 = low(intervalOf(pairs.rounds, &Range::least, 0.90));
+            result.high90 = high(intervalOf(pairs.rounds, &Range::most, 0.90));
+        }
+        const Signs signs = signsOf(pairs.rounds);
+        std::tie(result.greater, result.smaller, result.tied) = std::tie(signs.greater, signs.smaller, signs.tied);
+        if (!few) result.p = signTest(signs);
     }
-    result.verdict = verdictOn(result, rounds, sample.rounds.tooDisturbed() || reference.rounds.tooDisturbed());
+    if (few) result.verdict = Verdict::TooFewRounds;
+    if (pairs.ofDesign.tooDisturbed() || pairs.ofReference.tooDisturbed()) {
+        result.verdict = Verdict::TooBusy;
+        result.p.reset();
+    }
     return result;
 }
 
-ConfigurationSummary summaryOf(const Configuration& configuration) {
+Verdict verdictOn(const Ratio& ratio, double margin) {
+    if (*ratio.pHolm < claimLevel) return ratio.greater > ratio.smaller ? Verdict::Larger : Verdict::Smaller;
+    // Two one-sided tests at 5 % each.
+    const bool within = ratio.low90 && ratio.high90 && *ratio.low90 > 1 / (1 + margin) && *ratio.high90 < 1 + margin;
+    return within ? Verdict::Equivalent : Verdict::NoDifference;
+}
+
+/// Corrects the tests of one kind for each other, and says what they show.
+void judge(const std::vector<Ratio*>& ratios, double margin) {
+    std::vector<Ratio*> tested;
+    std::ranges::copy_if(ratios, std::back_inserter(tested), [](const Ratio* ratio) { return ratio->p.has_value(); });
+    std::vector<double> chances;
+    for (const Ratio* ratio : tested) chances.push_back(*ratio->p);
+    const std::vector<double> corrected = holm(chances);
+    for (std::size_t i = 0; i < tested.size(); ++i) {
+        tested[i]->pHolm = corrected[i];
+        tested[i]->verdict = verdictOn(*tested[i], margin);
+    }
+}
+
+/// Which designs are compared, the first with the second: first those in which the manager and the VMM own guest RAM, which
+/// is what the comparison is for, and then all others with the one that works with the fewest conditions on the host.
+std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vector<Sample>& samples) {
+    std::vector<std::pair<const Sample*, const Sample*>> contrasts;
+    const auto owns = [](const Sample& sample, MemoryOwner owner) {
+        return rowOf(sample.design).owner == owner && rowOf(sample.design).standsBy;
+    };
+    for (const Sample& one : samples)
+        for (const Sample& other : samples)
+            if (owns(one, MemoryOwner::Manager) && owns(other, MemoryOwner::Vmm)) contrasts.emplace_back(&one, &other);
+    if (samples.empty()) return contrasts;
+    const auto relayed = std::ranges::find(samples, Design::Relayed, &Sample::design);
+    const Sample& reference = relayed == samples.end() ? samples.front() : *relayed;
+    for (const Sample& one : samples) {
+        const bool isThere = std::ranges::any_of(contrasts, [&](const auto& pair) {
+            return pair == std::pair(&one, &reference) || pair == std::pair(&reference, &one);
+        });
+        if (&one != &reference && !isThere) contrasts.emplace_back(&one, &reference);
+    }
+    return contrasts;
+}
+
+ConfigurationSummary summaryOf(const Configuration& configuration, std::vector<Pairs>& pooled) {
     std::vector<Sample> samples;
     for (const Series& series : configuration.series) samples.push_back(sampleOf(series));
     ConfigurationSummary result{configuration.id, {}, {}};
     for (const Sample& sample : samples) result.series.push_back(seriesSummary(sample));
-    for (const char* metric : compared)
-        for (std::size_t i = 0; i < samples.size(); ++i)
-            for (std::size_t j = i + 1; j < samples.size(); ++j) {
-                if (samples[i].rounds.all() == 0 || samples[j].rounds.all() == 0) continue;
-                // What works with the fewest conditions on the host is what the others are measured by.
-                const bool turned = samples[i].design == Design::Relayed;
-                if (const auto ratio = ratioOf(metric, samples[turned ? j : i], samples[turned ? i : j]))
-                    result.ratios.push_back(*ratio);
-            }
+    std::erase_if(samples, [](const Sample& sample) { return sample.rounds.all() == 0; });
+    const auto contrasts = contrastsOf(samples);
+    for (const std::string_view metric : compared)
+        for (const auto& [design, reference] : contrasts) {
+            const std::optional<Pairs> pairs = pairsOf(metric, *design, *reference);
+            if (!pairs) continue;
+            result.ratios.push_back(ratioOf(*pairs));
+            auto all = std::ranges::find_if(pooled, [&](const Pairs& one) { return one.isOf(*pairs); });
+            if (all == pooled.end())
+                all = pooled.insert(pooled.end(), {.metric = metric, .design = pairs->design, .reference = pairs->reference});
+            all->add(*pairs);
+        }
     return result;
 }
 
 }  // namespace
 
 std::string_view name(Verdict verdict) {
-    static constexpr std::array<std::string_view, 5> names{"smaller", "larger", "no difference shown", "too few rounds to say",
-                                                           "host too busy to say"};
+    static constexpr std::array<std::string_view, 6> names{
+        "smaller", "larger", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say"};
     return names.at(static_cast<std::size_t>(verdict));
 }
 
@@ -180,12 +291,23 @@ std::optional<Shown> networkGapOf(const Round& round) {
 }
 
 std::vector<double> roundValuesOf(const Series& series, const Metric& metric) {
-    return medianOfEachRound(valuesByRound(series, metric), &Range::least);
+    return endsOf(rangeOfEachRound(valuesByRound(series, metric)), &Range::least);
 }
 
 Summary summarize(const Results& results) {
+    const double margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent) / 100.0;
     Summary summary;
-    for (const Configuration& configuration : results.configurations) summary.push_back(summaryOf(configuration));
+    std::vector<Pairs> pooled;
+    for (const Configuration& configuration : results.configurations)
+        summary.configurations.push_back(summaryOf(configuration, pooled));
+    std::ranges::stable_sort(pooled, {}, [](const Pairs& pairs) { return std::ranges::find(compared, pairs.metric); });
+    std::ranges::transform(pooled, std::back_inserter(summary.pooled), ratioOf);
+    std::vector<Ratio*> ofCells, ofAll;
+    for (ConfigurationSummary& configuration : summary.configurations)
+        for (Ratio& ratio : configuration.ratios) ofCells.push_back(&ratio);
+    for (Ratio& ratio : summary.pooled) ofAll.push_back(&ratio);
+    judge(ofCells, margin);
+    judge(ofAll, margin);
     return summary;
 }
 

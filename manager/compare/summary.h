@@ -1,4 +1,10 @@
-// What the rounds of a comparison say: the `summary` member of results.json. README.md has its shape.
+// What the rounds of a comparison say: the `summary` member of results.json. README.md has its shape, and how each figure is
+// made.
+//
+// Which designs are compared by which metrics is fixed before anything is measured: these are the contrasts. Each is tested by
+// the exact sign test of rounds, which needs to know of two values only which is the greater, so that also those count of which
+// no more is known than that they are longer than the window. That a figure is smaller or larger is claimed where the test stands
+// Holm's correction for all tests of its kind: those of single cells, and those of all cells together.
 #pragma once
 
 #include <array>
@@ -10,6 +16,7 @@
 #include <vector>
 
 #include "manager/compare/results.h"
+#include "manager/compare/statistics.h"
 
 namespace vh {
 
@@ -84,6 +91,12 @@ struct RoundCount {
     std::size_t disturbed = 0;  ///< Upgraded while the host had too little CPU time.
 
     std::size_t all() const { return entered + failed + disturbed; }
+    RoundCount& operator+=(const RoundCount& other) {
+        entered += other.entered;
+        failed += other.failed;
+        disturbed += other.disturbed;
+        return *this;
+    }
     /// What is left of a series may be of its quiet rounds by chance, or not.
     bool tooDisturbed() const { return disturbed * 5 > entered + disturbed; }
 };
@@ -92,7 +105,8 @@ RoundCount countRounds(const Series& series);
 /// What a metric was in the rounds that enter statistics; nothing but the count when that is 0.
 struct MetricSummary {
     std::size_t count = 0;                    ///< Of VMs and rounds that have it.
-    std::optional<double> median, low, high;  ///< Of rounds, as statistics.h has it; of fewer than 6 the smallest and greatest.
+    std::optional<double> median, low, high;  ///< Of rounds, as statistics.h has it.
+    bool minMax = false;  ///< Of fewer than valuesForInterval: `low` and `high` are the smallest and greatest.
     std::optional<double> min, max;
     std::optional<double> p99;              ///< From 100 values on.
     std::size_t longer = 0;                 ///< How many of the values are bounds: the window ended first.
@@ -106,20 +120,32 @@ struct SeriesSummary {
     std::map<std::string_view, MetricSummary> metrics;  ///< All of `metrics`, by name.
 };
 
-enum class Verdict { Smaller, Larger, NoDifference, TooFewRounds, TooBusy };
+enum class Verdict { Smaller, Larger, Equivalent, NoDifference, TooFewRounds, TooBusy };
 std::string_view name(Verdict verdict);
 /// It says that two designs differ.
 constexpr bool isClaim(Verdict verdict) {
     return verdict == Verdict::Smaller || verdict == Verdict::Larger;
 }
 
+/// With how much chance of one wrong claim among all of a kind.
+inline constexpr double claimLevel = 0.05;
+/// Of results that do not name their own.
+inline constexpr unsigned usualMarginPercent = 10;
+
 /// Of one design to another, by pairs of the same round and VM.
 struct Ratio {
     std::string_view metric;
     Design design = Design::Relayed;
     Design reference = Design::Relayed;
-    std::size_t count = 0;
-    std::optional<double> median, low, high;  ///< None where bounds leave it open.
+    std::size_t cells = 0;                           ///< How many are pooled; 0 of a single one's.
+    std::size_t count = 0;                           ///< Of pairs.
+    std::size_t rounds = 0;                          ///< What the rest is made of.
+    std::optional<double> median, low, high;         ///< None where bounds leave it open.
+    bool minMax = false;                             ///< As in MetricSummary.
+    std::optional<double> low90, high90;             ///< Within the margin on both sides: equivalent. None of too few rounds.
+    std::size_t greater = 0, smaller = 0, tied = 0;  ///< Rounds in which the design's figure was that.
+    std::optional<double> p;                         ///< Of the sign test; none where nothing is tested.
+    std::optional<double> pHolm;                     ///< Corrected for all tests of its kind.
     Verdict verdict = Verdict::TooFewRounds;
 };
 
@@ -129,7 +155,10 @@ struct ConfigurationSummary {
     std::vector<Ratio> ratios;
 };
 
-using Summary = std::vector<ConfigurationSummary>;  ///< In the results' order.
+struct Summary {
+    std::vector<ConfigurationSummary> configurations;  ///< In the results' order.
+    std::vector<Ratio> pooled;                         ///< Of all configurations that have both designs, together.
+};
 
 /// Nothing in it is random: the same rounds make the same summary.
 Summary summarize(const Results& results);

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -32,13 +34,15 @@ std::string sign(const MetricSummary& metric, std::string_view member) {
     return std::ranges::find(metric.atLeast, member) == metric.atLeast.end() ? "" : ">";
 }
 
-/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has. `(2 longer)` when
-/// the window ended before two values were known.
+/// `12.3 [11.9 - 14.0]`: an interval with as many decimals as its median has; `12.3 (min 11.9, max 14.0)` of too few rounds for
+/// one. `(2 longer)` when the window ended before two values were known.
 std::string intervalText(const MetricSummary& metric) {
     if (!metric.median) return "-";
     const int decimals = decimalsOf(*metric.median);
-    return sign(metric, "median") + fixed(*metric.median, decimals) + " [" + sign(metric, "low") + fixed(*metric.low, decimals) +
-           " - " + sign(metric, "high") + fixed(*metric.high, decimals) + "]" +
+    const std::string low = sign(metric, "low") + fixed(*metric.low, decimals),
+                      high = sign(metric, "high") + fixed(*metric.high, decimals);
+    return sign(metric, "median") + fixed(*metric.median, decimals) +
+           (metric.minMax ? " (min " + low + ", max " + high + ")" : " [" + low + " - " + high + "]") +
            (metric.longer > 0 ? " (" + std::to_string(metric.longer) + " longer)" : "");
 }
 
@@ -170,28 +174,94 @@ std::string remarksOn(const Configuration& configuration) {
     return text;
 }
 
-std::string sentenceOn(const Ratio& ratio) {
-    std::string text =
-        std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference)) + ": " + titleOf(ratio.metric) + " ";
+/// Whether rounds were left out for that is worth knowing also when none was.
+std::string disturbedText(const Results& results) {
+    std::size_t out = 0, all = 0;
+    std::string example;
+    for (const Configuration& one : results.configurations)
+        for (const Series& series : one.series)
+            for (const Round& round : series.rounds) {
+                ++all;
+                if (!round.upgraded() || !round.disturbed) continue;
+                ++out;
+                if (example.empty()) example = round.disturbedBy;
+            }
+    return "Left out because of a disturbed host: " + std::to_string(out) + " of " + std::to_string(all) + " handovers" +
+           (example.empty() ? "" : ", such as for " + printable(example)) + ".\n";
+}
+
+/// Of whichever host and accelerator: what figures are of.
+std::string hostText(const HostFacts& host) {
+    std::string accelerator = host.accelerator;
+    std::ranges::transform(accelerator, accelerator.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    return "Accelerator: " + (accelerator.empty() ? "not known yet" : printable(accelerator)) + ". Host: " + printable(host.cpu) +
+           ", " + std::to_string(host.cpus) + (host.cpus == 1 ? " CPU, " : " CPUs, ") +
+           sizeText(static_cast<double>(host.memoryBytes)) +
+           (host.virtualized.value_or(false) ? ", itself a virtual machine" : "") + ", Linux " + printable(host.kernel) + ".\n";
+}
+
+std::string sittingsText(const std::vector<Sitting>& sittings) {
+    if (sittings.size() < 2) return {};
+    std::string text;
+    for (const Sitting& sitting : sittings)
+        append(text,
+               printable(sitting.startedAt) + (sitting.finishedAt ? " to " + printable(*sitting.finishedAt) : " (cut short)") +
+                   (sitting.evenIfBusy ? " (--even-if-busy)" : ""),
+               "; ");
+    return "Measured in " + std::to_string(sittings.size()) + " sittings: " + text + ".\n";
+}
+
+std::string contrastText(const Ratio& ratio) {
+    return std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference));
+}
+
+std::string chanceText(double p) {
+    return p < 0.0001 ? "p < 0.0001" : "p = " + fixed(p, p < 0.01 ? 4 : 2);
+}
+
+std::string verdictText(const Ratio& ratio, unsigned marginPercent) {
+    const std::string text(name(ratio.verdict)), margin = std::to_string(marginPercent) + " %";
+    if (ratio.verdict == Verdict::Equivalent) return text + " (within " + margin + ")";
+    const double most = 1 + marginPercent / 100.0;
+    const bool isSmall = ratio.low90 && ratio.high90 && *ratio.low90 > 1 / most && *ratio.high90 < most;
+    return isClaim(ratio.verdict) && isSmall ? text + ", by less than " + margin : text;
+}
+
+std::string sentenceOn(const Ratio& ratio, unsigned marginPercent) {
+    std::string text = contrastText(ratio) + ": " + titleOf(ratio.metric) + " ";
     if (!ratio.low && !ratio.high) return text + "-: " + std::string(name(ratio.verdict)) + "\n";
     // A small difference that was shown is not to read as 1.00.
     const int decimals = isClaim(ratio.verdict) && ratio.median && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
     if (ratio.median) text += fixed(*ratio.median, decimals) + "x ";
     // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
-    text += ratio.verdict == Verdict::TooFewRounds ? "(" : "(95 % ";
+    text += ratio.minMax ? "(min - max " : "(95 % ";
     text += ratio.low && ratio.high ? fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals)
             : ratio.low             ? fixed(*ratio.low, decimals) + " or more"
                                     : fixed(*ratio.high, decimals) + " or less";
-    text += ")";
-    return text + ": " + std::string(name(ratio.verdict)) + "\n";
+    if (ratio.pHolm) text += ", " + chanceText(*ratio.pHolm);
+    return text + "): " + verdictText(ratio, marginPercent) + "\n";
 }
 
-std::string ratiosOf(const ConfigurationSummary& summary) {
-    const auto isAgainstRelayed = [](const Ratio& ratio) { return ratio.reference == Design::Relayed; };
-    const bool relayed = std::ranges::any_of(summary.ratios, isAgainstRelayed);
-    std::string text;
-    for (const Ratio& ratio : summary.ratios)
-        if (!relayed || isAgainstRelayed(ratio)) text += sentenceOn(ratio);
+/// A sentence for each but those of which there is only one thing to say.
+std::string ratiosOf(const std::vector<Ratio>& ratios, unsigned marginPercent) {
+    std::map<std::string, bool> isTooFew;  // By contrast: of all its metrics.
+    for (const Ratio& ratio : ratios) {
+        const auto [known, isNew] = isTooFew.emplace(contrastText(ratio), true);
+        known->second = known->second && ratio.verdict == Verdict::TooFewRounds;
+    }
+    std::string text, few;
+    for (const Ratio& ratio : ratios) {
+        const auto known = isTooFew.find(contrastText(ratio));
+        if (known == isTooFew.end()) continue;
+        if (!known->second) {
+            text += sentenceOn(ratio, marginPercent);
+            continue;
+        }
+        append(few, known->first);
+        isTooFew.erase(known);
+    }
+    if (!few.empty())
+        text += "too few rounds to say (fewer than " + std::to_string(valuesForInterval) + " in common): " + few + "\n";
     return text;
 }
 
@@ -220,8 +290,12 @@ void addLine(std::string& csv, const std::vector<json>& fields) {
     csv += "\r\n";
 }
 
+/// Columns that say which round it is, and what became of it.
+constexpr std::array firstMembers{"round", "vm",           "order",     "startedAt",  "outcome",
+                                  "cause", "stealPercent", "disturbed", "disturbedBy"};
+
 /// Columns of a round that no statistics are made of.
-constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
+constexpr std::array<std::pair<const char*, const char*>, 18> furtherFigures{{
     {"beatMedianBeforeMs", "/beats/before/medianMs"},
     {"beatMedianAfterMs", "/beats/after/medianMs"},
     {"beatLongestBeforeMs", "/beats/before/longestMs"},
@@ -234,6 +308,12 @@ constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
     {"patternsIntact", "/patterns/intact"},
     {"pagesChecked", "/patterns/pagesChecked"},
     {"mismatches", "/patterns/mismatches"},
+    {"cpuPressureBeforePercent", "/disturbance/before/cpuPressurePercent"},
+    {"vmmWaitBeforePercent", "/disturbance/before/vmmWaitPercent"},
+    {"managerWaitBeforePercent", "/disturbance/before/managerWaitPercent"},
+    {"cpuPressureSincePercent", "/disturbance/since/cpuPressurePercent"},
+    {"vmmWaitSincePercent", "/disturbance/since/vmmWaitPercent"},
+    {"managerWaitSincePercent", "/disturbance/since/managerWaitPercent"},
 }};
 
 json valueAt(const json& round, const std::string& where) {
@@ -273,30 +353,43 @@ std::string titleOf(std::string_view metric) {
 
 std::string comparisonText(const Results& results, const Summary& summary) {
     std::string text =
-        "Times are in ms: the median and, in brackets, its 95 % interval; of fewer than 6 rounds the smallest and the greatest.\n"
+        hostText(results.host) + "Times are in ms: the median and, in brackets, its 95 % interval; of fewer than " +
+        std::to_string(valuesForInterval) +
+        " rounds the smallest and the greatest.\n"
         "Rounds: in the figures/failed/disturbed. Net: echo requests lost of all / longest gap. -: not measured.\n";
     if (!results.finishedAt) text += "The comparison is not finished: rounds are missing.\n";
-    bool claims = false;
-    for (std::size_t i = 0; i < summary.size(); ++i) {
+    text += sittingsText(results.sittings) + disturbedText(results);
+    const unsigned margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent);
+    std::vector<Ratio> pooled;
+    std::ranges::copy_if(summary.pooled, std::back_inserter(pooled), [](const Ratio& ratio) { return ratio.cells > 1; });
+    if (!pooled.empty()) text += "\nAll cells together\n\n" + indented(ratiosOf(pooled, margin));
+    std::size_t tests = 0;
+    for (std::size_t i = 0; i < summary.configurations.size(); ++i) {
         const Configuration& configuration = results.configurations[i];
+        const ConfigurationSummary& of = summary.configurations[i];
         text += "\n" + printable(configuration.title) + "\n";
-        for (const std::string& part : {tableOf(configuration, summary[i]), remarksOn(configuration), ratiosOf(summary[i])})
+        for (const std::string& part : {tableOf(configuration, of), remarksOn(configuration), ratiosOf(of.ratios, margin)})
             if (!part.empty()) text += "\n" + indented(part);
-        claims = claims || std::ranges::any_of(summary[i].ratios, isClaim, &Ratio::verdict);
+        tests +=
+            static_cast<std::size_t>(std::ranges::count_if(of.ratios, [](const Ratio& one) { return one.pHolm.has_value(); }));
     }
-    if (claims)
+    if (tests > 0)
         text +=
-            "\nEach verdict stands for itself: of 20 comparisons of what does not differ, one shows a difference by chance.\n";
+            "\nSmaller and larger are said where the sign test of paired rounds has p < 0.05, corrected by Holm's method for "
+            "all " +
+            std::to_string(tests) +
+            " comparisons\nof cells (all cells together: for all of theirs); equivalent, where the 90 % interval is "
+            "within " +
+            std::to_string(margin) + " %.\n";
     if (!results.notes.empty()) text += "\nNotes\n";
     for (const std::string& note : results.notes) text += "  " + printable(note) + "\n";
     return text;
 }
 
 std::string comparisonCsv(const Results& results) {
-    std::vector<json> header{"cell",     "title",        "oldBinary",     "oldVersion", "newBinary", "newVersion",
-                             "ramBytes", "touchedBytes", "pageSizeBytes", "vcpus",      "devices",   "load",
-                             "vms",      "design",       "round",         "vm",         "order",     "outcome",
-                             "cause",    "stealPercent", "disturbed"};
+    std::vector<json> header{"cell",         "title",         "oldBinary", "oldVersion", "newBinary", "newVersion", "ramBytes",
+                             "touchedBytes", "pageSizeBytes", "vcpus",     "devices",    "load",      "vms",        "design"};
+    for (const char* member : firstMembers) header.emplace_back(member);
     for (const Metric& metric : metrics) header.emplace_back(metric.name);
     for (const auto& [name, pointer] : furtherFigures) header.emplace_back(name);
     std::string csv;
@@ -310,8 +403,7 @@ std::string comparisonCsv(const Results& results) {
                 std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
                                        newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
                                        devices,        name(one.load), one.vms,          name(series.design)};
-                for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
-                    line.push_back(figures.at(member));
+                for (const char* member : firstMembers) line.push_back(figures.value(member, json()));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));
                 for (const auto& [title, pointer] : furtherFigures) line.push_back(valueAt(figures, pointer));
                 addLine(csv, line);

@@ -11,6 +11,8 @@
 #include <system_error>
 #include <utility>
 
+#include <gio/gio.h>
+
 #include "config/parse.h"
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"
@@ -58,6 +60,22 @@ void endVmmsOf(const VmDirectory& vm) {
     }
 }
 
+void copyDisk(const std::string& from, const std::string& to) {
+    const char* const argv[] = {"cp", "--reflink=auto", "--sparse=always", "--", from.c_str(), to.c_str(), nullptr};
+    GError* error = nullptr;
+    GSubprocess* process = g_subprocess_newv(argv, G_SUBPROCESS_FLAGS_STDERR_SILENCE, &error);
+    const bool copied = process && g_subprocess_wait_check(process, nullptr, &error);
+    const std::string problem = error ? error->message : "";
+    g_clear_error(&error);
+    if (process) g_object_unref(process);
+    if (!copied) throw std::runtime_error("cannot copy the disk '" + from + "' for the comparison: " + problem);
+}
+
+void makeDisk(const std::string& file) {
+    std::ofstream(file).close();
+    std::filesystem::resize_file(file, 64ULL << 20);
+}
+
 }  // namespace
 
 ComparisonDirectory::ComparisonDirectory() : path_(std::string(prefix) + "XXXXXX") {
@@ -73,6 +91,11 @@ void ComparisonDirectory::remove(const std::string& directory) {
     for (const auto& entry : std::filesystem::directory_iterator(runtime, ignored))
         if (entry.is_directory(ignored)) endVmmsOf({runtime, entry.path().filename()});
     std::filesystem::remove_all(directory, ignored);
+}
+
+void makeDisks(const VmDefinition& vm, const std::optional<VmDefinition>& own) {
+    for (std::size_t disk = 0; disk < vm.disks.size(); ++disk)
+        own ? copyDisk(own->disks[disk].file, vm.disks[disk].file) : makeDisk(vm.disks[disk].file);
 }
 
 VmControl::VmControl(std::string directory) : directory_(std::move(directory)), host_(directory_ + "/run", directory_) {}

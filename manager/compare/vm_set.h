@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -45,6 +46,9 @@ struct MeasuredVm {
     Design lastDesign = Design::Relayed;
     unsigned lastRound = 0;
 };
+
+/// What a VM's disks hold before it is started: copies of those of `own`, or nothing. Throws std::runtime_error.
+void makeDisks(const VmDefinition& vm, const std::optional<VmDefinition>& own);
 
 /// VMs that differ in nothing: as many as a configuration hands over at once, for the designs that need guest RAM of one owner.
 struct VmSet {

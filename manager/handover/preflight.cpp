@@ -112,7 +112,11 @@ Answer ofRelease(const HandoverFacts& facts, bool isNew, const std::string& subj
     const DesignRow& row = rowOf(facts.design);
     const Release release = releaseOf(version), oldest = isNew ? row.oldestNew : row.oldestOld;
     const bool isQemu = kind == "QEMU";
-    if (row.state == StatePath::Exec && (!isQemu || release < oldest))
+    if (row.state == StatePath::Exec && !isQemu)
+        return Obstacle{subject + (isNew ? " is no QEMU, and only that can be executed in another one's place"
+                                         : " is no QEMU, and only that can execute another one in its place"),
+                        "use design 'relayed'"};
+    if (row.state == StatePath::Exec && release < oldest)
         return Obstacle{subject +
                             (isNew ? " cannot be executed in the old one's place" : " cannot execute another one in its place") +
                             ": that needs QEMU " + text(oldest) + " or newer on both sides",
@@ -139,7 +143,7 @@ Answer ofRelease(const HandoverFacts& facts, bool isNew, const std::string& subj
 Answer ofNewBinary(const HandoverFacts& facts) {
     if (!facts.newBinary) return {};
     const VmmBinary& binary = *facts.newBinary;
-    const std::string subject = "the new VMM '" + binary.path + "' (QEMU " + binary.version + ")";
+    const std::string subject = "the new VMM '" + binary.path + "' (" + binary.kind + " " + binary.version + ")";
     if (!binary.machines.contains(facts.definition.machine))
         return Obstacle{subject + " has no machine type '" + facts.definition.machine + "', which this guest was started with",
                         "use a QEMU that still has it"};

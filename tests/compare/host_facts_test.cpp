@@ -98,6 +98,38 @@ TEST_F(HostFacts, areThereOnThisHost) {
     EXPECT_GT(CpuTimes::now().total(), 0U);
 }
 
+TEST_F(HostFacts, haveTheTimeOfDayWithMilliseconds) {
+    EXPECT_THAT(utcNow(), MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z"));
+}
+
+TEST_F(HostFacts, sayInWhatHostsDifferThatMustNotBeMixed) {
+    vh::HostFacts one, other;
+    one.kernel = other.kernel = "6.1.0";
+    one.cpu = other.cpu = "Some CPU";
+    one.machineId = "12ab";
+    EXPECT_EQ(differenceOf(one, other), "") << "of an older file nobody knows the machine";
+    other.loadAverage1 = 3;
+    other.machineId = "12ab";
+    EXPECT_EQ(differenceOf(one, other), "");
+    other.kernel = "6.2.0";
+    EXPECT_EQ(differenceOf(one, other), "kernel '6.1.0' there, '6.2.0' here");
+    other.cpu = "Another";
+    other.machineId = "34cd";
+    EXPECT_EQ(differenceOf(one, other),
+              "kernel '6.1.0' there, '6.2.0' here; CPU 'Some CPU' there, 'Another' here; "
+              "machine (by its id) '12ab' there, '34cd' here");
+}
+
+TEST_F(HostFacts, tellMachinesApartWithoutTheirIds) {
+    const std::string id = "0123456789abcdef0123456789abcdef\n", file = proc_.write("machine-id", id);
+    const std::string published = hostFacts(proc_.path(), proc_.file("none"), file).machineId;
+    EXPECT_THAT(published, MatchesRegex("[0-9a-f]{16}"));
+    EXPECT_EQ(id.find(published), id.npos);
+    EXPECT_EQ(hostFacts(proc_.path(), proc_.file("none"), file).machineId, published);
+    EXPECT_NE(hostFacts(proc_.path(), proc_.file("none"), proc_.write("machine-id", "1" + id)).machineId, published);
+    EXPECT_EQ(hostFacts(proc_.path(), proc_.file("none"), proc_.file("nothing")).machineId, "");
+}
+
 TEST_F(HostFacts, areEmptyWhereProcIsNot) {
     const auto facts = hostFacts(proc_.file("nowhere"), proc_.file("nothing"));
     EXPECT_EQ(facts.cpu, "");

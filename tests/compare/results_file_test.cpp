@@ -36,7 +36,12 @@ json whole() {
                             {"ioctls", {{"KVM", 0}, {"other", 9}}},
                             {"memfds", 0},
                             {"untraced", ""}};
-    return sampleResults({sampleCell("c1", {series}), sampleCell("c2", {sampleSeries("copy", {})})});
+    json results = sampleResults({sampleCell("c1", {series}), sampleCell("c2", {sampleSeries("copy", {})})});
+    results["sittings"] = {{{"startedAt", "2026-01-02T03:04:05.678Z"},
+                            {"finishedAt", nullptr},
+                            {"command", {"virt-handover", "compare"}},
+                            {"evenIfBusy", true}}};
+    return results;
 }
 
 std::string problemOf(const json& results) {
@@ -95,8 +100,26 @@ TEST(ResultsFile, takesOlderFilesWithoutWhatCameLater) {
     json results = whole();
     results["settings"] = json::object();
     results.erase("workplace");
-    results["cells"][0]["series"][0]["rounds"][0]["beats"].erase("during");
+    results.erase("sittings");
+    json& round = results["cells"][0]["series"][0]["rounds"][0];
+    round["beats"].erase("during");
+    for (const char* later : {"startedAt", "disturbance"}) round.erase(later);
     EXPECT_EQ(problemOf(results), "");
+    const json again = toJson(parseResults(results.dump(), "x.json"))["cells"][0]["series"][0]["rounds"][0];
+    EXPECT_FALSE(again.contains("startedAt") || again.contains("disturbance") || again.contains("disturbedBy")) << again;
+}
+
+TEST(ResultsFile, keepsWhenARoundBeganAndByWhatItWasDisturbed) {
+    json results = whole();
+    json& round = results["cells"][0]["series"][0]["rounds"][0];
+    round["disturbed"] = true;
+    round["disturbedBy"] = "steal: 7.2 %, more than 5 %";
+    const Round read = parseResults(results.dump(), "x.json").configurations[0].series[0].rounds[0];
+    EXPECT_EQ(read.startedAt, "2026-01-02T03:05:06.789Z");
+    EXPECT_EQ(read.disturbedBy, "steal: 7.2 %, more than 5 %");
+    EXPECT_EQ(read.disturbance->before.cpuPressurePercent, 1.5);
+    EXPECT_EQ(read.disturbance->since.managerWaitPercent, std::nullopt);
+    EXPECT_EQ(toJson(read), round);
 }
 
 TEST(ResultsFile, tellsADesignThatWasNotRunFromOneThatWasGivenUp) {
@@ -187,7 +210,9 @@ TEST(ResultsFile, missesEveryMember) {
         // Earlier files do not have them.
         static const std::set<std::string> later{"during",        "workLostMs",  "notBack",       "cpuMs",
                                                  "preparationMs", "noWayBackMs", "qemuDowntimeMs"};
-        if (!parent.is_object() || pointer.find("/ioctls/") != std::string::npos || later.contains(where.back())) continue;
+        if (!parent.is_object() || pointer.find("/ioctls/") != std::string::npos || later.contains(where.back()) ||
+            (where.back() == "startedAt" && pointer.find("/rounds/") != std::string::npos))
+            continue;
         parent.erase(where.back());
         EXPECT_NE(problemOf(results).find("found nothing"), std::string::npos) << pointer << ": " << problemOf(results);
         const json other = value.is_object() ? json("text") : json::object();

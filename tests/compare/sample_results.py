@@ -40,8 +40,8 @@ def noisy(random_, middle, spread=0.15):
 def median_interval(random_, values):
     if not values:
         return {"median": None, "low": None, "high": None}
-    if len(values) < 6:
-        return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    if len(values) < 12:
+        return {"median": statistics.median(values), "low": min(values), "high": max(values), "minMax": True}
     medians = sorted(statistics.median(random_.choices(values, k=len(values))) for _ in range(200))
     return {"median": statistics.median(values), "low": medians[5], "high": medians[194]}
 
@@ -66,7 +66,7 @@ def a_round(random_, design, cell, number, order, disturbed):
     sent = 167 * 1024 if not baseline else int(ram_mib * MIB)
     return {
         "round": number, "vm": 1, "order": order, "outcome": "upgraded", "cause": "", "stealPercent": 11.5 if disturbed else round(random_.random(), 2),
-        "disturbed": disturbed, "phasesMs": phases, "totalMs": sum(phases.values()), "stopToResumeMs": pause, "guestPauseMs": guest,
+        "disturbed": disturbed, "disturbedBy": "steal: 11.5 %, more than 5 %; before the handover some task waited for a CPU for 30.0 % of the time, more than 25 % of the time" if disturbed else "", "startedAt": "2026-03-02T08:20:00.123Z", "phasesMs": phases, "totalMs": sum(phases.values()), "stopToResumeMs": pause, "guestPauseMs": guest,
         "beats": {"before": {"medianMs": 1.0, "p99Ms": 1.6, "longestMs": 4.2}, "after": {"medianMs": 1.0, "p99Ms": noisy(random_, 2.4), "longestMs": 6.1}, "lost": 0, "repeated": 0},
         "writeRate": {"beforePagesPerSecond": 91000, "brownOutMs": brown_out, "binMs": width, "firstBinMs": first, "curvePercent": curve} if cell["load"] == "memory" else None,
         "network": {"sent": 2500, "lost": random_.choice([0, 0, 0, 1, 2]) if design != "save-restore" else 40, "longestGapMs": guest + noisy(random_, 3)} if "network" in cell["devices"] else None,
@@ -99,9 +99,19 @@ def value_of(round_, path):
     return value
 
 
+def ratio_of(random_, metric, design, reference, paired):
+    ratio = median_interval(random_, paired)
+    greater = sum(one > 1 for one in paired)
+    p = min(1, 2 * sum(math.comb(len(paired), k) for k in range(min(greater, len(paired) - greater) + 1)) / 2 ** len(paired)) if len(paired) >= 12 else None
+    verdict = "too few rounds to say" if p is None else "no difference shown" if p > 0.001 else "larger" if greater > len(paired) / 2 else "smaller"
+    if verdict == "no difference shown" and ratio["low"] > 1 / 1.1 and ratio["high"] < 1.1:
+        verdict = "equivalent"
+    return {"metric": metric, "design": design, "reference": reference, "count": len(paired), "rounds": len(paired), **ratio, "p": p, "pHolm": p, "verdict": verdict}
+
+
 def summarize(random_, cells):
     """As plain as it can be; the product's own is manager/compare/summary.cpp."""
-    summary = []
+    summary, pooled = [], {}
     for cell in cells:
         values, series_summaries, ratios = {}, [], []
         for series in cell["series"]:
@@ -115,19 +125,19 @@ def summarize(random_, cells):
             upgraded = sum(one["outcome"] == "upgraded" for one in series["rounds"])
             series_summaries.append({"design": series["design"], "rounds": len(counted), "failed": len(series["rounds"]) - upgraded, "disturbed": upgraded - len(counted), "metrics": metrics})
         designs = [series["design"] for series in cell["series"] if series["rounds"]]
+        contrasts = [(one, "relayed") for one in designs if one != "relayed" and "relayed" in designs]
+        if "manager-owned" in designs and "vmm-owned" in designs:
+            contrasts.insert(0, ("manager-owned", "vmm-owned"))
         for metric in COMPARED:
-            for i, first in enumerate(designs):
-                for second in designs[i + 1:]:
-                    design, reference = (second, first) if first == "relayed" else (first, second)
-                    a, b = values[design, metric], values[reference, metric]
-                    if not a and not b:
-                        continue
-                    ratio = median_interval(random_, [a[key] / b[key] for key in a if key in b])
-                    count = sum(key in b for key in a)
-                    verdict = "too few rounds to say" if count < 6 else "smaller" if ratio["high"] < 1 else "larger" if ratio["low"] > 1 else "no difference shown"
-                    ratios.append({"metric": metric, "design": design, "reference": reference, "count": count, **ratio, "verdict": verdict})
+            for design, reference in contrasts:
+                a, b = values[design, metric], values[reference, metric]
+                if not a and not b:
+                    continue
+                paired = [a[key] / b[key] for key in a if key in b]
+                pooled.setdefault((metric, design, reference), []).append(paired)
+                ratios.append(ratio_of(random_, metric, design, reference, paired))
         summary.append({"id": cell["id"], "series": series_summaries, "ratios": ratios})
-    return {"cells": summary}
+    return {"cells": summary, "pooled": [{**ratio_of(random_, *key, sum(of_cells, [])), "cells": len(of_cells)} for key, of_cells in pooled.items()]}
 
 
 def results_of(seed, pairs, sizes, designs, rounds, loads=("memory",), devices=(("disk", "network"),), hostile=True, failures=True):
@@ -164,9 +174,10 @@ def results_of(seed, pairs, sizes, designs, rounds, loads=("memory",), devices=(
     return {
         "format": "virt-handover-compare/1", "version": "0.1.0", "command": ["virt-handover", "compare", "--pair", "qemu-10.0,qemu-11.1", "--rounds", str(rounds), "it's"],
         "startedAt": "2026-03-02T08:15:00Z", "finishedAt": "2026-03-02T10:07:30Z", "seed": seed,
-        "settings": {"plan": f"rounds: {rounds}\nram:\n  - size: 512MiB\n", "definition": None, "bootWaitMs": 0, "rounds": rounds, "warmUpRounds": 1, "beforeMs": 1000, "afterMs": 1500, "stealLimitPercent": 5},
+        "settings": {"plan": f"rounds: {rounds}\nram:\n  - size: 512MiB\n", "definition": None, "bootWaitMs": 0, "rounds": rounds, "warmUpRounds": 1, "beforeMs": 1000, "afterMs": 1500, "stealLimitPercent": 5, "equivalenceMarginPercent": 10},
         "host": {"cpu": "AMD EPYC 9R14", "cpus": 2, "memoryBytes": 24 << 30, "kernel": "6.18.0", "os": "Debian GNU/Linux 12 (bookworm)", "pageSizeBytes": 4096, "accelerator": "tcg", "virtualized": True, "loadAverage1": 0.31, "stealPercent": 0.4, "runQueue": 0.5},
         "vmms": [{"binary": "/opt/old/bin/qemu-system-x86_64", "version": "10.0.2", "buildId": "8f1c2ad0"}, {"binary": "/opt/new/bin/qemu-system-x86_64", "version": "11.1.3", "buildId": ""}],
+        "sittings": [{"startedAt": "2026-03-02T08:15:00.123Z", "finishedAt": None, "command": ["virt-handover", "compare"], "evenIfBusy": False}, {"startedAt": "2026-03-02T09:15:00.123Z", "finishedAt": "2026-03-02T10:07:30.123Z", "command": ["virt-handover", "compare", "--resume", "it's"], "evenIfBusy": True}],
         "cells": cells, "summary": summarize(random_, cells),
         "notes": ["There is no usable KVM on this host: all figures are from TCG, which translates the guest's code anew in each QEMU process."] + (HOSTILE if hostile else []),
     }

@@ -1,6 +1,7 @@
 #include "manager/compare/statistics.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <stdexcept>
 
@@ -161,6 +162,50 @@ TEST(Statistics, hasEndsOfAnIntervalThatValuesCanMake) {
     EXPECT_EQ(difference.low, 0);
     const Interval ratio = ratioOfMedians({3, 3, 3, 3, 3, 3, 3, 3, 7, 1}, {3, 3, 3, 3, 3, 3, 3, 3, 5, 2}, 0.5);
     EXPECT_EQ(ratio, (Interval{1, 1, 1}));
+}
+
+TEST(Statistics, knowsTheSignTestOfTheTextbook) {
+    EXPECT_EQ(signTest({}), 1);
+    EXPECT_NEAR(signTest({.greater = 5, .smaller = 0}), 2.0 / 32, 1e-12);
+    EXPECT_NEAR(signTest({.greater = 1, .smaller = 9}), 2 * 11.0 / 1024, 1e-12);
+    EXPECT_NEAR(signTest({.greater = 9, .smaller = 1}), 2 * 11.0 / 1024, 1e-12);
+    EXPECT_EQ(signTest({.greater = 4, .smaller = 4}), 1);
+    EXPECT_NEAR(signTest({.greater = 180}), 2 * std::pow(0.5, 180), 1e-60);
+}
+
+TEST(Statistics, hasTiesSpeakAgainstWhatASignTestWouldShow) {
+    // Nine of ten with one tie are as eight of ten and one half on each side, rounded to the side behind.
+    EXPECT_EQ(signTest({.greater = 9, .smaller = 0, .tied = 1}), signTest({.greater = 9, .smaller = 1}));
+    EXPECT_EQ(signTest({.greater = 8, .smaller = 0, .tied = 2}), signTest({.greater = 9, .smaller = 1}));
+    EXPECT_EQ(signTest({.tied = 30}), 1);
+    EXPECT_EQ(signTest({.greater = 1, .tied = 1}), 1);
+}
+
+TEST(Statistics, correctsForManyTestsAsHolmDid) {
+    EXPECT_EQ(holm({}), std::vector<double>{});
+    EXPECT_EQ(holm({0.03}), std::vector<double>{0.03});
+    const std::vector<double> corrected = holm({0.01, 0.04, 0.03, 0.005});
+    const std::vector<double> expected{0.03, 0.06, 0.06, 0.02};
+    ASSERT_EQ(corrected.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(corrected[i], expected[i], 1e-12);
+    EXPECT_EQ(holm({0.5, 0.9, 1}), (std::vector<double>{1, 1, 1}));
+}
+
+/// So many tests of what does not differ, and how often one of them shows a difference.
+TEST(Statistics, claimsSomethingWrongInFewFamiliesOnly) {
+    Draws draws(20260301);
+    int wrong = 0;
+    constexpr int families = 400;
+    for (int family = 0; family < families; ++family) {
+        std::vector<double> chances;
+        for (int test = 0; test < 36; ++test) {
+            Signs signs;
+            for (int round = 0; round < 30; ++round) ++(draws.uniform() < 0.5 ? signs.greater : signs.smaller);
+            chances.push_back(signTest(signs));
+        }
+        wrong += std::ranges::min(holm(chances)) < 0.05;
+    }
+    EXPECT_LT(wrong, families * 0.06);
 }
 
 TEST(Statistics, isWiderTheSurerItIsToBe) {

@@ -36,8 +36,14 @@ TEST(Summary, hasEveryMetricOfEachDesignByCell) {
     const json& copy = summary["cells"][1].at("series").at(0);
     EXPECT_EQ(copy.at("design"), "copy");
     EXPECT_EQ(copy.at("metrics").size(), metrics.size());
-    EXPECT_EQ(copy["metrics"]["stopToResumeMs"],
-              json({{"count", 3}, {"median", 6.0}, {"low", 5.0}, {"high", 7.0}, {"min", 5.0}, {"max", 7.0}, {"p99", nullptr}}));
+    EXPECT_EQ(copy["metrics"]["stopToResumeMs"], json({{"count", 3},
+                                                       {"median", 6.0},
+                                                       {"low", 5.0},
+                                                       {"high", 7.0},
+                                                       {"minMax", true},
+                                                       {"min", 5.0},
+                                                       {"max", 7.0},
+                                                       {"p99", nullptr}}));
     EXPECT_EQ(copy["metrics"]["pausePhaseMs"].at("median"), 9.0);
     EXPECT_EQ(copy["metrics"]["minorFaults"].at("median"), 5000.0);
 }
@@ -97,7 +103,7 @@ TEST(Summary, countsWhatOutlastsTheWindowAsLongerThanIt) {
 }
 
 TEST(Summary, claimsNothingThatRestsOnABound) {
-    const std::vector<json> known(8, 1000), unknown(8, nullptr), quick(8, 100);
+    const std::vector<json> known(12, 1000), unknown(12, nullptr), quick(12, 100);
     const auto ratio = [&](const std::vector<json>& design, const std::vector<json>& reference) {
         return ratioOf(summaryOf({seriesWith("relayed", reference), seriesWith("vmm-owned", design)}), "brownOutMs", "vmm-owned",
                        "relayed");
@@ -109,9 +115,14 @@ TEST(Summary, claimsNothingThatRestsOnABound) {
     const json shorter = ratio(quick, unknown);
     EXPECT_EQ(shorter["verdict"], "smaller");
     EXPECT_TRUE(shorter["low"].is_null()) << shorter;
-    EXPECT_EQ(ratio(unknown, unknown)["verdict"], "no difference shown");
+    const json open = ratio(unknown, unknown);
+    EXPECT_EQ(open["verdict"], "no difference shown");
+    EXPECT_EQ(open["tied"], 12) << "of which nobody knows which is the longer";
+    EXPECT_EQ(open["p"], 1.0);
     // As the window's end stood for the rest, this was "larger", and for its absence "smaller".
-    EXPECT_EQ(ratio({100, nullptr, 100, nullptr, 100, nullptr, 100, nullptr}, known)["verdict"], "no difference shown");
+    std::vector<json> half(12, nullptr);
+    for (std::size_t i = 0; i < half.size(); i += 2) half[i] = 100;
+    EXPECT_EQ(ratio(half, known)["verdict"], "no difference shown");
 }
 
 TEST(Summary, takesNoNetworkThatWasSilentBeforeForAQuickOne) {
@@ -172,9 +183,92 @@ TEST(Summary, measuresEveryDesignByRelayed) {
         EXPECT_FALSE(ratioOf(cell, "stopToResumeMs", design, "relayed").is_null()) << design;
         EXPECT_TRUE(ratioOf(cell, "stopToResumeMs", "relayed", design).is_null()) << design;
     }
-    EXPECT_FALSE(ratioOf(cell, "totalMs", "copy", "vmm-owned").is_null());
-    // Three pairs, and three metrics that were measured.
-    EXPECT_EQ(cell.at("ratios").size(), 9u);
+    // Two contrasts, and three metrics that were measured: what was not named beforehand is not compared.
+    EXPECT_EQ(cell.at("ratios").size(), 6u);
+    // Without it, the first one that ran.
+    const json other = summaryOf({sampleSeries("relayed", {}), sampleSeries("copy", values), sampleSeries("vmm-owned", values)});
+    EXPECT_FALSE(ratioOf(other, "stopToResumeMs", "vmm-owned", "copy").is_null());
+}
+
+TEST(Summary, comparesFirstWhoOwnsGuestRam) {
+    const std::vector<double> values = times(12, 12, 1);
+    const json ratios = summaryOf({sampleSeries("relayed", values), sampleSeries("manager-owned", values),
+                                   sampleSeries("vmm-owned", values), sampleSeries("vmm-exec", values)})["ratios"];
+    std::vector<std::string> contrasts;
+    for (const json& ratio : ratios)
+        if (ratio["metric"] == "stopToResumeMs")
+            contrasts.push_back(ratio["design"].get<std::string>() + "/" + ratio["reference"].get<std::string>());
+    EXPECT_EQ(contrasts, (std::vector<std::string>{"manager-owned/vmm-owned", "manager-owned/relayed", "vmm-owned/relayed",
+                                                   "vmm-exec/relayed"}));
+}
+
+/// Twelve rounds, of which in so many the second design is twice as long, and half as long in the others.
+json twelve(int longer) {
+    std::vector<double> values(12, 5);
+    std::fill_n(values.begin(), longer, 20);
+    return summaryOf({sampleSeries("relayed", std::vector<double>(12, 10)), sampleSeries("copy", values)});
+}
+
+TEST(Summary, hasThePOfTheSignTestAndHolmsCorrection) {
+    const json cell = twelve(11), ratio = ratioOf(cell, "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(ratio["greater"], 11);
+    EXPECT_EQ(ratio["smaller"], 1);
+    EXPECT_EQ(ratio["tied"], 0);
+    EXPECT_EQ(ratio["rounds"], 12);
+    EXPECT_NEAR(ratio["p"], 2 * 13.0 / 4096, 1e-12);
+    // Of three metrics, all of which have the same signs.
+    EXPECT_NEAR(ratio["pHolm"], 3 * 2 * 13.0 / 4096, 1e-12);
+    EXPECT_EQ(ratio["verdict"], "larger");
+}
+
+TEST(Summary, claimsOnlyWhatStandsTheCorrectionForAllCells) {
+    // p = 0.039: shown were it alone, and not among three.
+    const json cell = twelve(10), ratio = ratioOf(cell, "stopToResumeMs", "copy", "relayed");
+    EXPECT_LT(ratio["p"], 0.05);
+    EXPECT_GT(ratio["pHolm"], 0.05);
+    EXPECT_EQ(ratio["verdict"], "no difference shown");
+    // What is clear in one cell is no more so among many in which there is nothing.
+    std::vector<json> cells;
+    for (int i = 0; i < 40; ++i) {
+        std::vector<double> values(12, 5);
+        std::fill_n(values.begin(), i == 0 ? 11 : 6, 20);
+        cells.push_back(sampleCell("c" + std::to_string(i),
+                                   {sampleSeries("relayed", std::vector<double>(12, 10)), sampleSeries("copy", values)}));
+    }
+    EXPECT_EQ(ratioOf(summarize(sampleResults(cells))["cells"][0], "stopToResumeMs", "copy", "relayed")["verdict"],
+              "no difference shown");
+}
+
+TEST(Summary, saysEquivalentWithinTheMarginThatWasNamed) {
+    json results = sampleResults(
+        {sampleCell("c1", {sampleSeries("relayed", times(10, 40, 1, 0.03)), sampleSeries("vmm-owned", times(10, 40, 2, 0.03))})});
+    const auto ratio = [&] { return ratioOf(summarize(results)["cells"][0], "stopToResumeMs", "vmm-owned", "relayed"); };
+    EXPECT_EQ(ratio()["verdict"], "equivalent") << ratio();
+    EXPECT_GT(ratio()["low90"], 1 / 1.1);
+    EXPECT_LT(ratio()["high90"], 1.1);
+    EXPECT_GE(ratio()["low90"], ratio()["low"]);
+    results["settings"]["equivalenceMarginPercent"] = 1;
+    EXPECT_EQ(ratio()["verdict"], "no difference shown");
+    results["settings"].erase("equivalenceMarginPercent");
+    EXPECT_EQ(ratio()["verdict"], "equivalent") << "the usual one, of a file that names none";
+}
+
+TEST(Summary, poolsTheRoundsOfAllCellsThatHaveBoth) {
+    // No cell has enough rounds for itself.
+    std::vector<json> cells;
+    for (int i = 0; i < 3; ++i)
+        cells.push_back(sampleCell("c" + std::to_string(i),
+                                   {sampleSeries("relayed", {10, 11, 12, 13, 14}), sampleSeries("copy", {20, 22, 24, 26, 28})}));
+    cells.push_back(sampleCell("other", {sampleSeries("relayed", {10})}));
+    const json summary = summarize(sampleResults(cells));
+    EXPECT_EQ(ratioOf(summary["cells"][0], "stopToResumeMs", "copy", "relayed")["verdict"], "too few rounds to say");
+    const json pooled = ratioOf({{"ratios", summary["pooled"]}}, "stopToResumeMs", "copy", "relayed");
+    EXPECT_EQ(pooled["cells"], 3);
+    EXPECT_EQ(pooled["rounds"], 15);
+    EXPECT_EQ(pooled["median"], 2.0);
+    EXPECT_EQ(pooled["verdict"], "larger");
+    EXPECT_NEAR(pooled["p"], 2 / 32768.0, 1e-12);
+    EXPECT_FALSE(summary["cells"][0]["ratios"][0].contains("cells"));
 }
 
 TEST(Summary, saysSmallerAndLargerWhereTheIntervalLeavesOneOut) {
@@ -190,21 +284,31 @@ TEST(Summary, saysSmallerAndLargerWhereTheIntervalLeavesOneOut) {
 }
 
 TEST(Summary, saysNoDifferenceWhereTheIntervalHoldsOne) {
-    const json cell = summaryOf({sampleSeries("relayed", times(10, 20, 1)), sampleSeries("vmm-owned", times(10, 20, 2))});
+    const json cell =
+        summaryOf({sampleSeries("relayed", times(10, 20, 1, 0.4)), sampleSeries("vmm-owned", times(10, 20, 2, 0.4))});
     EXPECT_EQ(ratioOf(cell, "stopToResumeMs", "vmm-owned", "relayed")["verdict"], "no difference shown");
     const std::vector<double> alike(20, 8.0);
     const json same = summaryOf({sampleSeries("relayed", alike), sampleSeries("copy", alike)});
-    EXPECT_EQ(ratioOf(same, "stopToResumeMs", "copy", "relayed")["verdict"], "no difference shown");
+    EXPECT_EQ(ratioOf(same, "stopToResumeMs", "copy", "relayed")["verdict"], "equivalent");
+    EXPECT_EQ(ratioOf(same, "stopToResumeMs", "copy", "relayed")["tied"], 20);
 }
 
-TEST(Summary, saysNothingOfFewerThanSixPairs) {
-    const json five = summaryOf({sampleSeries("relayed", {1, 1, 1, 1, 1}), sampleSeries("copy", {2, 3, 4, 5, 6})});
-    const json ratio = ratioOf(five, "stopToResumeMs", "copy", "relayed");
+TEST(Summary, saysNothingOfFewerThanTwelvePairs) {
+    std::vector<double> ones(11, 1), rising{2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    const json eleven = summaryOf({sampleSeries("relayed", ones), sampleSeries("copy", rising)});
+    const json ratio = ratioOf(eleven, "stopToResumeMs", "copy", "relayed");
     EXPECT_EQ(ratio["verdict"], "too few rounds to say");
     EXPECT_EQ(ratio["low"], 2.0);
-    EXPECT_EQ(ratio["high"], 6.0);
-    const json six = summaryOf({sampleSeries("relayed", {1, 1, 1, 1, 1, 1}), sampleSeries("copy", {2, 3, 4, 5, 6, 7})});
-    EXPECT_EQ(ratioOf(six, "stopToResumeMs", "copy", "relayed")["verdict"], "larger");
+    EXPECT_EQ(ratio["high"], 12.0);
+    EXPECT_EQ(ratio["minMax"], true);
+    EXPECT_TRUE(ratio["p"].is_null() && ratio["pHolm"].is_null() && ratio["low90"].is_null()) << ratio;
+    EXPECT_EQ(eleven["series"][0]["metrics"]["stopToResumeMs"]["minMax"], true);
+    ones.push_back(1);
+    rising.push_back(13);
+    const json twelve = summaryOf({sampleSeries("relayed", ones), sampleSeries("copy", rising)});
+    EXPECT_EQ(ratioOf(twelve, "stopToResumeMs", "copy", "relayed")["verdict"], "larger");
+    EXPECT_FALSE(ratioOf(twelve, "stopToResumeMs", "copy", "relayed").contains("minMax"));
+    EXPECT_FALSE(twelve["series"][0]["metrics"]["stopToResumeMs"].contains("minMax"));
 }
 
 TEST(Summary, pairsRoundsByTheirNumbersAndNotByTheirPlace) {
@@ -256,7 +360,7 @@ TEST(Summary, isTheSameForTheSameRounds) {
 }
 
 TEST(Summary, copesWithResultsWithoutCells) {
-    EXPECT_EQ(summarize(sampleResults({})), json({{"cells", json::array()}}));
+    EXPECT_EQ(summarize(sampleResults({})), json({{"cells", json::array()}, {"pooled", json::array()}}));
 }
 
 }  // namespace

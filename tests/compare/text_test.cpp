@@ -26,8 +26,8 @@ std::string comparisonCsv(const json& results) {
 /// Every design around its own time, with a network and a guest that writes.
 json busySeries(const std::string& design, double ms, std::uint64_t ramCopiedBytes) {
     json series = sampleSeries(design, {});
-    for (int i = 0; i < 8; ++i) {
-        const double noise = (i * 5 % 8) * 0.125;  // Exact in binary, so that the text is the same everywhere.
+    for (int i = 0; i < 16; ++i) {
+        const double noise = (i * 5 % 16) * 0.0625;  // Exact in binary, so that the text is the same everywhere.
         json round = sampleRound(i + 1, 1, ms * (1 + noise / 4));
         round["writeRate"] = {{"beforePagesPerSecond", 1e5},
                               {"brownOutMs", ms * 2 + noise},
@@ -57,7 +57,7 @@ json wholeResults() {
     busy["devices"] = {"disk", "network"};
     busy["series"][1]["rounds"][2] = failedRound(3, 1, "the new VMM ended: \"exit code 1\", see its log");
     busy["series"][1]["rounds"][5] = failedRound(6, 1, "the new VMM ended: \"exit code 1\", see its log");
-    for (std::size_t i : {0u, 4u}) busy["series"][2]["rounds"][i]["disturbed"] = true;
+    for (std::size_t i : {0u, 4u, 5u, 6u}) busy["series"][2]["rounds"][i]["disturbed"] = true;
     busy["series"][2]["rounds"][1]["patterns"] = {{"intact", false}, {"pagesChecked", 65536}, {"mismatches", 3}};
     json saved = sampleSeries("save-restore", {});
     saved["notRun"] = "'/var/tmp' has 100 MiB left,\nand 512 MiB are needed";
@@ -94,6 +94,76 @@ TEST(ComparisonText, saysThatADesignWasGivenUp) {
     EXPECT_NE(text.find("0/3/0"), std::string::npos);
 }
 
+TEST(ComparisonText, saysOfWhichHostAndAcceleratorItIs) {
+    EXPECT_EQ(comparisonText(sampleResults({}))
+                  .rfind("Accelerator: KVM. Host: Some CPU @ 2.50GHz, 2 CPUs, 8.00 GiB, itself a virtual "
+                         "machine, Linux 6.1.0.\n",
+                         0),
+              0u)
+        << comparisonText(sampleResults({}));
+}
+
+TEST(ComparisonText, callsTheSmallestAndTheGreatestNoInterval) {
+    const std::string text = comparisonText(sampleResults({sampleCell("c1", {sampleSeries("relayed", times(12, 11, 1))})}));
+    EXPECT_NE(text.find(" (min "), std::string::npos) << text;
+    EXPECT_EQ(text.find(" ["), std::string::npos) << text;
+    const std::string enough = comparisonText(sampleResults({sampleCell("c1", {sampleSeries("relayed", times(12, 12, 1))})}));
+    EXPECT_EQ(enough.find(" (min "), std::string::npos) << enough;
+}
+
+TEST(ComparisonText, saysOnceThatThereAreTooFewRounds) {
+    const std::string text = comparisonText(sampleResults({sampleCell(
+        "c1", {sampleSeries("relayed", {1, 2, 3}), sampleSeries("vmm-owned", {1, 2, 3}), sampleSeries("copy", {4, 5, 6})})}));
+    EXPECT_NE(text.find("  too few rounds to say (fewer than 12 in common): vmm-owned / relayed, copy / relayed\n"),
+              std::string::npos)
+        << text;
+    EXPECT_EQ(text.find("too few"), text.rfind("too few")) << text;
+}
+
+TEST(ComparisonText, saysWhatAllCellsShowTogetherAndHowSmallADifferenceIs) {
+    std::vector<json> cells;
+    for (int i = 0; i < 2; ++i)
+        cells.push_back(sampleCell("c" + std::to_string(i), {sampleSeries("relayed", std::vector<double>(12, 10)),
+                                                             sampleSeries("copy", std::vector<double>(12, 10.5))}));
+    const std::string text = comparisonText(sampleResults(cells));
+    EXPECT_NE(
+        text.find(
+            "All cells together\n\n  copy / relayed: STOP to RESUME 1.05x (95 % 1.05 - 1.05, p < 0.0001): larger, by less than "
+            "10 %\n"),
+        std::string::npos)
+        << text;
+    EXPECT_NE(text.find("for all 6 comparisons\n"), std::string::npos) << text;
+    cells.pop_back();
+    EXPECT_EQ(comparisonText(sampleResults(cells)).find("All cells together"), std::string::npos);
+}
+
+TEST(ComparisonText, saysHowManySittingsItTook) {
+    json results = sampleResults({});
+    EXPECT_EQ(comparisonText(results).find("sittings"), std::string::npos);
+    for (int i = 1; i <= 2; ++i)
+        results["sittings"].push_back({{"startedAt", "2026-01-0" + std::to_string(i) + "T03:04:05.678Z"},
+                                       {"finishedAt", i == 1 ? json() : json("2026-01-02T04:00:00.000Z")},
+                                       {"command", {"virt-handover", "compare"}},
+                                       {"evenIfBusy", i == 2}});
+    EXPECT_NE(
+        comparisonText(results).find("Measured in 2 sittings: 2026-01-01T03:04:05.678Z (cut short); 2026-01-02T03:04:05.678Z to "
+                                     "2026-01-02T04:00:00.000Z (--even-if-busy).\n"),
+        std::string::npos)
+        << comparisonText(results);
+}
+
+TEST(ComparisonText, saysThatOfADisturbedHostRoundsWereLeftOut) {
+    json series = sampleSeries("relayed", times(12, 12, 1));
+    EXPECT_NE(comparisonText(sampleResults({sampleCell("c1", {series})}))
+                  .find("Left out because of a disturbed host: 0 of 12 handovers.\n"),
+              std::string::npos);
+    series["rounds"][3]["disturbed"] = true;
+    series["rounds"][3]["disturbedBy"] = "steal: 7.2 %, more than 5 %";
+    EXPECT_NE(comparisonText(sampleResults({sampleCell("c1", {series})}))
+                  .find("disturbed host: 1 of 12 handovers, such as for steal: 7.2 %, more than 5 %.\n"),
+              std::string::npos);
+}
+
 TEST(ComparisonText, hasTheP99OnlyWhereThereIsOne) {
     const json few = sampleResults({sampleCell("c1", {sampleSeries("relayed", times(12, 99, 1))})});
     const json many = sampleResults({sampleCell("c1", {sampleSeries("relayed", times(12, 100, 1))})});
@@ -103,7 +173,7 @@ TEST(ComparisonText, hasTheP99OnlyWhereThereIsOne) {
 
 TEST(ComparisonText, staysWithin120ColumnsWhateverIsMeasured) {
     json series = busySeries("manager-owned", 123456.7, 400 << 20);
-    for (int i = 8; i < 100; ++i) {
+    for (int i = 16; i < 100; ++i) {
         series["rounds"].push_back(series["rounds"][static_cast<std::size_t>(i % 8)]);
         series["rounds"].back()["round"] = i + 1;
     }
@@ -167,7 +237,7 @@ TEST(ComparisonCsv, hasAsManyFieldsInEachLine) {
         EXPECT_EQ(std::ranges::count(line, ','), commas) << line;
         EXPECT_EQ(line.back(), '\r');
     }
-    EXPECT_EQ(rounds, 27u);
+    EXPECT_EQ(rounds, 51u);
 }
 
 }  // namespace

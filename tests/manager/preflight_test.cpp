@@ -203,7 +203,10 @@ INSTANTIATE_TEST_SUITE_P(
                         "cannot execute another one in its place", "'relayed'"),
                     changed(
                         "oldIsNoQemu", good(Design::VmmExec), [](F& f) { f.old.kind = "reference VMM"; },
-                        "the old VMM, reference VMM 11.1.3, cannot execute", "'relayed'"),
+                        "the old VMM, reference VMM 11.1.3, is no QEMU, and only that can execute another one", "'relayed'"),
+                    changed(
+                        "newIsNoQemu", good(Design::VmmExec), [](F& f) { f.newBinary->kind = "reference VMM"; },
+                        "(reference VMM 11.1.3) is no QEMU, and only that can be executed in another one's place", "'relayed'"),
                     changed(
                         "backTo100", good(Design::VmmOwned), [](F& f) { f.newBinary->version = "10.0.2"; },
                         "QEMU 10.0.2 cannot read the CPR state of QEMU 11.1.3", "use design 'relayed'"),

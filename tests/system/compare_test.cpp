@@ -22,7 +22,10 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
+using testing::AllOf;
+using testing::Ge;
 using testing::HasSubstr;
+using testing::Le;
 namespace fs = std::filesystem;
 
 /// The directories that comparisons make for their VMs.
@@ -45,21 +48,23 @@ class CompareTest : public testing::Test {
         all.insert(all.end(), arguments.begin(), arguments.end());
         return all;
     }
+    /// Tests run on busy hosts.
+    static inline const std::string disturbedByNothing =
+        "steal_limit_percent: 100\ncpu_pressure_limit_percent: 100\nrun_queue_limit_percent: 100000\nbeat_limit: 60s\n";
     /// Of a small plan: two binaries, the smallest guest.
     std::vector<std::string> smallPlan(const std::string& keys, const std::string& old = oldQemu()) const {
         const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + old + "\", new: \"" + newQemu() + "\"}]\n" +
                                                                  "ram: [{size: 256MiB, touched: 64MiB}]\nwarm_up_rounds: 0\n"
-                                                                 "before: 300ms\nafter: 500ms\nsteal_limit_percent: 100\n" +
-                                                                 keys);
+                                                                 "before: 300ms\nafter: 500ms\n" +
+                                                                 disturbedByNothing + keys);
         return {"--plan", plan, "--output", output()};
     }
     /// Of reference VMMs, which boot nothing.
     std::vector<std::string> referencePlan(const std::string& keys, const std::string& old, const std::string& newVmm) const {
         const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + old + "\", new: \"" + newVmm + "\"}]\n" +
                                                                  "ram: [{size: 192MiB, touched: 16MiB}]\ndevices: [none]\n"
-                                                                 "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n"
-                                                                 "steal_limit_percent: 100\n" +
-                                                                 keys);
+                                                                 "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n" +
+                                                                 disturbedByNothing + keys);
         return {"--plan", plan, "--kernel", "/dev/null", "--initrd", "/dev/null", "--design", "relayed", "--output", output()};
     }
     std::string output() const { return workspace.path() + "/results"; }
@@ -112,6 +117,10 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
         for (const json& round : one["rounds"]) {
             EXPECT_EQ(round["outcome"], "upgraded") << round;
             EXPECT_TRUE(round["patterns"]["intact"]) << round;
+            EXPECT_THAT(round["startedAt"].get<std::string>(), AllOf(Ge(found["startedAt"]), Le(found["finishedAt"])));
+            EXPECT_GE(round["disturbance"]["before"]["cpuPressurePercent"], 0) << round;
+            EXPECT_GE(round["disturbance"]["since"]["vmmWaitPercent"], 0) << round;
+            EXPECT_GE(round["disturbance"]["since"]["managerWaitPercent"], 0) << round;
             EXPECT_GT(round["stopToResumeMs"], 0) << round;
             EXPECT_GT(round["guestPauseMs"], 0) << round;
             EXPECT_EQ(round.contains("qemuDowntimeMs"), std::string(design) != "save-restore") << round;
@@ -319,6 +328,81 @@ TEST_F(CompareTest, refusesToMeasureOnABusyHost) {
     EXPECT_THAT(ran.error, HasSubstr("too busy to measure"));
     EXPECT_THAT(ran.error, HasSubstr("--even-if-busy"));
     EXPECT_FALSE(fs::exists(output() + "/report.html"));
+    EXPECT_FALSE(fs::exists(output() + "/results.json")) << "the next try would find it in its way";
+}
+
+TEST_F(CompareTest, saysHowToGoOnWhenInterruptedBeforeTheFirstRoundAndShowsNothing) {
+    const pid_t child = spawnProgram(
+        workspace,
+        command(referencePlan("rounds: 1\nbefore: 60s\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("new", ""))),
+        "compare");
+    EXPECT_TRUE(turnUntil([&] { return fs::exists(output() + "/results.json"); }, milliseconds(60'000)));
+    ::kill(child, SIGINT);
+    const Ran ran = collectProgram(workspace, child, "compare");
+    EXPECT_EQ(ran.code, 130) << ran.error;
+    EXPECT_EQ(ran.output,
+              "no round was measured yet: interrupted; go on with: virt-handover compare --resume '" + output() + "'\n");
+    EXPECT_FALSE(fs::exists(output() + "/report.html"));
+    EXPECT_FALSE(fs::exists(output() + "/results.csv"));
+    replaceIn(output() + "/results.json", "before: 60000ms", "before: 100ms");
+    // As it was printed, which is without --even-if-busy.
+    const Ran resumed = collectProgram(
+        workspace, spawnProgram(workspace, {required("VH_CLI"), "compare", "--resume", output()}, "compare"), "compare");
+    EXPECT_EQ(resumed.code, 0) << resumed.error;
+    const json found = results();
+    EXPECT_EQ(series(found, "relayed")["rounds"].size(), 1u);
+    ASSERT_EQ(found["sittings"].size(), 2u) << found["sittings"];
+    for (const json& sitting : found["sittings"]) {
+        EXPECT_EQ(sitting["evenIfBusy"], true) << sitting;
+        EXPECT_TRUE(sitting["finishedAt"].is_string()) << sitting;
+    }
+    EXPECT_EQ(found["sittings"][1]["command"][2], "--resume");
+    EXPECT_THAT(resumed.output, HasSubstr("Measured in 2 sittings"));
+}
+
+TEST_F(CompareTest, goesOnOnlyOnTheHostAndWithTheVmmsThatItWasBegunWith) {
+    const std::string old = workspace.referenceVmm("good", ""), newVmm = workspace.referenceVmm("new", "");
+    ASSERT_EQ(run(referencePlan("rounds: 1\n", old, newVmm)).code, 0);
+    json begun = results();
+    for (const json& vmm : begun["vmms"]) ASSERT_NE(vmm["buildId"], "") << vmm;
+    begun["finishedAt"] = nullptr;
+    begun["settings"]["plan"] = begun["settings"]["plan"].get<std::string>() + "rounds: 2\n";
+    std::string& plan = begun["settings"]["plan"].get_ref<std::string&>();
+    plan.erase(plan.find("rounds: 1\n"), std::string("rounds: 1\n").size());
+    const auto resumed = [&](const json& from) {
+        std::ofstream(output() + "/results.json") << from;
+        return run({"--resume", output()});
+    };
+    json elsewhere = begun;
+    elsewhere["host"]["kernel"] = "2.4.37";
+    Ran ran = resumed(elsewhere);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_THAT(ran.error,
+                AllOf(HasSubstr("it was begun on another host: kernel '2.4.37' there"), HasSubstr("another --output")));
+
+    for (const std::size_t vmm : {0u, 1u}) {
+        const std::string binary = begun["vmms"][vmm]["binary"];
+        json replaced = begun;
+        replaced["vmms"][vmm]["buildId"] = "00ff";
+        ran = resumed(replaced);
+        EXPECT_EQ(ran.code, 2) << binary;
+        EXPECT_THAT(ran.error, AllOf(HasSubstr("'" + binary + "' was replaced since"), HasSubstr("build id '00ff'"),
+                                     HasSubstr("begin anew")));
+        EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 1u);
+
+        replaced["vmms"][vmm] = {{"binary", binary}, {"version", "0.0.1"}, {"buildId", ""}};
+        ran = resumed(replaced);
+        EXPECT_EQ(ran.code, 2) << binary;
+        EXPECT_THAT(ran.error, AllOf(HasSubstr("'" + binary + "' was replaced since"), HasSubstr("version '0.0.1'")));
+        EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 1u);
+    }
+
+    EXPECT_EQ(resumed(begun).code, 0);
+    EXPECT_EQ(series(results(), "relayed")["rounds"].size(), 2u);
+    // What is finished is only drawn again, wherever.
+    elsewhere["finishedAt"] = "2026-01-02T03:04:05Z";
+    EXPECT_EQ(resumed(elsewhere).code, 0);
+    EXPECT_EQ(results()["sittings"], elsewhere["sittings"]);
 }
 
 TEST_F(CompareTest, stopsWhenTheDiskIsFullAndLosesNothing) {
@@ -361,6 +445,26 @@ TEST_F(CompareTest, exitsWithThreeOnARegression) {
     EXPECT_EQ(run({"--check", before, "--with", slower, "--tolerance", "3"}).code, 0);
 }
 
+TEST_F(CompareTest, leavesOutARoundBeforeWhichTheHostWasBusyAndSaysWhy) {
+    std::vector<std::string> plan =
+        referencePlan("rounds: 1\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("new", ""));
+    replaceIn(workspace.path() + "/plan.yaml", "cpu_pressure_limit_percent: 100", "cpu_pressure_limit_percent: 50");
+    std::atomic<bool> stop = false;
+    std::vector<std::jthread> burners;
+    for (unsigned i = 0; i < 2 * std::max(1U, std::thread::hardware_concurrency()); ++i)
+        burners.emplace_back([&stop] {
+            while (!stop) continue;
+        });
+    const Ran ran = run(plan);
+    stop = true;
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results(), round = series(found, "relayed")["rounds"].at(0);
+    EXPECT_EQ(round["disturbed"], true) << round;
+    EXPECT_THAT(round["disturbedBy"].get<std::string>(), HasSubstr("before the handover some task waited for a CPU for"));
+    EXPECT_EQ(found["summary"]["cells"][0]["series"][0]["disturbed"], 1);
+    EXPECT_THAT(ran.output, HasSubstr("Left out because of a disturbed host: 1 of 1 handovers"));
+}
+
 TEST_F(CompareTest, handsSeveralVmsOverAtOnce) {
     const Ran ran = run(smallPlan("rounds: 1\ndesigns: [relayed]\nvms: [2]\n"));
     ASSERT_EQ(ran.code, 0) << ran.error;
@@ -384,7 +488,7 @@ TEST_F(CompareTest, saysWhatIsWrongWithWhatWasAsked) {
     EXPECT_THAT(complaint({"--ram", "lots"}), HasSubstr("--ram: found 'lots', expected a size"));
     EXPECT_THAT(complaint({"--design", "magic"}), HasSubstr("--design: found 'magic'"));
     EXPECT_THAT(complaint({"--with", "x.json"}), HasSubstr("--check"));
-    EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:7:9: rounds: found 'many'"));
+    EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:10:9: rounds: found 'many'"));
     EXPECT_THAT(complaint({"--resume", workspace.path() + "/nothing"}), HasSubstr("nothing/results.json"));
     const std::string damaged = workspace.file("damaged.json", "{\"format\": \"something\"}");
     EXPECT_THAT(complaint({"--check", damaged, "--with", damaged}), HasSubstr("damaged.json"));

@@ -147,7 +147,7 @@ function statisticsTable(cell, metricName, more = []) {
     return [designLabel(series.design), text(summary.count ?? 0), memberText(metric, summary, "median"), intervalText(metric, summary), memberText(metric, summary, "min"), memberText(metric, summary, "max"), memberText(metric, summary, "p99"), ...more.map((column) => column.of(series))];
   });
   const missing = missingWords(cell, metricName);
-  return [table(`${metric.title}, ${cellName(cell)}`, [{ title: "Design", head: true }, ...["Values", "Median", "95 % interval", "Smallest", "Largest", "p99", ...more.map((column) => column.title)].map((title) => ({ title, number: true }))], rows),
+  return [table(`${metric.title}, ${cellName(cell)}`, [{ title: "Design", head: true }, ...["Values", "Median", INTERVAL, "Smallest", "Largest", "p99", ...more.map((column) => column.title)].map((title) => ({ title, number: true }))], rows),
     missing.length ? element("ul", { class: "quiet" }, missing.map((words) => element("li", {}, words))) : null];
 }
 
@@ -333,8 +333,8 @@ function ramFigures(cell, pause) {
     })).filter((line) => line.points.length);
     return figure({
       key, title: `${pause.short[0].toUpperCase()}${pause.short.slice(1)} against guest RAM, ${pair}`,
-      read: "Points are medians, bars their 95 % intervals, drawn side by side to be told apart. A flat line: the pause does not depend on RAM. Lower is better.",
-      after: details(`${key}-table`, "The figures", table(`${metric.title} by guest RAM, ${pair}: median and 95 % interval`,
+      read: `Points are medians, bars their 95 % intervals (of fewer than ${ROUNDS_FOR_INTERVAL} rounds: min to max), drawn side by side to be told apart. A flat line: the pause does not depend on RAM. Lower is better.`,
+      after: details(`${key}-table`, "The figures", table(`${metric.title} by guest RAM, ${pair}: median and ${INTERVAL}`,
         [{ title: "Guest RAM", head: true }, ...lines.map((line) => ({ title: designLabel(line.design), number: true }))],
         bySize.map((one) => [[bytes(one.ramBytes), element("span", { class: "small" }, `${bytes(one.touchedBytes)} touched`)], ...lines.map((line) => {
           const point = line.points.find((candidate) => candidate.x === one.ramBytes);
@@ -371,7 +371,7 @@ function ramFigures(cell, pause) {
               legend: { ...LEGEND, labels: { ...LEGEND.labels, filter: (item) => item.text !== undefined } },
               tooltip: {
                 filter: (item) => item.dataset.kind === "medians",
-                callbacks: { title: () => "", label: (item) => `${item.dataset.label}, ${bytes(item.raw.point.x)}: ${ms(item.raw.point.median)} (95 %: ${intervalText({ ...metric, unit: "ms" }, item.raw.point)})` },
+                callbacks: { title: () => "", label: (item) => `${item.dataset.label}, ${bytes(item.raw.point.x)}: ${ms(item.raw.point.median)} (${item.raw.point.minMax === true ? "" : "95 %: "}${intervalText({ ...metric, unit: "ms" }, item.raw.point)})` },
               },
             },
           },

@@ -15,15 +15,17 @@ function drawSubject() {
     ...FACTORS.slice(3).map((factor) => [factor.name, valuesOfFactor(factor).join(", ")]),
     ["Accelerator", text(host.accelerator)],
     ["Host", [isNumber(host.cpus) ? `${host.cpus} CPUs` : "", text(host.cpu), isNumber(host.memoryBytes) ? bytes(host.memoryBytes) : "", host.virtualized === true ? "itself a virtual machine" : ""].filter(Boolean).join(", "), true],
-    ["When", `${dateText(results.startedAt)}${complete ? `, took ${durationText(results.startedAt, results.finishedAt)}` : ""}`, true],
+    ["When", `${dateText(results.startedAt)}${list(results.sittings).length > 1 ? `, in ${list(results.sittings).length} sittings` : ""}${complete ? `, took ${durationText(results.startedAt, results.finishedAt)}` : ""}`, true],
   ];
   fill("subject", facts(entries), complete ? null : element("p", { class: "warning", role: "note" },
     element("strong", {}, "Not complete. "), `Rounds are missing: ${plural(allRounds.length, "handover")} measured so far. Figures may still change.`));
 }
 
+const marginPercent = isNumber(settings.equivalenceMarginPercent) ? settings.equivalenceMarginPercent : 10;
 const VERDICT_IN_WORDS = {
   smaller: (design, reference) => `${design} paused the guest for a shorter time than ${reference}`,
   larger: (design, reference) => `${design} paused the guest for longer than ${reference}`,
+  equivalent: (design, reference) => `${design} and ${reference} are equivalent: if they differ, by less than ${marginPercent} %`,
   "no difference shown": (design, reference) => `No difference shown between ${design} and ${reference}`,
   "too few rounds to say": (design, reference) => `Too few rounds to say anything of ${design} against ${reference}`,
   "host too busy to say": (design, reference) => `The host was too busy to say anything of ${design} against ${reference}`,
@@ -65,6 +67,23 @@ function claimsOf(metric) {
   });
 }
 
+const RATIO_COLUMNS = [{ title: "Ratio, median", number: true }, { title: `95 % interval (fewer than ${ROUNDS_FOR_INTERVAL} rounds: min and max)`, number: true }, { title: "p, corrected", number: true }, { title: "Verdict" }];
+const chanceText = (p) => (!isNumber(p) ? DASH : p < 0.0001 ? "< 0.0001" : number(p, p < 0.01 ? 4 : 2));
+
+/** All cells together: one test for each contrast. */
+function pooledTables() {
+  const pooled = list(record(results.summary).pooled).map(record);
+  if (cells.length < 2 || pooled.length === 0) return null;
+  const row = (ratio) => [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], metricNamed.get(ratio.metric)?.title ?? text(ratio.metric),
+    `${text(ratio.rounds)} in ${plural(ratio.cells ?? 0, "cell")}`, significant(ratio.median), rangeText(ratio), chanceText(ratio.pHolm), isClaim(ratio.verdict) ? element("strong", {}, ratio.verdict) : text(ratio.verdict) || DASH];
+  const of = (caption, ratios) => table(caption, [{ title: "Designs" }, { title: "Figure" }, { title: "Rounds", number: true }, ...RATIO_COLUMNS], ratios.map(row));
+  const isPause = (ratio) => PAUSES.some((pause) => pause.metric === ratio.metric);
+  const others = pooled.filter((ratio) => !isPause(ratio));
+  return [element("h3", {}, "All cells together"),
+    of("Ratios of paired rounds, pooled over all cells that have both designs: how long the guest pauses", pooled.filter(isPause)),
+    others.length ? details("pooled", "The same for other figures", of("Ratios of paired rounds, pooled over all cells that have both designs: other figures", others)) : null];
+}
+
 /** Of all tables that say how long a guest pauses: what that cost whoever spoke with it. */
 const LOST = { metric: "networkLost", short: "Echo requests lost" };
 
@@ -85,7 +104,7 @@ function mediansByCell(pause) {
       return series ? medianCell(pause, series) : DASH;
     }),
   ]);
-  return table(`${pause.short}: median${pause === LOST ? "" : " in milliseconds"}, and under it the 95 % interval of the median`,
+  return table(`${pause.short}: median${pause === LOST ? "" : " in milliseconds"}, and under it the ${INTERVAL}`,
     [{ title: "Cell", head: true }, ...designsPresent.map((design) => ({ title: designLabel(design), number: true }))], rows);
 }
 
@@ -122,7 +141,8 @@ function drawVerdict() {
   const row = (figure) => [figure.short, ...measured.map((series) => medianCell(figure, series))];
   fill("verdict-body",
     element("p", { class: "headline" }, element("strong", {}, `${cellName(first)}: `), `with ${measured[0].design}, ${parts.join(", and ")} (medians of ${plural(measured[0].summary.rounds ?? 0, "handover")}).`),
-    table(`Pause in ${cellName(first)}: median, and under it the 95 % interval of the median`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], shown.map(row)),
+    table(`Pause in ${cellName(first)}: median, and under it the ${INTERVAL}`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], shown.map(row)),
+    pooledTables(),
     PAUSES.map((pause) => {
       const claims = claimsOf(pause.metric);
       return claims.length ? [element("h3", {}, `Do they differ? ${pause.title}`), element("ul", { class: "claims" }, claims)] : [];
@@ -167,10 +187,10 @@ function ratiosTable(cell) {
   const rows = (metric) => shown.filter((ratio) => ratio.metric === metric).sort((a, b) => designRank(a.reference) - designRank(b.reference) || designRank(a.design) - designRank(b.design)).map((ratio) => {
     const verdict = isClaim(ratio.verdict) ? element("strong", {}, `${ratio.verdict} with ${shortened(text(ratio.design), 40)}`) : text(ratio.verdict) || DASH;
     return [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], text(ratio.count ?? 0), significant(ratio.median),
-      rangeText(ratio), verdict];
+      rangeText(ratio), chanceText(ratio.pHolm), verdict];
   });
   const ofMetric = (metric) => table(`${metricNamed.get(metric)?.title ?? text(metric)}: ratios of paired rounds, ${cellName(cell)}`,
-    [{ title: "Designs" }, { title: "Pairs", number: true }, { title: "Ratio, median", number: true }, { title: "95 % interval", number: true }, { title: "Verdict" }], rows(metric));
+    [{ title: "Designs" }, { title: "Pairs", number: true }, ...RATIO_COLUMNS], rows(metric));
   const pauses = PAUSES.map((pause) => pause.metric);
   const present = [...new Set(shown.map((ratio) => ratio.metric))];
   const others = present.filter((metric) => !pauses.includes(metric));
@@ -233,7 +253,7 @@ function drawCell() {
   fill("cell",
     element("p", { class: "quiet", role: "status" }, `Shown: ${cellName(cell)}. ${text(cell.title) && text(cell.title) !== cell.id ? `${text(cell.title)}. ` : ""}${bytes(cell.touchedBytes)} of the guest's RAM were filled before; load: ${text(cell.load) || "?"}; devices: ${devicesName(cell)}; ${plural(cell.vcpus ?? "?", "virtual CPU")}; ${bytes(cell.pageSizeBytes)} pages.`),
     heading("How long the guest pauses"),
-    element("p", {}, "Two different things, never mixed here: what QEMU reports, and what the guest shows, which also has in it how long the guest needs on the new VMM until it beats again. In charts of points, the bar through the tall tick is the median's 95 % interval, a short tick the 99th percentile (from 100 values on), and a hollow point a disturbed round, which does not count."),
+    element("p", {}, "Two different things, never mixed here: what QEMU reports, and what the guest shows, which also has in it how long the guest needs on the new VMM until it beats again. In charts of points, the bar through the tall tick is the median's 95 % interval (of fewer than 12 rounds: min to max), a short tick the 99th percentile (from 100 values on), and a hollow point a disturbed round, which does not count."),
     element("div", { class: "charts" }, pauseFigures.map((one) => one.node)),
     heading("Does the pause grow with the guest's RAM?"),
     ram.flat().length ? ram.map((group) => element("div", { class: "charts" }, group.map((one) => one.node))) : element("p", { class: "quiet" }, "Cells like this one were measured with one size of RAM only, so there is nothing to draw."),
@@ -242,7 +262,7 @@ function drawCell() {
     element("div", { class: "charts" }, memory.node, network.node));
   fill("across",
     heading("Ratios between designs"),
-    element("p", {}, "Each round runs every design once, so rounds are compared in pairs: a ratio of 2 says that the first design took twice as long as the second in the middle round. A verdict needs the whole 95 % interval on one side of 1."),
+    element("p", {}, "Each round runs every design once, so rounds are compared in pairs: a ratio of 2 says that the first design took twice as long as the second in the middle round. “Smaller” and “larger” need a sign test that stands the correction for all comparisons; see the method."),
     ratiosTable(cell),
     heading("What each design hands over"),
     element("p", {}, "Looked at once for each design, in a handover that is not among the rounds: every open descriptor of the new VMM, who made it and how it got there; and from a trace of system calls, what the new VMM set up itself."),
@@ -281,6 +301,12 @@ function drawControls() {
 
 // The end of the page.
 
+/** By what, without the figures, so that rounds of one kind are one line. */
+function disturbedBy(round) {
+  const kinds = text(round.disturbedBy).split("; ").map((words) => words.replace(/(:| for (?!a CPU)).*/, ""));
+  return kinds.filter(Boolean).join("; ") || "the hypervisor of this host took CPU time away";
+}
+
 function drawReliability() {
   const groups = new Map();
   for (const cell of cells)
@@ -289,7 +315,7 @@ function drawReliability() {
         const damaged = record(round.patterns).intact === false;
         if (enters(round) && !damaged) continue;
         const what = round.outcome !== "upgraded" ? text(round.outcome) || "no outcome" : damaged ? "guest data damaged" : "disturbed";
-        const cause = text(round.cause) || (damaged ? `${plain(record(round.patterns).mismatches)} mismatches` : round.disturbed === true ? "the hypervisor of this host took CPU time away" : "no cause given");
+        const cause = text(round.cause) || (damaged ? `${plain(record(round.patterns).mismatches)} mismatches` : round.disturbed === true ? disturbedBy(round) : "no cause given");
         const key = JSON.stringify([cell.id, series.design, what, cause]);
         if (!groups.has(key)) groups.set(key, { cell, design: series.design, what, cause, rounds: [], steal: [] });
         groups.get(key).rounds.push(`${text(round.round) || "?"}${cell.vms > 1 ? ` (VM ${text(round.vm)})` : ""}`);
@@ -305,7 +331,8 @@ function drawReliability() {
   const sum = (some) => some.reduce((count, group) => count + group.rounds.length, 0);
   const failedTable = [
     failed.length ? groupTable("Handovers that did not succeed", failed) : element("p", {}, cells.some((cell) => cell.series.some((series) => series.rounds.length)) ? "No handover failed." : "There was no handover."),
-    disturbed.length ? details("disturbed", `${plural(sum(disturbed), "handover")} succeeded, but on a disturbed host: not counted`, groupTable("Handovers that are left out of the statistics", disturbed)) : element("p", {}, "None was left out because of a disturbed host.")];
+    element("p", {}, `Left out because of a disturbed host: ${sum(disturbed)} of ${plural(cells.reduce((count, cell) => count + cell.series.reduce((sum, series) => sum + series.rounds.length, 0), 0), "handover")}.`),
+    disturbed.length ? details("disturbed", `${plural(sum(disturbed), "handover")} succeeded, but on a disturbed host: not counted`, groupTable("Handovers that are left out of the statistics", disturbed)) : null];
   const notRun = new Map();
   for (const cell of cells)
     for (const series of cell.series.filter((one) => one.notRun)) {
@@ -322,18 +349,18 @@ function drawReliability() {
 }
 
 const METHOD = [
-  ["One run, in rounds.", "Each round hands every design over once, in random order, one after the other, so that whatever else the host does falls on all alike. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
+  ["One run, in rounds.", "Each round hands every design over once, one after the other, so that whatever else the host does falls on all alike. The order is drawn, and balanced over rounds: each design has each place, and comes after each other one, equally often. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
   ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
   ["Two pauses, never mixed.", "“STOP to RESUME” is between two events of QEMU's, on the clock that nobody sets; what the manager does after the devices' state has gone over is in it, and not in QEMU's own “downtime”, which the results have beside it. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. A beat comes each millisecond and is dated by a thread that does nothing else, as a rule within 0.1 ms; how evenly beats come by themselves, which is as well as that pause can be known, the results have for each round, before the handover and during its preparation. They are different quantities, on separate charts, and in separate statistics."],
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
-  ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed. What was not measured is left out, and never taken as 0."],
-  ["Median and interval.", "The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than 6 rounds it is just the smallest and the largest. The 99th percentile is given from 100 values on."],
-  ["Ratios.", "Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. “smaller” or “larger” is said only when the whole interval lies on one side of 1, and never with fewer than 6 rounds. Of many true ties about one in twenty will still look like a difference: look for what holds in several cells."],
+  ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed: its hypervisor took no CPU time away from the handover on, and before it nobody waited long for a CPU and the guest beat evenly. A handover is not judged by what it makes the host do itself, which differs by design; the limits are among the settings. What was not measured is left out, and never taken as 0."],
+  ["Median and interval.", `The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than ${ROUNDS_FOR_INTERVAL} rounds there is none, and the smallest and the largest are shown as min and max. The 99th percentile is given from 100 values on.`],
+  ["Ratios.", `Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. Which designs are compared by what was fixed beforehand: who owns guest RAM, and each design against the first. “smaller” or “larger” is said where the exact sign test of the rounds has p < 0.05 after Holm's correction for all comparisons of cells (and for all of those of all cells together): the chance of even one wrong such claim is below 5 %. “equivalent” is said where the 90 % interval lies within ${marginPercent} % of 1. With fewer than ${ROUNDS_FOR_INTERVAL} rounds in common nothing is said.`],
   ["Brown-out.", "From the guest's first beat on the new VMM until it writes memory at 95 % of its rate before."],
   ["Extra memory and descriptors.", "Looked at in a handover of its own, since looking (and tracing) slows it down."],
 ];
 
-const HOST_NAMES = { cpu: "Processor", cpus: "CPUs", memoryBytes: "Memory", kernel: "Kernel", os: "Operating system", pageSizeBytes: "Page size", accelerator: "Accelerator", virtualized: "Is itself a virtual machine", loadAverage1: "Load average before", stealPercent: "CPU time taken by its hypervisor before (%)", runQueue: "Tasks that could run before, per CPU" };
+const HOST_NAMES = { cpu: "Processor", cpus: "CPUs", memoryBytes: "Memory", kernel: "Kernel", os: "Operating system", pageSizeBytes: "Page size", accelerator: "Accelerator", virtualized: "Is itself a virtual machine", loadAverage1: "Load average before", stealPercent: "CPU time taken by its hypervisor before (%)", runQueue: "Tasks that could run before, per CPU", machineId: "Machine (made of its id)" };
 const spelled = (key) => key.replace(/(Bytes|Percent)$/, "").replace(/Ms$/, "").replace(/([a-z0-9])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
 
 function settingText(key, value) {
@@ -362,6 +389,8 @@ function drawMethod() {
     element("p", {}, `Seed of the order of rounds: ${text(results.seed) || "not said"}. The command:`),
     element("pre", {}, shellWords(results.command) || "not said"),
     details("settings", "All settings", table("All settings", settingColumns, Object.entries(settings).map(([key, value]) => [spelled(key), settingText(key, value)]))),
+    list(results.sittings).length > 1 ? table("Sittings", [{ title: "From", head: true }, { title: "To" }, { title: "Command" }],
+      list(results.sittings).map(record).map((one) => [dateText(one.startedAt), one.finishedAt ? dateText(one.finishedAt) : "cut short", element("code", {}, shellWords(one.command))])) : null,
     element("h3", {}, "The results"),
     element("p", {}, "Everything on this page is made from one file, which is in the page."),
     button);

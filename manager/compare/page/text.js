@@ -3,6 +3,8 @@
 
 const DASH = "–";
 const NO_BREAK = "\u00a0";
+const ROUNDS_FOR_INTERVAL = 12; // As statistics.h has it; for words only.
+const INTERVAL = `95 % interval of the median (of fewer than ${ROUNDS_FOR_INTERVAL} rounds: min and max)`;
 
 const list = (value) => (Array.isArray(value) ? value : []);
 const record = (value) => (value !== null && typeof value === "object" && !Array.isArray(value) ? value : {});
@@ -62,7 +64,7 @@ function valueText(metric, value) {
 
 /** The interval of a ratio; an end is open where figures are only known to be longer than the window. */
 function rangeText(ratio) {
-  if (isNumber(ratio.low) && isNumber(ratio.high)) return `${significant(ratio.low)} ${DASH} ${significant(ratio.high)}`;
+  if (isNumber(ratio.low) && isNumber(ratio.high)) return ratio.minMax === true ? `min ${significant(ratio.low)}, max ${significant(ratio.high)}` : `${significant(ratio.low)} ${DASH} ${significant(ratio.high)}`;
   return isNumber(ratio.low) ? `${significant(ratio.low)} or more` : isNumber(ratio.high) ? `${significant(ratio.high)} or less` : DASH;
 }
 
@@ -72,8 +74,11 @@ function memberText(metric, summary, member) {
   return list(summary?.atLeast).includes(member) ? `>${NO_BREAK}${value}` : value;
 }
 
+/** Of too few rounds for an interval it says that it is none. */
 function intervalText(metric, summary) {
-  return isNumber(summary?.low) && isNumber(summary?.high) ? `${memberText({ ...metric, unit: metric.unit === "bytes" ? "bytes" : "" }, summary, "low")} ${DASH} ${memberText(metric, summary, "high")}` : DASH;
+  if (!isNumber(summary?.low) || !isNumber(summary?.high)) return DASH;
+  const low = memberText({ ...metric, unit: metric.unit === "bytes" ? "bytes" : "" }, summary, "low"), high = memberText(metric, summary, "high");
+  return summary.minMax === true ? `min ${low}, max ${high}` : `${low} ${DASH} ${high}`;
 }
 
 function dateText(iso) {
