@@ -15,6 +15,7 @@
 
 #include "config/parse.h"
 #include "manager/compare/configurations.h"
+#include "manager/compare/huge_pages.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
@@ -167,6 +168,7 @@ class Comparison {
             for (unsigned i = 0; i < configuration.vms; ++i) {
                 MeasuredVm& vm = set.vms.emplace_back();
                 vm.number = static_cast<unsigned>(sets.size()) * configuration.vms + i;
+                vm.transparentHuge = configuration.transparentHuge;
                 vm.definition = settings_.own ? guestLike(*settings_.own, old, scratch_.path(), owner, vm.number)
                                               : guestFor(configuration, settings_.plan, old, scratch_.path(), owner, vm.number,
                                                          hasNetwork(configuration));
@@ -301,8 +303,20 @@ class Comparison {
                 settings_.own ? copyDisk(settings_.own->disks[disk].file, file) : makeDisk(file);
             }
             vm.lastRound = 0;
-            results_.host.accelerator = control_->start(vm, settings_.bootWait);
+            control_->start(vm, settings_.bootWait);
+            noteHugePages(vm);
         }
+    }
+
+    /// A host may give them unasked; figures are then not of the pages that the cell says.
+    void noteHugePages(const MeasuredVm& vm) {
+        if (vm.transparentHuge || vm.definition.memory.pageSizeBytes > 4096) return;
+        unlessImpossible([&] {
+            if (guestRamOf(vm.pid).hugeBytes > 0)
+                note(
+                    "guest RAM in pages of 4KiB was partly in transparent huge pages, for this host gives them unasked "
+                    "('/sys/kernel/mm/transparent_hugepage/shmem_enabled')");
+        });
     }
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
@@ -478,7 +492,7 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .afterMs = plan.after.count(),
                         .stealLimitPercent = plan.stealLimitPercent};
     results.host = hostFacts();
-    results.configurations = configurationsOf(plan, settings.own, results.vmms);
+    addConfigurations(plan, settings.own, probeKvm().guests, results);
     return results;
 }
 

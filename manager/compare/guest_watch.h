@@ -53,6 +53,7 @@ class GuestWatch {
     std::unique_ptr<HeartbeatMonitor> monitor_;
     std::vector<Beat> beats_;
     std::vector<WriteSample> written_;
+    std::vector<ClockSample> clocks_;
     std::map<std::string, std::uint64_t> statusBefore_;
     std::map<std::string, std::uint64_t> status_;
     std::uint64_t errors_ = 0;

@@ -1,5 +1,7 @@
 #include "manager/compare/results_file.h"
 
+#include <algorithm>
+#include <array>
 #include <set>
 #include <stdexcept>
 #include <type_traits>
@@ -32,12 +34,14 @@ VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstB
 VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
+VH_MEMBERS(GuestClock, hostGapMs, tscGapMs, clockGapMs, wentBack)
 VH_MEMBERS(Round, round, vm, order, outcome, cause, stealPercent, disturbed, phasesMs, totalMs, stopToResumeMs, guestPauseMs,
-           beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns)
+           beats, writeRate, network, bytesSent, ramCopiedBytes, pageFaults, patterns, guestClock)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
 VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, extraMemoryBytes, descriptors, ioctls, memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
-VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
+VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, transparentHuge, hotSetBytes, vcpus,
+           devices, load, vms, accelerator, guest, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
            stealLimitPercent)
@@ -57,24 +61,30 @@ constexpr const char* keyOf(std::string_view member) {
 }
 
 /// Members that earlier files do not have. They are written when they say something.
+constexpr std::array<std::string_view, 8> later{"workLostMs",      "notBack",     "silentBefore", "guestClock",
+                                                "transparentHuge", "hotSetBytes", "accelerator",  "guest"};
 constexpr bool isLater(std::string_view member) {
-    return member == "workLostMs" || member == "notBack" || member == "silentBefore";
+    return std::ranges::find(later, member) != later.end();
 }
 
 /// Whether there are files without that member.
 template <typename Class>
 constexpr bool mayBeAbsent(std::string_view member) {
-    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" || isLater(member);
+    return std::is_same_v<Class, MeasurementSettings> || member == "during" || member == "scratchDirectory" ||
+           (isLater(member) && !std::is_same_v<Class, HostFacts>);
 }
 
 template <typename Value>
 auto allOf() {
     if constexpr (std::is_same_v<Value, Design>)
         return allDesigns();
-    else if constexpr (std::is_same_v<Value, Load>)
-        return allLoads;
-    else
+    else if constexpr (std::is_same_v<Value, Outcome>)
         return allOutcomes;
+    else {
+        std::array<Value, namesOf<Value>.size()> all{};
+        for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<Value>(i);
+        return all;
+    }
 }
 
 template <typename Value>
@@ -109,6 +119,7 @@ json written(const Value& value) {
         json devices = json::array();
         if (value.disk) devices.push_back("disk");
         if (value.network) devices.push_back("network");
+        if (value.many) devices.push_back("many");
         return devices;
     } else if constexpr (std::is_class_v<Value> && !std::is_convertible_v<Value, std::string_view>) {
         json object;
@@ -232,9 +243,10 @@ DeviceSet readDevices(const Node& node) {
     DeviceSet devices;
     for (std::size_t i = 0; i < node.size(); ++i) {
         const std::string device = read<std::string>(node[i]);
-        if (device != "disk" && device != "network") node[i].unexpected("one of 'disk', 'network'");
-        (device == "disk" ? devices.disk : devices.network) = true;
+        if (device != "disk" && device != "network" && device != "many") node[i].unexpected("one of 'disk', 'network', 'many'");
+        (device == "disk" ? devices.disk : device == "network" ? devices.network : devices.many) = true;
     }
+    if (devices.many && !devices.disk) node.unexpected("'many' with 'disk'");
     return devices;
 }
 

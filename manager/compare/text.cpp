@@ -221,7 +221,7 @@ void addLine(std::string& csv, const std::vector<json>& fields) {
 }
 
 /// Columns of a round that no statistics are made of.
-constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
+constexpr std::array<std::pair<const char*, const char*>, 16> furtherFigures{{
     {"beatMedianBeforeMs", "/beats/before/medianMs"},
     {"beatMedianAfterMs", "/beats/after/medianMs"},
     {"beatLongestBeforeMs", "/beats/before/longestMs"},
@@ -234,6 +234,10 @@ constexpr std::array<std::pair<const char*, const char*>, 12> furtherFigures{{
     {"patternsIntact", "/patterns/intact"},
     {"pagesChecked", "/patterns/pagesChecked"},
     {"mismatches", "/patterns/mismatches"},
+    {"clockHostGapMs", "/guestClock/hostGapMs"},
+    {"clockTscGapMs", "/guestClock/tscGapMs"},
+    {"clockKvmGapMs", "/guestClock/clockGapMs"},
+    {"clockWentBack", "/guestClock/wentBack"},
 }};
 
 json valueAt(const json& round, const std::string& where) {
@@ -293,10 +297,11 @@ std::string comparisonText(const Results& results, const Summary& summary) {
 }
 
 std::string comparisonCsv(const Results& results) {
-    std::vector<json> header{"cell",     "title",        "oldBinary",     "oldVersion", "newBinary", "newVersion",
-                             "ramBytes", "touchedBytes", "pageSizeBytes", "vcpus",      "devices",   "load",
-                             "vms",      "design",       "round",         "vm",         "order",     "outcome",
-                             "cause",    "stealPercent", "disturbed"};
+    std::vector<json> header{"cell",        "title",    "oldBinary",    "oldVersion",    "newBinary",
+                             "newVersion",  "ramBytes", "touchedBytes", "pageSizeBytes", "transparentHuge",
+                             "hotSetBytes", "vcpus",    "devices",      "load",          "vms",
+                             "accelerator", "guest",    "design",       "round",         "vm",
+                             "order",       "outcome",  "cause",        "stealPercent",  "disturbed"};
     for (const Metric& metric : metrics) header.emplace_back(metric.name);
     for (const auto& [name, pointer] : furtherFigures) header.emplace_back(name);
     std::string csv;
@@ -307,9 +312,24 @@ std::string comparisonCsv(const Results& results) {
         for (const Series& series : one.series)
             for (const Round& round : series.rounds) {
                 const json figures = toJson(round);  // As the file has them.
-                std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
-                                       newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
-                                       devices,        name(one.load), one.vms,          name(series.design)};
+                std::vector<json> line{one.id,
+                                       one.title,
+                                       old.binary,
+                                       old.version,
+                                       newVmm.binary,
+                                       newVmm.version,
+                                       one.ramBytes,
+                                       one.touchedBytes,
+                                       one.pageSizeBytes,
+                                       one.transparentHuge,
+                                       one.hotSetBytes ? json(*one.hotSetBytes) : json(),
+                                       one.vcpus,
+                                       devices,
+                                       name(one.load),
+                                       one.vms,
+                                       one.accelerator ? name(*one.accelerator) : "",
+                                       one.guest ? name(*one.guest) : "",
+                                       name(series.design)};
                 for (const char* member : {"round", "vm", "order", "outcome", "cause", "stealPercent", "disturbed"})
                     line.push_back(figures.at(member));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));
