@@ -118,6 +118,15 @@ TEST(GuestRam, isReadFromTheCommandLine) {
     EXPECT_THROW(parseGuestRam("lots"), std::invalid_argument);
 }
 
+TEST(EmittedDefinition, hasListsOfAnyLength) {
+    VmDefinition definition = parseVmDefinition(textOf("examples/minimal.yaml"), "minimal.yaml");
+    for (int i = 0; i < 24; ++i) {
+        definition.disks.push_back({.id = "disk" + std::to_string(i), .file = "/d"});
+        definition.vmm.arguments.push_back("-argument" + std::to_string(i));
+    }
+    EXPECT_EQ(parseVmDefinition(toYaml(definition), "again.yaml"), definition) << toYaml(definition);
+}
+
 TEST(EmittedDefinition, parsesToAnEqualOne) {
     for (const char* name : {"examples/minimal.yaml", "examples/full.yaml"}) {
         const VmDefinition definition = parseVmDefinition(textOf(name), name);
