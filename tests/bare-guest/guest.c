@@ -266,13 +266,15 @@ static void openClock(void) {
     hasClock = true;
 }
 
-static uint64_t clockNanoseconds(uint64_t tsc) {
-    if (!hasClock) return 0;
+// Both of one moment: KVM writes the page anew when it likes, and a counter from before that makes no time with what is there now.
+static uint64_t clockNanoseconds(uint64_t* tsc) {
+    if (!hasClock) return *tsc = readTsc(), 0;
     uint32_t version;
     uint64_t nanoseconds;
     do {
         version = clockPage.version;
-        const uint64_t since = tsc - clockPage.tsc;
+        *tsc = readTsc();
+        const uint64_t since = *tsc - clockPage.tsc;
         const uint64_t shifted = clockPage.shift < 0 ? since >> -clockPage.shift : since << clockPage.shift;
         nanoseconds = clockPage.nanoseconds + (uint64_t)((unsigned __int128)shifted * clockPage.multiplier >> 32);
     } while (version % 2 || version != clockPage.version);
@@ -320,9 +322,10 @@ static void sendWritten(void) {
         sendText(&text);
         text.length = 0;
     }
-    const uint64_t tsc = readTsc();
+    uint64_t tsc;
+    const uint64_t nanoseconds = clockNanoseconds(&tsc);
     addField(&text, "T ", tsc);
-    addField(&text, " ", clockNanoseconds(tsc));
+    addField(&text, " ", nanoseconds);
     add(&text, "\n");
     sendText(&text);
 }
