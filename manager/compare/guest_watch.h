@@ -33,6 +33,8 @@ class GuestWatch {
     /// A line of the probe, from wherever it was heard.
     void heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session);
 
+    /// Whether a beat has come in the session that is the last one so far.
+    bool hasBeatenIn(Session session) const { return !beats_.empty() && beats_.back().session == session; }
     /// Whether a beat has come since then.
     bool hasBeatenSince(double atMs) const { return !beats_.empty() && beats_.back().atMs >= atMs; }
     /// The guest's first beat on the new VMM; none before it.
