@@ -124,6 +124,7 @@ void readPlan(Section& section, ComparePlan& plan) {
     factor(section, "loads", plan.loads, oneOf<Load>());
     factor(section, "hot_set", plan.hotSets, HotSets());
     factor(section, "vms", plan.vms, From{1, 100});
+    section.optional("combine", plan.combine, oneOf<Combine>());
     section.optional("machine", plan.machine, readMachine);
     section.optional("user", plan.user, readUser);
     section.optional("before", plan.before, Duration());

@@ -51,6 +51,15 @@ enum class Guest {
 template <>
 inline constexpr auto namesOf<Guest> = namesFor(Guest::Bare, "auto", "linux", "bare");
 
+/// Which combinations of the factors are cells.
+enum class Combine {
+    All,
+    /// The first entries of all lists, and each other entry with the first ones of the others; with each accelerator and guest.
+    OneAtATime,
+};
+template <>
+inline constexpr auto namesOf<Combine> = namesFor(Combine::OneAtATime, "all", "one-at-a-time");
+
 /// Which VMM hands over to which.
 struct BinaryPair {
     std::string old;
@@ -109,6 +118,7 @@ struct ComparePlan {
     std::vector<Load> loads{Load::Memory};
     std::vector<HotSet> hotSets{HotSet{}};  ///< Of the load `memory`.
     std::vector<unsigned> vms{1};           ///< Handed over at once.
+    Combine combine = Combine::All;
     std::string machine = "q35";
     std::string user = "nobody";              ///< Whom the VMMs run as when the command is root's.
     std::chrono::milliseconds before{1'000};  ///< How long the guest is watched before a handover begins,

@@ -1,6 +1,7 @@
 #include "manager/compare/configurations.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <set>
 #include <utility>
@@ -126,6 +127,19 @@ void forEachCombination(const ComparePlan& factors, bool ownGuest, Use use) {
                         }
 }
 
+/// In how many factors a cell is not as the first entries of the lists have it.
+unsigned deviationsOf(const Configuration& one, const ComparePlan& factors, const GuestRam& ram) {
+    const std::uint64_t usualHot = hotBytes(factors.hotSets.front(), ram.touchedBytes);
+    const std::array differs{one.vms != factors.vms.front(),
+                             one.load != factors.loads.front(),
+                             one.devices != factors.devices.front(),
+                             one.vcpus != factors.vcpus.front(),
+                             ram != factors.ram.front(),
+                             pagesOf(one) != factors.pages.front(),
+                             one.hotSetBytes && *one.hotSetBytes != usualHot};
+    return static_cast<unsigned>(std::ranges::count(differs, true));
+}
+
 /// Eight of each, and as many that are behind root ports of their own.
 void addMany(VmDefinition& vm, const std::string& scratchDirectory, unsigned number, bool network) {
     for (unsigned i = 1; i < many; ++i) {
@@ -151,6 +165,7 @@ void addConfigurations(const ComparePlan& plan, const std::optional<VmDefinition
         const std::size_t old = placeOf(plan.pairs[pair].old, results.vmms),
                           newVmm = placeOf(plan.pairs[pair].new_, results.vmms);
         forEachCombination(factors, own.has_value(), [&](Configuration one, const GuestRam& ram, const Pages& pages) {
+            if (plan.combine == Combine::OneAtATime && deviationsOf(one, factors, ram) + (pair > 0 ? 1 : 0) > 1) return;
             one.old = old;
             one.new_ = newVmm;
             const std::string note = resolve(one, kvm);

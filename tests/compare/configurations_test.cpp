@@ -103,6 +103,25 @@ TEST(Configurations, areThereOnceHoweverThePlanSaysThem) {
     EXPECT_EQ(found.notes.size(), 1u);
 }
 
+TEST(Configurations, varyOneFactorAtATime) {
+    ComparePlan plan = vh::plan();
+    plan.combine = Combine::OneAtATime;
+    plan.pairs.push_back({"/older", "/new"});
+    plan.accelerators = {Accelerator::Tcg, Accelerator::Kvm};
+    plan.ram.push_back({2304 * MiB, 2048 * MiB});
+    plan.hotSets = {HotSet{}, HotSet{.percent = 100}};
+    plan.pages = {Pages{}, Pages{.transparentHuge = true}};
+    plan.vcpus = {1, 4};
+    const Results found = cellsOf(plan, Guests::All);
+    // The usual one and one for each of the others, under both accelerators.
+    ASSERT_EQ(found.configurations.size(), 2u * (1 + 5));
+    EXPECT_EQ(std::ranges::count(found.configurations, 2304 * MiB, &Configuration::ramBytes), 2);
+    EXPECT_EQ(std::ranges::count(found.configurations, 240 * MiB, &Configuration::hotSetBytes), 2);
+    EXPECT_EQ(std::ranges::count(found.configurations, true, &Configuration::transparentHuge), 2);
+    EXPECT_EQ(std::ranges::count(found.configurations, 4u, &Configuration::vcpus), 2);
+    EXPECT_EQ(std::ranges::count(found.configurations, 2u, &Configuration::old), 2);
+}
+
 TEST(Configurations, sayWhichGuestIsMissing) {
     ComparePlan plan = vh::plan();
     plan.accelerators = {Accelerator::Kvm};
