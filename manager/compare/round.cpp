@@ -118,7 +118,7 @@ class RoundWatch {
         double until = steadyMs();
         for (const MeasuredVm& vm : trial_.set.vms)
             until = std::max(until, vm.watch.switchedAtMs().value_or(steadyMs()) + static_cast<double>(plan_.after.count()));
-        for (int tries = 1; tries < connections && until - steadyMs() > 2.0 * silence.count(); ++tries) {
+        for (int tries = 1; tries < connections && until - steadyMs() > static_cast<double>(silence.count()); ++tries) {
             control_.runFor(silence);
             if (!listenAgain(GuestWatch::Session::After)) break;
         }

@@ -266,7 +266,7 @@ static void openClock(void) {
     hasClock = true;
 }
 
-// Both of one moment: KVM writes the page anew when it likes, and a counter from before that makes no time with what is there now.
+// Both of one moment: KVM writes the page anew when it likes, and a counter from before that goes with none of what is there now.
 static uint64_t clockNanoseconds(uint64_t* tsc) {
     if (!hasClock) return *tsc = readTsc(), 0;
     uint32_t version;
