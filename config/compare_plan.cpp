@@ -1,7 +1,10 @@
 #include "config/compare_plan.h"
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <limits>
+#include <utility>
 
 #include "config/parse.h"
 #include "config/scalars.h"
@@ -10,10 +13,18 @@
 namespace vh {
 namespace {
 
-constexpr std::array allDeviceSets{DeviceSet{}, DeviceSet{true, false}, DeviceSet{false, true}, DeviceSet{true, true}};
+/// In the order of how they are told; the last one is of guests without a network.
+constexpr std::array deviceSets{std::pair{DeviceSet{}, "none"},
+                                std::pair{DeviceSet{true, false}, "disk"},
+                                std::pair{DeviceSet{false, true}, "network"},
+                                std::pair{DeviceSet{true, true}, "disk+network"},
+                                std::pair{DeviceSet{true, true, true}, "many"},
+                                std::pair{DeviceSet{true, false, true}, "many-disks"}};
 
-/// What the guest's kernel and the writer of the load `memory` need besides.
+/// What the guest's kernel needs besides.
 constexpr std::uint64_t untouchedBytes = 128ULL << 20;
+constexpr std::uint64_t leastCheckedBytes = 16ULL << 20;
+constexpr unsigned allOfIt = 100;
 
 /// A reader of whole numbers. What is out of its range is not written.
 template <typename Number>
@@ -38,6 +49,23 @@ struct Duration {
     std::chrono::milliseconds operator()(std::string_view text) const { return parseDuration(text); }
     std::string write(std::chrono::milliseconds value) const { return std::to_string(value.count()) + "ms"; }
 };
+
+struct HotSets {
+    HotSet operator()(std::string_view text) const { return parseHotSet(text); }
+    std::string write(const HotSet& value) const {
+        if (value.percent == 0) return formatSize(value.bytes);
+        return value.percent == allOfIt ? "all" : std::to_string(value.percent) + "%";
+    }
+};
+
+Pages readPages(std::string_view text) {
+    if (text == "thp") return {.transparentHuge = true};
+    try {
+        return {.sizeBytes = readPageSize(text)};
+    } catch (const std::invalid_argument& expected) {
+        throw std::invalid_argument("'thp' or " + std::string(expected.what()));
+    }
+}
 
 struct Baselines {
     bool operator()(const Scalar& scalar) const { return readBool(scalar); }
@@ -72,6 +100,15 @@ void readPlan(Section& section, ComparePlan& plan) {
         guest.required("kernel", target.kernel, readPath);
         guest.required("initrd", target.initrd, readPath);
     });
+    section.block("bare_guest", plan.bareGuest, [](Section& guest, BareGuest& target) {
+        guest.required("kernel", target.kernel, readPath);
+        guest.required("firmware", target.firmware, readPath);
+    });
+    factor(section, "guests", plan.guests, oneOf<Guest>());
+    factor(section, "accelerators", plan.accelerators, oneOf<Accelerator>());
+    // What plans of earlier releases have, and the results that were made with them.
+    Accelerator one{};
+    if (section.has("accelerator") && section.optional("accelerator", one, oneOf<Accelerator>())) plan.accelerators = {one};
     section.list("ram", plan.ram, [](Section& ram, GuestRam& target) {
         if (ram.required("size", target.sizeBytes, readMemorySize)) target.touchedBytes = touchedByDefault(target.sizeBytes);
         if (ram.optional("touched", target.touchedBytes, readMemorySize) && target.sizeBytes != 0 &&
@@ -81,13 +118,14 @@ void readPlan(Section& section, ComparePlan& plan) {
         ram.optional("baselines", target.baselines, Baselines());
     });
     needEntries(section, "ram", plan.ram);
-    factor(section, "page_sizes", plan.pageSizes, readPageSize);
+    factor(section, "page_sizes", plan.pages, readPages);
     factor(section, "vcpus", plan.vcpus, readCount);
     factor(section, "devices", plan.devices, parseDeviceSet);
     factor(section, "loads", plan.loads, oneOf<Load>());
+    factor(section, "hot_set", plan.hotSets, HotSets());
     factor(section, "vms", plan.vms, From{1, 100});
+    section.optional("combine", plan.combine, oneOf<Combine>());
     section.optional("machine", plan.machine, readMachine);
-    section.optional("accelerator", plan.accelerator, oneOf<Accelerator>());
     section.optional("user", plan.user, readUser);
     section.optional("before", plan.before, Duration());
     section.optional("after", plan.after, Duration());
@@ -112,14 +150,34 @@ std::string toYaml(const ComparePlan& plan) {
 }
 
 std::string name(const DeviceSet& devices) {
-    if (devices.disk && devices.network) return "disk+network";
-    return devices.disk ? "disk" : devices.network ? "network" : "none";
+    return std::ranges::find(deviceSets, devices, &decltype(deviceSets)::value_type::first)->second;
 }
 
 DeviceSet parseDeviceSet(std::string_view text) {
-    for (const DeviceSet& devices : allDeviceSets)
-        if (name(devices) == text) return devices;
-    throw std::invalid_argument("one of 'none', 'disk', 'network', 'disk+network'");
+    for (const auto& [devices, name] : deviceSets)
+        if (name == text) return devices;
+    throw std::invalid_argument("one of 'none', 'disk', 'network', 'disk+network', 'many', 'many-disks'");
+}
+
+std::string name(const Pages& pages) {
+    return pages.transparentHuge ? "thp" : formatSize(pages.sizeBytes);
+}
+
+HotSet parseHotSet(std::string_view text) {
+    if (text == "all") return {.percent = allOfIt};
+    try {
+        if (text.ends_with('%')) return {.percent = WholeNumber<unsigned>{1, allOfIt}(text.substr(0, text.size() - 1))};
+        return {.bytes = readMemorySize(text)};
+    } catch (const std::invalid_argument&) {
+        throw std::invalid_argument("a size such as '16MiB', a part of the RAM that is touched such as '25%', or 'all'");
+    }
+}
+
+std::uint64_t hotBytes(const HotSet& hotSet, std::uint64_t touchedBytes) {
+    constexpr std::uint64_t mib = 1ULL << 20;
+    const std::uint64_t checked = std::min(leastCheckedBytes, touchedBytes / 2);
+    const std::uint64_t wanted = hotSet.percent == 0 ? hotSet.bytes : touchedBytes / mib * hotSet.percent / 100 * mib;
+    return std::min(wanted, touchedBytes - checked) / mib * mib;
 }
 
 GuestRam parseGuestRam(std::string_view text) {

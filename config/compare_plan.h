@@ -23,7 +23,42 @@ enum class Load {
 };
 template <>
 inline constexpr auto namesOf<Load> = namesFor(Load::Network, "idle", "memory", "disk", "network");
-inline constexpr std::array allLoads{Load::Idle, Load::Memory, Load::Disk, Load::Network};
+
+/// How much of its memory the load `memory` writes again and again.
+struct HotSet {
+    std::uint64_t bytes = 16ULL << 20;
+    unsigned percent = 0;  ///< Of the RAM that is touched; 0: `bytes` count.
+
+    bool operator==(const HotSet&) const = default;
+};
+
+/// The pages that back guest RAM on the host.
+struct Pages {
+    std::uint64_t sizeBytes = 4096;
+    /// 4 KiB by the file, and 2 MiB because the kernel has made one page of many (Linux,
+    /// Documentation/admin-guide/mm/transhuge.rst).
+    bool transparentHuge = false;
+
+    bool operator==(const Pages&) const = default;
+};
+
+/// Who is in the VMs that are measured.
+enum class Guest {
+    Auto,   ///< Linux where the accelerator runs it, else the bare one.
+    Linux,  ///< The probe guest (tests/guest).
+    Bare,   ///< Without an operating system, and without a network (tests/bare-guest).
+};
+template <>
+inline constexpr auto namesOf<Guest> = namesFor(Guest::Bare, "auto", "linux", "bare");
+
+/// Which combinations of the factors are cells.
+enum class Combine {
+    All,
+    /// The first entries of all lists, and each other entry with the first ones of the others; with each accelerator and guest.
+    OneAtATime,
+};
+template <>
+inline constexpr auto namesOf<Combine> = namesFor(Combine::OneAtATime, "all", "one-at-a-time");
 
 /// Which VMM hands over to which.
 struct BinaryPair {
@@ -44,6 +79,7 @@ struct GuestRam {
 struct DeviceSet {
     bool disk = false;
     bool network = false;  ///< On a bridge of its own, and pinged.
+    bool many = false;     ///< Eight of each, and as many devices behind root ports of their own.
 
     bool operator==(const DeviceSet&) const = default;
 };
@@ -56,6 +92,14 @@ struct ProbeGuest {
     bool operator==(const ProbeGuest&) const = default;
 };
 
+/// The one without an operating system (tests/bare-guest), and the firmware that it is started by.
+struct BareGuest {
+    std::string kernel;
+    std::string firmware;
+
+    bool operator==(const BareGuest&) const = default;
+};
+
 struct ComparePlan {
     std::vector<BinaryPair> pairs;
     std::vector<Design> designs = allDesigns();
@@ -64,14 +108,18 @@ struct ComparePlan {
         0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
     unsigned warmUpRounds = 1;
     ProbeGuest guest;
+    BareGuest bareGuest;
+    std::vector<Guest> guests{Guest::Auto};
+    std::vector<Accelerator> accelerators{Accelerator::Auto};
     std::vector<GuestRam> ram{{512ULL << 20, 256ULL << 20}};
-    std::vector<std::uint64_t> pageSizes{4096};
+    std::vector<Pages> pages{Pages{}};
     std::vector<unsigned> vcpus{1};
     std::vector<DeviceSet> devices{{true, true}};
     std::vector<Load> loads{Load::Memory};
-    std::vector<unsigned> vms{1};  ///< Handed over at once.
+    std::vector<HotSet> hotSets{HotSet{}};  ///< Of the load `memory`.
+    std::vector<unsigned> vms{1};           ///< Handed over at once.
+    Combine combine = Combine::All;
     std::string machine = "q35";
-    Accelerator accelerator = Accelerator::Auto;
     std::string user = "nobody";              ///< Whom the VMMs run as when the command is root's.
     std::chrono::milliseconds before{1'000};  ///< How long the guest is watched before a handover begins,
     std::chrono::milliseconds after{1'500};   ///< and from the switch on.
@@ -99,10 +147,17 @@ inline std::optional<Load> loadNamed(std::string_view text) {
     return valueNamed<Load>(text);
 }
 
-/// `disk+network`, `disk`, `network`, `none`.
+/// `disk+network`, `disk`, `network`, `none`; `many` and `many-disks`.
 std::string name(const DeviceSet& devices);
+/// `4KiB`, `thp`, `2MiB`
+std::string name(const Pages& pages);
 /// Throws std::invalid_argument with what was expected, as does the next one.
 DeviceSet parseDeviceSet(std::string_view text);
+
+/// `16MiB`, `25%`, `all`
+HotSet parseHotSet(std::string_view text);
+/// What the guest writes again and again of what it touches: a part of it, little or most of it, is left to its checks.
+std::uint64_t hotBytes(const HotSet& hotSet, std::uint64_t touchedBytes);
 
 /// `640MiB` or `640MiB/512MiB` (size, touched), as on the command line.
 GuestRam parseGuestRam(std::string_view text);

@@ -241,8 +241,8 @@ std::map<std::string, std::string> flatten(const VmDefinition& definition) {
 }
 
 std::string toYaml(const VmDefinition& definition) {
-    const std::map<std::string, std::string> keys = flatten(definition);
-    return yamlOf({keys.begin(), keys.end()});
+    // In the order in which they are read, and not by name: entry 10 of a list comes after entry 9.
+    return yamlOf(writeWhole(definition, readVm));
 }
 
 std::vector<KeyDifference> differences(const VmDefinition& before, const VmDefinition& after) {

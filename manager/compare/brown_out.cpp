@@ -75,10 +75,10 @@ std::optional<double> medianRate(const Counter& counter, double beganAtMs, const
 }
 
 /// The first moment from which on the mean over a span is enough.
-std::optional<double> recovery(const Counter& counter, double switchedAtMs, double enoughPages, const BrownOutWindow& window) {
+std::optional<double> recovery(const Counter& counter, double switchedAtMs, double last, double enoughPages,
+                               const BrownOutWindow& window) {
     // What is written over a span is, as a function of when that begins, straight between these moments.
     std::vector<double> moments{switchedAtMs};
-    const double last = switchedAtMs + window.endMs;
     for (const double time : counter.times())
         for (const double moment : {time, time - window.spanMs})
             if (moment > switchedAtMs && moment <= last) moments.push_back(moment);
@@ -131,9 +131,11 @@ BrownOut brownOut(std::vector<WriteSample> samples, double beganAtMs, double swi
     if (before) result.beforePagesPerSecond = rounded(*before * 1000);
     const bool known = before && *before > 0;
     if (known) {
-        result.workLostMs = rounded(workLost(counter, beganAtMs, switchedAtMs + window.endMs, *before));
+        // A great working set takes longer to come back than a curve is drawn for.
+        const double end = std::max(switchedAtMs + window.endMs, counter.times().back());
+        result.workLostMs = rounded(workLost(counter, beganAtMs, end, *before));
         counter.resumeAt(switchedAtMs, *before, window.binMs);
-        result.brownOutMs = rounded(recovery(counter, switchedAtMs, *before * window.spanMs * window.enoughPart, window));
+        result.brownOutMs = rounded(recovery(counter, switchedAtMs, end, *before * window.spanMs * window.enoughPart, window));
     }
     const auto bins = static_cast<int>(std::lround((window.endMs - window.firstBinMs) / window.binMs));
     for (int bin = 0; bin < bins; ++bin) {

@@ -19,7 +19,7 @@ struct BrownOutWindow {
     double enoughPart = 0.95;  ///< Of the rate before: the brown-out is over.
     double binMs = 25;
     double firstBinMs = -500;
-    double endMs = 1500;  ///< After the switch.
+    double endMs = 1500;  ///< After the switch: of the curve. The rest goes on to the last sample where that is later.
 };
 
 /// The `writeRate` of a round, see README.md; what was measured is rounded to tenths.

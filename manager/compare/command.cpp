@@ -11,8 +11,10 @@
 #include <random>
 
 #include "config/parse.h"
+#include "config/scalars.h"
 #include "manager/compare/check.h"
 #include "manager/compare/comparison.h"
+#include "manager/compare/configurations.h"
 #include "manager/compare/host_facts.h"
 #include "manager/compare/report_page.h"
 #include "manager/compare/results_file.h"
@@ -108,6 +110,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
         throw std::invalid_argument("one of 'idle', 'memory', 'disk', 'network'");
     });
     factor("--devices", options.devices, plan.devices, [](const std::string& text) { return parseDeviceSet(text); });
+    factor("--hot-set", options.hotSets, plan.hotSets, [](const std::string& text) { return parseHotSet(text); });
+    factor("--accelerator", options.accelerators, plan.accelerators, oneOf<Accelerator>());
     if (!options.vms.empty()) plan.vms = options.vms;
     if (options.rounds) plan.rounds = *options.rounds;
     if (options.baselineRounds) plan.baselineRounds = *options.baselineRounds;
@@ -118,10 +122,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (!options.initrd.empty()) plan.guest.initrd = absolute(options.initrd);
     if (plan.guest.kernel.empty()) plan.guest.kernel = environmentOr("VH_GUEST_KERNEL", "");
     if (plan.guest.initrd.empty()) plan.guest.initrd = environmentOr("VH_GUEST_INITRAMFS", "");
-    if (plan.guest.kernel.empty() || plan.guest.initrd.empty())
-        throw std::invalid_argument(
-            "there is no guest to measure: name the probe guest with --kernel and --initrd (tests/guest/make-initramfs makes "
-            "it), or give the definition of a VM of your own");
+    if (plan.bareGuest.kernel.empty()) plan.bareGuest.kernel = environmentOr("VH_BARE_GUEST", "");
+    if (plan.bareGuest.firmware.empty()) plan.bareGuest.firmware = environmentOr("VH_BARE_FIRMWARE", "");
 }
 
 std::string newOutputDirectory() {
@@ -184,6 +186,8 @@ Begun begunAnew(const CompareOptions& options, const std::string& directory) {
     apply(options, settings.plan, settings.own);
     settings.resultsFile = directory + "/results.json";
     begun.results = newResults(settings, options.commandLine, VH_VERSION);
+    const std::string missing = missingGuest(settings.plan, begun.results.configurations);
+    if (!missing.empty()) throw std::invalid_argument(missing);
     return begun;
 }
 
@@ -223,7 +227,10 @@ void addCompareOptions(CLI::App& command, CompareOptions& options) {
             "needs for itself")
         ->delimiter(',');
     command.add_option("--load", options.loads, "what the guest does: idle, memory, disk, network (memory)")->delimiter(',');
-    command.add_option("--devices", options.devices, "none, disk, network, disk+network (disk+network)")->delimiter(',');
+    command.add_option("--devices", options.devices, "none, disk, network, disk+network, many (disk+network)")->delimiter(',');
+    command.add_option("--hot-set", options.hotSets, "what load memory writes again and again: 16MiB, 25%, all (16MiB)")
+        ->delimiter(',');
+    command.add_option("--accelerator", options.accelerators, "auto, tcg, kvm (auto)")->delimiter(',');
     command.add_option("--vms", options.vms, "how many VMs are handed over at once (1)")
         ->delimiter(',')
         ->check(CLI::Range(1U, 100U));

@@ -21,6 +21,8 @@ struct CompareOptions {
     std::vector<std::string> ram;
     std::vector<std::string> loads;
     std::vector<std::string> devices;
+    std::vector<std::string> hotSets;
+    std::vector<std::string> accelerators;
     std::vector<unsigned> vms;
     std::string kernel;
     std::string initrd;

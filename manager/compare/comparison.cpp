@@ -10,6 +10,7 @@
 #include "config/parse.h"
 #include "manager/compare/configurations.h"
 #include "manager/compare/disturbance.h"
+#include "manager/compare/huge_pages.h"
 #include "manager/compare/inspection.h"
 #include "manager/compare/own_network.h"
 #include "manager/compare/results_file.h"
@@ -140,6 +141,7 @@ class Comparison {
             for (unsigned i = 0; i < configuration.vms; ++i) {
                 MeasuredVm& vm = set.vms.emplace_back();
                 vm.number = static_cast<unsigned>(sets.size()) * configuration.vms + i;
+                vm.transparentHuge = configuration.transparentHuge;
                 vm.definition = settings_.own ? guestLike(*settings_.own, old, scratch_.path(), owner, vm.number)
                                               : guestFor(configuration, settings_.plan, old, scratch_.path(), owner, vm.number,
                                                          hasNetwork(configuration));
@@ -273,8 +275,20 @@ class Comparison {
             tell("starting a VM with " + formatSize(vm.definition.memory.sizeBytes) + " of RAM");
             makeDisks(vm.definition, settings_.own);
             vm.lastRound = 0;
-            results_.host.accelerator = control_->start(vm, settings_.bootWait);
+            control_->start(vm, settings_.bootWait);
+            noteHugePages(vm);
         }
+    }
+
+    /// A host may give them unasked; figures are then not of the pages that the cell says.
+    void noteHugePages(const MeasuredVm& vm) {
+        if (vm.transparentHuge || vm.definition.memory.pageSizeBytes > 4096) return;
+        unlessImpossible([&] {
+            if (guestRamOf(vm.pid).hugeBytes > 0)
+                note(
+                    "guest RAM in pages of 4KiB was partly in transparent huge pages, for this host gives them unasked "
+                    "('/sys/kernel/mm/transparent_hugepage/shmem_enabled')");
+        });
     }
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
@@ -451,7 +465,7 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .beatLimitMs = plan.beatLimit.count(),
                         .equivalenceMarginPercent = plan.equivalenceMarginPercent};
     results.host = hostFacts();
-    results.configurations = configurationsOf(plan, settings.own, results.vmms);
+    addConfigurations(plan, settings.own, probeKvm().guests, results);
     return results;
 }
 

@@ -8,14 +8,18 @@
 #include "config/compare_plan.h"
 #include "config/vm_definition.h"
 #include "manager/compare/results.h"
+#include "manager/vmm/kvm_probe.h"
 
 namespace vh {
 
-/// In the order of the plan's lists, RAM first and binary pairs last, with a series for each design and no rounds. What a guest
-/// of the user's own can see is as its definition says, so that pairs and numbers of VMs are all that is left to vary. `vmms` is
-/// filled with the binaries.
-std::vector<Configuration> configurationsOf(const ComparePlan& plan, const std::optional<VmDefinition>& own,
-                                            std::vector<MeasuredVmm>& vmms);
+/// Fills in the cells, in the order of the plan's lists, RAM first and binary pairs last, with a series for each design and no
+/// rounds; the VMMs, the host's accelerator, and notes of what cannot be as the plan has it. What a guest of the user's own can
+/// see is as its definition says, so that pairs and numbers of VMs are all that is left to vary. `kvm` says which guests KVM runs
+/// here.
+void addConfigurations(const ComparePlan& plan, const std::optional<VmDefinition>& own, KvmAbility::Guests kvm, Results& results);
+
+/// Why the guest of a cell is not there, and where it comes from; empty when it is.
+std::string missingGuest(const ComparePlan& plan, const std::vector<Configuration>& configurations);
 
 /// For people: the RAM, the VMMs' versions, and in what else it differs from the others.
 std::string titleOf(const Configuration& one, const Results& results);

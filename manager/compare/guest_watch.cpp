@@ -36,6 +36,12 @@ void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_
     } else if (line[0] == 'W') {
         if (const auto pages = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
             written_.push_back({steadyMs(at), *pages});
+    } else if (line[0] == 'T') {
+        const std::string_view numbers = std::string_view(line).substr(2);
+        const std::size_t space = std::min(numbers.find(' '), numbers.size() - 1);
+        const auto counter = wholeNumber<std::uint64_t>(numbers.substr(0, space));
+        const auto ns = wholeNumber<std::uint64_t>(numbers.substr(space + 1));
+        if (counter && ns) clocks_.push_back({steadyMs(at), *counter, *ns, session >= Session::New});
     } else if (line[0] == 'E') {
         ++errors_;
     } else if (line[0] == 'S') {
@@ -86,6 +92,7 @@ void GuestWatch::fill(Round& round, double beganAtMs, bool writes) const {
                               : switchedAt && checkedSince > 0 ? std::optional(true)
                                                                : std::nullopt,
                               checkedSince, std::max(mismatches, errors_)};
+    round.guestClock = guestClock(clocks_);
     if (writes && round.upgraded() && switchedAt) round.writeRate = brownOut(written_, beganAtMs, *switchedAt);
 }
 

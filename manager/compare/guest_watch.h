@@ -33,6 +33,8 @@ class GuestWatch {
     /// A line of the probe, from wherever it was heard.
     void heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session);
 
+    /// Whether a beat has come in the session that is the last one so far.
+    bool hasBeatenIn(Session session) const { return !beats_.empty() && beats_.back().session == session; }
     /// Whether a beat has come since then.
     bool hasBeatenSince(double atMs) const { return !beats_.empty() && beats_.back().atMs >= atMs; }
     /// The guest's first beat on the new VMM; none before it.
@@ -53,6 +55,7 @@ class GuestWatch {
     std::unique_ptr<HeartbeatMonitor> monitor_;
     std::vector<Beat> beats_;
     std::vector<WriteSample> written_;
+    std::vector<ClockSample> clocks_;
     std::map<std::string, std::uint64_t> statusBefore_;
     std::map<std::string, std::uint64_t> status_;
     std::uint64_t errors_ = 0;

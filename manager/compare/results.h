@@ -15,6 +15,7 @@
 
 #include "config/compare_plan.h"
 #include "manager/compare/brown_out.h"
+#include "manager/compare/guest_clock.h"
 #include "manager/compare/host_facts.h"
 #include "manager/record/report.h"
 
@@ -99,12 +100,13 @@ struct Round {
     std::optional<std::uint64_t> bytesSent, ramCopiedBytes;
     std::optional<PageFaults> pageFaults;
     std::optional<Patterns> patterns;
+    std::optional<GuestClock> guestClock;
 
     bool upgraded() const { return outcome == Outcome::Upgraded; }
     /// Whether statistics are made of it.
     bool counts() const { return upgraded() && !disturbed; }
-    /// The guest's memory, disk or beats were wrong.
-    bool isBroken() const { return patterns && patterns->intact == false; }
+    /// The guest's memory, disk or beats were wrong, or its time went back.
+    bool isBroken() const { return (patterns && patterns->intact == false) || (guestClock && guestClock->wentBack); }
 };
 
 /// A descriptor of the new VMM.
@@ -146,15 +148,20 @@ struct Configuration {
     std::uint64_t ramBytes = 0;
     std::uint64_t touchedBytes = 0;
     std::uint64_t pageSizeBytes = 4096;
+    bool transparentHuge = false;
+    std::optional<std::uint64_t> hotSetBytes;  ///< None where the guest writes none, and in earlier files (16 MiB there).
     unsigned vcpus = 1;
     DeviceSet devices;
     Load load = Load::Memory;
-    unsigned vms = 1;  ///< Handed over at once.
+    unsigned vms = 1;                        ///< Handed over at once.
+    std::optional<Accelerator> accelerator;  ///< None in earlier files: the host's.
+    std::optional<Guest> guest;              ///< None for a VM of the user's own, and in earlier files.
     std::vector<Series> series;
 
     /// All that is varied but for the VMMs: equal for configurations that are to be compared.
     auto factors() const {
-        return std::tuple(ramBytes, touchedBytes, pageSizeBytes, vcpus, devices.disk, devices.network, load, vms);
+        return std::tuple(ramBytes, touchedBytes, pageSizeBytes, transparentHuge, hotSetBytes, vcpus, devices.disk,
+                          devices.network, devices.many, load, vms, accelerator, guest);
     }
     /// The series of a design; null when there is none.
     const Series* of(Design design) const {

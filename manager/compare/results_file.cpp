@@ -34,17 +34,19 @@ VH_MEMBERS(BrownOut, beforePagesPerSecond, brownOutMs, workLostMs, binMs, firstB
 VH_MEMBERS(EchoRequests, sent, lost, longestGapMs, notBack, silentBefore)
 VH_MEMBERS(PageFaults, minor, major)
 VH_MEMBERS(Patterns, intact, pagesChecked, mismatches)
+VH_MEMBERS(GuestClock, hostGapMs, tscGapMs, clockGapMs, wentBack)
 VH_MEMBERS(CpuWait, cpuPressurePercent, vmmWaitPercent, managerWaitPercent)
 VH_MEMBERS(Disturbance, before, since)
 VH_MEMBERS(CpuUse, manager, old, new_)
 VH_MEMBERS(Round, round, vm, order, startedAt, outcome, cause, stealPercent, disturbed, disturbedBy, disturbance, phasesMs,
            totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs, cpuMs, beats, writeRate, network,
-           bytesSent, ramCopiedBytes, pageFaults, patterns)
+           bytesSent, ramCopiedBytes, pageFaults, patterns, guestClock)
 VH_MEMBERS(FoundDescriptor, name, createdBy, passedBy)
 VH_MEMBERS(Inspection, memoryOldBytes, memoryBothBytes, memoryPeakBytes, memorySamples, extraMemoryBytes, descriptors, ioctls,
            memfds, untraced)
 VH_MEMBERS(Series, design, notRun, rounds, inspection)
-VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, vcpus, devices, load, vms, series)
+VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSizeBytes, transparentHuge, hotSetBytes, vcpus,
+           devices, load, vms, accelerator, guest, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
            stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs, equivalenceMarginPercent)
@@ -105,10 +107,13 @@ template <typename Value>
 auto allOf() {
     if constexpr (std::is_same_v<Value, Design>)
         return allDesigns();
-    else if constexpr (std::is_same_v<Value, Load>)
-        return allLoads;
-    else
+    else if constexpr (std::is_same_v<Value, Outcome>)
         return allOutcomes;
+    else {
+        std::array<Value, namesOf<Value>.size()> all{};
+        for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<Value>(i);
+        return all;
+    }
 }
 
 template <typename Value>
@@ -143,6 +148,7 @@ json written(const Value& value) {
         json devices = json::array();
         if (value.disk) devices.push_back("disk");
         if (value.network) devices.push_back("network");
+        if (value.many) devices.push_back("many");
         return devices;
     } else if constexpr (std::is_class_v<Value> && !std::is_convertible_v<Value, std::string_view>) {
         json object;
@@ -266,9 +272,10 @@ DeviceSet readDevices(const Node& node) {
     DeviceSet devices;
     for (std::size_t i = 0; i < node.size(); ++i) {
         const std::string device = read<std::string>(node[i]);
-        if (device != "disk" && device != "network") node[i].unexpected("one of 'disk', 'network'");
-        (device == "disk" ? devices.disk : devices.network) = true;
+        if (device != "disk" && device != "network" && device != "many") node[i].unexpected("one of 'disk', 'network', 'many'");
+        (device == "disk" ? devices.disk : device == "network" ? devices.network : devices.many) = true;
     }
+    if (devices.many && !devices.disk) node.unexpected("'many' with 'disk'");
     return devices;
 }
 

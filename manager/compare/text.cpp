@@ -295,7 +295,7 @@ constexpr std::array firstMembers{"round", "vm",           "order",     "started
                                   "cause", "stealPercent", "disturbed", "disturbedBy"};
 
 /// Columns of a round that no statistics are made of.
-constexpr std::array<std::pair<const char*, const char*>, 18> furtherFigures{{
+constexpr std::array<std::pair<const char*, const char*>, 22> furtherFigures{{
     {"beatMedianBeforeMs", "/beats/before/medianMs"},
     {"beatMedianAfterMs", "/beats/after/medianMs"},
     {"beatLongestBeforeMs", "/beats/before/longestMs"},
@@ -314,6 +314,10 @@ constexpr std::array<std::pair<const char*, const char*>, 18> furtherFigures{{
     {"cpuPressureSincePercent", "/disturbance/since/cpuPressurePercent"},
     {"vmmWaitSincePercent", "/disturbance/since/vmmWaitPercent"},
     {"managerWaitSincePercent", "/disturbance/since/managerWaitPercent"},
+    {"clockHostGapMs", "/guestClock/hostGapMs"},
+    {"clockTscGapMs", "/guestClock/tscGapMs"},
+    {"clockKvmGapMs", "/guestClock/clockGapMs"},
+    {"clockWentBack", "/guestClock/wentBack"},
 }};
 
 json valueAt(const json& round, const std::string& where) {
@@ -387,8 +391,9 @@ std::string comparisonText(const Results& results, const Summary& summary) {
 }
 
 std::string comparisonCsv(const Results& results) {
-    std::vector<json> header{"cell",         "title",         "oldBinary", "oldVersion", "newBinary", "newVersion", "ramBytes",
-                             "touchedBytes", "pageSizeBytes", "vcpus",     "devices",    "load",      "vms",        "design"};
+    std::vector<json> header{"cell",     "title",        "oldBinary",     "oldVersion",      "newBinary",   "newVersion",
+                             "ramBytes", "touchedBytes", "pageSizeBytes", "transparentHuge", "hotSetBytes", "vcpus",
+                             "devices",  "load",         "vms",           "accelerator",     "guest",       "design"};
     for (const char* member : firstMembers) header.emplace_back(member);
     for (const Metric& metric : metrics) header.emplace_back(metric.name);
     for (const auto& [name, pointer] : furtherFigures) header.emplace_back(name);
@@ -400,9 +405,24 @@ std::string comparisonCsv(const Results& results) {
         for (const Series& series : one.series)
             for (const Round& round : series.rounds) {
                 const json figures = toJson(round);  // As the file has them.
-                std::vector<json> line{one.id,         one.title,      old.binary,       old.version,        newVmm.binary,
-                                       newVmm.version, one.ramBytes,   one.touchedBytes, one.pageSizeBytes,  one.vcpus,
-                                       devices,        name(one.load), one.vms,          name(series.design)};
+                std::vector<json> line{one.id,
+                                       one.title,
+                                       old.binary,
+                                       old.version,
+                                       newVmm.binary,
+                                       newVmm.version,
+                                       one.ramBytes,
+                                       one.touchedBytes,
+                                       one.pageSizeBytes,
+                                       one.transparentHuge,
+                                       one.hotSetBytes ? json(*one.hotSetBytes) : json(),
+                                       one.vcpus,
+                                       devices,
+                                       name(one.load),
+                                       one.vms,
+                                       one.accelerator ? name(*one.accelerator) : "",
+                                       one.guest ? name(*one.guest) : "",
+                                       name(series.design)};
                 for (const char* member : firstMembers) line.push_back(figures.value(member, json()));
                 for (const Metric& metric : metrics) line.push_back(valueAt(figures, std::string(metric.pointer)));
                 for (const auto& [title, pointer] : furtherFigures) line.push_back(valueAt(figures, pointer));

@@ -14,6 +14,7 @@
 #include <gio/gio.h>
 
 #include "config/parse.h"
+#include "manager/compare/huge_pages.h"
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"
@@ -142,7 +143,7 @@ void VmControl::locate(MeasuredVm& vm) const {
     }
 }
 
-std::string VmControl::start(MeasuredVm& vm, milliseconds bootWait) {
+void VmControl::start(MeasuredVm& vm, milliseconds bootWait) {
     const std::string file = directory_ + "/" + vm.definition.name + ".yaml";
     std::ofstream(file) << toYaml(vm.definition);
     const VerbResult result = wait([&](Verbs::Done done) {
@@ -155,7 +156,7 @@ std::string VmControl::start(MeasuredVm& vm, milliseconds bootWait) {
     vm.running = true;
     if (!vm.definition.heartbeat) runFor(bootWait);
     setRunning(vm, false);
-    return answer.text("/accelerator");
+    if (vm.transparentHuge) makeHuge(vm.pid);
 }
 
 void VmControl::destroy(MeasuredVm& vm) {

@@ -37,8 +37,9 @@ class ComparisonDirectory {
 struct MeasuredVm {
     unsigned number = 0;
     VmDefinition definition;
-    std::string directory;  ///< Of its present VMM process.
-    std::string binary;     ///< Of the same.
+    bool transparentHuge = false;  ///< Its RAM is to be in such pages.
+    std::string directory;         ///< Of its present VMM process.
+    std::string binary;            ///< Of the same.
     pid_t pid = 0;
     bool running = false;
     GuestWatch watch;
@@ -79,9 +80,9 @@ class VmControl {
     void waitUntil(const std::function<bool()>& happened);
     void runFor(std::chrono::milliseconds time);
 
-    /// Starts a VM, waits until its guest beats or for as long as it is said to boot, and stops it. Returns the accelerator.
-    /// Throws std::runtime_error with the reason when it does not start.
-    std::string start(MeasuredVm& vm, std::chrono::milliseconds bootWait);
+    /// Starts a VM, waits until its guest beats or for as long as it is said to boot, and stops it. Throws
+    /// std::runtime_error with the reason when it does not start, or has not the pages that it is to have.
+    void start(MeasuredVm& vm, std::chrono::milliseconds bootWait);
     void destroy(MeasuredVm& vm);
     /// Answers with a report. The VM is located when it has a VMM.
     HandoverReport upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer = nullptr);

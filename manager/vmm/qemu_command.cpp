@@ -101,8 +101,10 @@ class Command {
         option("-m", "size=" + size + "B");
         if (launch_.resources.has("ram0")) {
             // Opening /proc/self/fd/N again makes the block a "named file", the only kind that x-ignore-shared leaves in place
-            // (migration/ram.c:migrate_ram_is_ignored, 10.0 and 11.1).
-            option("-object", "memory-backend-file,id=ram0,share=on,mem-path=/proc/self/fd/" + number("ram0") + ",size=" + size);
+            // (migration/ram.c:migrate_ram_is_ignored, 10.0 and 11.1). Mapped where a huge page can begin, for QEMU itself
+            // aligns a file to its page size only (util/mmap-alloc.c:qemu_ram_mmap), and then no page of it is ever huge.
+            option("-object", "memory-backend-file,id=ram0,share=on,mem-path=/proc/self/fd/" + number("ram0") + ",size=" + size +
+                                  (memory.pageSizeBytes == 4096 ? ",align=2097152" : ""));
         } else {
             option("-object",
                    "memory-backend-memfd,id=ram0,share=on,size=" + size +

@@ -5,13 +5,15 @@
 //     S ...     the status, twenty times a second, with probe.c's keys; `cpus` are those that run.
 //     W <pages> how many pages the writers have written, every 10 ms; only with probe.write_mib.
 //     T <tsc> <ns>   the time stamp counter and KVM's paravirtual clock (0 without one), every 10 ms.
-//     E ram page ..., E disk block ...   what is not as it was left. The first 20; all are counted in `mismatches`.
+//     E ram page ..., E written page ..., E disk block ...   what is not as it was left. The first 20; all are counted in
+//                    `mismatches`.
 //
 // The console gets `probe: echo <text>` for each line typed there.
 //
 // On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more
-// than one CPU the others are the writers; else the first one writes while it has nothing else to do. What does not concern this
-// guest (console=, probe.ip=, ...) is passed over.
+// than one CPU the others are the writers; else the first one writes while it has nothing else to do. All that is written is
+// there before the first beat, and a working set that does not fit powers the guest off. What does not concern this guest
+// (console=, probe.ip=, ...) is passed over.
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 
@@ -47,7 +49,9 @@ static struct {
 
 // The other CPUs begin to write when there is an area.
 static volatile uint64_t writePages;
-static volatile uint64_t written[MaxCpus][8];  // Each on a cache line of its own.
+static volatile struct {
+    uint64_t pages, mismatches, badPage, rest[5];  // A cache line each.
+} written[MaxCpus];
 
 // ---------------------------------------------------------------------------------------------------------------------- text
 
@@ -163,7 +167,7 @@ static void findMemory(void) {
     allPages = lowPages + high / PageBytes;
 }
 
-// One CPU's share of the area that is written. Of each page one cache line, another one each time.
+// One CPU's share of the area that is written. Of each page one cache line, another one each time, and the last one is looked at.
 struct Writer {
     uint64_t cpu, first, end, at, generation;
 };
@@ -176,10 +180,15 @@ static struct Writer writerOf(uint64_t cpu, uint64_t number, uint64_t writers) {
 static void writeSome(struct Writer* writer) {
     enum { AtOnce = 16 };
     for (int i = 0; i < AtOnce; ++i) {
-        page(allPages + writer->at)[writer->generation % 64 * 8] = writer->generation;
+        uint64_t* words = page(allPages + writer->at);
+        if (words[(writer->generation - 1) % 64 * 8] != writer->generation - 1) {
+            written[writer->cpu].badPage = writer->at;
+            ++written[writer->cpu].mismatches;
+        }
+        words[writer->generation % 64 * 8] = writer->generation;
         if (++writer->at == writer->end) writer->at = writer->first, ++writer->generation;
     }
-    written[writer->cpu][0] += AtOnce;
+    written[writer->cpu].pages += AtOnce;
 }
 
 void otherMain(uint64_t cpu) {
@@ -207,10 +216,11 @@ static struct {
     struct Text error;  // That is to be said.
 } ram = {.generation = 1};
 
-static void fillMemory(void) {
+static void fillMemory(uint64_t toWrite) {
     ram.pages = allPages;
     if (options.ramMibGiven && options.ramMib * 256 < allPages) ram.pages = options.ramMib * 256;
     for (uint64_t index = 0; index < ram.pages; ++index) writePage(index, 1);
+    for (uint64_t index = 0; index < toWrite; ++index) page(allPages + index)[0] = 0;
 }
 
 static void checkPage(void) {
@@ -256,13 +266,15 @@ static void openClock(void) {
     hasClock = true;
 }
 
-static uint64_t clockNanoseconds(uint64_t tsc) {
-    if (!hasClock) return 0;
+// Both of one moment: KVM writes the page anew when it likes, and a counter from before that goes with none of what is there now.
+static uint64_t clockNanoseconds(uint64_t* tsc) {
+    if (!hasClock) return *tsc = readTsc(), 0;
     uint32_t version;
     uint64_t nanoseconds;
     do {
         version = clockPage.version;
-        const uint64_t since = tsc - clockPage.tsc;
+        *tsc = readTsc();
+        const uint64_t since = *tsc - clockPage.tsc;
         const uint64_t shifted = clockPage.shift < 0 ? since >> -clockPage.shift : since << clockPage.shift;
         nanoseconds = clockPage.nanoseconds + (uint64_t)((unsigned __int128)shifted * clockPage.multiplier >> 32);
     } while (version % 2 || version != clockPage.version);
@@ -271,11 +283,26 @@ static uint64_t clockNanoseconds(uint64_t tsc) {
 
 // ----------------------------------------------------------------------------------------------------------------------- beats
 
-static uint64_t beats, unsent;
+static uint64_t beats, unsent, writtenMismatches;
 static bool hasDisk;
 
 static bool sendText(const struct Text* text) {
     return sendLine(text->line, text->length);
+}
+
+static void checkWriters(void) {
+    uint64_t mismatches = 0, badPage = 0;
+    for (int cpu = 0; cpu < MaxCpus; ++cpu) {
+        mismatches += written[cpu].mismatches;
+        if (written[cpu].mismatches) badPage = written[cpu].badPage;
+    }
+    const bool isNew = mismatches != writtenMismatches;
+    writtenMismatches = mismatches;
+    if (!isNew || ram.error.length > 0 || ram.errors >= MaxErrors) return;
+    ++ram.errors;
+    addField(&ram.error, "E written page ", badPage);
+    addField(&ram.error, " is not as it was left; of these: ", mismatches);
+    add(&ram.error, "\n");
 }
 
 static void beat(void) {
@@ -287,7 +314,7 @@ static void beat(void) {
 
 static void sendWritten(void) {
     uint64_t pages = 0;
-    for (int cpu = 0; cpu < MaxCpus; ++cpu) pages += written[cpu][0];
+    for (int cpu = 0; cpu < MaxCpus; ++cpu) pages += written[cpu].pages;
     struct Text text = {.length = 0};
     if (writePages > 0) {
         addField(&text, "W ", pages);
@@ -295,9 +322,10 @@ static void sendWritten(void) {
         sendText(&text);
         text.length = 0;
     }
-    const uint64_t tsc = readTsc();
+    uint64_t tsc;
+    const uint64_t nanoseconds = clockNanoseconds(&tsc);
     addField(&text, "T ", tsc);
-    addField(&text, " ", clockNanoseconds(tsc));
+    addField(&text, " ", nanoseconds);
     add(&text, "\n");
     sendText(&text);
 }
@@ -311,7 +339,7 @@ static void sendStatus(void) {
     if (hasDisk) addField(&text, " disk_checked=", diskCounts.checked);
     if (hasDisk) addField(&text, " io_errors=", diskCounts.ioErrors);
     addField(&text, " unsent=", unsent);
-    addField(&text, " mismatches=", ram.mismatches + diskCounts.mismatches);
+    addField(&text, " mismatches=", ram.mismatches + diskCounts.mismatches + writtenMismatches);
     addField(&text, " uptime_ms=", ticks);
     addField(&text, " cpus=", cpus);
     add(&text, "\n");
@@ -335,10 +363,14 @@ static void watchPowerButton(void) {
     outw(PowerIo + 2, PowerButton);
 }
 
+static void powerOff(void) {
+    outw(PowerIo + 4, Sleep);  // S5 is type 0 in QEMU.
+}
+
 static void heedPowerButton(void) {
     if (!(inw(PowerIo) & PowerButton)) return;
     say("guest: power button, beats: ", beats);
-    outw(PowerIo + 4, Sleep);  // S5 is type 0 in QEMU.
+    powerOff();
 }
 
 // ----------------------------------------------------------------------------------------------------------------------- start
@@ -372,18 +404,21 @@ int main(void) {
     takeInterrupts();
     readOptions();
     findMemory();
+    watchPowerButton();
     // The written area is at the end of RAM: page() takes the indices from allPages on for it.
     uint64_t toWrite = options.writeMib * 256;
-    if (toWrite > allPages / 2) toWrite = allPages / 2;
+    if (toWrite >= allPages) {
+        say("guest: probe.write_mib is more than there is: ", allPages / 256);
+        powerOff();
+    }
     allPages -= toWrite;
     say(openHeartbeatPort() ? "guest: a heartbeat port; RAM in MiB: " : "guest: no heartbeat port; RAM in MiB: ", allPages / 256);
     hasDisk = openDisk();
     openClock();
-    fillMemory();
+    fillMemory(toWrite);
     startOtherCpus();
     writePages = toWrite;
     say("guest: ready, CPUs: ", cpus);
-    watchPowerButton();
     startTimer();
 
     struct Writer writer = writerOf(0, 0, 1);
@@ -413,6 +448,7 @@ int main(void) {
             addField(&ram.error, " is not as it was left, or was not written or read; of these: ", diskCounts.mismatches);
             add(&ram.error, "\n");
         }
+        checkWriters();
         if (ram.error.length > 0 && sendText(&ram.error)) ram.error.length = 0;
         for (uint64_t i = 0; i < pagesPerBeat && ram.pages > 0; ++i) checkPage();
     }

@@ -85,11 +85,15 @@ class Workspace:
 
 
 class ManagedVm:
-    """A VM of virt-handover."""
+    """A VM of virt-handover, with the Linux guest under TCG unless `guest` says another `accelerator` and `boot`, with a `tag`."""
 
-    def __init__(self, workspace, design, memory_mib=SMALL_MIB, touched_mib=None, runtime=None):
+    def __init__(self, workspace, design, memory_mib=SMALL_MIB, touched_mib=None, runtime=None, guest=None):
+        guest = guest or {"accelerator": "tcg", "cpu": "max", "tag": "", "boot": f"""
+  kernel: "{os.environ["VH_GUEST_KERNEL"]}"
+  initrd: "{os.environ["VH_GUEST_INITRAMFS"]}"
+  cmdline: "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms"""}
         self.touched_mib = touched_mib or memory_mib // 2
-        self.name = f"{workspace.tag}-{design[0]}{memory_mib}"  # At most 32 characters.
+        self.name = f"{workspace.tag}-{design[0]}{memory_mib}{guest['tag']}"  # At most 32 characters.
         self.definition = f"{workspace.path}/{self.name}.yaml"
         # With a runtime directory of a daemon, that does the work; without, the command itself.
         self.command = [os.environ["VH_CLI"], "--json", "--runtime-dir", runtime or f"{workspace.path}/run"] + ["--embed"] * (not runtime)
@@ -99,12 +103,10 @@ class ManagedVm:
         pathlib.Path(self.definition).write_text(f"""
 name: {self.name}
 machine: pc-q35-10.0
-accelerator: tcg
+accelerator: {guest["accelerator"]}
+cpu: {{model: {guest["cpu"]}}}
 memory: {{size: {memory_mib}MiB, owner: {"vmm" if design == "vmm-owned" else "manager"}}}
-boot:
-  kernel: "{os.environ["VH_GUEST_KERNEL"]}"
-  initrd: "{os.environ["VH_GUEST_INITRAMFS"]}"
-  cmdline: "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms{
+boot:{guest["boot"]}{
       f" probe.ram_mib={touched_mib}" if touched_mib else ""}"
 disks: [{{id: root, file: "{disk}"}}]
 heartbeat: true
@@ -139,10 +141,10 @@ handover: {{design: {design}}}
         qmp.execute(command)
         qmp.file.close()
 
-    def settle(self):
+    def settle(self, patience_s=60):
         beats, status = 0, {}
         with socket.socket(socket.AF_UNIX) as port:
-            port.settimeout(60)
+            port.settimeout(patience_s)
             port.connect(f"{self.directory}/heartbeat.sock")
             with port.makefile() as lines:
                 next(lines)  # May be the rest of one.
@@ -154,8 +156,8 @@ handover: {{design: {design}}}
         if status["ram_mib"] < self.touched_mib or status["mismatches"]:
             raise CannotRun(f"vm '{self.name}': the guest is not as it should be: {status}")
 
-    def handover(self):
-        report = self.run("upgrade", self.name, "--to", os.environ["VH_QEMU_NEW"])
+    def handover(self, design=None):
+        report = self.run("upgrade", self.name, "--to", os.environ["VH_QEMU_NEW"], *(["--design", design] if design else []))
         self.directory = self.run("show", self.name)["directory"]
         guest = report["guest"]
         if report["outcome"] != "upgraded" or guest["lost"] or guest["repeated"] or guest["errors"] or guest["pauseMs"] is None:

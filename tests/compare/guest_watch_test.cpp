@@ -43,6 +43,20 @@ TEST_F(GuestWatchTest, saysIntactOfWhatWasCheckedAfterTheSwitch) {
     EXPECT_EQ(round().patterns->pagesChecked, 80u);
 }
 
+TEST_F(GuestWatchTest, hearsTheGuestsClocksOnBothVmms) {
+    hear("T 1000 1000000", Session::Before);
+    hear("T 3000 3000000", Session::Old);
+    hear("T 9000 4000000", Session::New);
+    ASSERT_TRUE(round().guestClock);
+    EXPECT_EQ(round().guestClock->hostGapMs, 1);
+    EXPECT_EQ(round().guestClock->clockGapMs, 1);
+    EXPECT_FALSE(round().isBroken());
+    for (const char* nonsense : {"T", "T ", "T 1", "T x y", "T 9001 ", "T  9001"}) hear(nonsense, Session::After);
+    EXPECT_FALSE(round().isBroken()) << "what is no pair of numbers is nothing";
+    hear("T 8999 5000000", Session::After);
+    EXPECT_TRUE(round().isBroken());
+}
+
 TEST_F(GuestWatchTest, doesNotSayIntactWhenNothingWasChecked) {
     beats(10, Session::Before);
     status(100, Session::Before);

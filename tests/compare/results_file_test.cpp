@@ -68,6 +68,24 @@ TEST(ResultsFile, readsWhatItWrote) {
     EXPECT_EQ(toJson(readResults(path)), whole());
 }
 
+TEST(ResultsFile, keepsWhatCellsOfNewerFilesVary) {
+    json results = whole();
+    json& cell = results["cells"][0];
+    for (const auto& [member, value] : {std::pair<const char*, json>("hotSetBytes", 64 << 20),
+                                        {"transparentHuge", true},
+                                        {"accelerator", "kvm"},
+                                        {"guest", "bare"},
+                                        {"devices", {"disk", "many"}}})
+        cell[member] = value;
+    cell["series"][0]["rounds"][0]["guestClock"] = {
+        {"hostGapMs", 50.0}, {"tscGapMs", nullptr}, {"clockGapMs", 12.0}, {"wentBack", false}};
+    const Results read = parseResults(results.dump(), "x.json");
+    EXPECT_EQ(toJson(read), results);
+    EXPECT_NE(read.configurations[0].factors(), read.configurations[1].factors());
+    EXPECT_EQ(problemWith("/cells/0/guest", "windows"),
+              "'x.json': cells[0].guest: found \"windows\", expected one of 'auto', 'linux', 'bare'");
+}
+
 TEST(ResultsFile, writesThePublishedResultsAsTheyAre) {
     const TemporaryDirectory directory;
     const std::string published = inSourceTree("tests/results/results.json"), path = directory.path() + "/results.json";
@@ -174,8 +192,10 @@ TEST(ResultsFile, saysWhereItIsDamaged) {
               "'x.json': cells[0].series[0].rounds[2].vm: found \"one\", expected a whole number");
     EXPECT_EQ(problemWith("/cells/0/series/0/rounds/2/vm", 0),
               "'x.json': cells[0].series[0].rounds[2].vm: found 0, expected a whole number from 1");
+    EXPECT_EQ(problemWith("/cells/1/devices", {"network", "many"}),
+              "'x.json': cells[1].devices: found a list, expected 'many' with 'disk'");
     EXPECT_EQ(problemWith("/cells/1/devices/0", "floppy"),
-              "'x.json': cells[1].devices[0]: found \"floppy\", expected one of 'disk', 'network'");
+              "'x.json': cells[1].devices[0]: found \"floppy\", expected one of 'disk', 'network', 'many'");
     EXPECT_EQ(problemWith("/cells/1/vcpus", 1ULL << 40),
               "'x.json': cells[1].vcpus: found 1099511627776, expected a whole number");
     EXPECT_EQ(problemWith("/cells/0/series/0/rounds/2/round", 1),

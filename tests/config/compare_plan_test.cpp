@@ -37,9 +37,13 @@ TEST(ComparePlan, readsEveryKey) {
     EXPECT_EQ(plan.rounds, 30u);
     EXPECT_EQ(plan.baselineRounds, 10u);
     EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20, false}));
-    EXPECT_EQ(plan.pageSizes, (std::vector<std::uint64_t>{4096, 2 << 20}));
+    EXPECT_EQ(plan.pages, (std::vector{Pages{}, Pages{.transparentHuge = true}, Pages{.sizeBytes = 2 << 20}}));
+    EXPECT_EQ(plan.hotSets, (std::vector{HotSet{}, HotSet{.percent = 25}, HotSet{.percent = 100}}));
+    EXPECT_EQ(plan.accelerators, (std::vector{Accelerator::Tcg, Accelerator::Kvm}));
+    EXPECT_EQ(plan.guests, (std::vector{Guest::Auto, Guest::Bare}));
+    EXPECT_EQ(plan.bareGuest, (BareGuest{"/srv/probe/bare-guest.elf", "/srv/probe/bare-firmware.bin"}));
     EXPECT_EQ(plan.loads, (std::vector{Load::Idle, Load::Memory}));
-    EXPECT_EQ(plan.devices, (std::vector{DeviceSet{true, true}}));
+    EXPECT_EQ(plan.devices, (std::vector{DeviceSet{true, true}, DeviceSet{true, true, true}}));
     EXPECT_EQ(plan.seed, 4711u);
 }
 
@@ -53,9 +57,31 @@ TEST(ComparePlan, saysWhatIsWrongAndWhere) {
     EXPECT_THAT(complaint("rouns: 3"), HasSubstr("unknown key 'rouns', did you mean 'rounds'?"));
     EXPECT_THAT(complaint("ram: [{size: 512MiB, touched: 512MiB}]"), HasSubstr("expected at least 128MiB less than the size"));
     EXPECT_THAT(complaint("designs: []"), HasSubstr("designs: found an empty list, expected at least one entry"));
-    EXPECT_THAT(complaint("devices: [floppy]"), HasSubstr("expected one of 'none', 'disk', 'network', 'disk+network'"));
+    EXPECT_THAT(complaint("devices: [floppy]"), HasSubstr("expected one of 'none', 'disk', 'network', 'disk+network', 'many'"));
+    EXPECT_THAT(complaint("page_sizes: [huge]"), HasSubstr("expected 'thp' or one of '4KiB', '2MiB', '1GiB'"));
+    for (const char* wrong : {"most", "0%", "101%", "1.5%", "%"})
+        EXPECT_THAT(complaint("hot_set: ['" + std::string(wrong) + "']"),
+                    HasSubstr("a part of the RAM that is touched such as '25%'"));
+    EXPECT_THAT(complaint("accelerators: [xen]"), HasSubstr("expected one of 'kvm', 'tcg', 'auto'"));
+    EXPECT_THAT(complaint("accelerators: []"), HasSubstr("expected at least one entry"));
+    EXPECT_THAT(complaint("bare_guest: {kernel: /k}"), HasSubstr("the required key 'firmware' is missing"));
     EXPECT_THAT(complaint("pairs: [{old: qemu}]"), HasSubstr("the required key 'new' is missing"));
     EXPECT_THAT(complaint("[]"), HasSubstr("expected a mapping"));
+}
+
+TEST(ComparePlan, readsTheAcceleratorOfEarlierPlans) {
+    EXPECT_EQ(parseComparePlan("accelerator: kvm", "old.yaml").accelerators, std::vector{Accelerator::Kvm});
+    EXPECT_THAT(complaint("accelerator: xen"), HasSubstr("accelerator: found 'xen'"));
+    EXPECT_THAT(toYaml(parseComparePlan("accelerator: kvm", "old.yaml")), HasSubstr("accelerators:\n  - kvm"));
+}
+
+TEST(HotSets, leaveSomethingToBeChecked) {
+    constexpr std::uint64_t MiB = 1ULL << 20;
+    EXPECT_EQ(hotBytes(parseHotSet("all"), 512 * MiB), 496 * MiB);
+    EXPECT_EQ(hotBytes(parseHotSet("25%"), 512 * MiB), 128 * MiB);
+    EXPECT_EQ(hotBytes(parseHotSet("16MiB"), 512 * MiB), 16 * MiB);
+    EXPECT_EQ(hotBytes(parseHotSet("1GiB"), 512 * MiB), 496 * MiB);
+    EXPECT_EQ(hotBytes(parseHotSet("16MiB"), 16 * MiB), 8 * MiB);
 }
 
 TEST(ComparePlan, hasItsKeysInTheReadme) {
@@ -75,6 +101,7 @@ TEST(ComparePlan, hasItsKeysInTheReadme) {
     ComparePlan plan;
     plan.pairs = {{"/a", "/b"}};
     plan.guest = {"/k", "/i"};
+    plan.bareGuest = {"/k", "/f"};
     plan.seed = 1;
     plan.baselineRounds = 1;
     const std::string yaml = toYaml(plan);
@@ -89,6 +116,15 @@ TEST(GuestRam, isReadFromTheCommandLine) {
     EXPECT_EQ(parseGuestRam("1GiB"), (GuestRam{1024ULL << 20, 512ULL << 20, true}));
     EXPECT_THROW(parseGuestRam("512MiB/512MiB"), std::invalid_argument);
     EXPECT_THROW(parseGuestRam("lots"), std::invalid_argument);
+}
+
+TEST(EmittedDefinition, hasListsOfAnyLength) {
+    VmDefinition definition = parseVmDefinition(textOf("examples/minimal.yaml"), "minimal.yaml");
+    for (int i = 0; i < 24; ++i) {
+        definition.disks.push_back({.id = "disk" + std::to_string(i), .file = "/d"});
+        definition.vmm.arguments.push_back("-argument" + std::to_string(i));
+    }
+    EXPECT_EQ(parseVmDefinition(toYaml(definition), "again.yaml"), definition) << toYaml(definition);
 }
 
 TEST(EmittedDefinition, parsesToAnEqualOne) {

@@ -7,13 +7,14 @@
 //                  on the host, or the queue is full) keeps its number for the next try and is counted as `unsent`. So a
 //                  missing number on the host is a lost beat, and the time between two beats is the guest's pause.
 //     S <key>=<value> ...   the status: ten times a second, when RAM has been filled, and after each of the first errors.
-//     W <pages>    how many pages the writer has written since boot, every 10 ms; only with probe.write_mib.
+//     W <pages>    how many pages the writers have written since boot, every 10 ms; only with probe.write_mib.
 //     E <what>     guest RAM or a disk is not as the probe left it, or disk I/O failed. The first 20 in full; all are counted in
 //                  `mismatches`, and those of failed I/O in `io_errors`, too.
 //
 //     S seq=5012 ram_mib=382 ram_filled=1 ram_passes=3 ram_checked=293376 disk_checked=198 unsent=0 mismatches=0 uptime_ms=6120
 //       nvme_checked=198 io_errors=0 io_max_ms=31 ios=612 irqs=640     (one line; these only with probe.disk)
 //     E ram page 4711 offset 128 found 0x0 expected 0x1c64a2df88219e03
+//     E written page 12 found 0x0 expected 0x8d0f2ab9b4a0c1d7
 //     E disk block 12 offset 0 found 0x5858585858585858 expected 0x8d0f2ab9b4a0c1d7
 //     E disk block 12 write: Input/output error
 //     E nvme block 7 read: Input/output error
@@ -29,7 +30,10 @@
 //     probe.ram_mib=N      RAM to fill and check; without it, what is available less 48 MiB. 0 for none.
 //     probe.rate_mib_s=N   how fast RAM is checked and rewritten (64). 0 for as fast as it goes.
 //     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that
-//                          works on its memory. What a new VMM has to map again shows in how fast that goes (0, for none).
+//                          works on its memory. What a new VMM has to map again shows in how fast that goes (0, for none). It
+//                          is all there before the status says ram_filled=1, and it is never less: what does not fit is fatal.
+//                          With more than one CPU, all but one write, each a part of it. What was written there the last time
+//                          is looked at, too.
 //     probe.disk_per_s=N   blocks of 64 KiB to write and check a second (20). 0 for none.
 //     probe.disk=PATH      a disk to write and check besides /dev/vda, such as /dev/nvme0n1, in the same way and as often:
 //                          `nvme_checked`. It is waited for, up to 10 s. `ios` counts what was asked of it, `irqs` the interrupts
@@ -79,6 +83,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -108,6 +113,7 @@ enum {
     MaxInputs = 16,
     UdpPort = 7777,
     MaxReceivers = 4,
+    MaxWriters = 16,
     MaxNumbers = 1 << 22,
 };
 
@@ -397,27 +403,45 @@ static uint64_t availableMib(void) {
 
 static uint64_t ramToFillMib(void) {
     uint64_t available = availableMib();
-    uint64_t most = available > RamReserveMib ? available - RamReserveMib : 0;
+    if (options.writeMib + RamReserveMib / 2 > available)
+        fatal("probe.write_mib=%" PRIu64 ": only %" PRIu64 " MiB are available", options.writeMib, available);
+    uint64_t reserved = options.writeMib + RamReserveMib;
+    uint64_t most = available > reserved ? available - reserved : 0;
     if (!options.ramMibGiven) return most;
     if (options.ramMib <= most) return options.ramMib;
     say("probe: probe.ram_mib=%" PRIu64 " is more than there is; filling %" PRIu64, options.ramMib, most);
     return most;
 }
 
+// Few page faults rather than many: they are what filling costs under TCG. A kernel without huge pages ignores it.
+static uint64_t* mapMib(uint64_t mib) {
+    size_t bytes = mib * 1024 * 1024;
+    uint64_t* area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED) fatal("map %" PRIu64 " MiB: %s", mib, strerror(errno));
+    madvise(area, bytes, MADV_HUGEPAGE);
+    return area;
+}
+
+static uint64_t* _Atomic writtenArea;  // Once all of it is there.
+
+static void prepareWrittenArea(void) {
+    if (options.writeMib == 0) return;
+    uint64_t* area = mapMib(options.writeMib);
+    for (size_t page = 0; page < options.writeMib * 256; ++page) area[page * PageWords] = 0;
+    atomic_store(&writtenArea, area);
+}
+
 static void* exerciseRam(void* argument) {
     (void)argument;
     uint64_t mib = ramToFillMib();
+    prepareWrittenArea();
     if (mib == 0) {
         say("probe: no RAM to fill");
         atomic_store(&counters.ramFilled, 1);
         return NULL;
     }
     size_t pages = mib * 1024 * 1024 / PageBytes;
-    uint64_t* ram = mmap(NULL, pages * PageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (ram == MAP_FAILED) fatal("map %" PRIu64 " MiB: %s", mib, strerror(errno));
-
-    // Few page faults rather than many: they are what filling costs under TCG. A kernel without huge pages ignores it.
-    madvise(ram, pages * PageBytes, MADV_HUGEPAGE);
+    uint64_t* ram = mapMib(mib);
     uint64_t startedNs = nowNs();
     for (size_t page = 0; page < pages; ++page) fillPattern(ram + page * PageWords, PageWords, patternBase(page, 1));
     atomic_store(&counters.ramMib, mib);
@@ -448,18 +472,27 @@ static void* exerciseRam(void* argument) {
     }
 }
 
-// A line of 64 bytes in each page: what counts is that every page is reached, not how many bytes go into it.
+// One CPU is left to the heartbeat and to all else, where there are more.
+static size_t writers(void) {
+    const int cpus = get_nprocs();
+    return cpus < 2 ? 1 : cpus > MaxWriters ? MaxWriters : (size_t)cpus - 1;
+}
+
+// A line of 64 bytes in each page, and another one each time: what counts is that every page is reached, not how many bytes go
+// into it. Before it is written, the line of the last time is looked at.
 static void* writeMemory(void* argument) {
-    (void)argument;
     enum { LineWords = 64 / sizeof(uint64_t), LinesPerPage = PageWords / LineWords, PagesPerCount = 64 };
-    size_t pages = options.writeMib * 1024 * 1024 / PageBytes;
-    uint64_t* area = mmap(NULL, pages * PageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (area == MAP_FAILED) fatal("map %" PRIu64 " MiB to write: %s", options.writeMib, strerror(errno));
-    madvise(area, pages * PageBytes, MADV_HUGEPAGE);
+    const size_t number = (size_t)argument, all = options.writeMib * 256;
+    const size_t first = all * number / writers(), end = all * (number + 1) / writers();
+    uint64_t* area;
+    while ((area = atomic_load(&writtenArea)) == NULL) sleepMs(10);
     for (uint64_t generation = 1;; ++generation) {
-        for (size_t page = 0; page < pages; ++page) {
-            uint64_t* line = area + page * PageWords + generation % LinesPerPage * LineWords;
-            fillPattern(line, LineWords, patternBase(page, generation));
+        for (size_t page = first; page < end; ++page) {
+            uint64_t* words = area + page * PageWords;
+            const uint64_t found = words[(generation - 1) % LinesPerPage * LineWords];
+            const uint64_t expected = generation > 1 ? patternBase(page, generation - 1) : 0;
+            if (found != expected) reportError("written page %zu found 0x%" PRIx64 " expected 0x%" PRIx64, page, found, expected);
+            fillPattern(words + generation % LinesPerPage * LineWords, LineWords, patternBase(page, generation));
             if (page % PagesPerCount == PagesPerCount - 1)
                 atomic_fetch_add_explicit(&counters.written, PagesPerCount, memory_order_relaxed);
         }
@@ -846,7 +879,7 @@ int main(void) {
         startThread(sendUdp, NULL, "sender", 40);
         startThread(receiveUdp, NULL, "receiver", 40);
     }
-    if (options.writeMib > 0) startThread(writeMemory, NULL, "writer", 0);
+    for (size_t i = 0; options.writeMib > 0 && i < writers(); ++i) startThread(writeMemory, (void*)i, "writer", 0);
     static struct Disk virtual = {.path = DISK, .name = "disk", .checked = &counters.diskChecked};
     static struct Disk passed = {.name = "nvme", .checked = &counters.nvmeChecked, .passedThrough = true};
     if (options.diskPerSecond > 0 && access(DISK, F_OK) == 0) startThread(exerciseDisk, &virtual, "disk", 0);

@@ -18,6 +18,7 @@ namespace {
 using nlohmann::json;
 using testing::AllOf;
 using testing::Contains;
+using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -156,6 +157,13 @@ TEST_F(QemuCommand, rehearsesWithoutASecondSetOfHugePages) {
                                                        .incoming = Incoming::Defer,
                                                        .rehearsal = true});
     EXPECT_THAT(valuesOf(argv, "-object"), Contains(HasSubstr("hugetlb=on,hugetlbsize=2097152,reserve=off")));
+}
+
+TEST_F(QemuCommand, mapsTheManagersRamWhereAHugePageCanBegin) {
+    EXPECT_THAT(valuesOf(build(), "-object"), Contains(HasSubstr(",align=2097152")));
+    vm_.memory = {.sizeBytes = std::uint64_t{4} << 30, .pageSizeBytes = std::uint64_t{1} << 30};
+    // QEMU refuses less than the file's page size, and begins at such a page by itself.
+    EXPECT_THAT(valuesOf(build(), "-object"), Each(Not(HasSubstr("align="))));
 }
 
 TEST_F(QemuCommand, neverLetsTheGuestRunByItself) {

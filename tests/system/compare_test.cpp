@@ -14,6 +14,7 @@
 
 #include <gmock/gmock.h>
 
+#include "manager/vmm/kvm_probe.h"
 #include "tests/support/sample_results.h"
 #include "tests/support/vm_fixture.h"
 
@@ -66,6 +67,13 @@ class CompareTest : public testing::Test {
                                                                  "loads: [idle]\nwarm_up_rounds: 0\nafter: 500ms\n" +
                                                                  disturbedByNothing + keys);
         return {"--plan", plan, "--kernel", "/dev/null", "--initrd", "/dev/null", "--design", "relayed", "--output", output()};
+    }
+    /// A key of a plan; where any user can read it.
+    std::string bareGuest() const {
+        const std::string kernel = workspace.path() + "/bare-guest.elf", firmware = workspace.path() + "/bare-firmware.bin";
+        fs::copy_file(required("VH_BARE_GUEST"), kernel, fs::copy_options::skip_existing);
+        fs::copy_file(required("VH_BARE_FIRMWARE"), firmware, fs::copy_options::skip_existing);
+        return "bare_guest: {kernel: " + kernel + ", firmware: " + firmware + "}\n";
     }
     std::string output() const { return workspace.path() + "/results"; }
     json results() const { return json::parse(readFile(output() + "/results.json")); }
@@ -184,6 +192,63 @@ TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
     // The new VMM is rehearsed beside the old one, and gone when the guest runs.
     EXPECT_GT(inspection["extraMemoryBytes"], 8 << 20) << inspection;
     EXPECT_EQ(ofTheManager(inspection), passedByTheManager("vmm-exec")) << inspection["descriptors"];
+}
+
+TEST_F(CompareTest, measuresAGuestUnderKvmBesideOneWithoutIt) {
+    if (const KvmAbility kvm = probeKvm(); kvm.guests == KvmAbility::Guests::None)
+        GTEST_SKIP() << "needs a host whose KVM runs guests: " << kvm.why;
+    const std::vector<std::string> plan = smallPlan(
+        "rounds: 1\ndesigns: [relayed, manager-owned, vmm-owned, vmm-exec]\nguests: [bare]\n"
+        "accelerators: [tcg, kvm]\nvcpus: [2]\ndevices: [many]\n" +
+            bareGuest(),
+        newQemu());
+    replaceIn(plan[1], "after: 500ms", "after: 2s");
+    const Ran ran = run(plan);
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    ASSERT_EQ(found["cells"].size(), 2u);
+    EXPECT_EQ(found["host"]["accelerator"], "kvm, tcg");
+    EXPECT_THAT(found["notes"].dump(), HasSubstr("the bare guest has no network"));
+    for (std::size_t cell = 0; cell < 2; ++cell) {
+        EXPECT_EQ(found["cells"][cell]["accelerator"], cell == 0 ? "tcg" : "kvm");
+        EXPECT_EQ(found["cells"][cell]["guest"], "bare");
+        for (const char* design : {"relayed", "manager-owned", "vmm-owned", "vmm-exec"}) {
+            const json& one = series(found, design, cell);
+            ASSERT_EQ(one["rounds"].size(), 1u) << one;
+            const json& round = one["rounds"][0];
+            EXPECT_EQ(round["outcome"], "upgraded") << round;
+            EXPECT_EQ(round["patterns"]["intact"], true) << round;
+            EXPECT_GT(round["writeRate"]["beforePagesPerSecond"], 0) << round;
+            ASSERT_TRUE(round.contains("guestClock")) << round;
+            EXPECT_EQ(round["guestClock"]["wentBack"], false) << round;
+            EXPECT_GT(round["guestClock"]["hostGapMs"], 0) << round;
+            // KVM's clock is there under KVM only.
+            EXPECT_EQ(round["guestClock"]["clockGapMs"].is_number(), cell == 1) << round;
+        }
+    }
+}
+
+TEST_F(CompareTest, putsGuestRamIntoHugePagesOrSaysWhyNot) {
+    const Ran ran =
+        run(smallPlan("rounds: 1\ndesigns: [relayed, vmm-owned, copy]\nguests: [bare]\naccelerators: [tcg]\n"
+                      "page_sizes: [4KiB, thp]\nhot_set: [all]\ndevices: [none]\n" +
+                          bareGuest(),
+                      newQemu()));
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    EXPECT_EQ(found["cells"][0]["hotSetBytes"], 48 << 20);
+    EXPECT_FALSE(found["cells"][0].contains("transparentHuge"));
+    EXPECT_TRUE(found["cells"][1]["transparentHuge"]);
+    EXPECT_THAT(series(found, "vmm-owned", 1)["notRun"].get<std::string>(), HasSubstr("where no huge page can begin"));
+    EXPECT_THAT(series(found, "copy", 1)["notRun"].get<std::string>(), HasSubstr("pages of 4KiB"));
+    const json &small = series(found, "relayed", 0), &huge = series(found, "relayed", 1);
+    ASSERT_EQ(small["rounds"].size(), 1u) << small;
+    EXPECT_EQ(small["rounds"][0]["outcome"], "upgraded") << small;
+    if (huge["rounds"].empty()) GTEST_SKIP() << "needs root and Linux 6.1: " << huge["notRun"];
+    EXPECT_EQ(huge["rounds"][0]["outcome"], "upgraded") << huge;
+    // What it is for: the new VMM maps 2 MiB at once. The guest touches 64 MiB, that is 16384 pages.
+    EXPECT_LT(huge["rounds"][0]["pageFaults"]["minor"], 2'000) << huge;
+    EXPECT_GT(small["rounds"][0]["pageFaults"]["minor"], huge["rounds"][0]["pageFaults"]["minor"]);
 }
 
 TEST_F(CompareTest, writesWhatItHasWhenInterruptedAndGoesOnLater) {
@@ -488,6 +553,8 @@ TEST_F(CompareTest, saysWhatIsWrongWithWhatWasAsked) {
     EXPECT_THAT(complaint({"--ram", "lots"}), HasSubstr("--ram: found 'lots', expected a size"));
     EXPECT_THAT(complaint({"--design", "magic"}), HasSubstr("--design: found 'magic'"));
     EXPECT_THAT(complaint({"--with", "x.json"}), HasSubstr("--check"));
+    EXPECT_THAT(complaint({"--hot-set", "most"}), HasSubstr("--hot-set: found 'most', expected a size such as '16MiB'"));
+    EXPECT_THAT(complaint({"--accelerator", "xen"}), HasSubstr("--accelerator: found 'xen'"));
     EXPECT_THAT(complaint(smallPlan("rounds: many\n")), HasSubstr("plan.yaml:10:9: rounds: found 'many'"));
     EXPECT_THAT(complaint({"--resume", workspace.path() + "/nothing"}), HasSubstr("nothing/results.json"));
     const std::string damaged = workspace.file("damaged.json", "{\"format\": \"something\"}");

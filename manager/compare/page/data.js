@@ -93,7 +93,12 @@ const vmmName = (index) => {
   return text(vmm.version) || text(vmm.binary).split("/").pop() || "?";
 };
 const pairName = (cell) => `${vmmName(cell.old)} → ${vmmName(cell.new)}`;
-const devicesName = (cell) => list(cell.devices).map(text).filter(Boolean).join(" and ") || "none";
+const devicesName = (cell) => {
+  const devices = list(cell.devices).map(text).filter(Boolean);
+  const kinds = devices.filter((device) => device !== "many").join(" and ") || "none";
+  return devices.includes("many") ? `many of ${kinds}` : kinds;
+};
+const pagesName = (cell) => (cell.transparentHuge === true ? "transparent huge" : bytes(cell.pageSizeBytes));
 
 /** What cells differ in tells them apart; what they have in common is said once, at the top. */
 const FACTORS = [
@@ -103,7 +108,10 @@ const FACTORS = [
   { name: "Load in the guest", of: (cell) => text(cell.load) || "?", in: (value) => `load ${value}` },
   { name: "Devices", of: devicesName, in: (value) => `devices: ${value}` },
   { name: "Virtual CPUs", of: (cell) => text(cell.vcpus) || "?", in: (value) => `${value} vCPU` },
-  { name: "Page size", of: (cell) => bytes(cell.pageSizeBytes), in: (value) => `${value} pages` },
+  { name: "Page size", of: pagesName, in: (value) => `${value} pages` },
+  { name: "Written again and again", of: (cell) => (isNumber(cell.hotSetBytes) ? bytes(cell.hotSetBytes) : "not said"), in: (value) => `${value} written again and again` },
+  { name: "Accelerator", of: (cell) => text(cell.accelerator).toUpperCase() || "not said", in: (value) => value },
+  { name: "Guest", of: (cell) => text(cell.guest) || "not said", in: (value) => `${value} guest` },
   { name: "VMs at once", of: (cell) => text(cell.vms) || "?", in: (value) => `${value} VMs at once` },
 ];
 const valuesOfFactor = (factor) => [...new Set(cells.map(factor.of))];
@@ -153,6 +161,9 @@ function brownOutCurve(series) {
 
 /** Cells that differ from `cell` in nothing but RAM, and at most in the pair. */
 function likeCell(cell, other) {
-  const key = (one) => JSON.stringify([one.load, one.vcpus, list(one.devices), one.vms, one.pageSizeBytes]);
+  // As much, or as great a part of what is touched.
+  const share = (one) => (isNumber(one.hotSetBytes) && one.touchedBytes > 0 ? one.hotSetBytes / one.touchedBytes : 0);
+  if (cell.hotSetBytes !== other.hotSetBytes && Math.abs(share(cell) - share(other)) > 0.05) return false;
+  const key = (one) => JSON.stringify([one.load, one.vcpus, list(one.devices), one.vms, pagesName(one), one.accelerator, one.guest]);
   return key(cell) === key(other);
 }
