@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "manager/record/ram_section.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/ram_block_section.h"
 
 namespace vh {
 
@@ -133,6 +135,18 @@ void Course::gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>
                             if (!problem.empty()) throw std::runtime_error(describe(vmm) + ": RAM blocks: " + problem);
                             then(std::move(blocks));
                         }));
+}
+
+void Course::exchangeRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then) {
+    gatherRam(vmm, [this, &vmm, then = std::move(then)](const std::vector<RamBlock>& blocks) {
+        const std::string section = encodeRamBlocks(blocks);
+        try {
+            keepRamSection(directory, vmm.record().generation, section);
+        } catch (const std::system_error& error) {  // Only for people who come later.
+            warn(std::string(error.what()) + "; the RAM blocks of " + describe(vmm) + " are not kept");
+        }
+        then(decodeRamBlocks(section));
+    });
 }
 
 void Course::askForBlockers(std::function<void(const std::vector<std::string>&)> then) {

@@ -133,6 +133,9 @@ class Course {
     /// Asks for what is done for tidiness: goes on whatever the answer, or without one.
     void tidy(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, std::function<void()> then);
     void gatherRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
+    /// The same, to be compared: what comes is what the vmstate section of it says (vmm-shim/ram_block_section.h), which is kept
+    /// with the VMM. What no section holds fails the state.
+    void exchangeRam(VmmProcess& vmm, std::function<void(std::vector<RamBlock>)> then);
     /// What keeps the old VMM from migrating, in the mode that is set (migration/migration.c:fill_source_migration_info, 10.0 and
     /// 11.1).
     void askForBlockers(std::function<void(const std::vector<std::string>&)> then);

@@ -130,7 +130,7 @@ class ExecSteps : public Steps {
 
     /// Only now can it be seen whether the new VMM has the memory that the old one had.
     void proved(Then then) override {
-        course_.gatherRam(*course_.newVmm, [this, then = std::move(then)](const std::vector<RamBlock>& blocks) {
+        course_.exchangeRam(*course_.newVmm, [this, then = std::move(then)](const std::vector<RamBlock>& blocks) {
             Steps::compare(ramBefore_, blocks);
             then();
         });

@@ -189,8 +189,8 @@ void Handover::exchange() {
 
 void Handover::verify() {
     questions_.checkStillInstalled();
-    gatherRam(*oldVmm, [this](const std::vector<RamBlock>& old) {
-        gatherRam(*newVmm, [this, old](const std::vector<RamBlock>& newBlocks) {
+    exchangeRam(*oldVmm, [this](const std::vector<RamBlock>& old) {
+        exchangeRam(*newVmm, [this, old](const std::vector<RamBlock>& newBlocks) {
             steps_->compare(old, newBlocks);
             checkNewCanLoad(
                 [this] { steps_->verified([this] { record().adopted ? placeThreads([this] { done(); }) : done(); }); });

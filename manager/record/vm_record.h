@@ -9,6 +9,7 @@
 //             qmp.sock console.sock heartbeat.sock      made by the manager, inherited by the VMM as listening sockets
 //             exec.sock                                 with memory of the VMM's own: its inbox (vmm-shim/exec_inbox.h)
 //             vmm.log                                   what the VMM said on its standard error
+//             ram-blocks                                its RAM blocks, as a handover has found them (ram_section.h)
 //             incoming/                                 the VMM user's own: sockets it makes itself for a handover
 #pragma once
 

@@ -5,6 +5,7 @@
 
 #include "config/parse.h"
 #include "manager/record/last_report.h"
+#include "manager/record/ram_section.h"
 #include "vmm-shim/json_text.h"
 
 namespace vh {
@@ -201,6 +202,7 @@ VerbResult Host::recorded(const std::string& vm) const {
         value["definition"] = flatten(record->definition());
         value["directory"] = directoryOf(vm).generation(record->vmm.generation);
         if (const json last = lastReport(directoryOf(vm)); !last.is_null()) value["lastHandover"] = last;
+        if (const json kept = keptRamBlocks(directoryOf(vm), record->vmm.generation); !kept.is_null()) value["ramBlocks"] = kept;
         if (record->new_) value["handoverTo"] = {{"pid", record->new_->pid}, {"binary", record->new_->binary}};
         return {ExitCode::Done, value};
     } catch (const std::exception& error) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "manager/record/last_report.h"
+#include "manager/record/ram_section.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -197,6 +198,7 @@ std::string showText(const json& value) {
                 device.shown("/interface") + " ('" + device.shown("/node") + "')\n";
     }
     text += lastReportText(vm.at("/lastHandover"));
+    text += keptRamBlocksText(vm.at("/ramBlocks"));
     text += "started with:\n";
     if (const json& definition = vm.at("/definition"); definition.is_object())
         for (const auto& [key, entry] : definition.items()) text += "  " + key + ": " + JsonReader(entry).shown("") + "\n";

@@ -5,11 +5,14 @@
 
 #include <signal.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include <gmock/gmock.h>
 
+#include "manager/service/terminal.h"
 #include "tests/support/vm_fixture.h"
 
 namespace vh::test {
@@ -17,6 +20,7 @@ namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
+using testing::AllOf;
 using testing::AnyOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -142,8 +146,28 @@ TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {
 }
 
 TEST_P(HandoverTest, rollsBackWhenARamBlockHasAnotherSize) {
-    expectGuestStayed(upgradeTo(workspace().impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32")), "rolled back",
-                      HasSubstr("vga.vram: used_length 16 MiB on the old VMM, 32 MiB on the new one"));
+    const json report = upgradeTo(workspace().impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
+    const json kept = vm_->show()["ramBlocks"]["blocks"];
+    EXPECT_TRUE(std::ranges::any_of(kept,
+                                    [](const json& block) {
+                                        return block["idstr"].get<std::string>().ends_with("vga.vram") &&
+                                               block["used_length"] == 16 << 20;
+                                    }))
+        << "what is kept is the old VMM's: " << kept.dump(2);
+    expectGuestStayed(report, "rolled back", HasSubstr("vga.vram: used_length 16 MiB on the old VMM, 32 MiB on the new one"));
+}
+
+TEST_P(HandoverTest, keepsTheVmstateSectionThatTheVmmsWereComparedBy) {
+    const json report = upgradeTo(newQemu());
+    ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    const json shown = vm_->show(), kept = shown["ramBlocks"];
+    EXPECT_EQ(kept["blocks"].size(), report["ramBlocks"]["compared"]) << kept.dump(2);
+    // It is the one of the VMM that has the guest now: its very files.
+    const std::string compare = required("VH_SHIM") + " diff --same-files '" + kept["file"].get<std::string>() + "' '" +
+                                shown["directory"].get<std::string>() + "/qmp.sock'";
+    EXPECT_EQ(std::system(compare.c_str()), 0);
+    EXPECT_THAT(showText(shown),
+                AllOf(HasSubstr("vmm-shim dump " + kept["file"].get<std::string>()), HasSubstr("\n  pc.bios: ")));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmDoesNotUnderstandADevice) {

@@ -29,6 +29,7 @@
 #include "tests/support/main_stream_encoder.h"
 #include "tests/support/required.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/vmm-shim/tool_process.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/main_stream.h"
 #include "vmm-shim/qmp/monitor.h"
@@ -51,53 +52,6 @@ using testing::StartsWith;
 
 constexpr milliseconds longEnough{30'000};
 constexpr int done = 0, usage = 1, refused = 2, unreachable = 5;
-
-/// A child process with its output in files; killed at the end, if it has not ended.
-class ToolProcess {
- public:
-    ToolProcess(const std::vector<std::string>& command, const fs::path& output, const fs::path& errors, int inherited = -1) {
-        std::vector<char*> arguments;
-        for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
-        arguments.push_back(nullptr);
-        pid_ = ::fork();
-        if (pid_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
-        if (pid_ > 0) return;
-        const int out = ::open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644),
-                  err = ::open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-        ::dup2(out, STDOUT_FILENO);
-        ::dup2(err, STDERR_FILENO);
-        if (inherited >= 0) ::fcntl(inherited, F_SETFD, 0);
-        ::execv(arguments[0], arguments.data());
-        ::_exit(127);
-    }
-    ToolProcess(const ToolProcess&) = delete;
-    ~ToolProcess() {
-        if (pid_ <= 0) return;
-        ::kill(pid_, SIGKILL);
-        wait();
-    }
-
-    pid_t pid() const { return pid_; }
-    void signal(int number) const { ::kill(pid_, number); }
-    /// Its exit status, or minus the signal that ended it.
-    int wait() {
-        int status = 0;
-        while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) continue;
-        pid_ = -1;
-        return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-    }
-
- private:
-    pid_t pid_ = -1;
-};
-
-struct Answer {
-    int code = -1;
-    std::string output;
-    std::string errors;
-
-    json value() const { return json::parse(output); }
-};
 
 class VmmShimTool : public testing::Test {
  protected:
@@ -145,12 +99,7 @@ class VmmShimTool : public testing::Test {
         return vm;
     }
 
-    Answer run(std::vector<std::string> arguments) const {
-        arguments.insert(arguments.begin(), required("VH_SHIM"));
-        ToolProcess process(arguments, path("answer.out"), path("answer.err"));
-        const int code = process.wait();
-        return {code, readIfThere(path("answer.out")), readIfThere(path("answer.err"))};
-    }
+    Answer run(const std::vector<std::string>& arguments) const { return runTool(arguments, directory_); }
 
     std::unique_ptr<ToolProcess> runBeside(std::vector<std::string> arguments) const {
         arguments.insert(arguments.begin(), required("VH_SHIM"));

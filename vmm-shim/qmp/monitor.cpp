@@ -31,6 +31,21 @@ sigset_t ending() {
     return signals;
 }
 
+std::string busy(milliseconds timeout) {
+    return "nobody greets within " + std::to_string(timeout.count()) +
+           " ms: a monitor serves one client at a time, and another one may be connected";
+}
+
+UniqueFd connectMonitor(const std::string& path, milliseconds timeout) {
+    try {
+        return connectUnix(path);
+    } catch (const std::system_error& error) {
+        // A socket whose backlog is full, which QEMU makes 1 long (chardev/char-socket.c, 10.0 and 11.1).
+        if (error.code().value() == EAGAIN) throw MonitorUnreachable("monitor '" + path + "': " + busy(timeout));
+        throw MonitorUnreachable(error.what());
+    }
+}
+
 }  // namespace
 
 Interrupts::Interrupts() {
@@ -53,20 +68,14 @@ int awaitReadable(std::initializer_list<int> descriptors, steady_clock::time_poi
     return std::ranges::find_if(entries, [](const pollfd& entry) { return entry.revents != 0; })->fd;
 }
 
-Monitor::Monitor(const std::string& path, milliseconds timeout) : path_(path), timeout_(timeout) {
+Monitor::Monitor(const std::string& path, milliseconds timeout) : Monitor(connectMonitor(path, timeout), path, timeout) {}
+
+Monitor::Monitor(UniqueFd socket, std::string name, milliseconds timeout)
+    : path_(std::move(name)), timeout_(timeout), socket_(std::move(socket)) {
     const auto deadline = steady_clock::now() + timeout;
-    const std::string busy = "nobody greets within " + std::to_string(timeout.count()) +
-                             " ms: a monitor serves one client at a time, and another one may be connected";
-    try {
-        socket_ = connectUnix(path);
-    } catch (const std::system_error& error) {
-        // A socket whose backlog is full, which QEMU makes 1 long (chardev/char-socket.c, 10.0 and 11.1).
-        if (error.code().value() == EAGAIN) lost(busy);
-        throw MonitorUnreachable(error.what());
-    }
     std::optional<json> greeting;
     while (!(greeting = nextMessage())) {
-        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0) lost(busy);
+        if (steady_clock::now() >= deadline || awaitReadable({socket_.get()}, deadline) < 0) lost(busy(timeout));
         readMore();
     }
     if (!greeting->contains("QMP")) lost("it is not a monitor that answers");

@@ -54,6 +54,8 @@ class Monitor {
     /// Connects, reads the greeting and negotiates. Throws MonitorUnreachable: when nobody listens, and when nobody greets, since
     /// a monitor serves one client at a time.
     Monitor(const std::string& path, std::chrono::milliseconds timeout);
+    /// The same on a connection that there is already; `name` is for messages.
+    Monitor(UniqueFd socket, std::string name, std::chrono::milliseconds timeout);
 
     const std::string& path() const { return path_; }
     const std::string& version() const { return version_; }  ///< Such as 10.0.2.

@@ -10,6 +10,7 @@
 #include "vmm-shim/bytes.h"
 #include "vmm-shim/cpr_state.h"
 #include "vmm-shim/main_stream.h"
+#include "vmm-shim/ram_block_json.h"
 #include "vmm-shim/ram_block_section.h"
 #include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
@@ -43,23 +44,6 @@ std::string counted(std::size_t count, const std::string& thing) {
 std::string identityText(const FileIdentity& identity) {
     return std::to_string(major(identity.device)) + ":" + std::to_string(minor(identity.device)) + ":" +
            std::to_string(identity.inode);
-}
-
-json toJson(const FileIdentity& identity, std::uint64_t size) {
-    return {{"st_dev", identity.device}, {"st_ino", identity.inode}, {"st_size", size}};
-}
-
-json toJson(const RamBlock& block) {
-    json file;
-    if (block.file) {
-        file = toJson(block.file->identity, block.file->size);
-        file["fd"] = block.file->fd;
-    }
-    json value{{"idstr", block.idstr},           {"used_length", block.used_length},
-               {"max_length", block.max_length}, {"page_size", block.page_size},
-               {"align", block.align},           {"file", file}};
-    for (const auto& [bit, name, member] : ramBlockFlags) value[name] = block.*member;
-    return value;
 }
 
 std::string flagsText(const RamBlock& block) {

@@ -23,6 +23,8 @@
 #include "vmm-shim/tool/capture.h"
 #include "vmm-shim/tool/dump.h"
 #include "vmm-shim/tool/exec.h"
+#include "vmm-shim/tool/survey.h"
+#include "vmm-shim/tool/take_survey.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -40,6 +42,8 @@ struct Options {
     std::string what;   ///< FILE of dump, SOCKET of capture, A of diff.
     std::string other;  ///< B of diff.
     std::string save, record, exchange;
+    std::vector<std::string> qemus, machines, devices;  ///< Of survey.
+    std::string from;                                   ///< Of survey: an earlier one.
     std::string transfer = "all-shared";
     bool sameFiles = false;
 
@@ -145,6 +149,31 @@ std::vector<RamBlock> ramBlocksOf(const std::string& path, const Options& option
     return readRamBlocks(monitor, monitor.vmmPid());
 }
 
+SurveyRequest::Qemu namedQemu(const std::string& text) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos) return {{}, text};
+    return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+int survey(const Options& options) {
+    Survey survey;
+    if (!options.from.empty()) {
+        try {
+            survey = surveyFrom(json::parse(readAll(options.from)));
+        } catch (const json::exception& error) {
+            throw std::runtime_error("'" + options.from + "' is no survey: " + error.what());
+        }
+    } else {
+        const Interrupts interrupts;
+        SurveyRequest request{{}, options.machines, options.devices, options.timeout()};
+        for (const std::string& qemu : options.qemus) request.qemus.push_back(namedQemu(qemu));
+        survey = takeSurvey(
+            request, [](const std::string& what) { std::cerr << "vmm-shim: " << what << "\n"; }, interrupts.descriptor());
+    }
+    print(options, {describe(survey), toJson(survey)});
+    return done;
+}
+
 RamTransfer transferNamed(const std::string& name) {
     if (name == "copied") return RamTransfer::Copied;
     return name == "named-files" ? RamTransfer::NamedFilesShared : RamTransfer::AllShared;
@@ -207,6 +236,15 @@ int run(int argc, char** argv) {
         ->capture_default_str();
     comparing->add_flag("--same-files", options.sameFiles,
                         "the new VMM has been given the old one's files already: compare which they are");
+    CLI::App* surveying = add("survey", "say which RAM blocks QEMUs make for machines and devices, and what differs", survey);
+    CLI::Option* qemus = surveying->add_option("--qemu", options.qemus,
+                                               "QEMUs, or scripts that execute one, as [NAME=]PROGRAM; each is started again and "
+                                               "again, stopped, without a guest");
+    surveying->add_option("--machine", options.machines, "machine types, with properties; else some that all QEMUs have");
+    surveying->add_option("--device", options.devices, "devices, with properties; else all that are found to make RAM blocks");
+    CLI::Option* from = surveying->add_option("--from", options.from, "print an earlier survey (--json), in place of taking one");
+    from->excludes(qemus);
+    surveying->require_option(1, 0);
     app.add_subcommand("exec", "what an old QEMU executes to become the new one (design vmm-exec); of no use to people")
         ->prefix_command();
 
