@@ -283,12 +283,13 @@ class Comparison {
     /// A host may give them unasked; figures are then not of the pages that the cell says.
     void noteHugePages(const MeasuredVm& vm) {
         if (vm.transparentHuge || vm.definition.memory.pageSizeBytes > 4096) return;
-        unlessImpossible([&] {
+        try {
             if (guestRamOf(vm.pid).hugeBytes > 0)
                 note(
                     "guest RAM in pages of 4KiB was partly in transparent huge pages, for this host gives them unasked "
                     "('/sys/kernel/mm/transparent_hugepage/shmem_enabled')");
-        });
+        } catch (const std::exception&) {  // Of a process that may end at any moment.
+        }
     }
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
