@@ -27,7 +27,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds monitorTimeout{10'000};
+constexpr milliseconds cpusTimeout{10'000};
 // How long a port is listened to that says nothing before somebody connects to it again, and how many times in all.
 constexpr milliseconds silence{250};
 constexpr int connections = 4;
@@ -105,7 +105,7 @@ std::set<pid_t> guestCpus(VmControl& control, const MeasuredVm& vm) {
     std::set<pid_t> threads;
     QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
     bool answered = false;
-    monitor.execute("query-cpus-fast", nullptr, monitorTimeout, [&](const QmpReply& reply) {
+    monitor.execute("query-cpus-fast", nullptr, cpusTimeout, [&](const QmpReply& reply) {
         answered = true;
         for (const auto& cpu : JsonReader(reply.value).list(""))
             if (const std::uint64_t thread = JsonReader(cpu).count("/thread-id")) threads.insert(static_cast<pid_t>(thread));

@@ -29,7 +29,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr milliseconds monitorTimeout{10'000};
+constexpr milliseconds runTimeout{10'000};
 constexpr milliseconds bootTimeout{1'800'000};  ///< Without KVM and on a busy machine RAM is filled at some 100 MiB/s or less.
 
 constexpr const char* prefix = "/tmp/vhc-";  ///< Short: there are sockets in it.
@@ -185,7 +185,7 @@ void VmControl::setRunning(MeasuredVm& vm, bool running) {
     try {
         QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
         std::optional<bool> done;
-        monitor.execute(running ? "cont" : "stop", nullptr, monitorTimeout,
+        monitor.execute(running ? "cont" : "stop", nullptr, runTimeout,
                         [&done](const QmpReply& reply) { done = reply.ok(); });
         waitUntil([&done] { return done.has_value(); });
         if (!*done) throw GuestLost{vm.number};
