@@ -185,8 +185,7 @@ void VmControl::setRunning(MeasuredVm& vm, bool running) {
     try {
         QmpClient monitor(connectUnix(vm.directory + "/qmp.sock"));
         std::optional<bool> done;
-        monitor.execute(running ? "cont" : "stop", nullptr, runTimeout,
-                        [&done](const QmpReply& reply) { done = reply.ok(); });
+        monitor.execute(running ? "cont" : "stop", nullptr, runTimeout, [&done](const QmpReply& reply) { done = reply.ok(); });
         waitUntil([&done] { return done.has_value(); });
         if (!*done) throw GuestLost{vm.number};
     } catch (const std::system_error&) {
