@@ -68,6 +68,7 @@ def told(runs):
         shared, whole = one["main stream, x-ignore-shared"], one["main stream"]
         bytes_of.append([version, f"{one['cpr state']['bytes']}", len(one["blocks"]), f"{whole['bytes']:,}", f"{shared['bytes']:,}",
                          f"{shared['normal']} and {shared['duplicate']:,}"])
+    sent = "; ".join(f"`{design}` " + " and ".join(f"{runs['monitor'][accelerator][design]['sent bytes'] / 1e6:.2f} MB" for accelerator in runs["monitor"]) for design in DESIGNS)
     return f"""## What the new VMM must be told of RAM
 
 From QEMU's sources (10.0.13 and 10.2.2): the CPR state is `migration/cpr.c:vmstate_cpr_fd`, the stream `migration/ram.c:ram_save_setup` and
@@ -84,7 +85,9 @@ design that shares RAM, by `x-query-ramblock` (unstable) and `/proc`, before the
 On the wire, of a q35 with 64 MiB of RAM and VGA that has run no instruction:
 
 {table(["QEMU", "CPR state, bytes", "descriptors in it", "main stream, all RAM in it, bytes", "main stream with `x-ignore-shared`, bytes", "pages copied in it, and pages of zeros"], bytes_of)}
-Its {len(listed)} blocks have {"the same lengths in both releases" if alike else "lengths that differ between the releases"}; max_length differs from used_length in {" and ".join(resizable)}.
+Of the handovers below (192 MiB of RAM), under TCG and KVM: {sent}. That is the main stream, all devices' state in it.
+
+The {len(listed)} blocks of the first have {"the same lengths in both releases" if alike else "lengths that differ between the releases"}; max_length differs from used_length in {" and ".join(resizable)}.
 """
 
 
@@ -175,7 +178,8 @@ memory-backend-file,share=on,mem-path=/proc/self/fd/N` where the manager owns it
 `-machine aux-ram-share=on`, which only CPR needs (virt-handover gives it to every VMM that knows it, so that any design can follow).
 
 Of all that, QEMU's own schema (`query-qmp-schema`, both releases) calls unstable: {coded(sorted((used | capabilities) & unstable))}. `x-query-ramblock`
-is asked by virt-handover to compare RAM blocks, and is needed by no design as such; `x-ignore-shared` is what `manager-owned` rests on. Nothing is asked by HMP.
+is asked by virt-handover to compare RAM blocks, and is needed by no design as such; `x-ignore-shared` is what `manager-owned` rests on. Nothing is asked by HMP. What `vmm-exec` asks the new
+VMM is asked of its rehearsal too.
 """
 
 
@@ -209,6 +213,7 @@ def kernel(runs):
 ioctl requests of the new VMM from its start to the end of the handover, and the memory that it makes, counted by strace; without those of a guest that
 runs (`KVM_RUN`, interrupts). A VM with one disk, one tap, VGA and a serial port, one CPU, the bare guest. One run each, {release(runs, "old")} to {release(runs, "new")} (`vmm-exec`: the
 latter to itself). What the manager asks of the kernel for both (to make the tap, to put it on the bridge) is not in it.
+A second run was alike, but for the old VMM where it looks for pages that the guest writes (`KVM_CLEAR_DIRTY_LOG`): that number is of one run.
 
 {chr(10).join(text)}
 Under KVM the requests of the six designs are {"the same, request by request" if same else "not the same"}: whoever owns RAM, the new VMM makes its virtual machine anew
@@ -236,9 +241,9 @@ Every design under each setting of `-sandbox on,...`, {release(runs, "new")} to 
 `/proc/PID/status`). The last column is QEMU's own `cpr-exec`, driven by its monitor alone.
 
 {table(["`-sandbox`", *[f"`{design}`" for design in DESIGNS], "QEMU's `cpr-exec`"], rows)}
-virt-handover refuses `vmm-exec` before anything is touched, and a VM whose definition says `vmm-exec` gets a sandbox without `spawn=deny`. QEMU finds out when it has written
-its state: "{said}" (`system/qemu-seccomp.c`: EPERM). It is one bit still: in 10.0.13 and 10.2.2 `spawn=deny` forbids `fork`,
-`vfork`, new processes by `clone`, and `execve` together; the finer one that the thread announces is in neither. The system tests run all other designs under all four.
+virt-handover refuses `vmm-exec` before anything is touched, and a VM whose definition says `vmm-exec` gets a sandbox without `spawn=deny`. QEMU finds out when it has stopped its
+guest and written its state: "{said}" (`system/qemu-seccomp.c`: EPERM). It is one bit still: in 10.0.13 and 10.2.2 `spawn=deny` forbids `fork`,
+`vfork`, new processes by `clone`, and `execve` together; the finer one that the thread announces is in neither. VMs of the system tests have all four, but those for `vmm-exec`.
 """
 
 

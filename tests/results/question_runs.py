@@ -258,6 +258,7 @@ def traced_handover(bench, design, accelerator):
         # A command that is asked again until it answers otherwise is one.
         found["commands"] = {side: [entry for at, entry in enumerate(entries) if entry not in entries[:at]] for side, entries in per.items()}
         found["sent"] = {side: len(entries) for side, entries in per.items()}
+        found["sent bytes"] = report["bytesSent"]
         found["first"] = counts(calls_of(f"{old_traces}/{old_pid}", until=begin))
         if new_pid == old_pid:
             # The last program that this process has executed is the new VMM.
@@ -337,7 +338,7 @@ class Monitor:
 
 
 def stock(bench, name, binary, *more):
-    """A QEMU with a guest that has run no instruction, and its monitor."""
+    """A QEMU, whose guest has run no instruction, and its monitor."""
     path = bench.path(name + ".qmp")
     if os.path.exists(path):
         os.remove(path)
@@ -354,6 +355,9 @@ def exec_part(bench):
         sandbox = ["-sandbox", value] if value else []
         argv, process, monitor = stock(bench, "stock", bench.options.new, *sandbox)
         state = bench.path("exec-state")
+        if os.path.exists(state):
+            os.remove(state)
+        monitor.ask("cont")
         answers = [monitor.ask("migrate-set-parameters", mode="cpr-exec", cpr_exec_command=argv + ["-incoming", "file:" + state]),
                    monitor.ask("migrate", uri="file:" + state)]
         errors = [answer["error"]["desc"] for answer in answers if "error" in answer]
@@ -363,9 +367,9 @@ def exec_part(bench):
                 status = monitor.ask("query-migrate")["return"]
                 if status.get("status") == "failed":
                     outcome = "failed, the old QEMU goes on: " + status.get("error-desc", "")
-                    outcome += "; it is in " + monitor.ask("query-status")["return"]["status"]
-                    answer = monitor.ask("cont")
-                    outcome += ", and after 'cont' " + (answer["error"]["desc"] if "error" in answer else monitor.ask("query-status")["return"]["status"])
+                    time.sleep(1)
+                    written = os.path.getsize(state) if os.path.exists(state) else 0
+                    outcome += f"; the guest, which ran before, is {monitor.ask('query-status')['return']['status']} a second later, and {written} bytes of state are written"
                     break
                 time.sleep(0.05)
         except (EOFError, ConnectionError, socket.timeout):

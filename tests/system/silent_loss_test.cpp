@@ -478,6 +478,23 @@ TEST_F(StockLoss, doesNotMindAPrivateMappingOfASharedFile) {
     expectSilentLoss(shareFile("a private mapping", fileMemory("ram", ",share=off,size=64M")), {});
 }
 
+// No loss, and published beside the others (tests/results/question.md): with cpr-exec QEMU finds out that it may execute nothing
+// once it has stopped its guest and written its state, and lets the guest run on.
+TEST_F(StockLoss, doesNotComeOfASandboxThatForbidsToExecuteTheNewVmm) {
+    const std::vector<std::string> arguments{"-machine", machine + std::string(StockHandover::sharing), "-sandbox",
+                                             "on,spawn=deny"};
+    StockVmm old(newQemu(), arguments);
+    old.ask("cont");
+    ASSERT_EQ(old.runState(), "running");
+    old.ask("migrate-set-parameters", {{"mode", "cpr-exec"}, {"cpr-exec-command", {newQemu(), "-version"}}});
+    old.ask("migrate", {{"uri", "file:" + workspace.path() + "/state"}});
+    SCOPED_TRACE(qemuHasChanged);
+    EXPECT_TRUE(turnUntil([&] { return old.migration() == "failed"; }, milliseconds(20'000))) << old.migration();
+    EXPECT_THAT(old.ask("query-migrate").value("error-desc", ""), HasSubstr("Operation not permitted"));
+    EXPECT_TRUE(turnUntil([&] { return old.runState() == "running"; }, milliseconds(20'000))) << old.runState();
+    EXPECT_TRUE(fs::exists(workspace.path() + "/state"));
+}
+
 // The same faults in handovers of a guest, and many more of no name. One VM lives through all of them, in this order, and is well
 // at the end: first on the old release, then, after an upgrade, on the new one.
 
