@@ -75,7 +75,7 @@ From QEMU's sources (10.0.13 and 10.2.2): the CPR state is `migration/cpr.c:vmst
 `parse_ramblock`, and what a block is made of `system/physmem.c:qemu_ram_alloc_internal`.
 
 {text}
-Lengths of guest RAM are arguments, the same as the old VMM's, in every design; the table is about all other blocks where it does not say so.
+Which of them change between releases of QEMU: [ram-block-survey.md](ram-block-survey.md). Lengths of guest RAM are arguments, the same as the old VMM's, in every design; the table is about all other blocks where it does not say so.
 
 So the properties that the thread's series wanted to send through vmstate (max_length, alignment and others) are not in the CPR state of these releases: it has
 names and descriptors. The new VMM works max_length and alignment out by itself, and makes a file that is shorter longer
