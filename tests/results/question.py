@@ -268,7 +268,7 @@ def answer(runs, lines, matrix):
 > new qemu command line. And, the manager pre-creates all fd's so they can be passed to old and new qemu. Lots of code required in qemu and in the manager,
 > and all implicitly created objects would need to me made explicit. Yuck. The precreate vmstate approach is much simpler for all.
 
-(Steve Sistare to Peter Xu, qemu-devel, May 2024.) Here is what can be counted and seen of it. Made by `question.py` from `question-runs.json` (`question_runs.py`: handovers with
+(Steve Sistare on qemu-devel, answering Peter Xu's mail of 30 May 2024.) Here is what can be counted and seen of it. Made by `question.py` from `question-runs.json` (`question_runs.py`: handovers with
 each design, watched), `question-lines.json` (`question_lines.py`) and `silent-loss.json` (the tests); each can be made again.
 
 - **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
