@@ -1,6 +1,7 @@
 #include "tests/support/failure_matrix.h"
 
 #include <fstream>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -11,18 +12,36 @@ namespace vh::test {
 
 using nlohmann::json;
 
-void expectAsInFailureMatrix(const SeenFailure& seen) {
-    const std::string file = inSourceTree("tests/results/failure-matrix.json");
+namespace {
+
+/// Fails the test unless the published file has `outcome` at the place that `keys` lead to.
+void expectAsPublished(const std::string& name, const std::vector<std::string>& keys, const std::string& outcome) {
+    const std::string file = inSourceTree("tests/results/" + name);
     json matrix = json::parse(fileText(file), nullptr, false);
-    json& kept = matrix[std::string(name(seen.design))][seen.victim][seen.step][seen.kind];
+    if (matrix.is_discarded()) matrix = json::object();
+    json* kept = &matrix;
+    std::string place;
+    for (const std::string& key : keys) {
+        kept = &(*kept)[key];
+        place += (place.empty() ? "" : ", ") + key;
+    }
     if (acceptsGoldens()) {
-        kept = seen.outcome;
+        *kept = outcome;
         std::ofstream(file) << matrix.dump(1) << '\n';
         return;
     }
-    EXPECT_EQ(kept, json(seen.outcome)) << "the published failure matrix says otherwise: " << name(seen.design) << ", "
-                                        << seen.victim << " at " << seen.step << ": " << seen.kind
-                                        << "; if the new outcome is right: run again with VH_ACCEPT=1";
+    EXPECT_EQ(*kept, json(outcome)) << "the published '" << name << "' says otherwise: " << place
+                                    << "; if the new outcome is right: run again with VH_ACCEPT=1";
+}
+
+}  // namespace
+
+void expectAsInFailureMatrix(const SeenFailure& seen) {
+    expectAsPublished("failure-matrix.json", {std::string(name(seen.design)), seen.victim, seen.step, seen.kind}, seen.outcome);
+}
+
+void expectAsInLossMatrix(const SeenLoss& seen) {
+    expectAsPublished("silent-loss.json", {seen.design, seen.fault}, seen.outcome);
 }
 
 }  // namespace vh::test

@@ -20,4 +20,14 @@ struct SeenFailure {
 /// Fails the test when the matrix has another outcome for this; with VH_ACCEPT=1 it is put in.
 void expectAsInFailureMatrix(const SeenFailure& seen);
 
+/// What became of guest memory when something of what the new VMM must be told was wrong; published in the same way
+/// (tests/results/silent-loss.json, and in question.md).
+struct SeenLoss {
+    std::string design;  ///< Of ours, or `cpr-transfer to 11.1` and the like: QEMU's own, driven by its monitors alone.
+    std::string fault;
+    std::string outcome;  ///< In words.
+};
+
+void expectAsInLossMatrix(const SeenLoss& seen);
+
 }  // namespace vh::test

@@ -53,7 +53,9 @@ bool mayBeUpgraded(const Case& one) {
 void publish(const Case& one) {
     const std::size_t equals = one.fault.find('=');
     std::string outcome = one.report.value("outcome", "");
-    if (outcome == "rolled back" && one.report["vmm"]["stopToResumeMs"].is_null()) outcome += ", never stopped";
+    // The guest is stopped for the stream: whether that was heard before a new VMM that ends at its start is a race.
+    if (outcome == "rolled back" && one.report["vmm"]["stopToResumeMs"].is_null() && !is(one, {"stream-"}))
+        outcome += ", never stopped";
     expectAsInFailureMatrix({one.design, one.side == Side::Old ? "old VMM" : "new VMM", one.fault.substr(0, equals),
                              one.fault.substr(equals + 1), outcome});
 }

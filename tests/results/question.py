@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""usage: tests/results/question.py [--check]
+
+Writes question.md, the readers' form of question-runs.json, question-lines.json and silent-loss.json; with --check says whether it is
+that, and exits with 1 if not. The oldest QEMU of each design is read from config/design.h.
+"""
+import json, os, re, sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore"]
+FAULTS = ["nothing", "`aux-ram-share` missing", "`x-ignore-shared` missing", "an entry removed", "an entry renamed", "two descriptors swapped", "another file",
+          "a descriptor that is read-only", "a private mapping", "a file of another size", "larger video memory", "a malformed service byte",
+          "a missing descriptor", "a truncated state", "bytes after the end"]
+
+
+def load(name):
+    with open(os.path.join(HERE, name)) as file:
+        return json.load(file)
+
+
+def table(head, rows):
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def coded(names):
+    return ", ".join(f"`{name}`" for name in names) or "-"
+
+
+def releases():
+    """Design -> the oldest QEMU on either side, as the manager has it."""
+    with open(os.path.join(ROOT, "config", "design.h")) as file:
+        text = file.read()
+    found = {}
+    for row in text.split("DesignRow{.design = ")[1:]:
+        oldest = {side: re.search(rf"\.oldest{side} = \{{(\d+), (\d+)\}}", row) for side in ("Old", "New")}
+        found[re.search(r'\.name = "([^"]+)"', row).group(1)] = {
+            side: ".".join(match.groups()) if match else "any" for side, match in oldest.items()}
+    return found
+
+
+# What each design must be told
+
+
+def told(runs):
+    wire = runs["wire"]
+    versions = list(wire)
+    state = " and ".join(f"{wire[version]['cpr state']['bytes']} bytes (QEMU {version})" for version in versions)
+    blocks = {version: wire[version]["blocks"] for version in versions}
+    alike = blocks[versions[0]] == blocks[versions[1]]
+    listed = blocks[versions[0]]
+    resizable = [f"`{name}` ({int(used, 16) >> 10} of {int(most, 16) >> 10} KiB)" for name, used, most in listed if used != most]
+    setup = "stream, at its set-up"
+    text = table(["property of a RAM block", *[f"`{design}`" for design in DESIGNS[:4]], "`copy`, `save-restore`"], [
+        ["name", "CPR state", setup, "CPR state", "CPR state, in a memfd", setup],
+        ["descriptor", "CPR state, one a block; guest RAM that the manager owns: argument `mem-path=/proc/self/fd/N`",
+         "of guest RAM alone: argument `mem-path=/proc/self/fd/N`", "CPR state, one a block", "its number, of a descriptor that is kept open", "-"],
+        ["used_length", *[setup] * 5],
+        ["max_length", *["not told"] * 5],
+        ["alignment", *["not told"] * 5],
+        ["page size, flags", *["not told; of guest RAM by the same arguments as the old VMM's"] * 5],
+        ["whether it is shared", "`aux-ram-share=on`, `share=on`", "`share=on`, of guest RAM", "`aux-ram-share=on`, `share=on`", "`aux-ram-share=on`, `share=on`", "-"],
+        ["guest address", "not told", setup, "not told", "not told", "not told"],
+    ])
+    bytes_of = []
+    for version in versions:
+        one = wire[version]
+        shared, whole = one["main stream, x-ignore-shared"], one["main stream"]
+        bytes_of.append([version, f"{one['cpr state']['bytes']}", len(one["blocks"]), f"{whole['bytes']:,}", f"{shared['bytes']:,}",
+                         f"{shared['normal']} and {shared['duplicate']:,}"])
+    sent = "; ".join(f"`{design}` " + " and ".join(f"{runs['monitor'][accelerator][design]['sent bytes'] / 1e6:.2f} MB" for accelerator in runs["monitor"]) for design in DESIGNS)
+    return f"""## What the new VMM must be told of RAM
+
+From QEMU's sources (10.0.13 and 10.2.2): the CPR state is `migration/cpr.c:vmstate_cpr_fd`, the stream `migration/ram.c:ram_save_setup` and
+`parse_ramblock`, and what a block is made of `system/physmem.c:qemu_ram_alloc_internal`.
+
+{text}
+Which of them change between releases of QEMU: [ram-block-survey.md](ram-block-survey.md). Lengths of guest RAM are arguments, the same as the old VMM's, in every design; the table is about all other blocks where it does not say so.
+
+So the properties that the thread's series wanted to send through vmstate (max_length, alignment and others) are not in the CPR state of these releases: it has
+names and descriptors. The new VMM works max_length and alignment out by itself, and makes a file that is shorter longer
+(`qemu_ram_alloc_from_fd`, argument `grow`; seen below as "larger video memory"). virt-handover looks at all of these fields in both VMMs, in every
+design that shares RAM, by `x-query-ramblock` (unstable) and `/proc`, before the guest stops (`vmm-shim/ram_block_differences.h`).
+
+On the wire, of a q35 with 64 MiB of RAM and VGA that has run no instruction:
+
+{table(["QEMU", "CPR state, bytes", "descriptors in it", "main stream, all RAM in it, bytes", "main stream with `x-ignore-shared`, bytes", "pages copied in it, and pages of zeros"], bytes_of)}
+Of the handovers below (192 MiB of RAM), under TCG and KVM: {sent}. That is the main stream, all devices' state in it.
+
+The {len(listed)} blocks of the first have {"the same lengths in both releases" if alike else "lengths that differ between the releases"}; max_length differs from used_length in {" and ".join(resizable)}.
+"""
+
+
+def losses(matrix):
+    columns = [design for design in ["cpr-transfer, 10.0 to 10.0", "cpr-transfer, 10.0 to 11.1", "x-ignore-shared, 10.0 to 11.1", "relayed",
+                                     "relayed, behind the relay", "vmm-owned", "manager-owned"] if design in matrix]
+    faults = sorted({fault for faults in matrix.values() for fault in faults if fault != "nothing"}, key=lambda fault: (FAULTS.index(fault) if fault in FAULTS else 99, fault))
+    rows = [[fault, *[matrix[column].get(fault, "") for column in columns]] for fault in faults]
+    return f"""## What happens when it is wrong
+
+Seen in runs of two real QEMUs, and seen again in every run of the tests, which fail when they see otherwise
+(`tests/system/silent_loss_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
+monitors alone; an empty cell was not tried, or cannot be. *Behind the relay*: changed between the relay, which had found the state good, and the new VMM.
+
+{table(["fault", *columns], rows)}"""
+
+
+# Code and interface
+
+
+def lines_of(part):
+    return sum(part["files"].values()) + sum(part["lines"].values())
+
+
+def code(lines):
+    versions = list(lines["qemu"])
+    rows = []
+    for name in lines["qemu"][versions[-1]]:
+        for version in versions:
+            part = lines["qemu"][version][name]
+            if lines_of(part):
+                rows.append([name, version, coded(part["files"]) if part["files"] else "-", sum(part["files"].values()), sum(part["lines"].values()), len(part["lines"])])
+    designs = []
+    for design in DESIGNS:
+        needs = lines["needs"][design]
+        qemu = sum(lines_of(lines["qemu"][versions[-1]][name]) for name in needs)
+        room = {name: sum(specs.values()) for name, specs in lines["ours"][design].items()}
+        # Rounded, since the tree moves on.
+        designs.append([f"`{design}`", " + ".join(needs) or "none of its own", qemu, *[10 * round(room[name] / 10) if room[name] else 0 for name in ("manager", "shim")]])
+    return f"""## How much code
+
+Lines that are neither blank nor comment alone, counted by `question_lines.py`: whole files that are there for nothing else, and of other files only
+the lines that name the subject (so a lower bound). QEMU as Debian's source packages have it; the source of 11.1 was not counted.
+
+{table(["part of QEMU", "release", "whole files", "their lines", "lines elsewhere", "in so many files"], rows)}
+By design, with QEMU {versions[-1]}; ours at commit {lines["commit"]}, to the nearest ten, by the files and classes that `question-lines.json` names. What two designs share is
+counted for both; what every design has (processes, monitors, the comparison of RAM blocks) for none:
+
+{table(["design", "needs of QEMU", "lines in QEMU", "lines in the manager", "lines in the shim"], designs)}
+A passed-through device adds "cpr of vfio and iommufd" to `relayed` and `vmm-owned`; `manager-owned` cannot have one.
+"""
+
+
+def release(runs, side):
+    return "QEMU " + re.search(r"version (\S+)", runs["about"][side]).group(1)
+
+
+def words(entries, wanted):
+    return sorted({word for command, arguments in entries for word in arguments if command == "migrate-set-capabilities" and word.endswith("=on") == wanted})
+
+
+def interface(runs):
+    unstable = {name for one in runs["wire"].values() for name in one["unstable"]}
+    seen = runs["monitor"]["kvm"]
+    every = {side: set.intersection(*[{entry[0] for entry in seen[design]["commands"][side]} for design in DESIGNS]) for side in ("old", "new")}
+    rows = []
+    for design in DESIGNS:
+        one, oldest = seen[design], releases()[design]
+        own = {side: sorted({entry[0] for entry in one["commands"][side]} - every[side]) for side in ("old", "new")}
+        entries = [entry for side in ("old", "new") for entry in one["commands"][side]]
+        on = [word.split(" ")[-1][:-3] for word in words(entries, True)]
+        modes = sorted({word for command, arguments in entries if command == "migrate-set-parameters" for word in arguments
+                        if word.startswith(("mode", "cpr-"))})
+        channels = sorted({word.replace("channels ", "") for command, arguments in entries if command.startswith("migrate") for word in arguments if word.startswith("channels")})
+        arguments = [re.sub(r"-incoming \{.*", "-incoming (cpr channel)", argument) for argument in one["arguments"] if argument.startswith(("-incoming", "-add-fd"))]
+        arguments = sorted({re.sub(r"fd=\d+", "fd=N", argument) for argument in arguments} - {"-incoming defer"})
+        rows.append([f"`{design}`", oldest["Old"], oldest["New"], coded(arguments), coded(on), coded(modes), coded(channels), coded(own["old"]), coded(own["new"])])
+    used = {entry[0] for design in DESIGNS for side in ("old", "new") for entry in seen[design]["commands"][side]}
+    capabilities = {word.split(" ")[-1].rsplit("=", 1)[0] for design in DESIGNS for side in ("old", "new") for word in words(seen[design]["commands"][side], True)}
+    return f"""## How much interface
+
+As seen in a handover with each design (strace of the manager's monitor sockets; {release(runs, "old")} to {release(runs, "new")}; `vmm-exec`, which {release(runs, "old")} does not have, from
+{release(runs, "new")} to itself). All designs ask the old VMM {coded(sorted(every["old"]))} and the new one {coded(sorted(every["new"]))}; the table has what not all of them ask.
+
+{table(["design", "oldest old QEMU", "oldest new", "arguments of its own", "capabilities that are on", "mode and its parameters", "channels", "old VMM is asked besides", "new VMM is asked besides"], rows)}
+The device model is told to the new VMM by the same arguments that the old one had, in each design. Arguments for shared RAM: `-object
+memory-backend-file,share=on,mem-path=/proc/self/fd/N` where the manager owns it, `memory-backend-memfd,share=on` where the VMM does; and
+`-machine aux-ram-share=on`, which only CPR needs (virt-handover gives it to every VMM that knows it, so that any design can follow).
+
+Of all that, QEMU's own schema (`query-qmp-schema`, both releases) calls unstable: {coded(sorted((used | capabilities) & unstable))}. `x-query-ramblock`
+is asked by virt-handover to compare RAM blocks, and is needed by no design as such; `x-ignore-shared` is what `manager-owned` rests on. Nothing is asked by HMP. What `vmm-exec` asks the new
+VMM is asked of its rehearsal too.
+"""
+
+
+# What the kernel is told a second time
+
+
+def memfds(one):
+    return [call[len("memfd "):] for call in one["again"]["calls"] if call.startswith("memfd ")]
+
+
+def kernel(runs):
+    text = []
+    for accelerator, seen in runs["monitor"].items():
+        groups = (["KVM"] if accelerator == "kvm" else []) + ["tap", "other"]
+        rows = []
+        for design in DESIGNS:
+            one = seen[design]
+            old = one["old while it hands over"]
+            rows.append([f"`{design}`", *[one["again"]["ioctls"].get(group, 0) for group in groups],
+                         " / ".join(str(one["first"]["ioctls"].get(group, 0)) for group in groups),
+                         "(the same process)" if isinstance(old, str) else " / ".join(str(old["ioctls"].get(group, 0)) for group in groups),
+                         len(memfds(one)), one["again"]["calls"].get("mmap, shared", 0)])
+        text += [f"### {'KVM' if accelerator == 'kvm' else 'TCG'}", "",
+                 table(["design", *groups, "the first VMM until then: " + " / ".join(groups), "the old VMM meanwhile", "memfds made and kept", "shared mappings"], rows)]
+    kvm = runs["monitor"]["kvm"]
+    same = all(kvm[design]["again"]["requests"] == kvm["relayed"]["again"]["requests"] for design in DESIGNS)
+    names = sorted(kvm["relayed"]["again"]["requests"]["KVM"].items(), key=lambda item: (-item[1], item[0]))
+    made = memfds(kvm["relayed"])
+    return f"""## What the kernel is told a second time
+
+ioctl requests of the new VMM from its start to the end of the handover, and the memory that it makes, counted by strace; without those of a guest that
+runs (`KVM_RUN`, interrupts). A VM with one disk, one tap, VGA and a serial port, one CPU, the bare guest. One run each, {release(runs, "old")} to {release(runs, "new")} (`vmm-exec`: the
+latter to itself). What the manager asks of the kernel for both (to make the tap, to put it on the bridge) is not in it.
+A second run was alike, but for the old VMM where it looks for pages that the guest writes (`KVM_CLEAR_DIRTY_LOG`): that number is of one run.
+
+{chr(10).join(text)}
+Under KVM the requests of the six designs are {"the same, request by request" if same else "not the same"}: whoever owns RAM, the new VMM makes its virtual machine anew
+and loads it from the stream. The most frequent: {", ".join(f"`{name}` {number}" for name, number in names[:8])}.
+`vmm-exec` keeps its process and no descriptor of KVM: it makes a new virtual machine as the others do. What the design changes is memory: with CPR the new VMM
+makes {len(made)} memfd ({coded(made)}), without it {len(memfds(kvm["manager-owned"]))}, the implicit blocks among them.
+
+Not looked at: vhost (there was {"a" if runs["about"]["vhost-net"] else "no"} `/dev/vhost-net`), and VFIO and iommufd, where QEMU's CPR does skip requests; the emulated host of
+`tests/test-host/README.md` has them.
+"""
+
+
+# seccomp
+
+
+def sandbox(runs):
+    rows = [[f"`{setting}`" if setting not in ("off", "all four") else setting + (" (libvirt's)" if setting == "all four" else ""),
+             *[seen[design]["outcome"] for design in DESIGNS], short(runs["exec"][setting]["outcome"])] for setting, seen in runs["sandbox"].items()]
+    said = re.sub(r"^.*: execvp .*/", "execvp .../", runs["exec"]["spawn=deny"]["outcome"])
+    filters = {setting: sorted({one["seccomp"] for one in seen.values()}) for setting, seen in runs["sandbox"].items()}
+    in_force = all(found == (["0"] if setting == "off" else ["2"]) for setting, found in filters.items())
+    return f"""## Seccomp
+
+Every design under each setting of `-sandbox on,...`, {release(runs, "new")} to itself, TCG; {"a filter was in force in all but *off*" if in_force else "NOT ALL FILTERS WERE IN FORCE"} (`Seccomp` in
+`/proc/PID/status`). The last column is QEMU's own `cpr-exec`, driven by its monitor alone.
+
+{table(["`-sandbox`", *[f"`{design}`" for design in DESIGNS], "QEMU's `cpr-exec`"], rows)}
+virt-handover refuses `vmm-exec` before anything is touched, and a VM whose definition says `vmm-exec` gets a sandbox without `spawn=deny`. QEMU finds out when it has stopped its
+guest and written its state: "{said}" (`system/qemu-seccomp.c`: EPERM). It is one bit still: in 10.0.13 and 10.2.2 `spawn=deny` forbids `fork`,
+`vfork`, new processes by `clone`, and `execve` together; the finer one that the thread announces is in neither. VMs of the system tests have all four, but those for `vmm-exec`.
+"""
+
+
+def short(outcome):
+    return "executed" if outcome.startswith("executed") else "fails (EPERM)" if "Operation not permitted" in outcome else outcome
+
+
+def answer(runs, lines, matrix):
+    last = list(lines["qemu"].values())[-1]
+    cpr = lines_of(last["cpr, the channel and the state"]) + lines_of(last["aux-ram-share"])
+    shared = lines_of(last["x-ignore-shared"])
+    lost = [fault for fault, outcome in matrix["cpr-transfer, 10.0 to 11.1"].items() if "lost silently" in outcome]
+    shared_lost = [fault for fault, outcome in matrix["x-ignore-shared, 10.0 to 11.1"].items() if "lost silently" in outcome]
+    ours = [outcome for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for outcome in matrix[design].values()]
+    stayed = sum(outcome == "rolled back, never stopped" for outcome in ours)
+    kvm = {design: runs["monitor"]["kvm"][design]["again"]["ioctls"]["KVM"] for design in DESIGNS}
+    told_again = f"{kvm['relayed']} requests in each of the six" if len(set(kvm.values())) == 1 else ", ".join(f"{number} with `{design}`" for design, number in kvm.items())
+    denied = [design for design in DESIGNS if runs["sandbox"]["all four"][design]["outcome"] != "upgraded"]
+    return f"""# The question
+
+> One could imagine a solution where the manager extracts internal properties of vfio, ramblock, etc and passes them as creation time parameters on the
+> new qemu command line. And, the manager pre-creates all fd's so they can be passed to old and new qemu. Lots of code required in qemu and in the manager,
+> and all implicitly created objects would need to me made explicit. Yuck. The precreate vmstate approach is much simpler for all.
+
+(Steve Sistare on qemu-devel, answering Peter Xu's mail of 30 May 2024.) Here is what can be counted and seen of it. Made by `question.py` from `question-runs.json` (`question_runs.py`: handovers with
+each design, watched), `question-lines.json` (`question_lines.py`) and `silent-loss.json` (the tests); each can be made again.
+
+- **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
+  implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
+- **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it, {len(lost)} lose guest memory without a word in QEMU's own `cpr-transfer`; of
+  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest.
+- **The kernel.** KVM is told everything a second time in every design: {told_again}.
+- **Seccomp.** Under the sandbox that libvirt gives QEMU all designs work but {coded(denied)}.
+"""
+
+
+def main():
+    runs, lines, matrix = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json")
+    text = "\n".join([answer(runs, lines, matrix), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), sandbox(runs)])
+    path = os.path.join(HERE, "question.md")
+    if "--check" not in sys.argv[1:]:
+        with open(path, "w") as file:
+            file.write(text)
+        return 0
+    with open(path) as file:
+        if file.read() == text:
+            print("ok: question.md is what its data says")
+            return 0
+    print("question.md is not what its data says: run tests/results/question.py")
+    return 1
+
+
+sys.exit(main())
