@@ -149,6 +149,7 @@ TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     EXPECT_THAT(upgraded.output,
                 testing::ContainsRegex("vm: upgraded   QEMU 10\\.0\\.[0-9]+ -> 11\\.1\\.[0-9]+   design relayed\n"
                                        "  guest pause [0-9.]+ ms \\(heartbeats\\)   [0-9.]+ ms \\(STOP to RESUME\\)   "
+                                       "[0-9]+ ms \\(QEMU's downtime\\)   "
                                        "[0-9.]+ MB sent   0 of 192 MiB RAM copied   total [0-9.]+ s\n"));
     EXPECT_THAT(upgraded.output, testing::Not(HasSubstr("\033["))) << "colour is for terminals";
 
