@@ -294,12 +294,13 @@ class Comparison {
 
     void findOutWhichRun(Configuration& configuration, VmSet& set) {
         MeasuredVm& vm = set.vms.front();
+        // By now: the old one's is about to be known.
+        const bool hadBuildIds =
+            !results_.vmms[configuration.old].buildId.empty() && !results_.vmms[configuration.new_].buildId.empty();
         learn({}, configuration.old, vm.pid);
         control_->setRunning(vm, true);
         for (Series* series : set.series) {
-            const bool hasBuildIds =
-                !results_.vmms[configuration.old].buildId.empty() && !results_.vmms[configuration.new_].buildId.empty();
-            if (!series->isRun() || (!series->rounds.empty() && hasBuildIds)) continue;  // It is known, or will be.
+            if (!series->isRun() || (!series->rounds.empty() && hadBuildIds)) continue;  // It is known, or will be.
             const HandoverReport report =
                 control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
