@@ -863,7 +863,8 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
     places.erase("last-report.json");  // Which a VM has once a handover of it has come to something.
     const std::string extra = differenceOf(places, {"record.json", std::to_string(record->vmm.generation)});
     if (!extra.empty()) faults.push_back({"leaked", title + "in its directory:" + extra});
-    const std::set<std::string> entries = entriesOf(home);
+    std::set<std::string> entries = entriesOf(home);
+    entries.erase("ram-blocks");  // Which a VMM has once a handover has compared its memory.
     if (vm.entries.empty()) vm.entries = entries;
     if (const std::string odd = differenceOf(entries, vm.entries); !odd.empty())
         faults.push_back({"leaked", title + "in its generation's directory:" + odd});
