@@ -64,8 +64,9 @@ OwnProcess::OwnProcess(const std::vector<std::string>& command, int inherited) :
 }
 
 OwnProcess::~OwnProcess() {
-    // It has no guest: it was started with -S, or only to say something.
-    if (pidfd_) signalProcess(pidfd_.get(), SIGKILL);
+    // It has no guest: it was started with -S, or only to say something. A child that nobody has waited for keeps its pid.
+    ::kill(pid_, SIGKILL);
+    if (!awaitEnd(steady_clock::now() + std::chrono::seconds(10))) return;  // The kernel holds it.
     while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
 }
 
