@@ -344,8 +344,9 @@ void Recovery::letOldRun() {
         if (runState == RunState::Running || !record_.guestWasRunning) return settled();
         ask(old_, "cont", nullptr, [this, settled](const QmpReply& answer) {
             if (answer.ok()) return settled();
-            // A migration that was cancelled just now takes a moment to let go of the guest.
-            if (--attemptsLeft_ == 0) return finish("the old VMM does not start the guest: " + answer.error->description);
+            // A migration that was cancelled just now takes a moment to let go of the guest; it says so at once.
+            if (--attemptsLeft_ == 0 || answer.error->errorClass == "Timeout")
+                return finish("the old VMM does not start the guest: " + answer.error->description);
             timer_ = EventSource::after(milliseconds(20), [this] { guarded([this] { letOldRun(); }); });
         });
     });

@@ -400,6 +400,15 @@ TEST_F(SettleTest, waitsForANewVmmThatTakesItsTimeToLetTheGuestRun) {
     EXPECT_TRUE(isGone(old));
 }
 
+/// Asked again and again, one that answers all else would keep whoever recovers it, and so every verb, for two hours.
+TEST_F(SettleTest, givesUpAnOldVmmThatDoesNotAnswerWhenItIsToLetTheGuestRun) {
+    ASSERT_EQ(start("a", executing("--fault cont@2=slow:600000")).code, ExitCode::Done);
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "proving", "0"));
+    const json report = upgrade("a", {.binary = executing(), .dryRun = true});
+    EXPECT_THAT(report.value("cause", ""), HasSubstr("the old VMM does not start the guest: no answer to 'cont'"))
+        << report.dump(2);
+}
+
 /// What has been sent SIGKILL runs no guest any more, however long the kernel holds it: the guest that is well is not to pay for
 /// that.
 TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
