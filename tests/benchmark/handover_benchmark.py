@@ -489,8 +489,13 @@ def main():
     return status
 
 
-if __name__ == "__main__":
+def run(main):
+    """As a program that a person may interrupt."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    run(main)

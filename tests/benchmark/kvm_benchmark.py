@@ -20,7 +20,7 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True  # No __pycache__ in the source tree.
-from handover_benchmark import CannotRun, ManagedVm, Results, Workspace, available_mib, interrupt, measure, say
+from handover_benchmark import CannotRun, ManagedVm, Results, Workspace, available_mib, interrupt, measure, run, say
 
 SIZES_MIB = (128, 512, 2048, 8192)  # Of RAM that is touched.
 UNTOUCHED_MIB = 64
@@ -109,7 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

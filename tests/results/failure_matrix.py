@@ -5,7 +5,8 @@ Writes failure-matrix.md, the readers' form of failure-matrix.json; with --check
 """
 import json, os, sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from published import HERE, publish
+
 STATES = ["preflight", "launching", "exchanging", "verifying", "standing by", "switching", "proving", "confirming", "retiring"]
 STEPS = ["start", "monitor", "verify", "verify@2", "incoming", "cpr-sent", "cpr-received", "hang-up", "migrate", "stream-begin", "stream-middle",
          "stream-end", "cont", "quit"]
@@ -50,17 +51,7 @@ def main():
         matrix = json.load(file)
     text = "\n".join([HEAD, table(matrix, "manager", STATES, "The manager dies (SIGKILL)"),
                       table(matrix, "new VMM", STEPS, "The new VMM fails"), table(matrix, "old VMM", STEPS, "The old VMM fails")])
-    path = os.path.join(HERE, "failure-matrix.md")
-    if "--check" not in sys.argv[1:]:
-        with open(path, "w") as file:
-            file.write(text)
-        return 0
-    with open(path) as file:
-        if file.read() == text:
-            print("ok: failure-matrix.md is what failure-matrix.json says")
-            return 0
-    print("failure-matrix.md is not what failure-matrix.json says: run tests/results/failure_matrix.py")
-    return 1
+    return publish("failure-matrix", text, "failure-matrix.json")
 
 
 sys.exit(main())

@@ -6,7 +6,8 @@ that, and exits with 1 if not. The oldest QEMU of each design is read from confi
 """
 import json, os, re, sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from published import HERE, publish
+
 ROOT = os.path.dirname(os.path.dirname(HERE))
 DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore"]
 FAULTS = ["nothing", "`aux-ram-share` missing", "`x-ignore-shared` missing", "an entry removed", "an entry renamed", "two descriptors swapped", "another file",
@@ -283,17 +284,7 @@ each design, watched), `question-lines.json` (`question_lines.py`) and `silent-l
 def main():
     runs, lines, matrix = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json")
     text = "\n".join([answer(runs, lines, matrix), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), sandbox(runs)])
-    path = os.path.join(HERE, "question.md")
-    if "--check" not in sys.argv[1:]:
-        with open(path, "w") as file:
-            file.write(text)
-        return 0
-    with open(path) as file:
-        if file.read() == text:
-            print("ok: question.md is what its data says")
-            return 0
-    print("question.md is not what its data says: run tests/results/question.py")
-    return 1
+    return publish("question", text, "its data")
 
 
 sys.exit(main())
