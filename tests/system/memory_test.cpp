@@ -91,13 +91,20 @@ TEST_F(MemoryTest, isRefusedOrCostsTheNewVmmAndNeverTheGuest) {
     const int old = vmmPid(host, "vm");
     ASSERT_EQ(setOomScore(old, oomScoreOf(::getpid()).value()), "");
 
-    // Too little for any VMM: seen before.
-    cgroup.leave(8 * mib);
-    json report = upgrade({.binary = newQemu()});
+    // Too little for any VMM: seen before. A VMM gives memory back of itself (QEMU's malloc_trim, util/rcu.c), so what was left
+    // may be more by the time it is looked at: then the new VMM pays.
+    json report = json::object();
+    for (int tries = 0; tries < 5 && report.value("outcome", "") != "refused"; ++tries) {
+        cgroup.leave(8 * mib);
+        report = upgrade({.binary = newQemu()});
+        EXPECT_EQ(vmmPid(host, "vm"), old);
+        if (report["outcome"] == "refused") continue;
+        ASSERT_EQ(report["outcome"], "rolled back") << report.dump(2);
+        EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("the new VMM was killed by signal 9"));
+    }
     EXPECT_EQ(report["outcome"], "refused") << report.dump(2);
     EXPECT_THAT(whyNot(report), AllOf(HasSubstr("the memory cgroup '" + cgroup.directory() + "' has room for"),
                                       HasSubstr("; raise the limit, or free memory in it")));
-    EXPECT_EQ(vmmPid(host, "vm"), old);
 
     // Enough for one, and not for this one, which is smaller than the old one when it comes to it. The kernel would end the
     // larger.
