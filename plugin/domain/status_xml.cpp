@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <sstream>
 #include <stdexcept>
 
 #include "plugin/domain/qemu_option.h"
@@ -103,6 +104,17 @@ DomainStatus readStatus(const std::string& xml) {
     read.hasBlockJob = hasBlockJob(status);
     read.hasJob = hasJob(status);
     return read;
+}
+
+std::string definitionIn(const std::string& xml) {
+    const pugi::xml_document document = parseXml(xml, "domstatus");
+    xml_node domain = requiredChild(document.document_element(), "domain");
+    domain.remove_child("currentMemory");
+    domain.child("clock").remove_attribute("adjustment");
+    for (xml_node channel : domain.child("devices").children("channel")) channel.child("target").remove_attribute("state");
+    std::ostringstream text;
+    domain.print(text, "", pugi::format_raw);
+    return text.str();
 }
 
 std::string rewriteStatus(const std::string& xml, const StatusChange& change) {

@@ -25,6 +25,12 @@ struct DomainStatus {
 /// Throws std::runtime_error naming what is missing.
 DomainStatus readStatus(const std::string& xml);
 
+/// The domain's own XML in it, without what the guest changes of itself while it runs: whether it has a channel's port open, its
+/// clock's offset, its balloon (src/qemu/qemu_driver.c:processSerialChangedEvent, src/qemu/qemu_process.c:
+/// qemuProcessHandleRTCChange, qemuProcessHandleBalloonChange, 11.3.0). What is left is altered by a person's or a tool's change
+/// alone, such as a hotplug.
+std::string definitionIn(const std::string& xml);
+
 /// What a handover changes in it.
 struct StatusChange {
     pid_t pid = 0;

@@ -30,12 +30,6 @@ constexpr milliseconds monitorDeadline{5'000};
 // libvirt's own entries for a few more vCPU threads and longer pids; the file is a few tens of KiB.
 constexpr std::size_t spareBytes = 64 * 1024;
 
-/// The domain's own XML in its status XML: what only a hotplug or another change of the domain alters.
-std::string domainPart(const std::string& statusXml) {
-    const std::size_t begin = statusXml.find("<domain "), end = statusXml.rfind("</domain>");
-    return begin == std::string::npos || end == std::string::npos ? std::string() : statusXml.substr(begin, end - begin);
-}
-
 void refuseHandover(const std::string& why) {
     throw std::runtime_error(why);
 }
@@ -173,7 +167,7 @@ AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, millisecond
     const DomainStatus status = readStatus(statusXml);
     if (status.pid != domain.old.pid || !domain.old.isAlive())
         refuseHandover("it was restarted, or ended, in the meantime; try again");
-    if (domainPart(statusXml) != domainPart(plan.statusXml))
+    if (definitionIn(statusXml) != definitionIn(plan.statusXml))
         refuseHandover("it was changed in the meantime (a hotplug?); try again");
     if (status.hasBlockJob || status.hasJob) refuseHandover("a job was begun in the meantime; wait for it and try again");
 

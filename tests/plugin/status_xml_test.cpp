@@ -71,6 +71,23 @@ TEST(ReadStatus, namesWhatIsMissing) {
     EXPECT_EQ(refusal([&] { readStatus("<domain/>"); }), "XML of a <domain>, expected a <domstatus>");
 }
 
+TEST(DefinitionIn, doesNotSeeWhatTheGuestChanges) {
+    const std::string xml = changed(golden("as-started/status.xml"), "<clock offset='utc'/>",
+                                    "<clock offset='variable' adjustment='0' basis='utc'/>");
+    const auto seen = [&](const std::string& what, const std::string& with) {
+        return definitionIn(changed(xml, what, with)) != definitionIn(xml);
+    };
+    EXPECT_FALSE(seen("state='disconnected'", "state='connected'")) << "it has opened a channel's port";
+    EXPECT_FALSE(seen("<clock offset='variable' adjustment='0'", "<clock offset='variable' adjustment='-3600'"))
+        << "has set its clock";
+    EXPECT_FALSE(seen("<currentMemory unit='KiB'>131072", "<currentMemory unit='KiB'>65536")) << "has filled its balloon";
+    EXPECT_FALSE(seen("<domstatus state='running' reason='booted'", "<domstatus state='paused' reason='user'"));
+    EXPECT_TRUE(seen("<clock offset='variable'", "<clock offset='timezone'"));
+    EXPECT_TRUE(seen("<currentMemory unit='KiB'>131072</currentMemory>", "<maxMemory slots='2' unit='KiB'>262144</maxMemory>"));
+    EXPECT_TRUE(seen("<target type='virtio' name='org.virt-handover.heartbeat.0'", "<target type='virtio' name='other'"));
+    EXPECT_TRUE(seen("<emulator>", "<disk type='file' device='cdrom'/><emulator>")) << "plugged in";
+}
+
 TEST(RewriteStatus, changesWhatAHandoverChangesAndNothingElse) {
     const std::string before = golden("unplugged-and-restarted/status.xml");
     const std::string after = rewriteStatus(before, {4711, {5001, 5002}, "/opt/new & better", {"kvm", "blockdev", "new"}});
