@@ -30,10 +30,10 @@ struct Figure {
     Kind kind;
 };
 
-constexpr std::array figures{Figure{"stopToResumeMs", Kind::Time}, Figure{"guestPauseMs", Kind::Time},
-                             Figure{"brownOutMs", Kind::Time},     Figure{"networkGapMs", Kind::Time},
-                             Figure{"totalMs", Kind::Time},        Figure{"ramCopiedBytes", Kind::Amount},
-                             Figure{"networkLost", Kind::Absolute}};
+constexpr std::array figures{
+    Figure{"stopToResumeMs", Kind::Time}, Figure{"guestPauseMs", Kind::Time},     Figure{"workLostMs", Kind::Time},
+    Figure{"brownOutMs", Kind::Time},     Figure{"networkGapMs", Kind::Time},     Figure{"totalMs", Kind::Time},
+    Figure{"noWayBackMs", Kind::Time},    Figure{"ramCopiedBytes", Kind::Amount}, Figure{"networkLost", Kind::Absolute}};
 
 /// Of one figure of one series.
 struct FigureComparison {
@@ -83,6 +83,12 @@ const Configuration* counterpartOf(const Configuration& one, const std::map<Fact
     const auto here = std::ranges::find(own, &one, [](const auto& entry) { return entry.second; });
     const auto there = others.find(here->first);
     return there == others.end() ? nullptr : there->second;
+}
+
+/// Rounds that ended with no VMM running the guest: what could not go back when it failed.
+std::size_t guestsLost(const Series& series) {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        series.rounds, [](const Round& round) { return round.outcome == Outcome::Lost || round.outcome == Outcome::Silent; }));
 }
 
 std::size_t brokenPatterns(const Series& series) {
@@ -156,6 +162,7 @@ class Check {
         if (was.all() == 0 && is.all() == 0) return;
         if (was.all() == 0) return notCompared(configuration, design, "it was not run in the baseline");
         comparePatterns(configuration, before, after);
+        compareWayBack(configuration, before, after);
         if (is.all() == 0) {
             const std::string reason = printable(after.notRun);
             if (was.failed == was.all() || reason.empty())
@@ -200,6 +207,15 @@ class Check {
         else if (was > 0 && countRounds(after).all() > 0)
             add(result_.improvements, configuration, design, "patterns",
                 "the guest's memory, disk and beats are intact (before: wrong in " + std::to_string(was) + " rounds)");
+    }
+
+    /// As with patterns, no number of lost guests is fine.
+    void compareWayBack(const Configuration& configuration, const Series& before, const Series& after) {
+        const std::size_t was = guestsLost(before), is = guestsLost(after);
+        if (is > 0)
+            add(result_.regressions, configuration, std::string(name(after.design)), "wayBack",
+                "the guest was lost in " + std::to_string(is) +
+                    " of the rounds that failed, and did not go on in the old VMM (before: in " + std::to_string(was) + ")");
     }
 
     void compareFailures(const Configuration& configuration, const std::string& design, const RoundCount& was,

@@ -21,7 +21,7 @@ namespace vh {
 struct CheckFinding {
     std::string configuration;  ///< `id` in the newer results, or in the older where there is none.
     std::string design;
-    std::string figure;                ///< A metric's name, `failures` or `patterns`.
+    std::string figure;                ///< A metric's name, `failures`, `patterns` or `wayBack`.
     std::optional<Interval> interval;  ///< Of the ratio newer / older, or of the difference newer - older.
     std::string text;                  ///< The whole of it in a line.
 };
