@@ -22,6 +22,11 @@ def shortened(text, lines=25, width=500):
     kept = [line[:width] for line in text.strip().splitlines()]
     return kept if len(kept) <= lines else kept[:lines] + [f"... and {len(kept) - lines} lines more"]
 
+def last_words(program):
+    """Of one that was lost it is its standard error that says why."""
+    said = [(program.get(stream) or "").strip().splitlines()[-20:] for stream in ("stdout", "stderr")]
+    return shortened("\n".join(line for lines in said for line in lines), lines=40)
+
 def programs():
     try:
         with open(os.path.join(logs, "testlog.json")) as log:
@@ -55,7 +60,7 @@ for program in programs():
             passed += 1
         else:
             failed.append(f"{name}: {result}")
-            what_they_said[failed[-1]] = shortened("\n".join((program.get("stdout") or "").splitlines()[-25:]))
+            what_they_said[failed[-1]] = last_words(program)
         continue
     failed_before, ran = len(failed), 0
     for case in cases(program):
@@ -76,6 +81,7 @@ for program in programs():
         ran += 1
     if not good and len(failed) == failed_before:
         failed.append(f"{name}: {result} (exit status {program.get('returncode')})")
+        what_they_said[failed[-1]] = last_words(program)
     elif good and ran == 0:
         failed.append(f"{name}: no test in it ran")
 
