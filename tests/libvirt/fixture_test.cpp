@@ -71,7 +71,7 @@ TEST_P(LibvirtFixture, hasANetworkThatReachesTheGuest) {
     domain.expectGuestIsWell();
     Pinger pinger(TestDomain::guestAddress, milliseconds(20), 64);
     pinger.start();
-    EXPECT_TRUE(turnUntil([&] { return pinger.answered() > 10; }, seconds(60)));
+    EXPECT_TRUE(turnUntil([&] { return pinger.answered() > 10; }, patience));
     pinger.stop(seconds(5));
 }
 

@@ -59,7 +59,7 @@ class Daemon {
     void send(int signal) const { ::kill(pid_, signal); }
     std::string output() const { return readIfThere(workspace_.path() + "/daemon.err"); }
     bool says(const std::string& text) const {
-        return turnUntil([&] { return output().find(text) != std::string::npos; }, seconds(60));
+        return turnUntil([&] { return output().find(text) != std::string::npos; }, patience);
     }
 
  private:
@@ -73,7 +73,7 @@ TEST_F(LibvirtHook, isCalledOnStartReconnectAndDestroy) {
         runtimeDirectory, [&](const HookNotice& notice) { notices.push_back(notice); },
         [](const std::string& line) { ADD_FAILURE() << line; });
     const auto heard = [&](const HookNotice& wanted) {
-        return turnUntil([&] { return std::ranges::find(notices, wanted) != notices.end(); }, seconds(60));
+        return turnUntil([&] { return std::ranges::find(notices, wanted) != notices.end(); }, patience);
     };
     LibvirtHost host;
     const TestDomain domain(host, {.name = "o'clock \"now\" & größer"});
@@ -99,7 +99,7 @@ TEST_F(LibvirtHook, letsADomainLiveWhenTheManagerHangs) {
     domain.expectGuestIsWell();
     const pid_t vmm = domain.vmm();
     // More notices than the socket of a manager takes that does not read (net.unix.max_dgram_qlen).
-    for (int i = 0; i < 20; ++i) runProgram({required("VH_HOOK"), domain.name(), "started", "begin", "-"}, seconds(60));
+    for (int i = 0; i < 20; ++i) runProgram({required("VH_HOOK"), domain.name(), "started", "begin", "-"}, patience);
     host.restart();
     EXPECT_EQ(domain.state(), "running");
     EXPECT_EQ(domain.vmm(), vmm);
@@ -138,7 +138,7 @@ TEST_F(LibvirtHook, letsTheManagerForgetADomainThatHasEnded) {
         kept.push_back(directory.path());
     }
     ended.destroy();
-    EXPECT_TRUE(turnUntil([&] { return !fs::exists(kept[0]); }, seconds(60))) << daemon.output();
+    EXPECT_TRUE(turnUntil([&] { return !fs::exists(kept[0]); }, patience)) << daemon.output();
     EXPECT_TRUE(daemon.says("libvirt's domain 'ended' has ended")) << daemon.output();
     EXPECT_TRUE(fs::exists(kept[1])) << "the record of a domain that runs";
     running.expectGuestIsWell();
@@ -211,12 +211,12 @@ exec libvirtd --pid-file /run/libvirt/libvirtd.pid
     std::string uri() const { return "qemu+unix:///system?socket=" + root() + "/run/libvirt/libvirt-sock"; }
     Ran virsh(std::vector<std::string> arguments) const {
         arguments.insert(arguments.begin(), {"/usr/bin/virsh", "--quiet", "--connect", uri()});
-        return runProgram(std::move(arguments), seconds(60));
+        return runProgram(std::move(arguments), patience);
     }
     Ran tool(const std::string& verb, const std::string& domain) const {
         return runProgram(
             {"/usr/bin/nsenter", "--target", std::to_string(pid_), "--mount", "--uts", required("VH_LIBVIRT_TOOL"), verb, domain},
-            seconds(60));
+            patience);
     }
 
  private:
@@ -250,7 +250,7 @@ TEST_F(LibvirtHook, makesAMigratedDomainReadyWhereThePolicySaysSo) {
     HeartbeatMonitor monitor;
     monitor.listen(connectUnix(heartbeat));
     EXPECT_TRUE(
-        turnUntil([&] { return monitor.summary().beats > 100 && monitor.summary().status.contains("mismatches"); }, seconds(60)));
+        turnUntil([&] { return monitor.summary().beats > 100 && monitor.summary().status.contains("mismatches"); }, patience));
     EXPECT_THAT(monitor.summary().status, testing::Contains(testing::Pair("mismatches", 0U)));
     EXPECT_THAT(monitor.summary().errors, testing::IsEmpty());
     EXPECT_EQ(other.virsh({"destroy", domain.name()}).code, 0);

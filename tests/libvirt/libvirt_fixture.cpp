@@ -87,7 +87,7 @@ std::string trimmed(std::string text) {
 
 void mustRun(std::vector<std::string> command) {
     const std::string program = command[0];
-    const Ran ran = runProgram(std::move(command), seconds(60));
+    const Ran ran = runProgram(std::move(command), patience);
     if (ran.code != 0) throw std::runtime_error(program + ": " + ran.error + ran.output);
 }
 
@@ -159,8 +159,7 @@ void endProcess(pid_t pid, int signal) {
     const UniqueFd process = processHandle(pid);
     if (!process) return;
     ::syscall(SYS_pidfd_send_signal, process.get(), signal, nullptr, 0);
-    if (!endsWithin(process, seconds(60)))
-        ADD_FAILURE() << "process " << pid << " has not ended a minute after signal " << signal;
+    if (!endsWithin(process, patience)) ADD_FAILURE() << "process " << pid << " has not ended a minute after signal " << signal;
 }
 
 const char* name(VmmUser user) {
@@ -385,8 +384,7 @@ std::map<std::string, std::uint64_t> TestDomain::guestStatus() const {
 void TestDomain::expectGuestIsWell() const {
     auto before = guestStatus(), after = before;
     const auto goesOn = [&](const char* counter) { return after[counter] > before[counter]; };
-    // An emulated host is slow.
-    const auto end = std::chrono::steady_clock::now() + seconds(60);
+    const auto end = std::chrono::steady_clock::now() + patience;
     while (!(goesOn("ram_checked") && goesOn("disk_checked")) && !after.empty() && std::chrono::steady_clock::now() < end)
         after = guestStatus();
     EXPECT_EQ(after["mismatches"], 0U);

@@ -63,7 +63,7 @@ class LibvirtHost {
     /// 0 when it is not running.
     pid_t daemon() const;
 
-    Ran virsh(std::vector<std::string> arguments, std::chrono::milliseconds deadline = std::chrono::seconds(60)) const;
+    Ran virsh(std::vector<std::string> arguments, std::chrono::milliseconds deadline = patience) const;
     /// The same for what has to succeed: fails the test otherwise. Returns the output without the line ends behind it.
     std::string must(std::vector<std::string> arguments) const;
 };

@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 Ran systemctl(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "/usr/bin/systemctl");
-    return runProgram(std::move(arguments), seconds(90));
+    return runProgram(std::move(arguments), patience);
 }
 
 /// `masked-runtime`, `disabled`, `enabled`, ...
@@ -78,7 +78,7 @@ std::unique_ptr<LibvirtHost> UnderSystemd::host_;
 std::unique_ptr<TestDomain> UnderSystemd::domain_;
 
 std::string machines() {
-    return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, seconds(30)).output;
+    return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, patience).output;
 }
 
 TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
@@ -105,7 +105,7 @@ TEST_F(UnderSystemd, anUpgradeKeepsUnitsCgroupsAndConfinementAsTheyWere) {
         host_->must({"attach-device", domain_->name(), disk});
         host_->must({"detach-device", domain_->name(), disk});
     }
-    EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, seconds(30)).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
+    EXPECT_THAT(runProgram({"/usr/bin/dmesg"}, patience).output, Not(testing::ContainsRegex("DENIED.*profile=.libvirt-")));
 
     // libvirt may execute what is there, its domains only what they know by name.
     const std::string unknown = writeProgram("/usr/bin/qemu-unknown", "#!/bin/sh\nexec " + newQemu() + " \"$@\"\n");
@@ -132,7 +132,7 @@ TEST_F(UnderSystemd, aNetworkThatTheKernelServesGoesOn) {
     pinger.start();
     const auto answered = [&](unsigned more) {
         const unsigned before = pinger.answered();
-        return turnUntil([&] { return pinger.answered() >= before + more; }, seconds(60));
+        return turnUntil([&] { return pinger.answered() >= before + more; }, patience);
     };
     ASSERT_TRUE(answered(20)) << "the guest does not answer pings";
 
@@ -170,7 +170,7 @@ TEST_F(UnderSystemd, nobodyActivatesLibvirtInTheMiddle) {
     RunningTool upgrading(upgradeOf(*domain_), {{"VH_STOP_AT", "handing over"}}, "VH_STOPPING_TOOL");
     ASSERT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.err");
     for (const char* unit : units) EXPECT_EQ(enablement(unit), "masked-runtime\n") << unit;
-    EXPECT_NE(host_->virsh({"list"}, seconds(20)).code, 0);
+    EXPECT_NE(host_->virsh({"list"}, patience).code, 0);
     EXPECT_NE(systemctl({"start", "libvirtd.socket"}).code, 0);
     EXPECT_NE(systemctl({"start", "libvirtd.service"}).code, 0);
     EXPECT_EQ(host_->daemon(), 0);

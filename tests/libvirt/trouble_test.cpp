@@ -39,7 +39,7 @@ TEST(UpgradeInTrouble, isNotDisturbedByALibvirtdThatIsStartedInTheMiddle) {
     ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
     // Daemonized: one that comes up a moment after the lock-out is the host's libvirtd, and stays.
     for (int attempt = 0; attempt < 5 && phaseNow() == "handing over"; ++attempt)
-        runProgram({"/usr/sbin/libvirtd", "--daemon"}, seconds(20));
+        runProgram({"/usr/sbin/libvirtd", "--daemon"}, patience);
     expectUpgraded(upgrading.wait());
     EXPECT_EQ(domain.state(), "running");
     domain.expectOneVmm();
@@ -141,7 +141,7 @@ TEST(UpgradeInTrouble, believesTheLockOnAPidFileAndNotItsContent) {
     ASSERT_TRUE(eventually([] { return phaseNow() == "handing over"; }));
     // One that meets the lock-out ends a moment after it has said that all is well.
     ASSERT_TRUE(eventually([&] {
-        if (host.daemon() == 0) runProgram({"/usr/sbin/libvirtd", "--daemon"}, seconds(30));
+        if (host.daemon() == 0) runProgram({"/usr/sbin/libvirtd", "--daemon"}, patience);
         return host.virsh({"version"}).code == 0;
     }));
     const Ran ran = upgrading.wait();

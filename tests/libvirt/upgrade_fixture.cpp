@@ -125,7 +125,7 @@ std::string snippet(const std::string& name, const std::string& xml) {
 
 std::string diskToPlugIn(const std::string& image) {
     const std::string file = freshImage(image);
-    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", file, "16M"}, seconds(20));
+    runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", file, "16M"}, patience);
     return snippet(image, "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" + file +
                               "'/><target dev='vdb' bus='virtio'/></disk>");
 }

@@ -31,7 +31,7 @@ inline std::vector<std::string> upgradeOf(const TestDomain& domain) {
 nlohmann::json outcomeOf(const Ran& ran);
 void expectUpgraded(const Ran& ran);
 
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds deadline = std::chrono::seconds(60));
+bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds deadline = patience);
 
 /// The tool in the background, killed at the end if it still runs.
 class RunningTool {

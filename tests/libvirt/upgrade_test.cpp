@@ -164,11 +164,11 @@ TEST(UpgradeAsDebianHasIt, keepsTheNetworkOfADomainOnABridge) {
     domain.expectGuestIsWell();
     Pinger pinger(TestDomain::guestAddress, milliseconds(5), 8);
     pinger.start();
-    ASSERT_TRUE(turnUntil([&] { return pinger.answered() > 50; }, seconds(60)));
+    ASSERT_TRUE(turnUntil([&] { return pinger.answered() > 50; }, patience));
     for (int round = 0; round < 2; ++round) {
         expectUpgraded(tool(upgradeOf(domain)));
         const unsigned before = pinger.answered();
-        EXPECT_TRUE(turnUntil([&] { return pinger.answered() > before + 50; }, seconds(60))) << "the guest's network is dead";
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() > before + 50; }, patience)) << "the guest's network is dead";
     }
     const PingResult pings = pinger.stop(seconds(2));
     std::cout << pings.lost << " of " << pings.sent << " pings lost in two handovers\n";
@@ -251,7 +251,7 @@ TEST(UpgradeAsDebianHasIt, goesOnWithTheLogsOfSerialPorts) {
             expectUpgraded(tool(upgradeOf(domain)));
             EXPECT_EQ(boots(), 1U) << "what was in the log is lost";
             host.must({"reset", domain.name()});
-            EXPECT_TRUE(eventually([&] { return boots() == 2; }, seconds(120))) << "nothing more comes into the log";
+            EXPECT_TRUE(eventually([&] { return boots() == 2; }, patience)) << "nothing more comes into the log";
         }
     }
 }

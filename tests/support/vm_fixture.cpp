@@ -105,7 +105,7 @@ void Workspace::expectNothingLeft() const {
             return difference(processesAbout(path()), processesBefore_).empty() &&
                    difference(ownDescriptors(), descriptorsBefore_).empty();
         },
-        milliseconds(5000));
+        patience);
     EXPECT_EQ(difference(processesAbout(path()), processesBefore_), std::set<std::string>{}) << "processes are left";
     for (const std::string& descriptor : difference(ownDescriptors(), descriptorsBefore_))
         ADD_FAILURE() << "a descriptor is left: " << descriptor << "\n"
@@ -143,7 +143,7 @@ VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
     // On the heap: an answer that comes after all, behind the two minutes, must not write into a frame that is gone.
     const auto answer = std::make_shared<std::optional<VerbResult>>();
     verb([answer](const VerbResult& result) { *answer = result; });
-    if (!turnUntil([&] { return answer->has_value(); }, milliseconds(120'000))) {
+    if (!turnUntil([&] { return answer->has_value(); }, patience)) {
         ADD_FAILURE() << "no answer within two minutes";
         return {};
     }
@@ -174,8 +174,8 @@ json ask(Host& host, const std::string& vm, const std::string& command, const js
 json askMonitor(const std::string& socket, const std::string& command, const json& arguments) {
     QmpClient monitor(connectUnix(socket));
     std::optional<QmpReply> reply;
-    monitor.execute(command, arguments, milliseconds(10'000), [&](QmpReply answer) { reply = std::move(answer); });
-    turnUntil([&] { return reply.has_value(); }, milliseconds(20'000));
+    monitor.execute(command, arguments, patience, [&](QmpReply answer) { reply = std::move(answer); });
+    turnUntil([&] { return reply.has_value(); }, patience);
     EXPECT_TRUE(reply && reply->ok()) << command << ": " << (reply && reply->error ? reply->error->description : "silence");
     return reply ? reply->value : json();
 }
@@ -256,7 +256,7 @@ std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& 
     const json shown = show(host, vm);
     // More than once: QEMU 10.0 may not notice that a listener went away while its guest was stopped (as when a manager dies in
     // the middle of a handover), and then takes the next one for nobody; the one after that is served.
-    for (int attempt = 0; attempt < 4; ++attempt) {
+    for (int attempt = 0; attempt < 20; ++attempt) {
         HeartbeatMonitor monitor;
         monitor.listen(connectUnix(shown["directory"].get<std::string>() + "/heartbeat.sock"));
         const bool heard = turnUntil(
@@ -272,7 +272,7 @@ void expectGuestIsWell(Host& host, const std::string& vm) {
     auto before = guestStatus(host, vm), after = guestStatus(host, vm);
     // A busy machine may give a guest's threads no turn between two lines.
     const auto goesOn = [&](const char* counter) { return after[counter] > before[counter] || !before.contains(counter); };
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto end = std::chrono::steady_clock::now() + patience;
     while (!(goesOn("ram_checked") && goesOn("disk_checked")) && !after.empty() && std::chrono::steady_clock::now() < end)
         after = guestStatus(host, vm);
     EXPECT_EQ(after["mismatches"], 0U);
@@ -295,7 +295,7 @@ void crashManager(const Workspace& workspace, const std::string& vm, const std::
     const bool isOver = delayMs != "0" && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     ASSERT_TRUE(isOver || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) << "the manager did not die at '" << state << "'";
     // A child that the dead manager was just starting may hold the VM's lock until it executes its program.
-    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(runtime, vm).tryLock()); }, milliseconds(5'000)));
+    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(runtime, vm).tryLock()); }, patience));
 }
 
 int vmmPid(Host& host, const std::string& vm) {
@@ -304,7 +304,7 @@ int vmmPid(Host& host, const std::string& vm) {
 
 pid_t startDaemon(const Workspace& workspace) {
     const pid_t daemon = spawnProgram(workspace, {required("VH_DAEMON"), "--runtime-dir", workspace.runtime()}, "daemon");
-    EXPECT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return isListening(workspace.runtime() + "/manager.sock"); }, patience));
     return daemon;
 }
 

@@ -72,7 +72,7 @@ class AdoptTest : public testing::Test {
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace_, options);
-        const VerbResult started = start(*other_, file, bootPatience);
+        const VerbResult started = start(*other_, file, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         pid_ = vmmPid(*other_, "vm");
         directory_ = show(*other_, "vm")["directory"];
@@ -85,7 +85,7 @@ class AdoptTest : public testing::Test {
     void TearDown() override {
         if (!ours_) return;
         if (pid_ > 0) ::kill(pid_, SIGKILL);
-        turnUntil([&] { return ::kill(pid_, 0) != 0 || Process(pid_).startTime() == 0; }, milliseconds(10'000));
+        turnUntil([&] { return ::kill(pid_, 0) != 0 || Process(pid_).startTime() == 0; }, patience);
         wait([&](Verbs::Done done) { ours_->forgetAdopted(name_, std::move(done)); });
         destroy(*other_, "vm");
         ours_.reset();
@@ -175,7 +175,7 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
     const std::string rights = rightsOf(pid_);
     Pinger pinger(guestAddress, milliseconds(5), 8);
     pinger.start();
-    ASSERT_TRUE(turnUntil([&] { return pinger.answered() >= 50; }, milliseconds(20'000))) << "the guest does not answer pings";
+    ASSERT_TRUE(turnUntil([&] { return pinger.answered() >= 50; }, patience)) << "the guest does not answer pings";
 
     for (const State deadly : {State::Exchanging, State::Verifying, State::Proving}) {
         SCOPED_TRACE(name(deadly));
@@ -184,8 +184,7 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         });
         ASSERT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);
         const unsigned before = pinger.answered();
-        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000)))
-            << "the guest's network is dead";
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, patience)) << "the guest's network is dead";
         EXPECT_FALSE(std::filesystem::exists(workspace_.runtime() + "/" + name_)) << "nothing of it is kept";
         EXPECT_EQ(askMonitor(directory_ + "/qmp.sock", "query-migrate-parameters")["mode"], "normal")
             << "its own manager could not migrate it";
@@ -204,8 +203,7 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         pid_ = fresh;
         EXPECT_EQ(lockHolder(directory_ + "/pid"), fresh);
         const unsigned before = pinger.answered();
-        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000)))
-            << "the guest's network is dead";
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, patience)) << "the guest's network is dead";
         expectGuestIsWell(*other_, "vm");
     }
     const PingResult pings = pinger.stop(milliseconds(1'000));
@@ -227,8 +225,7 @@ TEST_F(AdoptTest, survivesAManagerThatDiesAtAnyState) {
         if (found.value["state"] == "running") pid_ = found.value["pid"];
         EXPECT_EQ(vmms(), std::set<pid_t>{pid_}) << found.value;
         const unsigned before = pinger.answered();
-        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 20; }, milliseconds(20'000)))
-            << "the guest's network is dead";
+        EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 20; }, patience)) << "the guest's network is dead";
         expectGuestIsWell(*other_, "vm");
     }
     const json report = adopt(newQemu());
@@ -244,7 +241,7 @@ TEST_F(AdoptTest, isRefusedWhenAnotherProcessAnswersOnItsMonitor) {
         workspace_,
         {newQemu(), "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "unix:" + another + ",server=on,wait=off"},
         "another");
-    EXPECT_TRUE(turnUntil([&] { return isListening(another); }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return isListening(another); }, patience));
     std::filesystem::rename(monitor, directory_ + "/kept.sock");
     std::filesystem::create_symlink(another, monitor);
     const json report = wait([&](Verbs::Done done) { ours_->adopt(file, nullptr, std::move(done)); }).value;

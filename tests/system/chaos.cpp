@@ -44,7 +44,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* bridge = "vhbr0";
 constexpr milliseconds verbPatience{120'000};   ///< No verb may take longer, whatever befalls it.
-constexpr milliseconds settlePatience{10'000};  ///< For processes to be gone and descriptors to be closed, once a verb has ended.
+constexpr milliseconds settlePatience{60'000};  ///< For processes to be gone and descriptors to be closed, once a verb has ended.
 
 volatile sig_atomic_t stopped = 0;
 

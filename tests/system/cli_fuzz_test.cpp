@@ -83,7 +83,7 @@ class CliFuzzTest : public testing::Test {
                             info.si_pid == child;
                     return ended;
                 },
-                milliseconds(60'000)))
+                patience))
             ::kill(child, SIGKILL);
         const Ran ran = collectProgram(workspace, child, "cli");
         ++runs;

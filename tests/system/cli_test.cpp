@@ -177,7 +177,7 @@ TEST_F(CliTest, connectsTheConsoleToWhicheverVmmRunsTheGuest) {
                 return readIfThere(workspace.path() + "/console.out").find("probe: echo " + line.substr(0, line.size() - 1)) !=
                        std::string::npos;
             },
-            milliseconds(20'000));
+            patience);
     };
     EXPECT_TRUE(type("before\n"));
     ASSERT_EQ(run({"--embed", "upgrade", "vm", "--to", newQemu()}).code, 0);
@@ -198,7 +198,7 @@ TEST_F(CliTest, goesBackWhenItIsInterrupted) {
         std::ofstream(workspace.path() + "/cli.out").close();
         const pid_t child = spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", slow});
         EXPECT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
-                              milliseconds(20'000)));
+                              patience));
         for (const int signal : signals) ::kill(child, signal);
         const Ran ran = collect(child);
         EXPECT_EQ(ran.code, 3);
@@ -234,18 +234,14 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     // Killed in the middle of a handover; the next one settles it when it starts.
     const std::string slow = workspace.impostor("exec sleep 600");
     const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", slow});
-    ASSERT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/cli.out").find("launching") != std::string::npos; },
-                          milliseconds(20'000)));
+    ASSERT_TRUE(
+        turnUntil([&] { return readIfThere(workspace.path() + "/cli.out").find("launching") != std::string::npos; }, patience));
     endDaemon(SIGKILL);
     const Ran orphaned = collect(child);
     EXPECT_EQ(orphaned.code, 5);
     EXPECT_THAT(orphaned.error, HasSubstr("the manager went away before it answered"));
     startDaemon();
-    EXPECT_TRUE(turnUntil(
-        [&] {
-            return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running";
-        },
-        milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running"; }, patience));
     {
         Host host(workspace.runtime(), "/nonexistent");
         expectGuestIsWell(host, "vm");
@@ -270,11 +266,7 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
         ASSERT_EQ(run({"upgrade", "vm", "--to", newQemu(), "--standby"}).code, 0);
         endDaemon(signal);
         startDaemon();
-        EXPECT_TRUE(turnUntil(
-            [&] {
-                return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running";
-            },
-            milliseconds(20'000)));
+        EXPECT_TRUE(turnUntil([&] { return json::parse(run({"show", "vm", "--json"}).output)["state"] == "running"; }, patience));
     }
     EXPECT_EQ(run({"upgrade", "vm", "--to", newQemu()}).code, 0);
     const std::string pid = json::parse(run({"show", "vm", "--json"}).output)["pid"].dump();
@@ -290,9 +282,8 @@ TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
         name = holderName;
         const pid_t holder =
             spawn(required("VH_CLI"), {"--embed", "upgrade", "vm", "--to", newQemu(), "--standby", flag}, -1, name);
-        EXPECT_TRUE(
-            turnUntil([&] { return readIfThere(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; },
-                      milliseconds(30'000)));
+        EXPECT_TRUE(turnUntil(
+            [&] { return readIfThere(workspace.path() + "/" + name + ".err").find("holding") != std::string::npos; }, patience));
         return holder;
     };
     pid_t holder = prepare("committed");

@@ -272,7 +272,7 @@ TEST_F(CompareTest, writesWhatItHasWhenInterruptedAndGoesOnLater) {
             if (!fs::exists(output() + "/results.json", ignored)) return false;
             return series(results(), "relayed")["rounds"].size() + series(results(), "manager-owned")["rounds"].size() >= 2;
         },
-        milliseconds(120'000)));
+        patience));
     ::kill(child, SIGINT);
     const Ran ran = collectProgram(workspace, child, "compare");
     EXPECT_EQ(ran.code, 130) << ran.error;
@@ -301,7 +301,7 @@ TEST_F(CompareTest, clearsAwayWhatAKilledOneLeft) {
             std::error_code ignored;
             return fs::exists(output() + "/results.json", ignored) && !series(results(), "relayed")["rounds"].empty();
         },
-        milliseconds(120'000)));
+        patience));
     ::kill(child, SIGKILL);
     EXPECT_EQ(collectProgram(workspace, child, "compare").code, 128 + SIGKILL);
     const Ran resumed = run({"--resume", output()});
@@ -353,7 +353,7 @@ TEST_F(CompareTest, chargesADeadGuestToTheHandoverThatItHadLast) {
             const json now = json::parse(readIfThere(output() + "/results.json"), nullptr, false);
             return now.is_object() && !series(now, "relayed")["rounds"].empty();
         },
-        milliseconds(60'000)));
+        patience));
     std::ofstream(flag).close();
     turnUntil([] { return false; }, milliseconds(500));
     fs::remove(flag);  // Before the next VM is started, which is when the window of 3 s has ended.
@@ -413,7 +413,7 @@ TEST_F(CompareTest, saysHowToGoOnWhenInterruptedBeforeTheFirstRoundAndShowsNothi
         workspace,
         command(referencePlan("rounds: 1\nbefore: 60s\n", workspace.referenceVmm("good", ""), workspace.referenceVmm("new", ""))),
         "compare");
-    EXPECT_TRUE(turnUntil([&] { return fs::exists(output() + "/results.json"); }, milliseconds(60'000)));
+    EXPECT_TRUE(turnUntil([&] { return fs::exists(output() + "/results.json"); }, patience));
     ::kill(child, SIGINT);
     const Ran ran = collectProgram(workspace, child, "compare");
     EXPECT_EQ(ran.code, 130) << ran.error;

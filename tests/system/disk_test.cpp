@@ -60,7 +60,7 @@ class DiskTest : public HostFixture {
         replaceIn(file, workspace.path() + "/" + options.name + ".img", disk + ", format: " + format);
         return file;
     }
-    VerbResult start(const std::string& file) { return test::start(host, file, bootPatience); }
+    VerbResult start(const std::string& file) { return test::start(host, file, patience); }
 };
 
 TEST_F(DiskTest, runsFromAnOverlayThatNamesItsBackingFileRelatively) {

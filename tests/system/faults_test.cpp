@@ -93,7 +93,7 @@ class FaultsTest : public HostFixture, public testing::WithParamInterface<Design
                 ++answered;
             });
         }
-        ASSERT_TRUE(turnUntil([&] { return answered == cases.size(); }, milliseconds(120'000)));
+        ASSERT_TRUE(turnUntil([&] { return answered == cases.size(); }, patience));
     }
 
     /// Hands all VMs over at once and gives each report to `take`.

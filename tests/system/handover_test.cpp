@@ -36,7 +36,7 @@ class HandoverTest : public testing::TestWithParam<Design> {
             vm = std::make_unique<OwnHost>();
             vm->workspace.makeRuntimeSmall();
             const char* owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
-            const VerbResult started = vm->start({.owner = owner, .design = GetParam()}, bootPatience);
+            const VerbResult started = vm->start({.owner = owner, .design = GetParam()}, patience);
             ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         }
         vm_ = vm.get();
@@ -389,7 +389,7 @@ TEST_P(HandoverTest, endsAnOldVmmThatIsSilentOnceItHasHandedOver) {
     });
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
     EXPECT_EQ(report["oldVmmLeft"], false);
-    EXPECT_TRUE(turnUntil([&] { return ::kill(oldPid_, 0) != 0; }, milliseconds(5'000))) << "two VMMs of one guest";
+    EXPECT_TRUE(turnUntil([&] { return ::kill(oldPid_, 0) != 0; }, patience)) << "two VMMs of one guest";
     expectGuestIsWell(host(), "vm");
 }
 
@@ -404,7 +404,7 @@ TEST_P(HandoverTest, endsTheNewVmmWhenTheOldOneDies) {
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_EQ(report["exitCode"], 4);
     EXPECT_THAT(report["cause"].get<std::string>(), testing::MatchesRegex("the old VMM .* by itself"));
-    EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, milliseconds(5000))) << "the new VMM lives on without a guest";
+    EXPECT_TRUE(turnUntil([&] { return ::kill(newPid, 0) != 0; }, patience)) << "the new VMM lives on without a guest";
 }
 
 INSTANTIATE_TEST_SUITE_P(designs, HandoverTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),

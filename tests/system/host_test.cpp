@@ -24,7 +24,7 @@ class HostTest : public HostFixture {};
 TEST_F(HostTest, recordsTheMachineTypeBehindAnAliasAndKeepsIt) {
     VmOptions options;
     options.machine = "q35";
-    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start(options, patience).code, ExitCode::Done);
     EXPECT_EQ(show()["machine"], "pc-q35-10.0");
     const json report = upgrade({.binary = newQemu()});
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
@@ -48,16 +48,16 @@ void createQcow2(const std::string& file, std::uint64_t sizeBytes) {
         concluded = concluded || (event.name == "JOB_STATUS_CHANGE" && event.data.value("status", "") == "concluded");
     });
     const auto execute = [&](const std::string& command, const json& arguments) {
-        monitor.execute(command, arguments, milliseconds(10'000), [command](const QmpReply& reply) {
+        monitor.execute(command, arguments, patience, [command](const QmpReply& reply) {
             EXPECT_TRUE(reply.ok()) << command << ": " << (reply.ok() ? "" : reply.error->description);
         });
     };
     execute("blockdev-add", {{"driver", "file"}, {"node-name", "target"}, {"filename", file}});
     execute("blockdev-create", {{"job-id", "make"}, {"options", {{"driver", "qcow2"}, {"file", "target"}, {"size", sizeBytes}}}});
-    EXPECT_TRUE(turnUntil([&] { return concluded; }, milliseconds(10'000)));
+    EXPECT_TRUE(turnUntil([&] { return concluded; }, patience));
     qemu.onExit([&] { ended = true; });
     execute("quit", nullptr);
-    EXPECT_TRUE(turnUntil([&] { return ended; }, milliseconds(10'000)));
+    EXPECT_TRUE(turnUntil([&] { return ended; }, patience));
 }
 
 TEST_F(HostTest, handsOverAQcow2DiskAndANetworkOfTheVmmsOwn) {
@@ -66,7 +66,7 @@ TEST_F(HostTest, handsOverAQcow2DiskAndANetworkOfTheVmmsOwn) {
     const std::string file = writeDefinition(workspace, options);
     replaceIn(file, "vm.img}", "vm.qcow2, format: qcow2, cache: none, serial: ABC-1}");
     createQcow2(workspace.path() + "/vm.qcow2", 64 * 1024 * 1024);
-    const VerbResult started = test::start(host, file, bootPatience);
+    const VerbResult started = test::start(host, file, patience);
     ASSERT_EQ(started.code, ExitCode::Done) << started.value;
     for (const std::string& binary : {newQemu(), oldQemu()}) {
         const json report = upgrade({.binary = binary});
@@ -104,7 +104,7 @@ TEST_F(HostTest, handsOverHugePages) {
         SCOPED_TRACE(owner);
         VmOptions options;
         options.owner = std::string(owner) + ", page_size: 2MiB";
-        ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+        ASSERT_EQ(start(options, patience).code, ExitCode::Done);
         const json report = upgrade({.binary = newQemu()});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         expectGuestIsWell(host, "vm");
@@ -115,7 +115,7 @@ TEST_F(HostTest, handsOverHugePages) {
 TEST_F(HostTest, refusesANewVmmThatLacksTheMachineType) {
     VmOptions options;
     options.machine = "pc-q35-5.1";  // In QEMU 10.0, and no longer in 11.1.
-    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start(options, patience).code, ExitCode::Done);
     const int pid = show()["pid"];
     const json report = upgrade({.binary = newQemu()});
     EXPECT_EQ(report["outcome"], "refused");
@@ -150,7 +150,7 @@ TEST_F(HostTest, refusesToStartAVmTwice) {
 }
 
 TEST_F(HostTest, refusesToStartAVmWhoseVmmRunsWithoutARecord) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, patience).code, ExitCode::Done);
     const std::string record = workspace.runtime() + "/vm/record.json";
     const int pid = vmmPid(host, "vm");
     std::filesystem::rename(record, workspace.path() + "/kept");
@@ -175,7 +175,7 @@ TEST_F(HostTest, clearsAVmmAwayThatNeverRanItsGuest) {
     ASSERT_EQ(start({}).code, ExitCode::Done);
     const int running = vmmPid(host, "vm");
     ::kill(running, SIGKILL);
-    turnUntil([&] { return show()["state"] == "dead"; }, milliseconds(10'000));
+    turnUntil([&] { return show()["state"] == "dead"; }, patience);
     const VmRecord record = *VmDirectory(workspace.runtime(), "vm").read();
     VmDefinition definition = record.definition();
     definition.disks.clear();
@@ -185,11 +185,11 @@ TEST_F(HostTest, clearsAVmmAwayThatNeverRanItsGuest) {
                                                             .binary = oldQemu(),
                                                             .ram = createGuestRam(definition, Identity::of("nobody"))});
     bool isUp = false;
-    stray->monitor().execute("query-status", nullptr, milliseconds(10'000), [&](const QmpReply& reply) { isUp = reply.ok(); });
-    ASSERT_TRUE(turnUntil([&] { return isUp; }, milliseconds(10'000)));
+    stray->monitor().execute("query-status", nullptr, patience, [&](const QmpReply& reply) { isUp = reply.ok(); });
+    ASSERT_TRUE(turnUntil([&] { return isUp; }, patience));
     stray->closeMonitor();
-    EXPECT_EQ(start({}, bootPatience).code, ExitCode::Done);
-    EXPECT_TRUE(turnUntil([&] { return !stray->alive(); }, milliseconds(5'000)));
+    EXPECT_EQ(start({}, patience).code, ExitCode::Done);
+    EXPECT_TRUE(turnUntil([&] { return !stray->alive(); }, patience));
     expectGuestIsWell(host, "vm");
 }
 
@@ -216,20 +216,20 @@ TEST_F(HostTest, forgetsAVmWhoseVmmHasDied) {
     ASSERT_EQ(start({}).code, ExitCode::Done);
     const pid_t pid = show()["pid"];
     ::kill(pid, SIGKILL);
-    EXPECT_TRUE(turnUntil([&] { return show()["state"] == "dead"; }, milliseconds(10'000)));
+    EXPECT_TRUE(turnUntil([&] { return show()["state"] == "dead"; }, patience));
     EXPECT_EQ(whyNot(upgrade({.binary = newQemu()})), "the VM is not running; start it with the new VMM instead");
     EXPECT_EQ(start({}).code, ExitCode::Done) << "and starts again";
 }
 
 TEST_F(HostTest, shutsAGuestDownByItsPowerButton) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, patience).code, ExitCode::Done);
     EXPECT_EQ(wait([&](Verbs::Done done) { host.shutdown("vm", milliseconds(60'000), std::move(done)); }).value["state"],
               "shut down");
     EXPECT_EQ(wait([&](Verbs::Done done) { host.show("vm", std::move(done)); }).code, ExitCode::Usage);
 }
 
 TEST_F(HostTest, copiesRamInTheBaselinesAndGoesBackFromThem) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, patience).code, ExitCode::Done);
     const std::string bad = workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32");
     for (const Design design : {Design::Copy, Design::SaveRestore}) {
         SCOPED_TRACE(std::string(name(design)));
@@ -268,7 +268,7 @@ TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     options.withLinux = true;
     options.binary = required("VH_QEMU_OLDEST");
     options.machine = "pc-q35-7.2";
-    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start(options, patience).code, ExitCode::Done);
     EXPECT_THAT(whyNot(upgrade({.binary = newQemu(), .design = Design::Relayed})),
                 AllOf(HasSubstr("cannot hand over by CPR"), HasSubstr("use design 'copy'")));
     EXPECT_THAT(
@@ -297,7 +297,7 @@ TEST_F(HostTest, givesACopyUpThatDoesNotConverge) {
     VmOptions options;
     options.design = Design::Copy;
     options.handover = "pause_budget: 2ms, deadlines: {switch: 3s}";
-    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start(options, patience).code, ExitCode::Done);
     const json report = upgrade({.binary = newQemu()});
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
     expectNothingLost(report);
@@ -305,7 +305,7 @@ TEST_F(HostTest, givesACopyUpThatDoesNotConverge) {
 }
 
 TEST_F(HostTest, showsTheConsoleOfWhicheverVmmRunsTheGuest) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, patience).code, ExitCode::Done);
     const auto echo = [&](const std::string& text) {
         const json place = wait([&](Verbs::Done done) { host.console("vm", std::move(done)); }).value;
         const UniqueFd socket = connectUnix(place["socket"]);
@@ -317,8 +317,7 @@ TEST_F(HostTest, showsTheConsoleOfWhicheverVmmRunsTheGuest) {
         });
         const std::string line = text + "\n";
         EXPECT_EQ(sendSome(socket.get(), line.data(), line.size()), line.size());
-        EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo " + text) != std::string::npos; }, milliseconds(20'000)))
-            << heard;
+        EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo " + text) != std::string::npos; }, patience)) << heard;
     };
     echo("before");
     ASSERT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
@@ -331,7 +330,7 @@ TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
     VmOptions options;
     options.owner = GetParam() == Design::VmmOwned ? "vmm" : "manager";
     options.design = GetParam();
-    ASSERT_EQ(start(options, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start(options, patience).code, ExitCode::Done);
     const std::vector<std::pair<std::string, std::string>> moments = {
         {"preflight", "4"},   {"launching", "0"},    {"launching", "4"}, {"exchanging", "0"}, {"verifying", "0"},
         {"standing by", "0"}, {"standing by", "50"}, {"switching", "0"}, {"switching", "4"},  {"proving", "0"},
@@ -342,7 +341,7 @@ TEST_P(CrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), state, delayMs));
         std::string problem;
         host.recoverAll([&](const std::string& line) { problem = line; });
-        ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, milliseconds(15'000)))
+        ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, patience))
             << show().dump(2);
         ASSERT_EQ(problem, "");
         const bool isOld = vmmPid(host, "vm") == old;

@@ -29,7 +29,7 @@ class KvmTest : public HostFixture {
                                           .binary = binary,
                                           .handover = "pause_budget: 5s, deadlines: {launch: 20s, exchange: 20s, verify: 10s, "
                                                       "switch: 10s, retire: 20s}"},
-                                         bootPatience);
+                                         patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         ASSERT_EQ(show()["accelerator"], "kvm");
     }
@@ -76,7 +76,7 @@ TEST_F(KvmTest, goesOnWhereverTheManagerDies) {
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), std::string(name(state)), "0"));
         std::string problem;
         host.recoverAll([&](const std::string& line) { problem = line; });
-        ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, milliseconds(30'000)));
+        ASSERT_TRUE(turnUntil([&] { return show().value("state", "") == "running" || !problem.empty(); }, patience));
         ASSERT_EQ(problem, "");
         expectGuestIsWell(host, "vm");
     }

@@ -49,7 +49,7 @@ class MemoryCgroup {
     ~MemoryCgroup() {
         if (directory_.empty()) return;
         std::ofstream(parent_ + "/cgroup.procs") << ::getpid() << std::flush;
-        turnUntil([this] { return ::rmdir(directory_.c_str()) == 0; }, milliseconds(5'000));
+        turnUntil([this] { return ::rmdir(directory_.c_str()) == 0; }, patience);
     }
 
     explicit operator bool() const { return !directory_.empty(); }
@@ -73,7 +73,7 @@ class MemoryTest : public HostFixture {
  protected:
     /// Starts a VM. Its VMM is less dear to the kernel than others, so that one can see whose score is whose.
     void start(const VmOptions& options) {
-        const VerbResult started = OwnHost::start(options, bootPatience);
+        const VerbResult started = OwnHost::start(options, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         EXPECT_EQ(oomScoreOf(vmmPid(host, "vm")), oomScoreOf(::getpid())) << "a first start leaves it alone";
         ASSERT_EQ(setOomScore(vmmPid(host, "vm"), scoreOfTheGuest), "");

@@ -301,7 +301,7 @@ class LanTest : public testing::TestWithParam<Design> {
     }
 
     void startGuest(Host& host, const Workspace& workspace) {
-        const VerbResult started = start(host, definition(workspace), bootPatience);
+        const VerbResult started = start(host, definition(workspace), patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         ASSERT_TRUE(goesOn()) << "the guest does not send";
     }
@@ -310,7 +310,7 @@ class LanTest : public testing::TestWithParam<Design> {
     bool goesOn() const {
         const std::uint64_t here = receiver_->received().last(), there = wire_->received().last();
         return turnUntil([&] { return receiver_->received().last() > here + 100 && wire_->received().last() > there + 100; },
-                         milliseconds(20'000));
+                         patience);
     }
 
     const unsigned rate_ = static_cast<unsigned>(numberFrom("VH_PACKETS_PER_SECOND", 1000));
@@ -391,8 +391,7 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         };
         const json report = upgrade(host, "vm", {.binary = newQemu()}, observe);
         ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
-        EXPECT_TRUE(
-            turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; }, milliseconds(10'000)))
+        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= oneSet && wire_->gratuitousArps() > arpsOfItsBoot; }, patience))
             << wire_->rarps() << " announcements";
         pass(milliseconds(1'500));
         EXPECT_EQ(wire_->rarps(), oneSet);
@@ -403,7 +402,7 @@ TEST_P(LanTest, announcesTheGuestOnceWhenItRunsOnTheNewVmm) {
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", next, "retiring", "0"));
         const unsigned before = wire_->rarps();
         host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
-        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= before + oneSet; }, milliseconds(10'000)))
+        EXPECT_TRUE(turnUntil([&] { return wire_->rarps() >= before + oneSet; }, patience))
             << wire_->rarps() - before << " announcements";
         pass(milliseconds(1'500));
         EXPECT_EQ(before, oneSet);
@@ -429,15 +428,14 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
-        const VerbResult started = start(host, file, bootPatience);
+        const VerbResult started = start(host, file, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         const std::set<std::string> before = members();
         ASSERT_EQ(before.size(), 1U);
         {
             Pinger pinger(guestAddress, milliseconds(5), 8);
             pinger.start();
-            ASSERT_TRUE(turnUntil([&] { return pinger.answered() >= 50; }, milliseconds(20'000)))
-                << "the guest does not answer pings";
+            ASSERT_TRUE(turnUntil([&] { return pinger.answered() >= 50; }, patience)) << "the guest does not answer pings";
             // To the new release, and with a rollback in between.
             const json rolledBack = upgrade(host, "vm", {.binary = newQemu()}, [](const HandoverProgress& progress) {
                 if (progress.state == State::Proving) ::kill(progress.newPid, SIGKILL);
@@ -445,12 +443,12 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
             EXPECT_EQ(rolledBack["outcome"], "rolled back") << rolledBack.dump(2);
             EXPECT_EQ(members(), before) << "the old VMM's tap is the guest's again";
             const unsigned receivedBefore = pinger.answered();
-            EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedBefore + 50; }, milliseconds(20'000)));
+            EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedBefore + 50; }, patience));
 
             const json report = upgrade(host, "vm", {.binary = newQemu()});
             EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
             const unsigned receivedAfter = pinger.answered();
-            EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedAfter + 100; }, milliseconds(20'000)))
+            EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= receivedAfter + 100; }, patience))
                 << "the guest is not reachable on the new VMM";
             const std::set<std::string> after = members();
             EXPECT_EQ(after.size(), 1U) << "one tap, the new VMM's";
@@ -461,7 +459,7 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
         expectGuestIsWell(host, "vm");
         destroy(host, "vm");
     }
-    EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";
+    EXPECT_TRUE(turnUntil([] { return members().empty(); }, patience)) << "a tap is left";
     workspace.expectNothingLeft();
 }
 
@@ -479,13 +477,13 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
-        const VerbResult started = start(host, file, bootPatience);
+        const VerbResult started = start(host, file, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         Pinger pinger(guestAddress, milliseconds(5), 8);
         pinger.start();
         const auto isReachable = [&] {
             const unsigned before = pinger.answered();
-            return turnUntil([&] { return pinger.answered() >= before + 50; }, milliseconds(20'000));
+            return turnUntil([&] { return pinger.answered() >= before + 50; }, patience);
         };
         ASSERT_TRUE(isReachable());
         std::set<std::string> before = members();
@@ -506,7 +504,7 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
         EXPECT_EQ(members().size(), 1U);
         destroy(host, "vm");
     }
-    EXPECT_TRUE(turnUntil([] { return members().empty(); }, milliseconds(5'000))) << "a tap is left";
+    EXPECT_TRUE(turnUntil([] { return members().empty(); }, patience)) << "a tap is left";
     workspace.expectNothingLeft();
 }
 

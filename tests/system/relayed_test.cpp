@@ -57,7 +57,7 @@ class RelayedTest : public testing::Test {
         vm = std::make_unique<OwnHost>();
         // A place to plug a device into.
         const VerbResult started =
-            vm->start({.withLinux = true, .arguments = ", -device, 'pcie-root-port,id=slot0,chassis=1,slot=1'"}, bootPatience);
+            vm->start({.withLinux = true, .arguments = ", -device, 'pcie-root-port,id=slot0,chassis=1,slot=1'"}, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
     }
     static void TearDownTestSuite() {
@@ -169,8 +169,7 @@ TEST_F(RelayedTest, undoesAStandbyWhoseNewVmmDies) {
         upgrade({.binary = newQemu(), .standby = true}, [&](const HandoverProgress& progress) { newPid = progress.newPid; });
     ASSERT_EQ(prepared["outcome"], "standing by");
     ::kill(newPid, SIGKILL);
-    EXPECT_TRUE(
-        turnUntil([&] { return static_cast<bool>(VmDirectory(vm->workspace.runtime(), "vm").tryLock()); }, milliseconds(10'000)));
+    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(VmDirectory(vm->workspace.runtime(), "vm").tryLock()); }, patience));
     const VerbResult late = commit();
     EXPECT_EQ(late.code, ExitCode::Refused);
     EXPECT_THAT(late.value["error"].get<std::string>(), HasSubstr("stands by any more: the new VMM was killed by signal 9"));
@@ -300,7 +299,7 @@ TEST_F(RelayedTest, startsOverWhenADeviceWasPluggedMeanwhile) {
 class RelayedMemoryOfTheVmmsOwn : public HostFixture {};
 
 TEST_F(RelayedMemoryOfTheVmmsOwn, goesThroughTheChannelAsWell) {
-    ASSERT_EQ(start({.owner = "vmm"}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({.owner = "vmm"}, patience).code, ExitCode::Done);
     for (const std::string& binary : {newQemu(), oldQemu()}) {
         const json report = upgrade({.binary = binary});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);

@@ -81,14 +81,14 @@ class SettleTest : public HostFixture {
         host.recoverAll([&](const std::string& line) {
             if (line.starts_with("vm '" + vm + "'")) found.push_back(line);
         });
-        EXPECT_TRUE(turnUntil([&] { return !found.empty(); }, milliseconds(20'000)));
+        EXPECT_TRUE(turnUntil([&] { return !found.empty(); }, patience));
         said.insert(said.end(), found.begin(), found.end());
         return said;
     }
     static bool lives(int pid) { return pid > 0 && ::kill(pid, 0) == 0; }
     /// It is reaped a moment after it has ended.
     static bool isGone(int pid) {
-        return turnUntil([pid] { return !lives(pid); }, milliseconds(5'000));
+        return turnUntil([pid] { return !lives(pid); }, patience);
     }
 
     const std::string reference = required("VH_REFERENCE_VMM");
@@ -274,7 +274,7 @@ class KilledStart {
     KilledStart(const Workspace& workspace, const std::string& definition, const std::function<bool()>& isSo)
         : child_(spawnProgram(
               workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "start", definition}, "start")) {
-        EXPECT_TRUE(turnUntil(isSo, milliseconds(20'000)));
+        EXPECT_TRUE(turnUntil(isSo, patience));
         ::kill(child_, SIGKILL);
         collectProgram(workspace, child_, "start");
     }
@@ -298,8 +298,8 @@ TEST_F(SettleTest, undoesAStartThatWasCutShort) {
                                 .binary = definition.vmm.binary,
                                 .ram = createGuestRam(definition, Identity::of(definition.vmm.user))});
         bool isUp = false;
-        vmm->monitor().execute("query-status", nullptr, milliseconds(10'000), [&](const QmpReply& reply) { isUp = reply.ok(); });
-        ASSERT_TRUE(turnUntil([&] { return isUp; }, milliseconds(10'000)));
+        vmm->monitor().execute("query-status", nullptr, patience, [&](const QmpReply& reply) { isUp = reply.ok(); });
+        ASSERT_TRUE(turnUntil([&] { return isUp; }, patience));
         vmm->closeMonitor();
         record.vmm = vmm->record();
         record.starting = true;
@@ -311,7 +311,7 @@ TEST_F(SettleTest, undoesAStartThatWasCutShort) {
         } else {
             std::string said;
             host.recoverAll([&](const std::string& line) { said = line; });
-            ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(20'000)));
+            ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, patience));
             EXPECT_THAT(said, HasSubstr("its start had been interrupted, and was undone"));
             EXPECT_FALSE(fs::exists(directory("a").path()));
         }
@@ -327,8 +327,7 @@ TEST_F(SettleTest, finishesAStartWhoseManagerWasKilledWhenItHadToldTheVmmToRunTh
     });
     host.recoverAll([](const std::string&) {});
     // It depends on the moment whether the VMM had been told.
-    ASSERT_TRUE(
-        turnUntil([&] { return show("a").value("state", "gone") == "running" || !directory("a").read(); }, milliseconds(20'000)))
+    ASSERT_TRUE(turnUntil([&] { return show("a").value("state", "gone") == "running" || !directory("a").read(); }, patience))
         << show("a").dump(2);
     const auto record = directory("a").read();
     EXPECT_FALSE(record && record->starting);
@@ -360,8 +359,8 @@ TEST_F(SettleTest, tellsHowTheGuestIsAndNotOnlyThatAProcessLives) {
     {
         VmmProcess vmm(directory("a").read()->vmm, directory("a").generation(1));
         bool stopped = false;
-        vmm.monitor().execute("stop", nullptr, milliseconds(5'000), [&](const QmpReply& reply) { stopped = reply.ok(); });
-        ASSERT_TRUE(turnUntil([&] { return stopped; }, milliseconds(5'000)));
+        vmm.monitor().execute("stop", nullptr, patience, [&](const QmpReply& reply) { stopped = reply.ok(); });
+        ASSERT_TRUE(turnUntil([&] { return stopped; }, patience));
     }
     EXPECT_EQ(states(), "paused, running");
     ::kill(a, SIGSTOP);
@@ -378,7 +377,7 @@ TEST_F(SettleTest, endsWhatAManagerLeftThatDiedWhileItEndedTheOldVmm) {
         const int old = show("a")["pid"];
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), state, "0"));
         host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
-        ASSERT_TRUE(turnUntil([&] { return show("a")["state"] == "running"; }, milliseconds(20'000))) << show("a").dump(2);
+        ASSERT_TRUE(turnUntil([&] { return show("a")["state"] == "running"; }, patience)) << show("a").dump(2);
         EXPECT_TRUE(isGone(old));
         EXPECT_FALSE(fs::exists(directory("a").generation(1))) << "what the old VMM had";
         EXPECT_TRUE(fs::exists(directory("a").generation(2)));
@@ -421,7 +420,7 @@ TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
         const std::string text = "pid " + std::to_string(old);
         std::vector<std::string> said;
         host.recoverAll([&](const std::string& line) { said.push_back(line); });
-        ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(60'000)));
+        ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, patience));
         EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr(text), HasSubstr("not even by SIGKILL"))));
         const int fresh = show("a")["pid"];
         EXPECT_NE(fresh, old);
@@ -457,7 +456,7 @@ TEST_F(SettleTest, goesOnWithTheOldVmmWhileTheNewOneDoesNotEnd) {
     Undying undying(fresh);
     std::vector<std::string> said;
     host.recoverAll([&](const std::string& line) { said.push_back(line); });
-    ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, milliseconds(60'000)));
+    ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, patience));
     EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr("pid " + std::to_string(fresh)), HasSubstr("not even by SIGKILL"))));
     EXPECT_EQ(show("a")["state"], "running");
     EXPECT_EQ(show("a")["pid"], old);
@@ -509,7 +508,7 @@ TEST_F(SettleTest, endsASilentVmmThatWasJustBeingStartedWhenTheRecordedOneRunsTh
         ::execl("/bin/sleep", "sleep", "600", nullptr);
         ::_exit(127);
     }
-    EXPECT_TRUE(turnUntil([&] { return isVmmOf(directory("a"), hanging); }, milliseconds(5'000)));
+    EXPECT_TRUE(turnUntil([&] { return isVmmOf(directory("a"), hanging); }, patience));
     // On no record, it may be anybody's, and have the guest.
     EXPECT_THAT(refusals("a"), testing::Each(HasSubstr("pid " + std::to_string(hanging))));
     EXPECT_TRUE(lives(hanging));
@@ -620,7 +619,7 @@ TEST_F(SettleTest, hasAVerbWaitForTheRecoveryOfAnotherProcess) {
         workspace, {required("VH_CLI"), "--embed", "--runtime-dir", workspace.runtime(), "upgrade", "a", "--to", executing()},
         "upgrade");
     EXPECT_TRUE(turnUntil([&] { return readIfThere(workspace.path() + "/upgrade.err").find("waits until") != std::string::npos; },
-                          milliseconds(20'000)));
+                          patience));
     lock.reset();
     const Ran ran = collectProgram(workspace, child, "upgrade");
     EXPECT_EQ(ran.code, 0) << ran.output << ran.error;
@@ -632,7 +631,7 @@ TEST_F(SettleTest, tellsOtherProcessesThatItRecovers) {
     host.recoverAll([](const std::string& line) { ADD_FAILURE() << line; });
     EXPECT_FALSE(directory("a").tryLock());
     EXPECT_TRUE(directory("a").isBeingSettled());
-    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(directory("a").tryLock()); }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return static_cast<bool>(directory("a").tryLock()); }, patience));
     EXPECT_EQ(show("a")["state"], "running");
 }
 
@@ -644,7 +643,7 @@ TEST_F(SettleTest, recoversAVmWhenWhoeverIsAtWorkOnItIsGone) {
     turnUntil([] { return false; }, milliseconds(700));
     EXPECT_TRUE(directory("a").read()->new_);
     lock.reset();
-    EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->new_; }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([&] { return !directory("a").read()->new_; }, patience));
 }
 
 /// What is not on disk, nobody who comes after this manager knows.

@@ -575,7 +575,7 @@ class RelayedLoss : public testing::Test {
     static void SetUpTestSuite() {
         vm = std::make_unique<OwnHost>();
         // All of its memory goes over the CPR channel.
-        const VerbResult started = vm->start({.owner = "vmm", .withLinux = true}, bootPatience);
+        const VerbResult started = vm->start({.owner = "vmm", .withLinux = true}, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         filesAtFirst = filesOfBlocks();
         ASSERT_THAT(filesAtFirst, AllOf(Contains(Key("ram0")), Contains(Key("pc.bios"))));
@@ -845,7 +845,7 @@ class ManagerOwnedLoss : public HostFixture {
 };
 
 TEST_F(ManagerOwnedLoss, isMetAndNamed) {
-    ASSERT_EQ(start({}, bootPatience).code, ExitCode::Done);
+    ASSERT_EQ(start({}, patience).code, ExitCode::Done);
     const std::string other = workspace.file("somebody-elses", "");
     std::filesystem::resize_file(other, 192 * 1024 * 1024);
     ASSERT_EQ(::chmod(other.c_str(), 0666), 0);

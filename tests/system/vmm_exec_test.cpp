@@ -45,7 +45,7 @@ void expectNoMoreFiles(int pid, const std::map<std::string, int>& before) {
             if (const auto known = before.find(kind); known == before.end() || count > known->second) added[kind] = count;
         return added;
     };
-    turnUntil([&] { return more().empty(); }, milliseconds(5'000));
+    turnUntil([&] { return more().empty(); }, patience);
     EXPECT_EQ(more(), (std::map<std::string, int>{})) << "it had " << testing::PrintToString(before);
 }
 
@@ -63,7 +63,7 @@ class VmmExecTest : public testing::Test {
     }
 
     static void start(OwnHost& vm, const VmOptions& options) {
-        const VerbResult started = vm.start(options, bootPatience);
+        const VerbResult started = vm.start(options, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
     }
 
@@ -176,7 +176,7 @@ TEST_F(VmmExecTest, hasItsMonitorAndConsoleInTheNewGeneration) {
         if (count > 0) heard.append(buffer, static_cast<std::size_t>(count));
     });
     EXPECT_EQ(sendSome(console.get(), "hello\n", 6), 6U);
-    EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo hello") != std::string::npos; }, milliseconds(20'000))) << heard;
+    EXPECT_TRUE(turnUntil([&] { return heard.find("probe: echo hello") != std::string::npos; }, patience)) << heard;
     EXPECT_EQ(fs::read_symlink("/proc/" + shared->show()["pid"].dump() + "/fd/1"), after + "/vmm.log");
 }
 
@@ -361,7 +361,7 @@ TEST_F(VmmExecTest, saysWhatHappenedWhenTheExecutedVmmEnds) {
                 AllOf(HasSubstr("the new VMM ended: no such luck"), HasSubstr("there is no way back"),
                       HasSubstr("pid " + std::to_string(pid) + " has ended, and the guest with it")));
     // It can be started again, as after a crash.
-    EXPECT_EQ(test::start(vm.host, vm.workspace.path() + "/vm.yaml", bootPatience).code, ExitCode::Done);
+    EXPECT_EQ(test::start(vm.host, vm.workspace.path() + "/vm.yaml", patience).code, ExitCode::Done);
 }
 
 TEST_F(VmmExecTest, leavesAnExecutedVmmThatHangsAlone) {
@@ -395,8 +395,7 @@ TEST_F(VmmExecCrashTest, aManagerThatDiesAtAnyStateLeavesTheGuestToTheNextOne) {
         ASSERT_NO_FATAL_FAILURE(crashManager(shared->workspace, "vm", "vm", newQemu(), state, delayMs));
         std::string problem;
         shared->host.recoverAll([&](const std::string& line) { problem = line; });
-        ASSERT_TRUE(
-            turnUntil([&] { return shared->show().value("state", "") == "running" || !problem.empty(); }, milliseconds(25'000)))
+        ASSERT_TRUE(turnUntil([&] { return shared->show().value("state", "") == "running" || !problem.empty(); }, patience))
             << shared->show().dump(2);
         ASSERT_EQ(problem, "");
         EXPECT_EQ(vmmPid(shared->host, "vm"), pid);

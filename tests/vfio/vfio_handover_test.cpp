@@ -69,7 +69,7 @@ TEST_F(Passthrough, goesBackAndOnWhenTheNewVmmDies) {
                 return readIfThere(workspace->path() + (standby ? "/holder.err" : "/holder.out"))
                            .find(standby ? "holding" : moment) != std::string::npos;
             },
-            milliseconds(60'000)));
+            patience));
         for (const int pid : running) ::kill(pid, SIGKILL);
         const Ran ran = collectProgram(*workspace, holder, "holder");
         EXPECT_EQ(ran.code, 3) << ran.output << ran.error;
@@ -224,7 +224,7 @@ TEST_F(Passthrough, isCarriedByTheVmmsThemselves) {
 TEST_F(Passthrough, isRefusedWhileTheHostTakesTheDeviceAway) {
     haveVm();
     std::thread remover([] { std::ofstream("/sys/bus/pci/devices/" + std::string(networkCard) + "/remove") << "1"; });
-    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard).empty(); }, milliseconds(20'000)));
+    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard).empty(); }, patience));
     const Ran ran = run({"upgrade", "vm", "--to", newQemu()});
     EXPECT_EQ(ran.code, 2) << ran.output << ran.error;
     EXPECT_THAT(ran.output, HasSubstr("vfio 'net0' (0000:01:00.0) is being taken away by the host"));
@@ -233,7 +233,7 @@ TEST_F(Passthrough, isRefusedWhileTheHostTakesTheDeviceAway) {
     remover.join();
     EXPECT_FALSE(fs::exists("/sys/bus/pci/devices/" + std::string(networkCard)));
     std::ofstream("/sys/bus/pci/rescan") << "1";
-    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard) == "virtio-pci"; }, milliseconds(10'000)));
+    EXPECT_TRUE(turnUntil([] { return driverOf(networkCard) == "virtio-pci"; }, patience));
 }
 
 // On a kernel with CONFIG_VFIO_PCI_DMABUF, QEMU maps BARs for DMA in a way that an iommufd cannot hand over.
