@@ -163,14 +163,14 @@ void Course::listenTo(VmmProcess& vmm) {
         if (event.name == "STOP" && isOld) guestStopped(event.at);
         if (event.name == "RESUME") guestResumed(event.at);
         if (event.name != "MIGRATION") return;
-        (isOld ? oldMigration : newMigration) = JsonReader(event.data).text("/status");
+        (isOld ? oldMigration : newMigration) = migrationStatusOf(JsonReader(event.data).text("/status"));
         migrated(isOld);
     });
 }
 
 void Course::guestStopped(Clock::time_point at) {
     stoppedAt_ = at;
-    stoppedByMigration = !oldMigration.empty();
+    stoppedByMigration = oldMigration != MigrationStatus::None;
     guestHasStopped();
     if (!isBeforePointOfNoReturn()) return;
     const milliseconds budget = definition().handover.pauseBudget;

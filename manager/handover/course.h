@@ -28,6 +28,7 @@
 #include "manager/vmm/binary_probe.h"
 #include "manager/vmm/heartbeat.h"
 #include "manager/vmm/vmm_process.h"
+#include "vmm-shim/qmp/vmm_state.h"
 
 namespace vh {
 
@@ -186,8 +187,8 @@ class Course {
     bool stoppedByMigration = false;  ///< The guest; not before, by a command of ours.
     bool oldLetGo = false;            ///< Standing by: the old VMM runs the guest as if there were no handover.
     bool confirming = false;          ///< The new VMM was, or was about to be, told to run the guest.
-    std::string oldMigration;         ///< The status that each VMM's latest MIGRATION event told.
-    std::string newMigration;
+    /// What each VMM's latest MIGRATION event told; `None`: there was no such.
+    MigrationStatus oldMigration = MigrationStatus::None, newMigration = MigrationStatus::None;
 
  protected:
     void observe(HandoverObserver observer) { observer_ = std::move(observer); }

@@ -54,9 +54,9 @@ class CprSteps : public Steps {
     }
 
     void migrated() override {
-        if (course_.oldMigration != "completed") return;
+        if (course_.oldMigration != MigrationStatus::Completed) return;
         // With devices the old VMM cannot go back from here.
-        if (course_.passesThrough() || course_.newMigration == "completed") course_.done();
+        if (course_.passesThrough() || course_.newMigration == MigrationStatus::Completed) course_.done();
     }
 
     /// The guest has stopped and its state is not yet sent: what it has done to its devices' interrupts by now is all there is.
@@ -89,7 +89,7 @@ class CprSteps : public Steps {
 
     void startMigration(const std::string& cprPath, Then then) {
         course_.migrateSent = true;
-        course_.oldMigration.clear();
+        course_.oldMigration = MigrationStatus::None;
         if (course_.passesThrough()) eventfdsBefore_ = eventfdsOf(course_.record().vmm.pid);
         // Always both channels and never `uri`: QEMU 10.0 and 11.1 crash on a lone cpr channel, and 11.1 aborts on uri.
         json channels = mainChannel();
@@ -181,12 +181,11 @@ class RelayedSteps : public CprSteps {
         VmmProcess& old = *course_.oldVmm;
         course_.run({{&old, "migrate_cancel", nullptr}}, [this, &old, then] {
             course_.ask(old, "query-migrate", nullptr, [this, &old, then](const QmpReply& reply) {
-                if (const std::string status = reply.text("status"); status != "cancelled") {
-                    if (status == "failed" || status == "completed")
-                        throw std::runtime_error("the old VMM's migration has " + status);
-                    return course_.after(milliseconds(5), [this, then] { letOldVmmGo(then); });
-                }
-                course_.oldMigration = "cancelled";
+                const MigrationStatus status = migrationStatusOf(reply.text("status"));
+                if (!hasEnded(status)) return course_.after(milliseconds(5), [this, then] { letOldVmmGo(then); });
+                if (status != MigrationStatus::Cancelled)
+                    throw std::runtime_error("the old VMM's migration has " + reply.text("status"));
+                course_.oldMigration = MigrationStatus::Cancelled;
                 relay_.reset();
                 course_.run({{&old, "migrate-set-parameters", {{"mode", "normal"}}}}, then);
             });

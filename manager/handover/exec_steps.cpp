@@ -125,7 +125,7 @@ class ExecSteps : public Steps {
 
     void migrated() override {
         if (course_.state() == State::Withdrawing && !isUnderWay()) course_.done();
-        if (course_.state() == State::Executing && course_.newMigration == "completed") course_.done();
+        if (course_.state() == State::Executing && course_.newMigration == MigrationStatus::Completed) course_.done();
     }
 
     /// Only now can it be seen whether the new VMM has the memory that the old one had.
@@ -241,7 +241,8 @@ class ExecSteps : public Steps {
     }
 
     bool isUnderWay() const {
-        return course_.migrateSent && !executed_ && course_.oldMigration != "failed" && course_.oldMigration != "cancelled";
+        return course_.migrateSent && !executed_ && course_.oldMigration != MigrationStatus::Failed &&
+               course_.oldMigration != MigrationStatus::Cancelled;
     }
 
     /// Waits for the answers: a monitor that hangs up takes back what it has asked for and QEMU has not begun with

@@ -12,13 +12,11 @@ void GoingBack::discard() {
     if (!course_.newVmm) return course_.done();
     newDiedByItself_ = !course_.newVmm->alive();
     // It has all of the guest, and nobody else has: recovery.h has the next look at it.
-    if (!course_.oldVmm->alive() && !newDiedByItself_ && course_.newMigration == "completed")
+    if (!course_.oldVmm->alive() && !newDiedByItself_ && course_.newMigration == MigrationStatus::Completed)
         return course_.post(Event::OldDied, "the old VMM has ended, and the new one does not prove that it holds the guest");
     // The process is the guest's: there is nothing to end.
     const auto goOn = [this] { course_.isOneProcess() ? course_.done() : endNew(); };
-    const std::string& migration = course_.oldMigration;
-    const bool underWay = course_.migrateSent && migration != "completed" && migration != "failed" && migration != "cancelled";
-    if (!underWay) return goOn();
+    if (!course_.migrateSent || hasEnded(course_.oldMigration)) return goOn();
     // Cancelled before the new VMM goes: its end would be the hang-up that makes the old one go ahead.
     course_.tidy(*course_.oldVmm, "migrate_cancel", nullptr, goOn);
 }
@@ -54,12 +52,11 @@ void GoingBack::resume() {
     if (!course_.isOneProcess()) removeNewGeneration();
     if (course_.oldLetGo) return course_.done();
     course_.ask(old, "query-migrate", nullptr, [this, &old](const QmpReply& reply) {
-        const std::string migration = reply.text("status");
-        if (!migration.empty() && migration != "none" && migration != "completed" && migration != "failed" &&
-            migration != "cancelled")
+        const MigrationStatus migration = migrationStatusOf(reply.text("status"));
+        if (migration != MigrationStatus::None && !hasEnded(migration))
             return course_.after(milliseconds(5), [this] { resume(); });
         course_.ask(old, "query-status", nullptr, [this, &old](const QmpReply& status) {
-            gaveDevicesAway_ = course_.passesThrough() && status.text("status") == "postmigrate";
+            gaveDevicesAway_ = course_.passesThrough() && runStateOf(status.text("status")) == RunState::PostMigrate;
             if (gaveDevicesAway_)
                 return course_.fail("the old VMM has given the guest's devices away and cannot run it any more");
             if (!course_.wasRunning || status.flag("running")) return resumed();

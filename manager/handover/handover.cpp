@@ -247,11 +247,7 @@ void Handover::commit(Observer observer) {
     observe(std::move(observer));
     committed = true;
     restartDeadline("the last check before the switch");
-    try {
-        recheck();
-    } catch (const std::exception& error) {
-        fail(error);
-    }
+    within([this] { recheck(); })();
 }
 
 /// What was prepared may be hours old: everything that may have changed is looked at again, while the guest still runs.
@@ -279,8 +275,8 @@ void Handover::guestHasStopped() {
 }
 
 void Handover::migrated(bool byOld) {
-    if (byOld && oldMigration == "failed" && isBeforePointOfNoReturn()) explainOldFailure();
-    if (byOld && oldMigration == "pre-switchover" && state() == State::Switching)
+    if (byOld && oldMigration == MigrationStatus::Failed && isBeforePointOfNoReturn()) explainOldFailure();
+    if (byOld && oldMigration == MigrationStatus::PreSwitchover && state() == State::Switching)
         return within([this] { steps_->aboutToSwitch(); })();
     if (state() == State::Switching || state() == State::Withdrawing || state() == State::Executing)
         within([this] { steps_->migrated(); })();
@@ -297,14 +293,14 @@ void Handover::explainOldFailure() {
 /// The new VMM does not have all of the guest's state yet only with passed-through devices, or when the old one died in
 /// Switching.
 void Handover::prove() {
-    if (newMigration != "completed") {
-        if (newMigration == "failed")
+    if (newMigration != MigrationStatus::Completed) {
+        if (newMigration == MigrationStatus::Failed)
             throw std::runtime_error(report.cause.empty() ? "the new VMM could not take the guest over" : report.cause);
         return after(milliseconds(1), [this] { prove(); });
     }
     ask(*newVmm, "query-status", nullptr, [this](const QmpReply& reply) {
         const std::string runState = reply.text("status");
-        if (runState != "paused")
+        if (runStateOf(runState) != RunState::Paused)
             throw std::runtime_error("the new VMM is in the state '" + runState + "' instead of holding the guest");
         steps_->proved([this] { done(); });
     });
@@ -379,7 +375,7 @@ void Handover::describeEnd() {
     report.new_.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
     const bool isLost = state() == State::Lost;
     // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
-    if (isLost && newVmm && !confirming && !isOneProcess() && newMigration != "completed") {
+    if (isLost && newVmm && !confirming && !isOneProcess() && newMigration != MigrationStatus::Completed) {
         newVmm->process().killAll();
         report.new_.alive = false;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "manager/resources/passthrough.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -12,10 +13,6 @@ using Answer = std::optional<Obstacle>;
 
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
 constexpr std::uint64_t leanVmmBytes = 16 << 20;        ///< Anonymous, of a QEMU 10.0 or 11.1 that has built its machine: 15 MiB.
-
-std::string mebibytes(std::uint64_t bytes) {
-    return std::to_string(bytes >> 20) + " MiB";
-}
 
 std::string quoted(Design design) {
     return "design '" + std::string(name(design)) + "'";
@@ -70,18 +67,18 @@ Answer ofMemoryRoom(const HandoverFacts& facts) {
                                   ? 0
                                   : std::min(facts.definition.memory.sizeBytes, facts.resident.ofItsOwn + facts.resident.shared);
     if (least.room >= own + ram) return {};
-    return Obstacle{"the memory cgroup '" + least.cgroup + "' has room for " + mebibytes(least.room) + " (its limit is " +
-                        mebibytes(least.limit) + ", in use are " + mebibytes(least.used) + "), and the new VMM needs at least " +
-                        mebibytes(own + ram) + " beside the old one",
+    const auto inMebibytes = [](std::uint64_t bytes) { return exactSize(bytes >> 20 << 20); };
+    return Obstacle{"the memory cgroup '" + least.cgroup + "' has room for " + inMebibytes(least.room) + " (its limit is " +
+                        inMebibytes(least.limit) + ", in use are " + inMebibytes(least.used) +
+                        "), and the new VMM needs at least " + inMebibytes(own + ram) + " beside the old one",
                     "raise the limit, or free memory in it"};
 }
 
 Answer ofHost(const HandoverFacts& facts) {
     const bool inFile = rowOf(facts.design).state == StatePath::File;
     if (facts.runtimeFreeBytes < socketSpaceBytes)
-        return Obstacle{"'" + facts.runtimeDirectory + "' has " + std::to_string(facts.runtimeFreeBytes / 1024) +
-                            " KiB free, and the new VMM's sockets and record need " + std::to_string(socketSpaceBytes / 1024) +
-                            " KiB",
+        return Obstacle{"'" + facts.runtimeDirectory + "' has " + exactSize(facts.runtimeFreeBytes) +
+                            " free, and the new VMM's sockets and record need " + exactSize(socketSpaceBytes),
                         "free some there"};
     if (inFile && facts.saveFreeBytes < facts.definition.memory.sizeBytes)
         return Obstacle{"'" + facts.definition.handover.saveDirectory + "' has no room for " +

@@ -2,33 +2,27 @@
 //
 // Whom to ask, and what to do with two VMMs, is recovery_verdict.h's judgement. One that was sent SIGKILL and does not end never
 // executes user code again, so it keeps nobody from going on with the other one. The record names it as `retiring` then, and each
-// verb tries to end it first.
-//
-// Old and new may be one process (design vmm-exec), in which whichever VMM answers is the one that is there:
-//
-//   old one answers, no migration          it was never executed over: keep it
-//   old one answers, and migrates          have that cancelled, and ask again: the exec may come first
-//   new one answers                        let it take the devices' state in if it has not, and run the guest
-//   neither answers in time                nobody can know: the process is left, and the answer says so
+// verb tries to end it first. Where both VMMs may be one process, it is exec_recovery.h that finds out which one it is.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <functional>
 #include <optional>
-#include <string>
 
+#include "manager/handover/exec_recovery.h"
+#include "manager/handover/recovery_course.h"
 #include "manager/handover/recovery_verdict.h"
 #include "manager/record/vm_record.h"
 #include "manager/vmm/vmm_process.h"
 
 namespace vh {
 
-class Recovery {
+class Recovery : private RecoveryCourse {
  public:
     /// `problem` is empty when exactly one VMM is left that may run the guest (or none, when both were dead); the record is as it
     /// is on disk, names as `retiring` one that does not end, and is none when a start was undone.
-    using Done = std::function<void(std::optional<VmRecord>, std::string problem)>;
+    using Done = RecoveryCourse::Done;
 
     /// Whether a manager has left this half done.
     static bool isDue(const VmRecord& record) { return record.starting || record.new_ || record.retiring; }
@@ -37,29 +31,15 @@ class Recovery {
     Recovery(VmRecord record, VmDirectory directory, Done done);
 
  private:
-    /// A monitor that cannot be connected to answers with an error, as one that does not answer in time.
-    void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, QmpClient::ReplyHandler done);
-    /// Runs a step; what it throws is the recovery's failure.
-    void guarded(const std::function<void()>& step);
     void begin();
     /// Of two VMMs, or of a start: does what is next by what is known.
     void judge();
     /// Before nobody can know: who is silent may be busy with what the dead manager had told it. False when it is too late.
     bool askTheSilentAgain();
     void askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known);
+    void judgeAsRunning();
     void keepStart();
     void undoStart();
-    void letNewRun(const std::string& why);
-    /// One process: asks the monitors of both generations, until one has answered or askUntil_ has come.
-    void askWhich();
-    void askExecuted();
-    void takeStateIn();
-    void runExecuted();
-    void keepExecuted();
-    void emptyInbox();
-    bool isOneProcess() const { return old_.record().pid == new_.record().pid; }
-    void announce(std::function<void()> then);
-    void againSoon(void (Recovery::*step)(), const std::string& problem);
 
     void keepNew();
     void doAfterwards(std::size_t next);
@@ -70,26 +50,11 @@ class Recovery {
     void end(VmmProcess& vmm, std::function<void()> then, std::function<void()> otherwise = nullptr);
     void retireOld();
     void leaveOld();
-    void spare(const VmmRecord& kept);
-    void settle(const VmmRecord& kept, unsigned goneGeneration);
-    void removeSockets(const VmmRecord& kept) const;
-    void finish(std::string problem);
 
-    VmRecord record_;
-    VmDirectory directory_;
-    Done done_;
-    VmmProcess old_;
-    VmmProcess new_;
     RecoveryFacts facts_;
-    EventSource timer_;
-    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
-    int callsLeft_ = 50;      ///< Until the right one of two VMMs takes a call, 20 ms apart.
+    std::optional<ExecRecovery> exec_;  ///< Where both VMMs are one process.
     std::chrono::steady_clock::time_point askUntil_;
-    bool announced_ = false;
-    bool cancelled_ = false;
-    bool incoming_ = false;
-    bool undone_ = false;
-    std::optional<VmmRecord> left_;  ///< The new VMM, which was to end and has not.
+    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
 };
 
 }  // namespace vh

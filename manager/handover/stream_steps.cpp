@@ -44,7 +44,8 @@ class StreamSteps : public Steps {
     }
 
     void migrated() override {
-        if (course_.oldMigration == "completed" && course_.newMigration == "completed") course_.done();
+        if (course_.oldMigration == MigrationStatus::Completed && course_.newMigration == MigrationStatus::Completed)
+            course_.done();
     }
 
     void guestStopped() override {
@@ -69,9 +70,9 @@ class FileSteps : public Steps {
     }
 
     void migrated() override {
-        if (course_.oldMigration != "completed") return;
+        if (course_.oldMigration != MigrationStatus::Completed) return;
         if (saved_) return restore();
-        if (course_.newMigration == "completed") course_.done();
+        if (course_.newMigration == MigrationStatus::Completed) course_.done();
     }
 
     /// The file has no name, and all of the guest's RAM in it, as long as somebody has it open: a manager that comes after the

@@ -87,12 +87,6 @@ int Resources::numberOf(const std::string& name) const {
     return first_ + static_cast<int>(index);
 }
 
-std::vector<std::string> Resources::names() const {
-    std::vector<std::string> all;
-    for (const NamedDescriptor& entry : named_) all.push_back(entry.name);
-    return all;
-}
-
 std::vector<int> Resources::descriptors() const {
     std::vector<int> all;
     for (const NamedDescriptor& entry : named_) all.push_back(entry.fd.get());

@@ -7,7 +7,6 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "config/vm_definition.h"
@@ -42,8 +41,6 @@ class Resources {
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
     int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
-    /// In the order of their numbers.
-    std::vector<std::string> names() const;
     /// Which one that is, also when it is closed here; empty for none of them.
     std::string nameOf(const DescriptorIdentity& identity) const;
     /// All of them, borrowed, in the order of their numbers.

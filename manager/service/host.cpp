@@ -68,7 +68,9 @@ std::string leftText(const VmRecord& record) {
 Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
     : runtimeDirectory_(std::move(runtimeDirectory)), definitionDirectory_(std::move(definitionDirectory)) {}
 
-Host::~Host() = default;
+Host::~Host() {
+    for (const Operation& operation : operations_) operation->parts = {};
+}
 
 milliseconds Host::patienceWith(const std::string& vm) const {
     if (directoryOf(vm).isBeingSettled()) return recoveryPatience;
@@ -77,12 +79,12 @@ milliseconds Host::patienceWith(const std::string& vm) const {
 }
 
 void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait) {
-    Operation* operation = nullptr;
+    Operation operation;
     try {
         VmDirectory directory = directoryOf(vm);
         if (UniqueFd lock = directory.tryLock()) {
-            operations_.emplace_back(new Operation{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
-            operation = operations_.back().get();
+            operation = std::make_shared<Work>(Work{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
+            operations_.push_back(operation);
         } else if (wait.isEndless || std::chrono::steady_clock::now() - wait.since < patienceWith(vm)) {
             if (!wait.isEndless && !wait.isTold && directory.isBeingSettled()) {
                 wait.isTold = true;
@@ -113,7 +115,7 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
     guarded(operation, [operation, then] { then(operation); });
 }
 
-void Host::guarded(Operation* operation, const std::function<void()>& step) {
+void Host::guarded(const Operation& operation, const std::function<void()>& step) {
     try {
         step();
     } catch (const std::exception& error) {
@@ -121,7 +123,7 @@ void Host::guarded(Operation* operation, const std::function<void()>& step) {
     }
 }
 
-void Host::end(Operation* operation, VerbResult result) {
+void Host::end(const Operation& operation, VerbResult result) {
     if (std::exchange(operation->isEnded, true)) return;
     for (const std::string& warning : operation->warnings)
         result.report ? result.report->warnings.push_back(warning) : result.value["warnings"].push_back(warning);
@@ -130,10 +132,11 @@ void Host::end(Operation* operation, VerbResult result) {
                       : result.value["warnings"].push_back(operation->settledFirst);
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
     callSoon([this, operation, result = std::move(result)] {
-        const Done done = std::move(operation->done);
+        operation->parts = {};
+        operation->lock.reset();
         std::erase(waiting_, operation);
-        operations_.remove_if([operation](const auto& entry) { return entry.get() == operation; });
-        if (done) done(result);
+        operations_.remove(operation);
+        if (const Done done = std::move(operation->done)) done(result);
         beginWaiting();
         if (idleCallback_ && !handoverUnderWay()) std::exchange(idleCallback_, nullptr)();
     });

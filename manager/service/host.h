@@ -1,8 +1,9 @@
 // The VMs of this host, and every verb on them. The daemon serves it over D-Bus, `virt-handover --embed` runs it in its own
 // process.
 //
-// There is no state in here but work under way: what is known of a VM is its record on disk and its VMM process, so any number of
-// managers may come and go. One lock a VM keeps two verbs from working on it at once, also across processes.
+// There is no state in here but work under way, and how upgrades that stood by have ended: what is known of a VM is its record on
+// disk and its VMM process, so any number of managers may come and go. One lock a VM keeps two verbs from working on it at once,
+// also across processes.
 #pragma once
 
 #include <chrono>
@@ -78,26 +79,31 @@ class Host : public Verbs {
 
  private:
     /// One verb at work on one VM; its end releases the lock.
-    struct Operation {
+    struct Work {
         std::string vm;
         UniqueFd lock;
         VmDirectory directory;
         Done done;
         bool isEnded = false;     ///< Whatever calls back now finds nothing to end.
         bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
-        std::unique_ptr<Start> start;
-        std::unique_ptr<StrayCheck> strays;
-        std::unique_ptr<Recovery> recovery;
-        std::unique_ptr<Handover> handover;
-        Handover::Observer observer;  ///< Of whoever committed an upgrade that stood by.
         bool stoodBy = false;
-        std::unique_ptr<VmmProcess> vmm;
-        std::list<ChildProcess> ending;  ///< What `destroy` ends.
-        EventSource timer;
-        std::vector<std::string> warnings;  ///< Added to what the verb answers.
-        std::string settledFirst;           ///< What a recovery has done before that.
+        Handover::Observer observer{};        ///< Of whoever committed an upgrade that stood by.
+        std::vector<std::string> warnings{};  ///< Added to what the verb answers.
+        std::string settledFirst{};           ///< What a recovery has done before that.
+        /// What is under way. It calls back, and each callback holds the work: so they hold each other, until the end of the work
+        /// drops its parts.
+        struct Parts {
+            std::unique_ptr<Start> start;
+            std::unique_ptr<StrayCheck> strays;
+            std::unique_ptr<Recovery> recovery;
+            std::unique_ptr<Handover> handover;
+            std::unique_ptr<VmmProcess> vmm;
+            std::list<ChildProcess> ending;  ///< What `destroy` ends.
+            EventSource timer;
+        } parts{};
     };
-    using Begun = std::function<void(Operation*)>;
+    using Operation = std::shared_ptr<Work>;
+    using Begun = std::function<void(const Operation&)>;
 
     /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
     void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
@@ -119,40 +125,42 @@ class Host : public Verbs {
     std::chrono::milliseconds patienceWith(const std::string& vm) const;
     /// Says to other verbs, of this and of other managers, whether this one is settling what another one left half done.
     static void saySettling(const Operation& operation, bool isSo);
-    void end(Operation* operation, VerbResult result);
+    void end(const Operation& operation, VerbResult result);
     /// Runs a step of it; what it throws is its answer.
-    void guarded(Operation* operation, const std::function<void()>& step);
+    void guarded(const Operation& operation, const std::function<void()>& step);
     /// Gives back what a VM that has ended was given, and removes all that is known of it. Returns what could not be done.
-    std::vector<std::string> removeEnded(Operation& operation);
+    std::vector<std::string> removeEnded(const Operation& operation);
     /// Ends the operation of a verb that has ended the VM.
-    void endWith(Operation* operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
+    void endWith(const Operation& operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
     /// SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
-    void endAll(Operation* operation, const std::set<pid_t>& pids, const nlohmann::json& names);
+    void endAll(const Operation& operation, const std::set<pid_t>& pids, const nlohmann::json& names);
     /// Keeps the report of a handover that had begun, and tells of it.
     void keepReport(const VmDirectory& directory, HandoverReport& report);
     /// Which VMs a verb is for.
     enum class Whose { Ours, Anybodys };
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
-    void withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, Whose whose = Whose::Ours);
+    void withRecord(const Operation& operation, const std::string& vm, std::function<void(VmRecord)> then,
+                    Whose whose = Whose::Ours);
     /// Goes on with `then` when no process is left of this VM that may hold its guest, but for those on record; ends the
     /// operation itself if there is one.
-    void settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then);
+    void settleStrays(const Operation& operation, const std::optional<VmRecord>& record, std::function<void()> then);
     /// Goes on when no start and no handover of it is half done; without a record when it was a start that was undone.
-    void recover(Operation* operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then);
-    void startAnew(Operation* operation, const StartRequest& request);
-    void runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft);
-    void handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
-                    const HandoverReport& report);
+    void recover(const Operation& operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then);
+    void startAnew(const Operation& operation, const StartRequest& request);
+    void runHandover(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
+                     int attemptsLeft);
+    void handedOver(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
+                    int attemptsLeft, const HandoverReport& report);
     /// Lets handovers begin in the order in which they were asked for, so many at once that none pays with its deadlines for the
     /// others' work.
     void beginWaiting();
     /// The upgrade of this VM that stands by in this process, or else answers why there is none.
-    Operation* standingBy(const std::string& vm, const Done& done);
+    Operation standingBy(const std::string& vm, const Done& done);
 
     std::string runtimeDirectory_;
     std::string definitionDirectory_;
-    std::list<std::unique_ptr<Operation>> operations_;
-    std::deque<Operation*> waiting_;                       ///< For their handover to begin.
+    std::list<Operation> operations_;
+    std::deque<Operation> waiting_;                        ///< For their handover to begin.
     std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by.
     std::map<unsigned, EventSource> attempts_;             ///< To begin on a VM that somebody else has.
     unsigned lastAttempt_ = 0;

@@ -16,7 +16,7 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
     } catch (const std::exception& error) {
         return done(failure(ExitCode::Usage, error.what()));
     }
-    beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](Operation* operation) {
+    beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](const Operation& operation) {
         // Only now is it believed, see adopt() in the header.
         const AdoptOrder order = readAdoptOrder(file);
         if (order.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + order.vm + "'");
@@ -53,7 +53,7 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
 }
 
 void Host::recoverAdopted(const std::string& vm, Done done) {
-    const auto found = [this, vm](Operation* operation, const VmRecord& record) {
+    const auto found = [this, vm](const Operation& operation, const VmRecord& record) {
         json value{{"vm", vm}, {"state", "dead"}};
         if (isAlive(record.vmm))
             value = {{"vm", vm},
@@ -63,9 +63,9 @@ void Host::recoverAdopted(const std::string& vm, Done done) {
                      {"binary", record.vmm.binary}};
         end(operation, {ExitCode::Done, value});
     };
-    on(vm, done, [this, vm, found](Operation* operation) {
+    on(vm, done, [this, vm, found](const Operation& operation) {
         operation->isRecovery = true;
-        saySettling(*operation, true);
+        saySettling(operation, true);
         try {
             if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
         } catch (const std::exception& error) {
@@ -77,7 +77,7 @@ void Host::recoverAdopted(const std::string& vm, Done done) {
 }
 
 void Host::forgetAdopted(const std::string& vm, Done done) {
-    on(vm, done, [this, vm](Operation* operation) {
+    on(vm, done, [this, vm](const Operation& operation) {
         const std::optional<VmRecord> record = operation->directory.read();
         if (record && (!record->adopted || !livePids(*record).empty()))
             return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs; what is known of it is kept"));

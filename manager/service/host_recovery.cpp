@@ -53,22 +53,22 @@ std::string settledText(const VmRecord& before, const VmRecord& settled) {
 }  // namespace
 
 void Host::saySettling(const Operation& operation, bool isSo) {
-    if (isSo || !operation.isRecovery) VmDirectory::sayBeingSettled(operation.lock.get(), isSo);
+    if (isSo || !operation->isRecovery) VmDirectory::sayBeingSettled(operation->lock.get(), isSo);
 }
 
-void Host::withRecord(Operation* operation, const std::string& vm, std::function<void(VmRecord)> then, Whose whose) {
+void Host::withRecord(const Operation& operation, const std::string& vm, std::function<void(VmRecord)> then, Whose whose) {
     const std::optional<VmRecord> record = operation->directory.read();
     if (!record) return end(operation, noSuchVm(vm));
     if (record->adopted && whose == Whose::Ours)
         return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
                                                              "' of another manager, which has to be asked (for libvirt: "
                                                              "'virt-handover libvirt'); nothing was touched"));
-    if (Recovery::isDue(*record)) saySettling(*operation, true);
+    if (Recovery::isDue(*record)) saySettling(operation, true);
     settleStrays(operation, record, [this, operation, vm, record, then = std::move(then)] {
         recover(operation, *record, [this, operation, vm, then](const std::optional<VmRecord>& settled) {
-            saySettling(*operation, false);
+            saySettling(operation, false);
             if (settled) return then(*settled);
-            removeEnded(*operation);
+            removeEnded(operation);
             end(operation,
                 failure(ExitCode::Usage,
                         "vm '" + vm + "' is not running: its start had been interrupted, and was undone; " + "start it again"));
@@ -76,10 +76,10 @@ void Host::withRecord(Operation* operation, const std::string& vm, std::function
     });
 }
 
-void Host::settleStrays(Operation* operation, const std::optional<VmRecord>& record, std::function<void()> then) {
-    operation->strays = std::make_unique<StrayCheck>(
+void Host::settleStrays(const Operation& operation, const std::optional<VmRecord>& record, std::function<void()> then) {
+    operation->parts.strays = std::make_unique<StrayCheck>(
         operation->directory, record, [this, operation, record, then = std::move(then)](const std::string& problem) {
-            operation->strays.reset();
+            operation->parts.strays.reset();
             if (problem.empty()) return guarded(operation, then);
             const std::string& vm = operation->vm;
             std::string remedy = "; put the record ";
@@ -92,16 +92,16 @@ void Host::settleStrays(Operation* operation, const std::optional<VmRecord>& rec
         });
 }
 
-void Host::recover(Operation* operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then) {
+void Host::recover(const Operation& operation, const VmRecord& record, std::function<void(std::optional<VmRecord>)> then) {
     const auto goOn = [operation, then = std::move(then)](const std::optional<VmRecord>& settled) {
         if (settled) operation->directory.removeOtherGenerations(*settled);
         then(settled);
     };
     if (!Recovery::isDue(record)) return goOn(record);
-    operation->recovery = std::make_unique<Recovery>(
+    operation->parts.recovery = std::make_unique<Recovery>(
         record, operation->directory,
         [this, operation, record, goOn](const std::optional<VmRecord>& settled, const std::string& problem) {
-            operation->recovery.reset();  // It is connected to the monitors, which serve one client at a time.
+            operation->parts.recovery.reset();  // It is connected to the monitors, which serve one client at a time.
             HandoverReport report = recoveryReport(operation->vm, record, settled, problem);
             if (!record.starting || !problem.empty()) keepReport(operation->directory, report);
             if (problem.empty() && settled && !record.starting && !operation->isRecovery)
@@ -123,9 +123,9 @@ void Host::recoverAll(const std::function<void(const std::string&)>& report) {
     // Whoever is at work on a VM settles it himself, or leaves it half done when he dies: so it is looked at when he has ended.
     for (const std::string& vm : recordedVms(runtimeDirectory_))
         tryToBegin(vm, told,
-                   [this, vm](Operation* operation) {
+                   [this, vm](const Operation& operation) {
                        operation->isRecovery = true;
-                       saySettling(*operation, true);
+                       saySettling(operation, true);
                        const auto nothing = [this, operation] { end(operation, {ExitCode::Done, json::object()}); };
                        if (!operation->directory.read()) return nothing();  // It has ended meanwhile.
                        withRecord(

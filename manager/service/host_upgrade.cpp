@@ -65,7 +65,7 @@ void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& th
 
 void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
     endedStandbys_.erase(vm);
-    const auto handOver = [this, options, observer = std::move(observer)](Operation* operation, const VmRecord& record) {
+    const auto handOver = [this, options, observer = std::move(observer)](const Operation& operation, const VmRecord& record) {
         HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
         try {
             request.definition = definitionForUpgrade(record);
@@ -89,19 +89,19 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         };
         runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
     };
-    beginUpgrade(vm, done, [this, vm, handOver](Operation* operation) {
+    beginUpgrade(vm, done, [this, vm, handOver](const Operation& operation) {
         withRecord(operation, vm, [operation, handOver](const VmRecord& record) { handOver(operation, record); });
     });
 }
 
-void Host::runHandover(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer,
+void Host::runHandover(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
                        int attemptsLeft) {
-    operation->handover =
+    operation->parts.handover =
         std::make_unique<Handover>(request, operation->directory, observer,
                                    [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {
                                        handedOver(operation, request, observer, attemptsLeft, report);
                                    });
-    operation->handover->onStandby([this, operation](const HandoverReport& report) {
+    operation->parts.handover->onStandby([this, operation](const HandoverReport& report) {
         operation->stoodBy = true;
         if (const Done done = std::exchange(operation->done, nullptr)) done(VerbResult::of(report));
         beginWaiting();
@@ -114,19 +114,20 @@ void Host::beginWaiting() {
     // A handover is mostly two processes' waiting for each other.
     const std::size_t atOnce = 8 * std::max(1U, std::thread::hardware_concurrency());
     const auto underWay = [this] {
-        const auto unfinished = std::ranges::count_if(
-            operations_, [](const auto& operation) { return operation->handover && !operation->handover->standsBy(); });
+        const auto unfinished = std::ranges::count_if(operations_, [](const auto& operation) {
+            return operation->parts.handover && !operation->parts.handover->standsBy();
+        });
         return static_cast<std::size_t>(unfinished) - waiting_.size();
     };
     while (!waiting_.empty() && underWay() < atOnce) {
-        Operation* operation = waiting_.front();
+        const Operation operation = std::move(waiting_.front());
         waiting_.pop_front();
-        operation->handover->begin();
+        operation->parts.handover->begin();
     }
 }
 
-void Host::handedOver(Operation* operation, const HandoverRequest& request, const Handover::Observer& observer, int attemptsLeft,
-                      const HandoverReport& report) {
+void Host::handedOver(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
+                      int attemptsLeft, const HandoverReport& report) {
     if (report.outcome == State::RolledBack && report.shouldStartOver && request.timesStartedOver < mostTimesStartedOver) {
         HandoverRequest again = request;
         again.standby = false;
@@ -156,9 +157,9 @@ void Host::keepReport(const VmDirectory& directory, HandoverReport& report) {
     if (ended_) ended_(report);
 }
 
-Host::Operation* Host::standingBy(const std::string& vm, const Done& done) {
+Host::Operation Host::standingBy(const std::string& vm, const Done& done) {
     for (const auto& operation : operations_)
-        if (operation->vm == vm && operation->handover && operation->handover->standsBy()) return operation.get();
+        if (operation->vm == vm && operation->parts.handover && operation->parts.handover->standsBy()) return operation;
     std::string why = "has no upgrade that stands by";
     try {
         const std::optional<VmRecord> record = directoryOf(vm).read();
@@ -185,15 +186,15 @@ std::optional<HandoverReport> Host::endedStandby(const std::string& vm) const {
 }
 
 void Host::commit(const std::string& vm, Handover::Observer observer, Done done) {
-    Operation* operation = standingBy(vm, done);
+    const Operation operation = standingBy(vm, done);
     if (!operation) return;
     operation->done = std::move(done);
     operation->observer = observer;
-    operation->handover->commit(std::move(observer));
+    operation->parts.handover->commit(std::move(observer));
 }
 
 void Host::cancel(const std::string& vm, Done done) {
-    Operation* operation = standingBy(vm, done);
+    const Operation operation = standingBy(vm, done);
     if (!operation) return;
     operation->done = [vm, done](const VerbResult& result) {
         if (result.code == ExitCode::RolledBack)
@@ -201,17 +202,17 @@ void Host::cancel(const std::string& vm, Done done) {
         const std::string why = result.report ? result.report->cause : JsonReader(result.value).text("/error");
         done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + why}}});
     };
-    operation->handover->cancel("cancelled");
+    operation->parts.handover->cancel("cancelled");
 }
 
 void Host::cancelHandovers(const std::string& why) {
     for (const auto& operation : operations_)
-        if (operation->handover) operation->handover->cancel(why);
+        if (operation->parts.handover) operation->parts.handover->cancel(why);
 }
 
 bool Host::handoverUnderWay() const {
     return std::any_of(operations_.begin(), operations_.end(),
-                       [](const auto& operation) { return operation->handover != nullptr; });
+                       [](const auto& operation) { return operation->parts.handover != nullptr; });
 }
 
 void Host::whenIdle(std::function<void()> callback) {

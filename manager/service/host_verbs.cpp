@@ -24,7 +24,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
         return done(failure(ExitCode::Usage, error.what()));
     }
     const std::string vm = request.definition.name;
-    on(vm, done, [this, vm, request](Operation* operation) {
+    on(vm, done, [this, vm, request](const Operation& operation) {
         const std::optional<VmRecord> record = operation->directory.read();
         const auto runs = [](const VmRecord& known) { return isAlive(known.vmm) || (known.new_ && isAlive(*known.new_)); };
         const auto refuse = [vm](const VmRecord& known) {
@@ -40,50 +40,51 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     });
 }
 
-void Host::startAnew(Operation* operation, const StartRequest& request) {
-    removeEnded(*operation);
-    operation->start = std::make_unique<Start>(request, operation->directory, [this, operation](const Start::Result& result) {
-        json value = summary(operation->vm, result.record, operation->directory);
-        value["state"] = result.guestRuns ? "running" : "not started";
-        if (!result.warnings.empty()) value["warnings"] = result.warnings;
-        if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
-        value["error"] = "vm '" + operation->vm + "': " + result.problem;
-        end(operation, {ExitCode::Refused, value});
-    });
+void Host::startAnew(const Operation& operation, const StartRequest& request) {
+    removeEnded(operation);
+    operation->parts.start =
+        std::make_unique<Start>(request, operation->directory, [this, operation](const Start::Result& result) {
+            json value = summary(operation->vm, result.record, operation->directory);
+            value["state"] = result.guestRuns ? "running" : "not started";
+            if (!result.warnings.empty()) value["warnings"] = result.warnings;
+            if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
+            value["error"] = "vm '" + operation->vm + "': " + result.problem;
+            end(operation, {ExitCode::Refused, value});
+        });
 }
 
-std::vector<std::string> Host::removeEnded(Operation& operation) {
+std::vector<std::string> Host::removeEnded(const Operation& operation) {
     std::vector<std::string> problems;
     try {
-        if (const std::optional<VmRecord> record = operation.directory.read()) problems = releaseDevices(record->passthrough);
+        if (const std::optional<VmRecord> record = operation->directory.read()) problems = releaseDevices(record->passthrough);
     } catch (const std::exception&) {
         problems.push_back("its record could not be used: if it had passed-through devices, they are as the VM left them");
     }
-    operation.directory.remove();
+    operation->directory.remove();
     return problems;
 }
 
-void Host::endWith(Operation* operation, const std::string& state, json value) {
-    operation->timer.reset();
+void Host::endWith(const Operation& operation, const std::string& state, json value) {
+    operation->parts.timer.reset();
     value["vm"] = operation->vm;
     value["state"] = state;
-    if (const std::vector<std::string> problems = removeEnded(*operation); !problems.empty()) value["warnings"] = problems;
+    if (const std::vector<std::string> problems = removeEnded(operation); !problems.empty()) value["warnings"] = problems;
     end(operation, {ExitCode::Done, value});
 }
 
 void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
-    const auto press = [this, vm, timeout](Operation* operation, const VmRecord& record) {
-        operation->vmm = std::make_unique<VmmProcess>(record.vmm, operation->directory.generation(record.vmm.generation));
-        VmmProcess& vmm = *operation->vmm;
+    const auto press = [this, vm, timeout](const Operation& operation, const VmRecord& record) {
+        operation->parts.vmm = std::make_unique<VmmProcess>(record.vmm, operation->directory.generation(record.vmm.generation));
+        VmmProcess& vmm = *operation->parts.vmm;
         if (!vmm.alive()) return endWith(operation, "ended before");
         vmm.process().onExit([this, operation] { endWith(operation, "shut down"); });
         const auto giveUp = [this, operation, vm](const std::string& why) {
-            operation->vmm->process().ignoreExit();
-            operation->timer.reset();
+            operation->parts.vmm->process().ignoreExit();
+            operation->parts.timer.reset();
             end(operation,
                 failure(ExitCode::Refused, "vm '" + vm + "': " + why + "; 'virt-handover destroy " + vm + "' ends it at once"));
         };
-        operation->timer = EventSource::after(timeout, [giveUp, timeout] {
+        operation->parts.timer = EventSource::after(timeout, [giveUp, timeout] {
             giveUp("the guest did not power off within " + std::to_string(timeout.count()) + " ms");
         });
         try {
@@ -95,13 +96,13 @@ void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
             giveUp(error.what());
         }
     };
-    on(vm, done, [this, vm, press](Operation* operation) {
+    on(vm, done, [this, vm, press](const Operation& operation) {
         withRecord(operation, vm, [operation, press](const VmRecord& record) { press(operation, record); });
     });
 }
 
 void Host::destroy(const std::string& vm, Done done) {
-    on(vm, done, [this, vm](Operation* operation) {
+    on(vm, done, [this, vm](const Operation& operation) {
         std::optional<VmRecord> record;
         bool isUsable = true;
         try {
@@ -141,24 +142,24 @@ void Host::destroy(const std::string& vm, Done done) {
     });
 }
 
-void Host::endAll(Operation* operation, const std::set<pid_t>& pids, const json& names) {
-    for (const pid_t pid : pids) operation->ending.push_back(ChildProcess::of(pid));
-    std::erase_if(operation->ending, [](const ChildProcess& process) { return !process.alive(); });
-    if (operation->ending.empty()) return endWith(operation, "destroyed", {{"ended", names}});
+void Host::endAll(const Operation& operation, const std::set<pid_t>& pids, const json& names) {
+    for (const pid_t pid : pids) operation->parts.ending.push_back(ChildProcess::of(pid));
+    std::erase_if(operation->parts.ending, [](const ChildProcess& process) { return !process.alive(); });
+    if (operation->parts.ending.empty()) return endWith(operation, "destroyed", {{"ended", names}});
     const auto ended = [this, operation, names] {
-        if (operation->ending.empty()) return;  // Two have ended at once.
-        std::erase_if(operation->ending, [](const ChildProcess& process) { return !process.alive(); });
-        if (operation->ending.empty()) endWith(operation, "destroyed", {{"ended", names}});
+        if (operation->parts.ending.empty()) return;  // Two have ended at once.
+        std::erase_if(operation->parts.ending, [](const ChildProcess& process) { return !process.alive(); });
+        if (operation->parts.ending.empty()) endWith(operation, "destroyed", {{"ended", names}});
     };
-    operation->timer = EventSource::after(milliseconds(10'000), [this, operation] {
+    operation->parts.timer = EventSource::after(milliseconds(10'000), [this, operation] {
         std::string text;
-        for (ChildProcess& process : operation->ending) {
+        for (ChildProcess& process : operation->parts.ending) {
             process.ignoreExit();
             if (process.alive()) append(text, processText(process.pid()));
         }
         end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text));
     });
-    for (ChildProcess& process : operation->ending) {
+    for (ChildProcess& process : operation->parts.ending) {
         process.onExit([ended] { callSoon(ended); });
         process.killAll();
     }

@@ -8,12 +8,13 @@
 namespace vh {
 namespace {
 
+/// A guest of ours beats each millisecond, and on a busy host a few times in ten.
+constexpr std::chrono::milliseconds apart{10};
+
 // What a guest can make a manager keep is bounded; our probe stays far below.
-constexpr std::chrono::milliseconds apart{
-    10};  ///< A guest of ours beats each millisecond, and on a busy host a few times in ten.
 constexpr std::size_t mostStatusKeys = 100;
 constexpr std::size_t mostErrors = 20;
-constexpr std::size_t longestLine = 16384;
+constexpr std::size_t longestProbeLine = 16384;
 
 /// As the probe writes them.
 bool isLine(std::string_view text) {
@@ -73,7 +74,7 @@ void HeartbeatMonitor::arrived(std::size_t port, std::chrono::steady_clock::time
     for (std::size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1)
         take(whole(text.substr(begin, end - begin), port), at, port);
     text.erase(0, begin);
-    if (text.size() <= longestLine) ports_[port].begun = std::move(text);  // Else not our probe's.
+    if (text.size() <= longestProbeLine) ports_[port].begun = std::move(text);  // Else not our probe's.
 }
 
 /// A line that has ended, with what may have begun it on an earlier port. What is a line by itself has not begun there.

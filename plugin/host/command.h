@@ -24,8 +24,8 @@ struct CommandResult {
     pid_t pid = 0;
     int status = 0;  ///< Exit status; 128 + N when signal N ended it.
     bool timedOut = false;
-    bool left =
-        false;  ///< It has not ended, not even by SIGKILL: it does nothing more by itself, but keeps what it holds, locks too.
+    /// It has not ended, not even by SIGKILL: it does nothing more by itself, but keeps what it holds, locks too.
+    bool left = false;
     std::string output;
     std::string errors;
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "manager/record/adopted_vm.h"
 #include "manager/record/report.h"
 #include "vmm-shim/proc.h"
 

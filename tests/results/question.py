@@ -100,7 +100,7 @@ def losses(matrix):
     return f"""## What happens when it is wrong
 
 Seen in runs of two real QEMUs, and seen again in every run of the tests, which fail when they see otherwise
-(`tests/system/silent_loss_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
+(`tests/system/stock_loss_test.cpp`, `handover_loss_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
 monitors alone; an empty cell was not tried, or cannot be. *Behind the relay*: changed between the relay, which had found the state good, and the new VMM.
 
 {table(["fault", *columns], rows)}"""

@@ -187,6 +187,15 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
     EXPECT_THAT(again.error, HasSubstr("--resume"));
 }
 
+TEST_F(CompareTest, saysWhyADesignIsNotRunAlsoWhereMemoryIsNotEnough) {
+    const std::string plan = workspace.file("plan.yaml", "pairs: [{old: \"" + oldQemu() + "\", new: \"" + newQemu() +
+                                                             "\"}]\nram: [{size: 8TiB, touched: 64MiB, baselines: false}]\n" +
+                                                             "rounds: 1\ndesigns: [relayed, copy]\n" + disturbedByNothing);
+    const Ran ran = run({"--plan", plan, "--output", output()});
+    EXPECT_THAT(series(results(), "relayed")["notRun"].get<std::string>(), HasSubstr("of memory")) << ran.error;
+    EXPECT_THAT(series(results(), "copy")["notRun"].get<std::string>(), HasSubstr("the plan leaves it out"));
+}
+
 TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
     const Ran ran = run(smallPlan("rounds: 1\ndesigns: [vmm-exec, relayed]\n", newQemu()));
     ASSERT_EQ(ran.code, 0) << ran.error;

@@ -57,6 +57,10 @@ constexpr MigrationStatus migrationStatusOf(std::string_view status) {
     return MigrationStatus::Other;
 }
 
+constexpr bool hasEnded(MigrationStatus status) {
+    return status == MigrationStatus::Completed || status == MigrationStatus::Cancelled || status == MigrationStatus::Failed;
+}
+
 /// There is none, or it came to nothing: the VMM has its guest.
 constexpr bool cameToNothing(MigrationStatus status) {
     return status == MigrationStatus::None || status == MigrationStatus::Cancelled || status == MigrationStatus::Failed;
