@@ -171,7 +171,7 @@ Judgement judgeSharedFile(const Pair& pair) {
             "backend, was missing)");
     if (!new_)
         return fatal(
-            "the new VMM has memory of its own for it: the guest would find zeroes, or a fresh ROM, where its content was");
+            "the new VMM has memory of its own for it: the guest would find zeroes, or another ROM, where its content was");
     if (old->identity != new_->identity) {
         const RamBlock* owner = pair.oldOwnerOf(*new_);
         return fatal(owner ? "the new VMM maps the file of the old VMM's block '" + owner->idstr +

@@ -167,7 +167,8 @@ std::optional<VmRecord> VmDirectory::read() const {
         record.accelerator = value.at("accelerator") == name(Accelerator::Kvm) ? Accelerator::Kvm : Accelerator::Tcg;
         record.vmm = vmmFromJson(value.at("vmm"));
         record.starting = value.value("starting", false);
-        if (value.contains("fresh")) record.new_ = vmmFromJson(value.at("fresh"));
+        for (const char* key : {"new", "fresh"})  // As earlier releases called it.
+            if (value.contains(key)) record.new_ = vmmFromJson(value.at(key));
         record.toldToRun = value.value("toldToRun", false);
         if (value.contains("retiring")) record.retiring = vmmFromJson(value.at("retiring"));
         for (const json& device : value.value("passthrough", json::array()))
@@ -211,7 +212,7 @@ void VmDirectory::write(const VmRecord& record) const {
                {"vmm", toJson(record.vmm)},
                {"guestWasRunning", record.guestWasRunning}};
     if (record.starting) value["starting"] = true;
-    if (record.new_) value["fresh"] = toJson(*record.new_);
+    if (record.new_) value["new"] = toJson(*record.new_);
     if (record.toldToRun) value["toldToRun"] = true;
     if (record.retiring) value["retiring"] = toJson(*record.retiring);
     for (const PassedDevice& device : record.passthrough) value["passthrough"].push_back(toJson(device));

@@ -22,6 +22,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/quiet_threads.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -86,6 +87,13 @@ TEST_F(OwnNetwork, hearsWhoAnswers) {
     EXPECT_GT(result.sent, 5U);
     EXPECT_EQ(result.lost, 0U);
     EXPECT_TRUE(result.longestGapMs.has_value());
+}
+
+TEST_F(OwnNetwork, asksFromAThreadThatGetsNoSignals) {
+    Pinger pinger("10.77.0.1", milliseconds(5), 8);
+    pinger.start();
+    EXPECT_GE(expectOthersBlockSignals(), 1U);
+    pinger.stop(milliseconds(500));
 }
 
 TEST_F(OwnNetwork, losesEveryRequestToWhoIsNotThere) {

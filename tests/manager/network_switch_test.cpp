@@ -50,8 +50,8 @@ class NetworkSwitchTest : public NoDescriptorLeaks {
         joinBridge(old_.name, bridge);
         bringUp(old_.name);
         Tap tap = makeTap("vh%d");
-        fresh_ = tap.name;
-        freshTap_.add("tap/lan", std::move(tap.fd));
+        newName_ = tap.name;
+        newTap_.add("tap/lan", std::move(tap.fd));
         say(old_.fd.get(), guest, 0);
         // The kernel lets a bridge send when it has seen that its first port is there, which takes a moment.
         const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -65,7 +65,7 @@ class NetworkSwitchTest : public NoDescriptorLeaks {
         old_ = {};
         EXPECT_EQ(::setns(before_.get(), CLONE_NEWNET), 0);
         before_.reset();
-        freshTap_ = Resources();
+        newTap_ = Resources();
     }
 
     static std::vector<unsigned char> frame(const char* to, const char* from, unsigned char number) {
@@ -101,14 +101,14 @@ class NetworkSwitchTest : public NoDescriptorLeaks {
         return numbers;
     }
     std::vector<int> heardByOld() const { return heardBy(old_.fd.get()); }
-    std::vector<int> heardByNew() const { return heardBy(freshTap_.fd("tap/lan")); }
+    std::vector<int> heardByNew() const { return heardBy(newTap_.fd("tap/lan")); }
     /// Known to the bridge by the first descriptor, as those of a VMM are by their numbers.
-    NetworkSwitch begin() const { return NetworkSwitch(vm_, ::getpid(), freshTap_); }
+    NetworkSwitch begin() const { return NetworkSwitch(vm_, ::getpid(), newTap_); }
 
     VmDefinition vm_;
     Tap old_;
-    std::string fresh_;
-    Resources freshTap_;
+    std::string newName_;
+    Resources newTap_;
 
  private:
     UniqueFd before_;
@@ -189,9 +189,9 @@ TEST_F(NetworkSwitchTest, goesOnWithoutTheOldVmmsTap) {
     // As when it was executed over, or died.
     old_ = {};
     vm_.networks.push_back({.id = "wan", .type = NetworkType::Tap, .bridge = bridge, .mac = nested});
-    freshTap_.add("tap/wan", makeTap("vh%d").fd);
+    newTap_.add("tap/wan", makeTap("vh%d").fd);
     const pid_t nobody = 0;
-    NetworkSwitch network(vm_, nobody, freshTap_);
+    NetworkSwitch network(vm_, nobody, newTap_);
     network.hold();
     network.toNew();
     EXPECT_EQ(network.problems().size(), 2U);
@@ -217,7 +217,7 @@ TEST_F(NetworkSwitchTest, keepsTheBridgesAddressWhereTheOldTapHasGivenItItsOwn) 
     network.toNew();
     old_ = {};
     EXPECT_EQ(addressOf("vhbr1"), parseMac("06:00:00:00:00:02"));
-    EXPECT_EQ(addressOf(fresh_), parseMac("06:00:00:00:00:02"));
+    EXPECT_EQ(addressOf(newName_), parseMac("06:00:00:00:00:02"));
 }
 
 }  // namespace

@@ -90,11 +90,11 @@ TEST_F(RelayTest, feedsTheNewVmmAndEndsTheStateButNotTheConnection) {
     bool fed = false;
     relay->feed(sent, newPath, ::getpid(), [&] { fed = true; });
     ASSERT_TRUE(loopUntil([&] { return fed; }));
-    const UniqueFd fresh(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const UniqueFd newVmm(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     CprReceiver receiver;
-    EXPECT_TRUE(receiver.receiveSome(fresh.get())) << "the end of the state was not sent";
+    EXPECT_TRUE(receiver.receiveSome(newVmm.get())) << "the end of the state was not sent";
     EXPECT_EQ(whatChanged(sent, receiver.take()), "");
-    EXPECT_FALSE(hasHungUp(fresh.get())) << "a new VMM takes the end of the connection for the old VMM's end";
+    EXPECT_FALSE(hasHungUp(newVmm.get())) << "a new VMM takes the end of the connection for the old VMM's end";
 }
 
 TEST_F(RelayTest, hangsUpWhenItGoesAway) {

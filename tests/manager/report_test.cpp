@@ -235,15 +235,15 @@ TEST(Report, ofALostVmPointsAtWhatIsLeftAndAtNothingElse) {
         const std::string text = reportText(report);
         return text.substr(0, text.find('\n'));
     };
-    const std::string old = std::to_string(report.old.pid), fresh = std::to_string(report.new_.pid);
-    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr(old), testing::HasSubstr(fresh)));
+    const std::string old = std::to_string(report.old.pid), newPid = std::to_string(report.new_.pid);
+    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr(old), testing::HasSubstr(newPid)));
     report.new_.alive = false;
-    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(fresh))));
+    EXPECT_THAT(firstLine(), testing::AllOf(testing::HasSubstr("look at pid " + old), testing::Not(testing::HasSubstr(newPid))));
     report.guestIsGone = true;
     EXPECT_THAT(reportText(report),
                 testing::AllOf(testing::HasSubstr("the guest is gone"), testing::HasSubstr("'virt-handover destroy web1'"),
                                testing::HasSubstr("'virt-handover start web1'"), testing::Not(testing::HasSubstr("--dry-run")),
-                               testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(fresh))));
+                               testing::Not(testing::HasSubstr("may run there")), testing::Not(testing::HasSubstr(newPid))));
     report.old.alive = false;
     EXPECT_THAT(firstLine(), testing::HasSubstr("the guest is gone; 'virt-handover start web1' starts it anew"));
     report.old.pid = report.new_.pid = 0;

@@ -168,12 +168,12 @@ TEST_F(ResourcesTest, openEachDiskForItsOwnVmmAlone) {
     vm_.disks = {{.id = "root", .file = directory_.write("root.img", "disk")}};
     std::filesystem::create_directory(directory_.file("1"));
     std::filesystem::create_directory(directory_.file("2"));
-    const Resources old = acquireResources(vm_, directory_.file("1")), fresh = acquireResources(vm_, directory_.file("2"));
+    const Resources old = acquireResources(vm_, directory_.file("1")), newOnes = acquireResources(vm_, directory_.file("2"));
     // A lock of an open file description keeps out whoever has another one, and only those.
     struct flock lock {};
     lock.l_type = F_WRLCK;
     ASSERT_EQ(::fcntl(old.fd("disk/root/rw"), F_OFD_SETLK, &lock), 0);
-    EXPECT_EQ(::fcntl(fresh.fd("disk/root/rw"), F_OFD_SETLK, &lock), -1);
+    EXPECT_EQ(::fcntl(newOnes.fd("disk/root/rw"), F_OFD_SETLK, &lock), -1);
 }
 
 TEST_F(ResourcesTest, keepWhatIsInTheConsoleLog) {

@@ -177,6 +177,16 @@ TEST_F(VmRecordTest, ofOddShapesNamesItsFile) {
     }
 }
 
+TEST_F(VmRecordTest, namesTheNewVmmAlsoAsEarlierReleasesCalledIt) {
+    VmRecord record = exampleRecord();
+    record.new_ = VmmRecord{.generation = 4, .pid = 4712, .startTime = 12, .binary = "/opt/qemu"};
+    directory_.write(record);
+    std::string text = fileText(recordFile());
+    text.replace(text.find("\"new\""), 5, "\"fresh\"");
+    writeRaw(text);
+    EXPECT_TRUE(directory_.read()->new_ == record.new_);
+}
+
 TEST_F(VmRecordTest, isOfTheVmInWhoseDirectoryItIs) {
     const VmDirectory other(runtime_.path(), "web2");
     fs::create_directories(other.path());

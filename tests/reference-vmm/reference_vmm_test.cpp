@@ -303,17 +303,17 @@ class ReferenceVmmTest : public NoDescriptorLeaks {
         EXPECT_GT(old_->beat(), 0U) << old_->said();
         return *old_;
     }
-    Vmm& startFresh(VmOptions setup = {}) {
+    Vmm& startNew(VmOptions setup = {}) {
         setup.incoming = true;
-        fresh_ = std::make_unique<Vmm>(path_ + "/fresh", setup);
-        return *fresh_;
+        new_ = std::make_unique<Vmm>(path_ + "/new", setup);
+        return *new_;
     }
-    Vmm& startFreshByCpr(VmOptions setup = {}) {
+    Vmm& startNewByCpr(VmOptions setup = {}) {
         setup.cpr = true;
-        startFresh(setup);
+        startNew(setup);
         // Nothing else tells that it listens.
-        for (int tries = 0; tries < patienceMs && !isListening(fresh_->cprPath()); ++tries) ::usleep(1000);
-        return *fresh_;
+        for (int tries = 0; tries < patienceMs && !isListening(new_->cprPath()); ++tries) ::usleep(1000);
+        return *new_;
     }
     int makeRam() {
         ram_ = UniqueFd(::memfd_create("ram0", MFD_CLOEXEC));
@@ -322,9 +322,9 @@ class ReferenceVmmTest : public NoDescriptorLeaks {
     }
 
     json bothChannels() const {
-        return {{"channels", json::array({unixChannel("main", fresh_->mainPath()), unixChannel("cpr", fresh_->cprPath())})}};
+        return {{"channels", json::array({unixChannel("main", new_->mainPath()), unixChannel("cpr", new_->cprPath())})}};
     }
-    json mainChannel() const { return {{"channels", json::array({unixChannel("main", fresh_->mainPath())})}}; }
+    json mainChannel() const { return {{"channels", json::array({unixChannel("main", new_->mainPath())})}}; }
 
     /// The CPR state goes over; the old one's guest runs on.
     void sendCprState() {
@@ -333,24 +333,24 @@ class ReferenceVmmTest : public NoDescriptorLeaks {
     }
     /// The main channel opens; then it is all up to the two.
     void letGo() {
-        fresh_->setCapabilities({"events", "return-path"});
-        fresh_->value("migrate-incoming", mainChannel());
+        new_->setCapabilities({"events", "return-path"});
+        new_->value("migrate-incoming", mainChannel());
     }
     void handOverByCpr() {
         sendCprState();
         letGo();
     }
-    void expectGuestGoesOnOnFresh() {
+    void expectGuestGoesOnOnNew() {
         old_->awaitEvent("MIGRATION", "completed");
         EXPECT_EQ(old_->runState(), "postmigrate");
-        fresh_->awaitEvent("MIGRATION", "completed");
-        EXPECT_EQ(fresh_->runState(), "paused");
+        new_->awaitEvent("MIGRATION", "completed");
+        EXPECT_EQ(new_->runState(), "paused");
         const std::uint64_t last = old_->lastBeat();
         EXPECT_GT(last, 0U);
-        fresh_->value("cont");
-        EXPECT_EQ(fresh_->beat(), last + 1);
-        EXPECT_EQ(fresh_->status("mismatches"), 0U);
-        EXPECT_THAT(fresh_->errors(), testing::IsEmpty());
+        new_->value("cont");
+        EXPECT_EQ(new_->beat(), last + 1);
+        EXPECT_EQ(new_->status("mismatches"), 0U);
+        EXPECT_THAT(new_->errors(), testing::IsEmpty());
     }
 
     /// As a shim does it: takes the CPR state and calls the migration off.
@@ -372,7 +372,7 @@ class ReferenceVmmTest : public NoDescriptorLeaks {
     const TemporaryDirectory directory_;
     const std::string& path_ = directory_.path();
     UniqueFd ram_;
-    std::unique_ptr<Vmm> old_, fresh_;
+    std::unique_ptr<Vmm> old_, new_;
 };
 
 TEST_F(ReferenceVmmTest, answersWhatABinaryIsAsked) {
@@ -493,32 +493,32 @@ TEST_F(ReferenceVmmTest, touchesOnlyAFewPagesOfItsGuestsRam) {
 
 struct Pair {
     const char* oldAs;
-    const char* freshAs;
+    const char* newAs;
 };
 class BetweenVersions : public ReferenceVmmTest, public testing::WithParamInterface<Pair> {};
 
 TEST_P(BetweenVersions, handsOverByCprWithMemoryOfTheVmms) {
     startOld({.arguments = {"--as", GetParam().oldAs}});
-    startFreshByCpr({.arguments = {"--as", GetParam().freshAs}});
+    startNewByCpr({.arguments = {"--as", GetParam().newAs}});
     sendCprState();
-    EXPECT_EQ(fresh_->runState(), "inmigrate");
+    EXPECT_EQ(new_->runState(), "inmigrate");
     EXPECT_EQ(old_->migration(), "setup");
     EXPECT_GT(old_->beat(), 0U);
     EXPECT_EQ(old_->runState(), "running") << "the guest runs until the channel is hung up";
     letGo();
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
     EXPECT_EQ(old_->value("query-migrate")["ram"]["normal-bytes"], 0);
 }
 
 TEST_P(BetweenVersions, handsOverByCprWithMemoryOfTheManager) {
     startOld({.arguments = {"--as", GetParam().oldAs}, .ram = makeRam()});
-    startFreshByCpr({.arguments = {"--as", GetParam().freshAs}, .ram = ram_.get()});
+    startNewByCpr({.arguments = {"--as", GetParam().newAs}, .ram = ram_.get()});
     handOverByCpr();
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
 }
 
 std::string nameOf(const testing::TestParamInfo<Pair>& pair) {
-    return "From" + std::string(pair.param.oldAs, 2) + "To" + std::string(pair.param.freshAs, 2);
+    return "From" + std::string(pair.param.oldAs, 2) + "To" + std::string(pair.param.newAs, 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BetweenVersions, testing::Values(Pair{"10.0", "10.0"}, Pair{"10.0", "11.1"}, Pair{"11.1", "11.1"}),
@@ -526,47 +526,47 @@ INSTANTIATE_TEST_SUITE_P(All, BetweenVersions, testing::Values(Pair{"10.0", "10.
 
 TEST_F(ReferenceVmmTest, takesNoStateOf11When10) {
     startOld({.arguments = {"--as", "11.1"}});
-    startFreshByCpr({.arguments = {"--as", "10.0"}});
+    startNewByCpr({.arguments = {"--as", "10.0"}});
     sendCprState();
-    EXPECT_TRUE(fresh_->exitedWith(1));
-    EXPECT_THAT(fresh_->said(), HasSubstr("vmstate_load_state error -2"));
+    EXPECT_TRUE(new_->exitedWith(1));
+    EXPECT_THAT(new_->said(), HasSubstr("vmstate_load_state error -2"));
     old_->awaitEvent("MIGRATION", "failed");
     EXPECT_EQ(old_->runState(), "running");
 }
 
 TEST_F(ReferenceVmmTest, migratesWithRamLeftInPlace) {
     startOld({.ram = makeRam()});
-    startFresh({.ram = ram_.get()});
+    startNew({.ram = ram_.get()});
     old_->setCapabilities({"x-ignore-shared"});
-    fresh_->setCapabilities({"x-ignore-shared"});
+    new_->setCapabilities({"x-ignore-shared"});
     letGo();
     old_->value("migrate", mainChannel());
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
     const auto copied = old_->value("query-migrate")["ram"]["normal-bytes"].get<std::uint64_t>();
     EXPECT_EQ(copied, 3 * 4 * 4096U) << "the three implicit blocks, and nothing of the named file";
 }
 
 TEST_F(ReferenceVmmTest, migratesWithAllRamCopied) {
     startOld();
-    startFresh();
+    startNew();
     letGo();
     old_->value("migrate", mainChannel());
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
     const auto copied = old_->value("query-migrate")["ram"]["normal-bytes"].get<std::uint64_t>();
     EXPECT_EQ(copied, 4 * 4 * 4096U);
 }
 
 TEST_F(ReferenceVmmTest, copiesAnonymousMemoryToo) {
     startOld({.auxRamShare = false});
-    startFresh({.auxRamShare = false});
+    startNew({.auxRamShare = false});
     letGo();
     old_->value("migrate", mainChannel());
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
 }
 
 TEST_F(ReferenceVmmTest, savesToAFileAndRestores) {
     startOld();
-    startFresh();
+    startNew();
     const UniqueFd file(::open(path_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     ASSERT_TRUE(file);
     const json channels{
@@ -578,49 +578,49 @@ TEST_F(ReferenceVmmTest, savesToAFileAndRestores) {
     old_->awaitEvent("MIGRATION", "completed");
     // A descriptor of its own offset, as a manager's reopening makes it.
     const UniqueFd again(::open(("/proc/self/fd/" + std::to_string(file.get())).c_str(), O_RDONLY | O_CLOEXEC));
-    fresh_->setCapabilities({"events"});
-    fresh_->value("add-fd", {{"fdset-id", 7}}, again.get());
-    fresh_->value("migrate-incoming", channels);
-    fresh_->awaitEvent("MIGRATION", "completed");
+    new_->setCapabilities({"events"});
+    new_->value("add-fd", {{"fdset-id", 7}}, again.get());
+    new_->value("migrate-incoming", channels);
+    new_->awaitEvent("MIGRATION", "completed");
     const std::uint64_t last = old_->lastBeat();
-    fresh_->value("cont");
-    EXPECT_EQ(fresh_->beat(), last + 1);
-    EXPECT_EQ(fresh_->status("mismatches"), 0U);
+    new_->value("cont");
+    EXPECT_EQ(new_->beat(), last + 1);
+    EXPECT_EQ(new_->status("mismatches"), 0U);
 }
 
 TEST_F(ReferenceVmmTest, handsOverAgainAndAgain) {
     startOld();
     for (int round = 0; round < 4; ++round) {
-        fresh_ = std::make_unique<Vmm>(path_ + "/" + std::to_string(round), VmOptions{.incoming = true, .cpr = true});
-        for (int tries = 0; tries < patienceMs && !isListening(fresh_->cprPath()); ++tries) ::usleep(1000);
+        new_ = std::make_unique<Vmm>(path_ + "/" + std::to_string(round), VmOptions{.incoming = true, .cpr = true});
+        for (int tries = 0; tries < patienceMs && !isListening(new_->cprPath()); ++tries) ::usleep(1000);
         handOverByCpr();
-        expectGuestGoesOnOnFresh();
+        expectGuestGoesOnOnNew();
         old_->value("quit");
-        old_ = std::move(fresh_);
-        fresh_.reset();
+        old_ = std::move(new_);
+        new_.reset();
     }
 }
 
 TEST_F(ReferenceVmmTest, isCalledOffWhileItWaitsForTheHangUp) {
     startOld();
-    startFreshByCpr();
+    startNewByCpr();
     sendCprState();
     old_->value("migrate_cancel");
     old_->awaitEvent("MIGRATION", "cancelling");
     old_->awaitEvent("MIGRATION", "cancelled");
     EXPECT_EQ(old_->runState(), "running");
-    fresh_.reset();
+    new_.reset();
     EXPECT_GT(old_->status("seq"), 0U);
     EXPECT_EQ(old_->migration(), "cancelled") << "the end of the new VMM set nothing off";
-    std::filesystem::remove_all(path_ + "/fresh");
-    startFreshByCpr();
+    std::filesystem::remove_all(path_ + "/new");
+    startNewByCpr();
     handOverByCpr();
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
 }
 
 TEST_F(ReferenceVmmTest, isCalledOffWhileItIsActive) {
     startOld({.arguments = {"--fault", "stream-begin@1=slow:86400000", "--fault", "stream-middle=slow:86400000"}});
-    startFresh();
+    startNew();
     letGo();
     old_->value("migrate", mainChannel());
     old_->awaitEvent("MIGRATION", "active");
@@ -628,10 +628,10 @@ TEST_F(ReferenceVmmTest, isCalledOffWhileItIsActive) {
     EXPECT_THAT(old_->refusal("migrate", mainChannel()), HasSubstr("in progress"));
     old_->value("migrate_cancel");
     EXPECT_EQ(old_->migration(), "cancelled");
-    EXPECT_TRUE(fresh_->exitedWith(1)) << "an incoming migration that ends early ends the VMM";
+    EXPECT_TRUE(new_->exitedWith(1)) << "an incoming migration that ends early ends the VMM";
     // Now with the guest stopped already.
-    std::filesystem::remove_all(path_ + "/fresh");
-    startFresh();
+    std::filesystem::remove_all(path_ + "/new");
+    startNew();
     letGo();
     old_->value("migrate", mainChannel());
     old_->awaitEvent("STOP");
@@ -644,14 +644,14 @@ TEST_F(ReferenceVmmTest, isCalledOffWhileItIsActive) {
 
 TEST_F(ReferenceVmmTest, goesOnByItselfWhenTheNewOneRefuses) {
     startOld();
-    startFreshByCpr({.arguments = {"--vram-mib", "8"}});
+    startNewByCpr({.arguments = {"--vram-mib", "8"}});
     handOverByCpr();
     old_->awaitEvent("STOP");
     old_->awaitEvent("MIGRATION", "failed");
     old_->awaitEvent("RESUME");
-    EXPECT_TRUE(fresh_->exitedWith(1));
-    EXPECT_THAT(fresh_->said(), HasSubstr("Size mismatch: 0000:00:01.0/ref.vram: 4194304 != 8388608"));
-    EXPECT_THAT(fresh_->said(), HasSubstr("load of migration failed"));
+    EXPECT_TRUE(new_->exitedWith(1));
+    EXPECT_THAT(new_->said(), HasSubstr("Size mismatch: 0000:00:01.0/ref.vram: 4194304 != 8388608"));
+    EXPECT_THAT(new_->said(), HasSubstr("load of migration failed"));
     EXPECT_EQ(old_->value("query-migrate")["error-desc"], "Sibling indicated error 1");
     EXPECT_EQ(old_->status("mismatches"), 0U);
 }
@@ -659,10 +659,10 @@ TEST_F(ReferenceVmmTest, goesOnByItselfWhenTheNewOneRefuses) {
 TEST_F(ReferenceVmmTest, saysCompletedToAnyoneWithoutAReturnPath) {
     startOld();
     old_->value("migrate-set-capabilities", {{"capabilities", json::array({{{"capability", "return-path"}, {"state", false}}})}});
-    startFreshByCpr({.arguments = {"--fault", "stream-end=exit:1"}});
+    startNewByCpr({.arguments = {"--fault", "stream-end=exit:1"}});
     handOverByCpr();
     old_->awaitEvent("MIGRATION", "completed");
-    EXPECT_TRUE(fresh_->exitedWith(1));
+    EXPECT_TRUE(new_->exitedWith(1));
     EXPECT_EQ(old_->runState(), "postmigrate");
     old_->value("cont");
     EXPECT_EQ(old_->status("mismatches"), 0U);
@@ -673,22 +673,22 @@ TEST_F(ReferenceVmmTest, isBlockedWithoutSharedImplicitBlocks) {
     EXPECT_FALSE(old_->value("query-migrate").contains("blocked-reasons"));
     old_->value("migrate-set-parameters", {{"mode", "cpr-transfer"}});
     EXPECT_EQ(old_->value("query-migrate")["blocked-reasons"].size(), 3U);
-    startFresh();
+    startNew();
     EXPECT_THAT(old_->refusal("migrate", bothChannels()), HasSubstr("ref.vram is not compatible with CPR"));
     EXPECT_EQ(old_->runState(), "running");
 }
 
 TEST_F(ReferenceVmmTest, noticesThatTwoVmmsRunOneGuest) {
     startOld();
-    startFreshByCpr();
+    startNewByCpr();
     handOverByCpr();
-    expectGuestGoesOnOnFresh();
+    expectGuestGoesOnOnNew();
     old_->value("cont");
-    while (old_->errors().empty() && fresh_->errors().empty()) {
+    while (old_->errors().empty() && new_->errors().empty()) {
         ASSERT_GT(old_->beat(), 0U);
-        ASSERT_GT(fresh_->beat(), 0U);
+        ASSERT_GT(new_->beat(), 0U);
     }
-    EXPECT_GT(fresh_->status("mismatches") + old_->status("mismatches"), 0U);
+    EXPECT_GT(new_->status("mismatches") + old_->status("mismatches"), 0U);
 }
 
 TEST_F(ReferenceVmmTest, changesItsCprStateWhenToldTo) {
@@ -794,13 +794,13 @@ class MemoryFaults : public ReferenceVmmTest, public testing::WithParamInterface
 
 TEST_P(MemoryFaults, areNoticedByTheGuest) {
     startOld({.arguments = {"--fault", GetParam()}});
-    startFreshByCpr();
+    startNewByCpr();
     handOverByCpr();
     old_->awaitEvent("MIGRATION", "completed");
-    fresh_->awaitEvent("MIGRATION", "completed");
-    fresh_->value("cont");
-    EXPECT_GT(fresh_->status("mismatches"), 0U);
-    EXPECT_THAT(fresh_->errors(), testing::Contains(HasSubstr("E ram block ")));
+    new_->awaitEvent("MIGRATION", "completed");
+    new_->value("cont");
+    EXPECT_GT(new_->status("mismatches"), 0U);
+    EXPECT_THAT(new_->errors(), testing::Contains(HasSubstr("E ram block ")));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MemoryFaults,
@@ -810,15 +810,15 @@ INSTANTIATE_TEST_SUITE_P(All, MemoryFaults,
 TEST_F(ReferenceVmmTest, losesMemoryOrTheDeviceWhenTheNewOneLies) {
     for (const char* fault : {"cpr-received=lie", "stream-end=lie"}) {
         startOld();
-        startFreshByCpr({.arguments = {"--fault", fault}});
+        startNewByCpr({.arguments = {"--fault", fault}});
         handOverByCpr();
-        fresh_->awaitEvent("MIGRATION", "completed");
-        fresh_->value("cont");
-        EXPECT_GT(fresh_->status("mismatches"), 0U) << fault;
+        new_->awaitEvent("MIGRATION", "completed");
+        new_->value("cont");
+        EXPECT_GT(new_->status("mismatches"), 0U) << fault;
         old_.reset();
-        fresh_.reset();
+        new_.reset();
         std::filesystem::remove_all(path_ + "/old");
-        std::filesystem::remove_all(path_ + "/fresh");
+        std::filesystem::remove_all(path_ + "/new");
     }
 }
 
@@ -826,10 +826,10 @@ class StateFaults : public ReferenceVmmTest, public testing::WithParamInterface<
 
 TEST_P(StateFaults, areRefusedByTheNewOne) {
     startOld({.arguments = {"--fault", GetParam()}});
-    startFreshByCpr();
+    startNewByCpr();
     sendCprState();
-    EXPECT_TRUE(fresh_->exitedWith(1)) << fresh_->said();
-    EXPECT_THAT(fresh_->said(), HasSubstr("vmm-shim: "));
+    EXPECT_TRUE(new_->exitedWith(1)) << new_->said();
+    EXPECT_THAT(new_->said(), HasSubstr("vmm-shim: "));
     old_->awaitEvent("MIGRATION", "failed");
     EXPECT_EQ(old_->runState(), "running");
     EXPECT_EQ(old_->status("mismatches"), 0U);
@@ -841,19 +841,19 @@ INSTANTIATE_TEST_SUITE_P(All, StateFaults,
 
 struct StreamFault {
     const char* old;
-    const char* fresh;
+    const char* newVmm;
 };
 class StreamFaults : public ReferenceVmmTest, public testing::WithParamInterface<StreamFault> {};
 
 TEST_P(StreamFaults, letTheOldOneGoOn) {
-    VmOptions old, fresh;
-    if (*GetParam().old) old.arguments = {"--fault", GetParam().old};
-    if (*GetParam().fresh) fresh.arguments = {"--fault", GetParam().fresh};
-    startOld(old);
-    startFreshByCpr(fresh);
+    VmOptions oldOptions, newOptions;
+    if (*GetParam().old) oldOptions.arguments = {"--fault", GetParam().old};
+    if (*GetParam().newVmm) newOptions.arguments = {"--fault", GetParam().newVmm};
+    startOld(oldOptions);
+    startNewByCpr(newOptions);
     sendCprState();
-    fresh_->setCapabilities({"events", "return-path"});
-    fresh_->ask("migrate-incoming", mainChannel());
+    new_->setCapabilities({"events", "return-path"});
+    new_->ask("migrate-incoming", mainChannel());
     old_->awaitEvent("MIGRATION", "failed");
     EXPECT_EQ(old_->runState(), "running");
     EXPECT_EQ(old_->status("mismatches"), 0U);
@@ -869,7 +869,7 @@ INSTANTIATE_TEST_SUITE_P(All, StreamFaults,
 
 TEST_F(ReferenceVmmTest, waitsForAnAnswerThatDoesNotComeUntilItIsCalledOff) {
     startOld();
-    startFreshByCpr({.arguments = {"--fault", "stream-end=hang"}});
+    startNewByCpr({.arguments = {"--fault", "stream-end=hang"}});
     handOverByCpr();
     old_->awaitEvent("MIGRATION", "device");
     EXPECT_EQ(old_->runState(), "finish-migrate");
@@ -881,9 +881,9 @@ TEST_F(ReferenceVmmTest, waitsForAnAnswerThatDoesNotComeUntilItIsCalledOff) {
 
 TEST_F(ReferenceVmmTest, pretendsToMigrateOrToListen) {
     startOld({.arguments = {"--fault", "migrate=lie"}});
-    startFresh({.arguments = {"--fault", "incoming=lie"}});
-    fresh_->value("migrate-incoming", mainChannel());
-    EXPECT_FALSE(isListening(fresh_->mainPath()));
+    startNew({.arguments = {"--fault", "incoming=lie"}});
+    new_->value("migrate-incoming", mainChannel());
+    EXPECT_FALSE(isListening(new_->mainPath()));
     old_->value("migrate", mainChannel());
     EXPECT_EQ(old_->migration(), "none");
     EXPECT_EQ(old_->runState(), "running");
@@ -891,12 +891,12 @@ TEST_F(ReferenceVmmTest, pretendsToMigrateOrToListen) {
 
 TEST_F(ReferenceVmmTest, pretendsToSendItsState) {
     startOld({.arguments = {"--fault", "cpr-sent=lie"}});
-    startFreshByCpr();
+    startNewByCpr();
     sendCprState();
     EXPECT_EQ(old_->migration(), "setup");
-    EXPECT_FALSE(fresh_->monitor().next(200)) << "a VMM without its state has no monitor";
+    EXPECT_FALSE(new_->monitor().next(200)) << "a VMM without its state has no monitor";
     old_->value("migrate_cancel");
-    EXPECT_TRUE(fresh_->exitedWith(1));
+    EXPECT_TRUE(new_->exitedWith(1));
     EXPECT_GT(old_->beat(), 0U);
 }
 

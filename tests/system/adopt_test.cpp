@@ -196,12 +196,12 @@ TEST_F(AdoptTest, handsOverWhatAnotherManagerStartedAndGoesBackWhenItFails) {
         ASSERT_EQ(report["outcome"], "upgraded") << report.dump(2);
         std::cout << "STOP to RESUME " << report["vmm"]["stopToResumeMs"] << " ms\n";
         EXPECT_EQ(report["warnings"], json::array());
-        const pid_t fresh = report["new"]["pid"];
-        EXPECT_NE(fresh, pid_);
-        EXPECT_EQ(rightsOf(fresh), rights);
+        const pid_t newPid = report["new"]["pid"];
+        EXPECT_NE(newPid, pid_);
+        EXPECT_EQ(rightsOf(newPid), rights);
         EXPECT_EQ(::kill(pid_, 0), -1) << "the old VMM is still there";
-        pid_ = fresh;
-        EXPECT_EQ(lockHolder(directory_ + "/pid"), fresh);
+        pid_ = newPid;
+        EXPECT_EQ(lockHolder(directory_ + "/pid"), newPid);
         const unsigned before = pinger.answered();
         EXPECT_TRUE(turnUntil([&] { return pinger.answered() >= before + 50; }, patience)) << "the guest's network is dead";
         expectGuestIsWell(*other_, "vm");

@@ -544,8 +544,8 @@ void Chaos::aim(std::vector<Attempt>& attempts, bool embedded) {
             strike = [this, one] {
                 const std::optional<VmRecord> record = directoryOf(*one->vm).read();
                 if (!record || !record->new_) return;
-                const auto fresh = std::make_shared<Target>(record->new_->pid, record->new_->startTime);
-                freeze("new VMM", one->state(), [fresh](int signal) { return fresh->send(signal); });
+                const auto newVmm = std::make_shared<Target>(record->new_->pid, record->new_->startTime);
+                freeze("new VMM", one->state(), [newVmm](int signal) { return newVmm->send(signal); });
             };
         }
         if (strike) schedule(attempt, attempts.size(), strike);
@@ -1041,9 +1041,9 @@ int discard(const std::vector<std::string>& arguments) {
     UpgradeOptions options;
     options.binary = arguments.at(2);
     State state = State::Preflight;
-    pid_t fresh = 0;
+    pid_t newPid = 0;
     const EventSource later = EventSource::after(milliseconds(std::stoi(arguments.at(3))), [&] {
-        if (fresh > 0 && state < State::Confirming) ::kill(fresh, SIGKILL);
+        if (newPid > 0 && state < State::Confirming) ::kill(newPid, SIGKILL);
     });
     int code = 0;
     bool ended = false;
@@ -1051,7 +1051,7 @@ int discard(const std::vector<std::string>& arguments) {
         arguments.at(1), options,
         [&](const HandoverProgress& progress) {
             state = progress.state;
-            fresh = progress.newPid;
+            newPid = progress.newPid;
         },
         [&](const VerbResult& result) {
             std::cout << jsonText(toJson(result), 2) << std::endl;

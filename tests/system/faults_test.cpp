@@ -1,6 +1,6 @@
 // What a handover makes of every fault that the reference VMM can be told to have, at every step, on either side. All cases run
 // at once, each on a VM of its own; the reference VMM's guest notices memory that is not as it left it, and any second that it
-// ran twice. Real QEMUs have their turn in handover_test.cpp and silent_loss_test.cpp.
+// ran twice. Real QEMUs have their turn in handover_test.cpp and handover_loss_test.cpp.
 
 #include <sys/resource.h>
 
@@ -196,7 +196,7 @@ TEST_F(AClockThatIsSet, isNoPauseOfTheGuest) {
     const std::string definition = workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("right")));
     ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
     for (const std::string clock : {"--clock-ahead 86400", "--clock-behind 86400", "--clock-ahead 0"}) {
-        const json report = upgrade({.binary = workspace.referenceVmm("fresh" + clock.substr(7, 4), clock)});
+        const json report = upgrade({.binary = workspace.referenceVmm("new" + clock.substr(7, 4), clock)});
         EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
         ASSERT_TRUE(report["vmm"]["stopToResumeMs"].is_number()) << report.dump(2);
         EXPECT_GT(report["vmm"]["stopToResumeMs"], 0) << clock;

@@ -422,8 +422,8 @@ TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
         host.recoverAll([&](const std::string& line) { said.push_back(line); });
         ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, patience));
         EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr(text), HasSubstr("not even by SIGKILL"))));
-        const int fresh = show("a")["pid"];
-        EXPECT_NE(fresh, old);
+        const int newPid = show("a")["pid"];
+        EXPECT_NE(newPid, old);
         EXPECT_EQ(directory("a").read()->retiring.value_or(VmmRecord{}).pid, old) << "so that the next verb looks again";
         const json refused = upgrade("a", {.binary = executing()});
         EXPECT_EQ(refused["outcome"], "refused") << refused.dump(2);
@@ -433,7 +433,7 @@ TEST_F(SettleTest, goesOnWithTheNewVmmWhileTheOldOneDoesNotEnd) {
             const VerbResult ended = wait([&](Verbs::Done done) { host.shutdown("a", milliseconds(5'000), std::move(done)); });
             EXPECT_EQ(ended.code, ExitCode::Done) << ended.value;
             EXPECT_THAT(ended.value.value("warnings", json::array()).dump(), HasSubstr(text));
-            EXPECT_TRUE(isGone(fresh));
+            EXPECT_TRUE(isGone(newPid));
             undying.release();
             EXPECT_TRUE(isGone(old));
             continue;
@@ -451,41 +451,41 @@ TEST_F(SettleTest, goesOnWithTheOldVmmWhileTheNewOneDoesNotEnd) {
     ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
     const int old = show("a")["pid"];
     ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "a", "a", executing(), "proving", "0"));
-    const int fresh = directory("a").read()->new_.value_or(VmmRecord{}).pid;
-    ASSERT_TRUE(lives(fresh));
-    Undying undying(fresh);
+    const int newPid = directory("a").read()->new_.value_or(VmmRecord{}).pid;
+    ASSERT_TRUE(lives(newPid));
+    Undying undying(newPid);
     std::vector<std::string> said;
     host.recoverAll([&](const std::string& line) { said.push_back(line); });
     ASSERT_TRUE(turnUntil([&] { return !said.empty(); }, patience));
-    EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr("pid " + std::to_string(fresh)), HasSubstr("not even by SIGKILL"))));
+    EXPECT_THAT(said, testing::ElementsAre(AllOf(HasSubstr("pid " + std::to_string(newPid)), HasSubstr("not even by SIGKILL"))));
     EXPECT_EQ(show("a")["state"], "running");
     EXPECT_EQ(show("a")["pid"], old);
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "refused");
     EXPECT_EQ(show("a")["state"], "running");
     undying.release();
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
-    EXPECT_TRUE(isGone(fresh));
+    EXPECT_TRUE(isGone(newPid));
     EXPECT_TRUE(isGone(old));
 }
 
 TEST_F(SettleTest, remembersANewVmmThatDoesNotEndWhenItIsDiscarded) {
     ASSERT_EQ(start("a", executing(), "2s").code, ExitCode::Done);
     const int old = show("a")["pid"];
-    int fresh = 0;
+    int newPid = 0;
     std::optional<Undying> undying;
     const json report = upgrade("a", {.binary = executing("--fault verify=exit:3")}, [&](const HandoverProgress& progress) {
         if (progress.state != State::Exchanging) return;
-        fresh = progress.newPid;
-        undying.emplace(fresh);
+        newPid = progress.newPid;
+        undying.emplace(newPid);
     });
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
-    EXPECT_THAT(report["warnings"].dump(), AllOf(HasSubstr("pid " + std::to_string(fresh)), HasSubstr("not even by SIGKILL")));
-    EXPECT_THAT(upgrade("a", {.binary = executing()}).value("cause", ""), HasSubstr("pid " + std::to_string(fresh)));
+    EXPECT_THAT(report["warnings"].dump(), AllOf(HasSubstr("pid " + std::to_string(newPid)), HasSubstr("not even by SIGKILL")));
+    EXPECT_THAT(upgrade("a", {.binary = executing()}).value("cause", ""), HasSubstr("pid " + std::to_string(newPid)));
     EXPECT_EQ(show("a")["state"], "running");
     EXPECT_EQ(show("a")["pid"], old);
     undying->release();
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
-    EXPECT_TRUE(isGone(fresh));
+    EXPECT_TRUE(isGone(newPid));
 }
 
 TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {

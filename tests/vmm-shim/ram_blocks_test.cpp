@@ -93,17 +93,17 @@ TEST(RamBlockTable, readsThatOfQemu7WhichDoesNotTellWhereTheBlocksLie) {
     EXPECT_THAT(blocks, ElementsAre(block("ram0", 192 * mib, 192 * mib), block("/rom@etc/acpi/tables", 128 * kib, 2 * mib)));
     EXPECT_TRUE(std::ranges::none_of(blocks, [](const RamBlock& one) { return one.shared || one.file; }));
     // Enough to copy it, and not to share it.
-    std::vector<RamBlock> fresh = blocks;
-    for (RamBlock& one : fresh) one.shared = one.named_file = true;
+    std::vector<RamBlock> newBlocks = blocks;
+    for (RamBlock& one : newBlocks) one.shared = one.named_file = true;
     const auto isFatal = [](const RamBlockDifference& difference) { return difference.severity == Severity::Fatal; };
-    EXPECT_TRUE(std::ranges::none_of(differences(blocks, fresh, RamTransfer::Copied), isFatal));
-    EXPECT_TRUE(std::ranges::any_of(differences(blocks, fresh, RamTransfer::NamedFilesShared), isFatal));
+    EXPECT_TRUE(std::ranges::none_of(differences(blocks, newBlocks, RamTransfer::Copied), isFatal));
+    EXPECT_TRUE(std::ranges::any_of(differences(blocks, newBlocks, RamTransfer::NamedFilesShared), isFatal));
 }
 
 TEST(RamBlockTable, ofQemu11MatchesThatOfQemu10) {
-    const auto old = parse(golden("ram-blocks-10.0.txt")), fresh = parse(golden("ram-blocks-11.1.txt"));
-    EXPECT_EQ(fresh.size(), 9U);
-    EXPECT_THAT(differences(old, fresh, RamTransfer::Copied), IsEmpty());
+    const auto old = parse(golden("ram-blocks-10.0.txt")), newBlocks = parse(golden("ram-blocks-11.1.txt"));
+    EXPECT_EQ(newBlocks.size(), 9U);
+    EXPECT_THAT(differences(old, newBlocks, RamTransfer::Copied), IsEmpty());
 }
 
 TEST(RamBlockTable, hasNoBlocksBelowABareHeading) {
@@ -391,7 +391,7 @@ constexpr Severity harmless = Severity::Harmless, adaptable = Severity::Adaptabl
 struct Case {
     const char* name;
     std::function<RamBlock(std::uint64_t inode)> block;
-    std::function<void(RamBlock& old, RamBlock& fresh)> change;
+    std::function<void(RamBlock& old, RamBlock& newBlock)> change;
     Severities copied, namedFiles, allShared;
 };
 
@@ -405,10 +405,10 @@ class RamBlockField : public testing::TestWithParam<Case> {
         // Where the block is shared both map one file, else each its own.
         const bool named = GetParam().block(0).named_file;
         const bool shares = transfer == RamTransfer::AllShared || (transfer == RamTransfer::NamedFilesShared && named);
-        RamBlock old = GetParam().block(100), fresh = GetParam().block(shares ? 100 : 200);
-        EXPECT_THAT(differences({old}, {fresh}, transfer), IsEmpty()) << "before anything is changed";
-        GetParam().change(old, fresh);
-        return severities(differences({old}, {fresh}, transfer));
+        RamBlock old = GetParam().block(100), newBlock = GetParam().block(shares ? 100 : 200);
+        EXPECT_THAT(differences({old}, {newBlock}, transfer), IsEmpty()) << "before anything is changed";
+        GetParam().change(old, newBlock);
+        return severities(differences({old}, {newBlock}, transfer));
     }
 };
 
@@ -430,7 +430,7 @@ std::vector<Case> cases() {
         {"nothingChanged", implicitBlock, [](RamBlock&, RamBlock&) {}, {}, {}, {}},
         {"usedLengthOfABlockThatCanBeResized",
          resizableBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.used_length = 64 * kib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.used_length = 64 * kib; },
          {{"used_length", adaptable}},
          {{"used_length", adaptable}},
          {{"used_length", adaptable}}},
@@ -451,60 +451,60 @@ std::vector<Case> cases() {
          {{"used_length", fatal}, {"max_length", fatal}, {"file", fatal}}},
         {"aRomFileOfAnotherSize",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) {
-             for (RamBlock* block : {&old, &fresh}) block->idstr = "0000:00:01.0/virtio-net-pci.rom";
-             fresh.used_length = fresh.max_length = 32 * mib;
+         [](RamBlock& old, RamBlock& newBlock) {
+             for (RamBlock* block : {&old, &newBlock}) block->idstr = "0000:00:01.0/virtio-net-pci.rom";
+             newBlock.used_length = newBlock.max_length = 32 * mib;
          },
          {{"used_length", fatal}, {"max_length", harmless}},
          {{"used_length", fatal}, {"max_length", harmless}},
          {{"used_length", fatal}, {"max_length", fatal}}},
         {"maxLengthMadeLargerByANewRelease",
          resizableBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.max_length = 4 * mib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.max_length = 4 * mib; },
          {{"max_length", harmless}},
          {{"max_length", harmless}},
          {{"max_length", fatal}}},
         {"maxLengthMadeSmallerByANewRelease",
          resizableBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.max_length = 1 * mib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.max_length = 1 * mib; },
          {{"max_length", harmless}},
          {{"max_length", harmless}},
          {{"max_length", adaptable}}},
         {"maxLengthOfANamedFile",
          namedFile,
-         [](RamBlock& old, RamBlock& fresh) {
-             old.resizable = fresh.resizable = true;
-             fresh.max_length = 512 * mib;
+         [](RamBlock& old, RamBlock& newBlock) {
+             old.resizable = newBlock.resizable = true;
+             newBlock.max_length = 512 * mib;
          },
          {{"max_length", harmless}},
          {{"max_length", fatal}},
          {{"max_length", fatal}}},
         {"pageSize",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.page_size = 2 * mib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.page_size = 2 * mib; },
          {{"page_size", harmless}},
          {{"page_size", harmless}},
          {{"page_size", fatal}}},
         {"pageSizeOfANamedFile",
          namedFile,
-         [](RamBlock&, RamBlock& fresh) { fresh.page_size = 2 * mib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.page_size = 2 * mib; },
          {{"page_size", harmless}},
          {{"page_size", fatal}},
          {{"page_size", fatal}}},
         {"alignmentMadeSmallerByANewRelease",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.align = 4 * kib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.align = 4 * kib; },
          {{"align", harmless}},
          {{"align", harmless}},
          {{"align", harmless}}},
         {"alignmentMadeLarger", implicitBlock, [](RamBlock& old, RamBlock&) { old.align = 4 * kib; }, {}, {}, {}},
-        {"alignmentThatIsUnknown", implicitBlock, [](RamBlock&, RamBlock& fresh) { fresh.align = 0; }, {}, {}, {}},
+        {"alignmentThatIsUnknown", implicitBlock, [](RamBlock&, RamBlock& newBlock) { newBlock.align = 0; }, {}, {}, {}},
         {"alignmentOfANamedFile", namedFile, [](RamBlock& old, RamBlock&) { old.align = 2 * mib; }, {}, {}, {}},
         {"newVmmHasPrivateMemory",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) {
-             fresh.shared = false;
-             fresh.file.reset();
+         [](RamBlock&, RamBlock& newBlock) {
+             newBlock.shared = false;
+             newBlock.file.reset();
          },
          {{"shared", harmless}},
          {{"shared", harmless}},
@@ -520,8 +520,8 @@ std::vector<Case> cases() {
          {{"shared", fatal}, {"file", fatal}}},
         {"bothHavePrivateMemory",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) {
-             for (RamBlock* block : {&old, &fresh}) {
+         [](RamBlock& old, RamBlock& newBlock) {
+             for (RamBlock* block : {&old, &newBlock}) {
                  block->shared = false;
                  block->file.reset();
              }
@@ -531,9 +531,9 @@ std::vector<Case> cases() {
          {{"file", fatal}}},
         {"newVmmHasItsNamedFilePrivate",
          namedFile,
-         [](RamBlock&, RamBlock& fresh) {
-             fresh.shared = false;
-             fresh.file.reset();
+         [](RamBlock&, RamBlock& newBlock) {
+             newBlock.shared = false;
+             newBlock.file.reset();
          },
          {{"shared", harmless}},
          {{"shared", fatal}, {"file", fatal}},
@@ -546,7 +546,7 @@ std::vector<Case> cases() {
          {{"resizable", harmless}}},
         {"newVmmMayOnlyRead",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.read_only = true; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.read_only = true; },
          {{"read_only", fatal}},
          {{"read_only", fatal}},
          {{"read_only", fatal}}},
@@ -558,7 +558,7 @@ std::vector<Case> cases() {
          {{"read_only", fatal}}},
         {"namedFileInTheOldVmmOnly",
          namedFile,
-         [](RamBlock&, RamBlock& fresh) { fresh.named_file = false; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.named_file = false; },
          {{"named_file", harmless}},
          {{"named_file", fatal}},
          {{"named_file", harmless}}},
@@ -576,68 +576,68 @@ std::vector<Case> cases() {
          {{"guest_memfd", fatal}}},
         {"guestMemfdInBoth",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) { old.guest_memfd = fresh.guest_memfd = true; },
+         [](RamBlock& old, RamBlock& newBlock) { old.guest_memfd = newBlock.guest_memfd = true; },
          {{"guest_memfd", fatal}},
          {{"guest_memfd", fatal}},
          {{"guest_memfd", fatal}}},
         {"anotherFile",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) {
-             fresh.file->identity = {1, 300};
+         [](RamBlock&, RamBlock& newBlock) {
+             newBlock.file->identity = {1, 300};
          },
          {},
          {},
          {{"file", fatal}}},
         {"theOldVmmsFile",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) { fresh.file = old.file; },
+         [](RamBlock& old, RamBlock& newBlock) { newBlock.file = old.file; },
          {{"file", fatal}},
          {{"file", fatal}},
          {}},
         {"anotherNamedFile",
          namedFile,
-         [](RamBlock&, RamBlock& fresh) {
-             fresh.file->identity = {2, 300};
+         [](RamBlock&, RamBlock& newBlock) {
+             newBlock.file->identity = {2, 300};
          },
          {},
          {{"file", fatal}},
          {{"file", fatal}}},
         {"theOldVmmsNamedFile",
          namedFile,
-         [](RamBlock& old, RamBlock& fresh) { fresh.file = old.file; },
+         [](RamBlock& old, RamBlock& newBlock) { newBlock.file = old.file; },
          {{"file", fatal}},
          {},
          {}},
         {"sameInodeOnAnotherDevice",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) {
-             fresh.file->identity = {77, old.file->identity.inode};
+         [](RamBlock& old, RamBlock& newBlock) {
+             newBlock.file->identity = {77, old.file->identity.inode};
          },
          {},
          {},
          {{"file", fatal}}},
         {"fileThatWasGrown",
          implicitBlock,
-         [](RamBlock&, RamBlock& fresh) { fresh.file->size = 32 * mib; },
+         [](RamBlock&, RamBlock& newBlock) { newBlock.file->size = 32 * mib; },
          {},
          {},
          {{"file", fatal}}},
         {"fileThatIsTooSmall",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) { old.file->size = fresh.file->size = 8 * mib; },
+         [](RamBlock& old, RamBlock& newBlock) { old.file->size = newBlock.file->size = 8 * mib; },
          {},
          {},
          {{"file", fatal}}},
         {"namedFileThatIsLargerThanWhatIsUsedOfIt",
          namedFile,
-         [](RamBlock& old, RamBlock& fresh) { old.file->size = fresh.file->size = 512 * mib; },
+         [](RamBlock& old, RamBlock& newBlock) { old.file->size = newBlock.file->size = 512 * mib; },
          {},
          {},
          {}},
         {"fileInHugePagesThatIsRoundedUp",
          implicitBlock,
-         [](RamBlock& old, RamBlock& fresh) {
-             for (RamBlock* block : {&old, &fresh}) {
+         [](RamBlock& old, RamBlock& newBlock) {
+             for (RamBlock* block : {&old, &newBlock}) {
                  block->page_size = 32 * mib;
                  block->file->size = 32 * mib;
              }
@@ -645,7 +645,7 @@ std::vector<Case> cases() {
          {},
          {},
          {}},
-        {"descriptorOfAnotherNumber", implicitBlock, [](RamBlock&, RamBlock& fresh) { fresh.file->fd = 40; }, {}, {}, {}},
+        {"descriptorOfAnotherNumber", implicitBlock, [](RamBlock&, RamBlock& newBlock) { newBlock.file->fd = 40; }, {}, {}, {}},
     };
 }
 
@@ -692,9 +692,9 @@ TEST(Differences, nameTheBlockWhoseFileAnotherOneHas) {
 }
 
 TEST(Differences, seeThatACopyWouldBeWrittenIntoAnotherBlockOfTheRunningGuest) {
-    RamBlock a = implicitBlock(1), b = namedFile(2), fresh = implicitBlock(3);
-    fresh.file->identity = b.file->identity;
-    EXPECT_THAT(differences({a, b}, {fresh, b}, RamTransfer::NamedFilesShared),
+    RamBlock a = implicitBlock(1), b = namedFile(2), newBlock = implicitBlock(3);
+    newBlock.file->identity = b.file->identity;
+    EXPECT_THAT(differences({a, b}, {newBlock, b}, RamTransfer::NamedFilesShared),
                 ElementsAre(AllOf(Field(&RamBlockDifference::field, "file"), Field(&RamBlockDifference::severity, fatal),
                                   Field(&RamBlockDifference::why, HasSubstr("block 'ram0'")))));
 }
@@ -724,9 +724,9 @@ TEST(Differences, areToldInOneLine) {
 }
 
 TEST(Differences, writeSizesAndFilesForPeople) {
-    RamBlock old = block("a", 4097, 3 * gib), fresh = block("a", 0, 5 * kib);
+    RamBlock old = block("a", 4097, 3 * gib), newBlock = block("a", 0, 5 * kib);
     old.file = BackingFile{{makedev(8, 3), 42}, 6 * kib, -1};
-    const auto found = differences({old}, {fresh}, RamTransfer::AllShared);
+    const auto found = differences({old}, {newBlock}, RamTransfer::AllShared);
     ASSERT_EQ(found.size(), 3U);
     EXPECT_EQ(found[0].old + "/" + found[0].new_, "4097 bytes/0 bytes");
     EXPECT_EQ(found[1].old + "/" + found[1].new_, "3 GiB/5 KiB");

@@ -268,9 +268,9 @@ TEST_P(OnEachQemu, hasItsSavedStateAndRecordPrinted) {
 
 TEST_F(VmmShimTool, findsNothingFatalBetweenTwoQemusOfOneMachine) {
     Vm& old = start("old", required("VH_QEMU_OLD"), {"-device", "VGA,vgamem_mb=8"});
-    Vm& fresh = start("fresh", required("VH_QEMU_NEW"), {"-device", "VGA,vgamem_mb=8"});
+    Vm& newVm = start("new", required("VH_QEMU_NEW"), {"-device", "VGA,vgamem_mb=8"});
     for (const char* transfer : {"all-shared", "named-files", "copied"}) {
-        const Answer answer = run({"diff", old.monitor, fresh.monitor, "--transfer", transfer});
+        const Answer answer = run({"diff", old.monitor, newVm.monitor, "--transfer", transfer});
         EXPECT_EQ(answer.code, done) << transfer << answer.errors;
         EXPECT_EQ(answer.output, "") << transfer;
     }
@@ -278,8 +278,8 @@ TEST_F(VmmShimTool, findsNothingFatalBetweenTwoQemusOfOneMachine) {
 
 TEST_F(VmmShimTool, seesOnDemandThatTheNewVmmHasNotTheOldOnesFiles) {
     Vm& old = start("old", required("VH_QEMU_OLD"));
-    Vm& fresh = start("fresh", required("VH_QEMU_NEW"));
-    const Answer answer = run({"diff", old.monitor, fresh.monitor, "--same-files", "--json"});
+    Vm& newVm = start("new", required("VH_QEMU_NEW"));
+    const Answer answer = run({"diff", old.monitor, newVm.monitor, "--same-files", "--json"});
     EXPECT_EQ(answer.code, refused);
     std::set<std::string> fields;
     for (const json& difference : answer.value()) fields.insert(difference["field"]);
@@ -289,15 +289,15 @@ TEST_F(VmmShimTool, seesOnDemandThatTheNewVmmHasNotTheOldOnesFiles) {
 
 TEST_F(VmmShimTool, seesVideoMemoryOfAnotherSize) {
     Vm& old = start("old", required("VH_QEMU_OLD"), {"-device", "VGA,vgamem_mb=16"});
-    Vm& fresh = start("fresh", required("VH_QEMU_NEW"), {"-device", "VGA,vgamem_mb=32"});
-    const Answer answer = run({"diff", old.monitor, fresh.monitor});
+    Vm& newVm = start("new", required("VH_QEMU_NEW"), {"-device", "VGA,vgamem_mb=32"});
+    const Answer answer = run({"diff", old.monitor, newVm.monitor});
     EXPECT_EQ(answer.code, refused);
     EXPECT_THAT(answer.output,
                 HasSubstr("fatal: 0000:00:01.0/vga.vram: used_length 16 MiB on the old VMM, 32 MiB on the new one"));
     EXPECT_THAT(answer.output,
                 HasSubstr("fatal: 0000:00:01.0/vga.vram: max_length 16 MiB on the old VMM, 32 MiB on the new one"));
     EXPECT_THAT(
-        run({"diff", old.monitor, fresh.monitor, "--transfer", "copied"}).output,
+        run({"diff", old.monitor, newVm.monitor, "--transfer", "copied"}).output,
         AllOf(HasSubstr("fatal: 0000:00:01.0/vga.vram: used_length"), HasSubstr("harmless: 0000:00:01.0/vga.vram: max_length")));
 }
 
@@ -306,10 +306,10 @@ TEST_F(VmmShimTool, seesARomFileOfAnotherSizeAlsoInSavedRecords) {
         return "virtio-net-pci,romfile=" + file(std::to_string(kib) + ".rom", std::string(kib * 1024, '\0'));
     };
     Vm& old = start("old", required("VH_QEMU_NEW"), {"-device", device(64)});
-    Vm& fresh = start("fresh", required("VH_QEMU_NEW"), {"-device", device(128)});
+    Vm& newVm = start("new", required("VH_QEMU_NEW"), {"-device", device(128)});
     ASSERT_EQ(run({"capture", old.monitor, "--record", path("old.record")}).code, done);
-    ASSERT_EQ(run({"capture", fresh.monitor, "--record", path("fresh.record")}).code, done);
-    const Answer answer = run({"diff", path("old.record"), path("fresh.record"), "--json"});
+    ASSERT_EQ(run({"capture", newVm.monitor, "--record", path("new.record")}).code, done);
+    const Answer answer = run({"diff", path("old.record"), path("new.record"), "--json"});
     EXPECT_EQ(answer.code, refused);
     EXPECT_EQ(answer.value()[0]["idstr"], "0000:00:01.0/virtio-net-pci.rom");
     EXPECT_EQ(answer.value()[0]["field"], "used_length");

@@ -223,7 +223,7 @@ Dump dump(const std::vector<RamBlockDifference>& differences) {
                               {"idstr", difference.idstr},
                               {"field", difference.field},
                               {"old", difference.old},
-                              {"fresh", difference.new_},
+                              {"new", difference.new_},
                               {"why", difference.why}});
         dump.text += std::string(name(difference.severity)) + ": " + describe(difference) + "\n";
     }
