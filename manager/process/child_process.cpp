@@ -74,6 +74,14 @@ void holdPidFile(const char* path) {
     if (::write(fd, digit, static_cast<std::size_t>(length)) != length) giveUp("write", path);
 }
 
+/// Whenever the table of its descriptors has to grow, a process with threads waits until every CPU has been seen not to use it
+/// (fs/file.c:expand_fdtable, synchronize_rcu, Linux 6.18), which is milliseconds. A VMM makes an eventfd for each queue of its
+/// devices when it loads and runs a guest, which stands still meanwhile. Here is no thread yet, and execve(2) keeps the table.
+void makeRoomForDescriptors() {
+    constexpr int expected = 1024;
+    if (const int last = ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, expected - 1); last >= 0) ::close(last);
+}
+
 [[noreturn]] void becomeChild(ChildPlan& plan) {
     const LaunchSpec& spec = plan.spec;
     char* const* argv = plan.argv.data();
@@ -112,6 +120,7 @@ void holdPidFile(const char* path) {
         if (::dup2(plan.scratch[i], plan.numbers[i]) < 0) giveUp("place a descriptor for", argv[0]);
     if (complaints > end) ::close_range(static_cast<unsigned>(end), static_cast<unsigned>(complaints) - 1, 0);
     ::close_range(static_cast<unsigned>(complaints) + 1, ~0U, 0);
+    makeRoomForDescriptors();
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -232,19 +232,22 @@ void forward(const std::vector<ForwardingEntry>& entries, const std::string& por
     }
 }
 
-void moveQueued(int from, const std::string& to, Packets which) {
+UniqueFd makeSender() {
+    UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const int on = 1;
+    if (!socket || ::setsockopt(socket.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) != 0)
+        throwErrno("make a socket that sends to the readers of taps");
+    return socket;
+}
+
+void moveQueued(int from, int sender, const std::string& to, Packets which) {
     // sizeof(struct virtio_net_hdr) of <linux/virtio_net.h>, which is no C++. The kernel takes it on the way in; what comes out
     // of a tap may have a longer one, which begins with it.
     constexpr std::size_t headerTaken = 10;
     constexpr std::size_t mostAtOnce = 10'000;  // More than any queue holds: who goes on filling it is not waited for.
     int headerBytes = 0;
     if (::ioctl(from, TUNGETVNETHDRSZ, &headerBytes) != 0) throwErrno("read the header length of a tap");
-    const UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const int on = 1;
-    const sockaddr_ll port{.sll_family = AF_PACKET, .sll_ifindex = indexOf(to)};
-    if (!socket || ::setsockopt(socket.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) != 0 ||
-        ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&port), sizeof(port)) != 0)
-        throwErrno("send to the reader of '" + to + "'");
+    sockaddr_ll port{.sll_family = AF_PACKET, .sll_ifindex = indexOf(to)};
     std::vector<char> packet(68 * 1024);
     const auto header = static_cast<std::size_t>(headerBytes);
     for (std::size_t moved = 0; moved < mostAtOnce; ++moved) {
@@ -254,9 +257,10 @@ void moveQueued(int from, const std::string& to, Packets which) {
         if (length <= headerBytes) return;
         const bool isForMany = (packet[header] & 1) != 0;
         if (isForMany && which == Packets::ForOne) continue;
-        const std::array<iovec, 2> parts{iovec{packet.data(), headerTaken},
-                                         iovec{packet.data() + header, static_cast<std::size_t>(length) - header}};
-        (void)!::writev(socket.get(), parts.data(), parts.size());  // A full queue loses packets here as anywhere.
+        std::array<iovec, 2> parts{iovec{packet.data(), headerTaken},
+                                   iovec{packet.data() + header, static_cast<std::size_t>(length) - header}};
+        const msghdr message{.msg_name = &port, .msg_namelen = sizeof(port), .msg_iov = parts.data(), .msg_iovlen = parts.size()};
+        (void)::sendmsg(sender, &message, 0);  // A full queue loses packets here as anywhere.
     }
 }
 

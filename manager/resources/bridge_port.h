@@ -57,9 +57,13 @@ std::vector<ForwardingEntry> forwardingEntriesOf(const std::string& port);
 /// its port. Throws only when none of them could be set.
 void forward(const std::vector<ForwardingEntry>& entries, const std::string& port, bool sticky);
 
+/// What moveQueued() sends by. To close it takes until every CPU has been seen not to use it, which is milliseconds on an idle
+/// host (net/packet/af_packet.c:packet_release, synchronize_net, Linux 6.18): so not while a guest stands still.
+UniqueFd makeSender();
+
 /// Takes out of a tap what waits there for its reader, and puts it in front of that of another one; without what is for many, if
 /// only single addressees' packets are wanted.
 enum class Packets { All, ForOne };
-void moveQueued(int from, const std::string& to, Packets which);
+void moveQueued(int from, int sender, const std::string& to, Packets which);
 
 }  // namespace vh

@@ -50,6 +50,7 @@ bool NetworkSwitch::attempt(const Network& network, const std::function<void()>&
 
 void NetworkSwitch::prepareHold(Network& network, const std::string& bridge) {
     const bool isPrepared = attempt(network, [&] {
+        if (!sender_) sender_ = makeSender();
         network.held = makeTap("vhold%d");
         // Else the host's own IPv6 talks into it, and the guest would hear that. A host without IPv6 has no such file.
         std::ofstream("/proc/sys/net/ipv6/conf/" + network.held.name + "/disable_ipv6") << 1;
@@ -79,9 +80,9 @@ void NetworkSwitch::toNew() {
     for (Network& network : networks_) {
         bringUp(network.newTap);
         const auto take = [&](const Tap& tap, Packets which) {
-            attempt(network, [&] { moveQueued(tap.fd.get(), network.newTap, which); });
+            attempt(network, [&] { moveQueued(tap.fd.get(), sender_.get(), network.newTap, which); });
         };
-        if (network.old.fd) take(network.old, Packets::All);
+        if (network.old.fd && sender_) take(network.old, Packets::All);
         if (!network.held.fd) continue;
         take(network.held, Packets::ForOne);
         try {
@@ -99,7 +100,7 @@ void NetworkSwitch::toOld() {
         if (!network.held.fd) continue;
         attempt(network, [&] {
             forward(network.entries, network.old.name, false);
-            moveQueued(network.held.fd.get(), network.old.name, Packets::ForOne);
+            moveQueued(network.held.fd.get(), sender_.get(), network.old.name, Packets::ForOne);
         });
     }
 }

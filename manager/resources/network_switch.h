@@ -61,6 +61,7 @@ class NetworkSwitch {
     void prepareHold(Network& network, const std::string& bridge);
 
     std::vector<Network> networks_;
+    UniqueFd sender_;  ///< One for all, from before the guest is stopped until it runs again. None where no packets are held.
     std::vector<std::string> problems_;
 };
 

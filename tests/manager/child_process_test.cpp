@@ -283,6 +283,13 @@ TEST_F(ChildProcessTest, hasNoSignalBlocked) {
     EXPECT_EQ(output(), "SigBlk:\t0000000000000000\n");
 }
 
+/// A process with threads stands still for milliseconds when it has to make that room itself, and a VMM would do it in a pause.
+TEST_F(ChildProcessTest, hasRoomForAThousandDescriptors) {
+    ChildProcess process = ChildProcess::launch({.argv = {"/bin/grep", "FDSize", "/proc/self/status"}, .output = output_.get()});
+    endOf(process);
+    EXPECT_EQ(output(), "FDSize:\t1024\n");
+}
+
 TEST_F(ChildProcessTest, doesNotInheritACprExecState) {
     ::setenv("QEMU_CPR_EXEC_STATE", "5", 1);
     ::setenv("VH_KEPT", "kept", 1);

@@ -15,6 +15,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::SizeIs;
 
 constexpr const char* bridge = "vhbr0";
 constexpr const char* guest = "52:54:00:12:34:56";
@@ -100,6 +102,15 @@ class NetworkSwitchTest : public NoDescriptorLeaks {
             if (length > 24 && bytes[22] == 0x88 && bytes[23] == mark) numbers.push_back(bytes[24]);
         return numbers;
     }
+    /// The packet sockets of this network namespace, by their inodes.
+    static std::vector<std::string> packetSockets() {
+        std::ifstream table("/proc/thread-self/net/packet");
+        std::vector<std::string> inodes;
+        std::string line;
+        std::getline(table, line);  // The heads.
+        while (std::getline(table, line)) inodes.push_back(line.substr(line.find_last_of(' ') + 1));
+        return inodes;
+    }
     std::vector<int> heardByOld() const { return heardBy(old_.fd.get()); }
     std::vector<int> heardByNew() const { return heardBy(newTap_.fd("tap/lan")); }
     /// Known to the bridge by the first descriptor, as those of a VMM are by their numbers.
@@ -133,6 +144,26 @@ TEST_F(NetworkSwitchTest, givesWhatCameInBetweenToTheNewVmmOnceAndInOrder) {
     EXPECT_THAT(network.problems(), IsEmpty());
     EXPECT_THAT(heardByNew(), ElementsAre(3, 4, 5));
     EXPECT_THAT(heardByOld(), IsEmpty());
+}
+
+/// To close one takes the kernel milliseconds, and with eight networks there were 24 of that in a pause.
+TEST_F(NetworkSwitchTest, hasOneSenderForAllNetworksFromBeforeTheGuestStops) {
+    freshTap_ = Resources();  // Those of the old VMM come first.
+    const Tap second = makeTap("old%d");
+    joinBridge(second.name, bridge);
+    vm_.networks.push_back({.id = "wan", .type = NetworkType::Tap, .bridge = bridge, .mac = nested});
+    for (const char* resource : {"tap/lan", "tap/wan"}) freshTap_.add(resource, makeTap("vh%d").fd);
+    NetworkSwitch network = begin();
+    const std::vector<std::string> sender = packetSockets();
+    EXPECT_THAT(sender, SizeIs(1));
+    network.hold();
+    tell(guest, 1);
+    tell(nested, 2);
+    network.toNew();
+    EXPECT_THAT(network.problems(), IsEmpty());
+    EXPECT_EQ(packetSockets(), sender);
+    EXPECT_THAT(heardByNew(), ElementsAre(1));
+    EXPECT_THAT(heardBy(freshTap_.fd("tap/wan")), ElementsAre(2));
 }
 
 TEST_F(NetworkSwitchTest, givesWhatCameInBetweenBackToTheOldVmm) {

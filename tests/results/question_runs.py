@@ -470,4 +470,5 @@ def main():
         shutil.rmtree(bench.directory, ignore_errors=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
