@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """usage: tests/results/question.py [--check]
 
-Writes question.md, the readers' form of question-runs.json, question-lines.json and silent-loss.json; with --check says whether it is
-that, and exits with 1 if not. The oldest QEMU of each design is read from config/design.h.
+Writes question.md, the readers' form of question-runs.json, question-lines.json, silent-loss.json and pause-parts.json; with --check says
+whether it is that, and exits with 1 if not. The oldest QEMU of each design is read from config/design.h.
 """
 import json, os, re, sys
+from statistics import median
 
 from published import HERE, publish
 
@@ -227,6 +228,92 @@ Not looked at: vhost (there was {"a" if runs["about"]["vhost-net"] else "no"} `/
 """
 
 
+# Where the pause goes
+
+
+# Name in the data, what comes then, whose it is and where that is in QEMU.
+PARTS = [
+    ("drain", "disks drain and flush (`do_vm_stop`)"),
+    ("set up", "the stream is set up, until it is `active` (`migration_thread`); without CPR that is done while the guest runs"),
+    ("save RAM", "images are given up, and what is left of RAM is saved (`migration_completion_precopy`)"),
+    ("save devices", "the old VMM saves devices; the new one loads them meanwhile"),
+    ("execute", "`vmm-exec` only: the process executes the new VMM, which starts and is told to load"),
+    ("load", "the new VMM loads what it had not loaded when the old one had saved all"),
+    ("hold", "the new VMM says that it holds the guest (`process_incoming_migration_bh`)"),
+    ("old completes", "the old VMM hears of it, and says so too"),
+    ("manager", "**ours**: the manager asks how the new VMM is, writes its record, gives the new VMM the networks, and sends `cont`"),
+    ("activate", "`cont` opens the images (`qmp_cont`), until RESUME"),
+]
+
+
+def ms(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def between(values):
+    return f"{ms(min(values))} to {ms(max(values))} ms" if max(values) > 0 else "none"
+
+
+def loading_one(cell):
+    """Milliseconds for one network card, where no other process saves meanwhile."""
+    return next(us / number / 1e3 for kind, number, us in cell["vmm-exec"]["loading"] if kind == "virtio-net")
+
+
+def dear(devices, whole):
+    return ", ".join(f"`{kind}`{f' x {number}' if number > 1 else ''} {ms(us / 1e3)}" for kind, number, us in devices) + f" (all: {ms(whole / 1e3)})"
+
+
+def cell_of(name, cell):
+    accelerator, devices = name.split("/")
+    names = [part for part, _ in PARTS if any(part in one["parts"] for one in cell.values())]
+    rows, dearest = [], []
+    for design, one in cell.items():
+        for i, total in enumerate(one["total"]):
+            if abs(sum(values[i] for values in one["parts"].values()) - total) > 0.01:
+                sys.exit(f"{name}, {design}: the parts of handover {i + 1} do not add up to its STOP to RESUME")
+        parts = {part: median(values) for part, values in one["parts"].items()}
+        whole = median(one["total"])
+        rows.append([f"`{design}`", *[ms(parts[part]) if part in parts else "-" for part in names], f"{whole - sum(parts.values()):.1f}", f"**{ms(whole)}**",
+                     f"{ms(min(one['total']))} - {ms(max(one['total']))}", ms(median(one["before STOP"])), ms(median(one["after RESUME"]))])
+        dearest.append([f"`{design}`", dear(one["saving"], one["all saving"]), dear(one["loading"], one["all loading"])])
+    return f"""### {accelerator.upper()}, {devices} devices
+
+{table(["design", *names, "(rest)", "STOP to RESUME", "least - most", "before STOP", "after RESUME"], rows)}
+{table(["design", "dearest to save", "dearest to load"], dearest)}"""
+
+
+def pause(found):
+    about, cells = found["about"], found["cells"]
+    ours = [(median(one["parts"]["manager"]), median(one["total"])) for cell in cells.values() for one in cell.values()]
+    set_up = {design: [median(cell[design]["parts"]["set up"]) for cell in cells.values()] for design in ("relayed", "vmm-owned", "manager-owned")}
+    devices = {design: [median(cell[design]["parts"]["save devices"]) + median(cell[design]["parts"]["load"]) for name, cell in cells.items() if name.endswith("/many")]
+               for design in ("relayed", "manager-owned", "vmm-owned")}
+    added = median(cells["kvm/many"]["relayed"]["sent bytes"]) - median(cells["kvm/few"]["relayed"]["sent bytes"])
+    return f"""## Where the pause goes inside QEMU
+
+By the trace events of stock QEMUs (`vmstate_downtime_*` and a few more, switched on by arguments), which are dated by one clock for both processes: `pause_parts.py`,
+{about["rounds"]} handovers of each design on a machine with {about["CPUs"]} CPUs (load before: {about["load before"]}), QEMU {about["qemu"]} to itself, the designs in turn on one VM for each owner of RAM. A q35 with 256 MiB;
+*few*: a disk, a tap and a serial port; *many*: eight disks, eight taps, and eight root ports with a `virtio-rng` behind each. Under TCG Linux, which has drivers for all
+of them; under KVM the bare guest, which uses one disk and the serial port. Medians, in milliseconds; nothing is said here of which design is the shorter (see [README.md](README.md)).
+
+The parts follow one another from STOP to RESUME, and add up to it in each handover; a handover counts only where the monitors' own dates of STOP and RESUME
+say the same to a tenth of a millisecond. Medians do not add up: *(rest)* is what is missing. The guest stands still a little longer: its vCPUs stop, and devices are told, *before STOP*; devices are told,
+and then vCPUs go on, *after RESUME*. That and what a trace costs to write is in it.
+
+{table(["part", "what is done"], PARTS)}
+- **Ours** is {between([part for part, _ in ours])}, {100 * min(part / whole for part, whole in ours):.0f} to {100 * max(part / whole for part, whole in ours):.0f} % of the pause.
+- **Set-up**: CPR has QEMU stop the guest before it sets the stream up (`migration_connect`): `relayed` {between(set_up["relayed"])}, `vmm-owned` {between(set_up["vmm-owned"])}, `manager-owned` {between(set_up["manager-owned"])}.
+- **Devices** are what many devices cost: to save and load them takes {between([value for values in devices.values() for value in values])} of the pause with *many* (without `copy` and `vmm-exec`). The dearest are virtio's: QEMU saves 1024 queues of each (`VIRTIO_QUEUE_MAX`),
+  used or not (`hw/virtio/virtio.c`, `hw/virtio/virtio-pci.c`). The 22 virtio devices and eight ports that *many* has more are {added / 1e6:.2f} MB of stream.
+  Each device that the guest has mapped makes QEMU work out its map of memory anew, for every PCI device (`flatview_new`): to load one `virtio-net` of `vmm-exec`, where nothing else goes on,
+  takes {ms(loading_one(cells["tcg/few"]))} ms with *few* and {ms(loading_one(cells["tcg/many"]))} ms with *many* under Linux, {ms(loading_one(cells["kvm/few"]))} and {ms(loading_one(cells["kvm/many"]))} ms under the bare guest, which maps few of them.
+
+What one device costs is QEMU's own figure for it (`downtime` of `vmstate_downtime_save` and `_load`), all devices of one kind together. Saving and loading go on at the same time, so either has in it
+how long it waited for the other process, and both together are more than the part.
+
+{chr(10).join(cell_of(name, cell) for name, cell in cells.items())}"""
+
+
 # seccomp
 
 
@@ -270,7 +357,7 @@ def answer(runs, lines, matrix):
 > and all implicitly created objects would need to me made explicit. Yuck. The precreate vmstate approach is much simpler for all.
 
 (Steve Sistare on qemu-devel, answering Peter Xu's mail of 30 May 2024.) Here is what can be counted and seen of it. Made by `question.py` from `question-runs.json` (`question_runs.py`: handovers with
-each design, watched), `question-lines.json` (`question_lines.py`) and `silent-loss.json` (the tests); each can be made again.
+each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.json` (`question_lines.py`) and `silent-loss.json` (the tests); each can be made again.
 
 - **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
@@ -283,7 +370,7 @@ each design, watched), `question-lines.json` (`question_lines.py`) and `silent-l
 
 def main():
     runs, lines, matrix = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json")
-    text = "\n".join([answer(runs, lines, matrix), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), sandbox(runs)])
+    text = "\n".join([answer(runs, lines, matrix), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), pause(load("pause-parts.json")), sandbox(runs)])
     return publish("question", text, "its data")
 
 

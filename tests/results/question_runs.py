@@ -10,7 +10,7 @@ As root, in a network namespace of its own (a bridge is made in it). Each part r
   exec      QEMU's own cpr-exec, driven by its monitor alone, under each setting of -sandbox
   wire      how many bytes and descriptors a CPR state and a main stream with and without x-ignore-shared have
 """
-import argparse, collections, json, os, re, shutil, signal, socket, subprocess, tempfile, time
+import argparse, collections, fcntl, json, os, re, shutil, signal, socket, struct, subprocess, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DESIGNS = {"relayed": "manager", "manager-owned": "manager", "vmm-owned": "vmm", "vmm-exec": "vmm", "copy": "manager", "save-restore": "manager"}
@@ -26,6 +26,8 @@ SANDBOXES = {
 PREFIXES = [("KVM_", "KVM"), ("VFIO_", "VFIO"), ("IOMMU_", "iommufd"), ("VHOST_", "vhost"), ("TUN", "tap"), ("SIOC", "tap")]
 # What a VMM asks of KVM because its guest runs, and not because it is set up.
 OF_RUNNING = {"KVM_RUN", "KVM_IRQ_LINE", "KVM_IRQ_LINE_STATUS", "KVM_SIGNAL_MSI", "KVM_INTERRUPT"}
+# <linux/sockios.h>, <linux/if.h>
+SIOCBRADDBR, SIOCSIFFLAGS, IFF_UP = 0x89A0, 0x8914, 1
 TRACED = "ioctl,memfd_create,mmap,openat,execve,seccomp,connect"
 
 
@@ -48,8 +50,10 @@ class Bench:
         os.chmod(self.directory, 0o755)
         for file in ("bare-guest.elf", "bare-firmware.bin"):
             shutil.copy(os.path.join(options.guest, file), self.directory)
-        for command in ("ip link add vhq0 type bridge", "ip link set vhq0 up", "ip link set lo up"):
-            run(*command.split())
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, SIOCBRADDBR, b"vhq0".ljust(16, b"\0"))
+            for device in (b"vhq0", b"lo"):
+                fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", device, IFF_UP))
 
     def path(self, name):
         return os.path.join(self.directory, name)
