@@ -24,6 +24,7 @@
 #include <system_error>
 #include <vector>
 
+#include "vmm-shim/thread.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -109,7 +110,7 @@ Pinger::~Pinger() {
 }
 
 void Pinger::start() {
-    thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+    thread_ = threadWithoutSignals([this](const std::stop_token& stop) { run(stop); });
 }
 
 PingResult Pinger::stop(std::chrono::milliseconds grace) {

@@ -1,7 +1,6 @@
 #include "manager/vmm/heartbeat_reader.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -11,6 +10,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "vmm-shim/thread.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -54,21 +54,6 @@ void askForShortTurns() {
     ::syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-/// As long as this lives, a thread that is started gets no signals: they are for the main loop's thread.
-class SignalsBlocked {
- public:
-    SignalsBlocked() {
-        sigset_t all;
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    SignalsBlocked(const SignalsBlocked&) = delete;
-    ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-    sigset_t before_{};
-};
-
 }  // namespace
 
 HeartbeatReader::HeartbeatReader(Taker taker) : taker_(std::move(taker)), wake_(event()), arrived_(event()) {
@@ -76,8 +61,7 @@ HeartbeatReader::HeartbeatReader(Taker taker) : taker_(std::move(taker)), wake_(
         takeEvent(arrived_.get());
         handOver();
     });
-    const SignalsBlocked none;
-    thread_ = std::thread([this] { run(); });
+    thread_ = threadWithoutSignals([this] { run(); });
 }
 
 HeartbeatReader::~HeartbeatReader() {
@@ -111,20 +95,27 @@ void HeartbeatReader::wakeThread() const {
     signalEvent(wake_.get());
 }
 
-/// A taker that catches up itself is told by whom it was called.
+/// A taker that catches up itself is told by whom it was called. One that throws is not told again what it threw at; the rest is
+/// for the main loop's next turn.
 void HeartbeatReader::handOver() {
-    const bool isWithin = !taken_.empty();
     {
         const std::lock_guard guard(lock_);
         taken_.insert(taken_.end(), std::make_move_iterator(arrivals_.begin()), std::make_move_iterator(arrivals_.end()));
         arrivals_.clear();
         if (std::exchange(bytesKept_, 0) >= mostBytesKept) wakeThread();
     }
-    if (isWithin) return;
-    while (!taken_.empty()) {
-        const Arrival& next = taken_.front();
-        taker_(next.port, next.at, next.bytes);
-        taken_.pop_front();
+    if (std::exchange(isHandingOver_, true)) return;
+    try {
+        while (!taken_.empty()) {
+            const Arrival next = std::move(taken_.front());
+            taken_.pop_front();
+            taker_(next.port, next.at, next.bytes);
+        }
+        isHandingOver_ = false;
+    } catch (...) {
+        isHandingOver_ = false;
+        signalEvent(arrived_.get());
+        throw;
     }
 }
 

@@ -59,6 +59,7 @@ class HeartbeatReader {
     const UniqueFd wake_, arrived_;  ///< Events: for the thread, and for the main loop.
     EventSource told_;
     std::deque<Arrival> taken_;  ///< The main loop's own.
+    bool isHandingOver_ = false;
 
     std::mutex lock_;
     bool ends_ = false;
@@ -66,7 +67,7 @@ class HeartbeatReader {
     std::deque<Arrival> arrivals_;
     std::size_t bytesKept_ = 0;
 
-    std::thread thread_;
+    std::jthread thread_;
 };
 
 }  // namespace vh

@@ -8,9 +8,9 @@
 
 #include <array>
 #include <cerrno>
-#include <thread>
 
 #include "vmm-shim/proc.h"
+#include "vmm-shim/thread.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -135,7 +135,7 @@ CommandResult run(const Command& command) {
     if (reaped == 0) {
         result.left = true;
         // So that it is no zombie, should this process live to see its end.
-        std::thread([pid] {
+        threadWithoutSignals([pid] {
             while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
         }).detach();
         status = SIGKILL;

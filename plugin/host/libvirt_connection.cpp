@@ -5,11 +5,12 @@
 #include <cstdlib>
 #include <future>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
+
+#include "vmm-shim/thread.h"
 
 namespace vh {
 namespace {
@@ -85,7 +86,7 @@ auto LibvirtConnection::within(const std::string& what, Work work) const {
     std::packaged_task<std::invoke_result_t<Work, Handle&>()> task(
         [handle = handle_, work = std::move(work)] { return work(*handle); });
     auto done = task.get_future();
-    std::thread(std::move(task)).detach();
+    threadWithoutSignals(std::move(task)).detach();
     if (done.wait_for(timeout_) != std::future_status::ready)
         throw LibvirtUnreachable("libvirt '" + uri_ + "': " + what + ": no answer within " + seconds(timeout_) +
                                  "; does a hook or a client keep the daemon waiting? Look at 'virsh list' and the daemon's log");
@@ -115,7 +116,7 @@ LibvirtConnection::~LibvirtConnection() {
     // Saying goodbye waits for an answer, too (src/remote/remote_driver.c:doRemoteClose, 11.3.0).
     std::packaged_task<void()> close([handle = std::move(handle_)]() mutable { handle.reset(); });
     const std::future<void> done = close.get_future();
-    std::thread(std::move(close)).detach();
+    threadWithoutSignals(std::move(close)).detach();
     done.wait_for(timeout_);
 }
 

@@ -18,6 +18,7 @@
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/text.h"
+#include "vmm-shim/thread.h"
 
 namespace vh {
 
@@ -209,7 +210,7 @@ class Upgrade {
         };
         std::vector<std::jthread> workers;
         const std::size_t count = std::clamp<std::size_t>(request_.parallel, 1, candidates_.size());
-        for (std::size_t i = 0; i < count; ++i) workers.emplace_back(work);
+        for (std::size_t i = 0; i < count; ++i) workers.push_back(threadWithoutSignals(work));
     }
 
     void handOver(Candidate& candidate, JournalDomain& domain) {
