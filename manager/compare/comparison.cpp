@@ -164,8 +164,9 @@ class Comparison {
         const std::uint64_t needed = (sets.size() + (copies ? 1 : 0)) * setBytes + spareBytes;
         if (setBytes + spareBytes > availableMemoryBytes()) {
             for (Series& series : configuration.series)
-                series.notRun = "the VMs of this cell need " + formatSize(setBytes + spareBytes) +
-                                " of memory, and the host has not that much available";
+                if (series.isRun())
+                    series.notRun = "the VMs of this cell need " + formatSize(setBytes + spareBytes) +
+                                    " of memory, and the host has not that much available";
             return;
         }
         const bool hasDevices = settings_.own && !settings_.own->vfio.empty();  // Which only one VM can have at a time.
