@@ -54,7 +54,7 @@ function forestRow(ratio, places) {
 
 function pointOf(design) {
   const svg = mark(design);
-  const group = drawing("g", { transform: "translate(-7 -7)", class: "point", fill: "currentColor" }, ...svg.childNodes);
+  const group = drawing("g", { transform: "scale(0.75) translate(-7 -7)", class: "point", fill: "currentColor" }, ...svg.childNodes);
   group.style.color = colourOf(design);
   return group;
 }
