@@ -38,6 +38,27 @@ json metricTitles() {
     return titles;
 }
 
+/// What goes from whom to whom in a handover: `from` the old VMM, or the manager to both; `how` and `through` what.
+json pathsOf(const DesignRow& row) {
+    // Only with the manager in QEMU's channel may RAM be of either owner.
+    const bool isRelayed = row.state == StatePath::Cpr && !row.owner, isOneProcess = row.state == StatePath::Exec;
+    const std::string way = row.state == StatePath::File ? "file" : isOneProcess ? "exec" : "";
+    const auto path = [](const char* what, const char* from, const char* how, const std::string& through) {
+        return json{{"what", what}, {"from", from}, {"how", how}, {"through", through}};
+    };
+    const bool ofManager = row.ram == RamPath::File || isRelayed, copied = row.ram == RamPath::Copied;
+    json paths = json::array();
+    paths.push_back(ofManager ? path("guest RAM", "manager", "descriptor", "")
+                              : path("guest RAM", "old", copied ? "copy" : "descriptor", way));
+    paths.push_back(row.ram == RamPath::Descriptors
+                        ? path("firmware, ROMs, video memory", "old", "descriptor", isRelayed ? "manager" : way)
+                        : path("firmware, ROMs, video memory", "old", "copy", way));
+    paths.push_back(path("device state", "old", "stream", way));
+    paths.push_back(isOneProcess ? path("disks, taps, sockets", "old", "descriptor", way)
+                                 : path("disks, taps, sockets", "manager", "descriptor", ""));
+    return paths;
+}
+
 /// What each design is, for people.
 json designs() {
     const auto release = [](Release one) { return one == Release() ? std::string() : text(one); };
@@ -52,6 +73,8 @@ json designs() {
                         {"guestRam", row.guestRam},
                         {"implicitRam", row.implicitRam},
                         {"checkedBy", row.checkedBy},
+                        {"sameProcess", row.state == StatePath::Exec},
+                        {"paths", pathsOf(row)},
                         {"oldestOld", release(row.oldestOld)},
                         {"oldestNew", release(row.oldestNew)}});
     return rows;

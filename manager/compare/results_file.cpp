@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "manager/compare/answer.h"
 #include "vmm-shim/file.h"
 
 namespace vh {
@@ -352,6 +353,7 @@ json toJson(const Results& results, const Summary* summary) {
     json file = written(results);
     file["format"] = resultsFormat;
     file["summary"] = summary ? toJson(*summary) : json();
+    if (summary) file["summary"]["answer"] = answerOf(results, *summary);
     return file;
 }
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iterator>
 #include <tuple>
 #include <utility>
 
 #include "config/design.h"
 #include "manager/compare/statistics.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -268,6 +270,20 @@ std::string_view name(Verdict verdict) {
     static constexpr std::array<std::string_view, 6> names{
         "smaller", "larger", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say"};
     return names.at(static_cast<std::size_t>(verdict));
+}
+
+std::string titleOf(std::string_view metric) {
+    const auto known = std::ranges::find(metrics, metric, &Metric::name);
+    return std::string(known == metrics.end() ? metric : known->title);
+}
+
+int decimalsOf(double value) {
+    const double size = std::abs(value);
+    return size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
+}
+
+std::string figureText(double value) {
+    return fixed(value, decimalsOf(value));
 }
 
 RoundCount countRounds(const Series& series) {

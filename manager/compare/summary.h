@@ -84,6 +84,13 @@ inline constexpr std::array metrics{
            figure<&Round::pageFaults, &PageFaults::minor>},
 };
 
+/// What a metric is called, from its key in `summary`.
+std::string titleOf(std::string_view metric);
+
+/// With as many decimals as make three digits: `1234`, `123`, `12.3`, `1.23`.
+int decimalsOf(double value);
+std::string figureText(double value);
+
 /// Every round of a series is one of these.
 struct RoundCount {
     std::size_t entered = 0;    ///< What statistics are made of.

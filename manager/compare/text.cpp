@@ -8,9 +8,11 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <utility>
 #include <vector>
 
+#include "manager/compare/answer.h"
 #include "manager/compare/results_file.h"
 #include "manager/record/report.h"
 #include "manager/service/terminal.h"
@@ -23,11 +25,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t tableColumns = 118;  ///< They are indented by two.
-
-int decimalsOf(double value) {
-    const double size = std::abs(value);
-    return size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
-}
 
 /// In front of a bound: the true figure is that or more.
 std::string sign(const MetricSummary& metric, std::string_view member) {
@@ -276,6 +273,20 @@ std::string indented(const std::string& text) {
     return result;
 }
 
+/// A sentence in lines of two columns' indent.
+std::string wrapped(const std::string& sentence) {
+    std::istringstream words(sentence);
+    std::string text, line = " ", word;
+    while (words >> word) {
+        if (line.size() + 1 + word.size() > tableColumns + 2) {
+            text += line + "\n";
+            line = " ";
+        }
+        line += " " + word;
+    }
+    return text + line + "\n";
+}
+
 std::string csvField(const json& value) {
     if (value.is_null()) return {};
     const std::string text = value.is_string() ? value.get<std::string>() : jsonText(value);
@@ -327,10 +338,6 @@ json valueAt(const json& round, const std::string& where) {
 
 }  // namespace
 
-std::string figureText(double value) {
-    return fixed(value, decimalsOf(value));
-}
-
 std::string sizeText(double bytes) {
     static constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
     std::size_t unit = 0;
@@ -350,11 +357,6 @@ std::string printable(const std::string& text) {
     return forTerminal(line);
 }
 
-std::string titleOf(std::string_view metric) {
-    const auto known = std::ranges::find(metrics, metric, &Metric::name);
-    return std::string(known == metrics.end() ? metric : known->title);
-}
-
 std::string comparisonText(const Results& results, const Summary& summary) {
     std::string text =
         hostText(results.host) + "Times are in ms: the median and, in brackets, its 95 % interval; of fewer than " +
@@ -363,6 +365,8 @@ std::string comparisonText(const Results& results, const Summary& summary) {
         "Rounds: in the figures/failed/disturbed. Net: echo requests lost of all / longest gap. -: not measured.\n";
     if (!results.finishedAt) text += "The comparison is not finished: rounds are missing.\n";
     text += sittingsText(results.sittings) + disturbedText(results);
+    text += "\nIn short\n";
+    for (const std::string& sentence : answerOf(results, summary)) text += "\n" + wrapped(sentence);
     const unsigned margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent);
     std::vector<Ratio> pooled;
     std::ranges::copy_if(summary.pooled, std::back_inserter(pooled), [](const Ratio& ratio) { return ratio.cells > 1; });

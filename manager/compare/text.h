@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "manager/compare/results.h"
 #include "manager/compare/summary.h"
@@ -19,13 +18,7 @@ std::string comparisonCsv(const Results& results);
 /// `1.50 GiB`, `64.0 MiB`, `512 B`.
 std::string sizeText(double bytes);
 
-/// With as many decimals as make three digits: `1234`, `123`, `12.3`, `1.23`.
-std::string figureText(double value);
-
 /// In one line and without what a terminal would obey; for text that somebody else wrote.
 std::string printable(const std::string& text);
-
-/// What a metric is called, from its key in `summary`.
-std::string titleOf(std::string_view metric);
 
 }  // namespace vh

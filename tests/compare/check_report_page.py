@@ -6,8 +6,9 @@
         --screenshots DIRECTORY                  leaves a picture of each page in each form there, one of each chart, and a PDF
         --variant NAME                           with --make: this one only
 
-Wrong is: an error or exception on the console, a request to anywhere, a page wider than its window, an empty chart, a chart that is
-missing, text of the results that became markup, a cell that cannot be chosen, results that cannot be downloaded. Exit status: 0 all
+Wrong is: an error or exception on the console, a request to anywhere, a page wider than its window, text that its background swallows, an
+answer that is not on the first screen, an empty chart, a chart that is missing, a baseline that is shown unasked or cannot be shown, text
+of the results that became markup, a cell that cannot be chosen, results that cannot be downloaded. Exit status: 0 all
 is well; 1 it is not; 77 there is no browser, so nothing was checked.
 """
 
@@ -29,9 +30,10 @@ import time
 FORMS = {"desktop": (1280, 900, 1, False), "phone": (390, 844, 2, True)}  # Width, height, pixels to a CSS pixel, is mobile.
 SCHEMES = ("light", "dark")
 PATIENCE_S = 60
-ALWAYS_THERE = ("stopToResumeMs", "guestPauseMs", "phases", "brownout", "memory", "networkGapMs")
+ALWAYS_THERE = ("stopToResumeMs", "guestPauseMs", "phases", "brownout", "memory", "networkGapMs", "networkLost")
+LEAST_CONTRAST = 4.5  # WCAG 2.1, level AA, for text of any size.
 VARIANTS = {  # How many charts must really be drawn; the others must say why they are not.
-    "full": 10, "many": 10, "one-cell": 6, "one-design": 4, "no-round": 0, "nulls": 0, "bare": 0,
+    "full": 11, "many": 11, "one-cell": 7, "one-design": 4, "no-round": 0, "nulls": 0, "bare": 0,
 }
 SKIPPED = 77
 
@@ -49,7 +51,31 @@ LOOK = """(() => {
   }
   const wide = [...document.querySelectorAll("body *")].filter((node) => !node.closest(".scroll *") && node.getBoundingClientRect().right > WIDTH + 1)
     .map((node) => node.tagName + "." + node.className);
+  const rgba = (colour) => { const parts = (colour.match(/[\d.]+/g) ?? []).map(Number); return parts.length === 3 ? [...parts, 1] : parts; };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const backgroundOf = (node) => {
+    const layers = [];
+    for (let one = node; one; one = one.parentElement) layers.push(rgba(getComputedStyle(one).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const luminance = (colour) => [0.2126, 0.7152, 0.0722].reduce((sum, part, i) => { const c = colour[i] / 255; return sum + part * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4); }, 0);
+  const faint = new Map();
+  let texts = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || node.closest("script, style, noscript, option") || !node.getClientRects().length) continue;
+    ++texts;
+    const style = getComputedStyle(node), background = backgroundOf(node);
+    const levels = [luminance(over(rgba(node.namespaceURI.endsWith("svg") ? style.fill : style.color), background)), luminance(background)].sort((a, b) => b - a);
+    const contrast = (levels[0] + 0.05) / (levels[1] + 0.05);
+    if (contrast < CONTRAST) faint.set(`${node.tagName}.${node.getAttribute("class") ?? ""}`, `${contrast.toFixed(2)} '${walker.currentNode.data.trim().slice(0, 30)}'`);
+  }
+  const place = (selector) => { const node = document.querySelector(selector); return node ? node.getBoundingClientRect() : null; };
   return {
+    texts, faint: [...faint].slice(0, 5).map((one) => one.join(": ")), answer: place(".answer")?.bottom + scrollY, forest: place("#forest")?.top + scrollY, travels: document.querySelectorAll("[data-travel] svg").length,
+    names: [...document.querySelectorAll("#verdict details[data-key=medians] tbody th")].map((node) => node.textContent), options: [...document.querySelectorAll("#cell-select option")].map((node) => node.textContent),
+    chips: [...document.querySelectorAll(".chip")].map((node) => [node.textContent, node.querySelector("input").checked]), points: document.querySelectorAll("#forest .point").length,
     blank, wide: wide.slice(0, 5), pageWidth: document.documentElement.scrollWidth,
     figures: [...document.querySelectorAll("figure[data-chart]")].map((node) => [node.dataset.chart, node.querySelector("canvas") ? "drawn" : node.querySelector(".none")?.textContent ?? ""]),
     title: document.title, strange: document.querySelectorAll("img, iframe, object, embed, link").length, scripts: document.scripts.length,
@@ -182,9 +208,9 @@ def picture(browser, path):
 
 
 def pictures_of_charts(browser, start):
-    figures = browser.evaluate("""[...document.querySelectorAll("figure[data-chart]")].map((node) => {
+    figures = browser.evaluate("""[...document.querySelectorAll("figure[data-chart], .travels, #forest")].map((node) => {
       const box = node.getBoundingClientRect();
-      return [node.dataset.chart, {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}];
+      return [node.dataset.chart ?? (node.id || node.className), {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}];
     })""")
     for name, clip in figures:
         shot = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
@@ -193,12 +219,20 @@ def pictures_of_charts(browser, start):
 
 def look(browser, width):
     """The width that was asked for counts: a phone makes its window as wide as a page that is too wide."""
-    return {**browser.evaluate(LOOK.replace("WIDTH", str(width))), "windowWidth": width}
+    return {**browser.evaluate(LOOK.replace("WIDTH", str(width)).replace("CONTRAST", str(LEAST_CONTRAST))), "windowWidth": width}
 
 
 def wrong_with(seen, expected_charts):
     if seen["pageWidth"] > seen["windowWidth"]:
         yield f"the page is {seen['pageWidth']} px wide in a window of {seen['windowWidth']} px: {', '.join(seen['wide'])}"
+    if seen["texts"] < 50:
+        yield f"only {seen['texts']} texts were looked at"
+    for text in seen["faint"]:
+        yield f"text cannot be read on its background: {text}"
+    if seen["travels"] == 0:
+        yield "there is no picture of what travels"
+    if set(seen["names"]) - set(seen["options"]):
+        yield f"a cell has two names: {set(seen['names']) - set(seen['options'])}"
     for name in seen["blank"]:
         yield f"chart {name} is empty"
     shown = dict(seen["figures"])
@@ -215,6 +249,34 @@ def wrong_with(seen, expected_charts):
         yield f"text became markup: title '{seen['title']}', {seen['strange']} strange elements, {seen['scripts']} scripts"
     if seen["headings"] != 5 or seen["verdict"] < 40:
         yield "sections are missing"
+
+
+def check_first_screen(seen, height):
+    """Before anything is touched: the answer and where its picture begins, and the designs that can be told apart."""
+    if not 0 < (seen["answer"] or 0) <= height:
+        yield f"the answer ends at {seen['answer']} px of a screen of {height} px"
+    if seen["forest"] is not None and seen["windowWidth"] > 1000 and seen["forest"] > height * 0.7:
+        yield f"the forest plot begins at {seen['forest']} px of a screen of {height} px"
+    for name, checked in seen["chips"]:
+        if checked == ("baseline" in name):
+            yield f"{name} is {'shown' if checked else 'hidden'} at first"
+
+
+def check_baselines(browser, seen):
+    """They come when they are asked for, everywhere, and go again."""
+    if not any("baseline" in name for name, _ in seen["chips"]):
+        return
+    click = "document.querySelector('#verdict .baselines').click()"
+    browser.evaluate(click)
+    settled(browser)
+    again = look(browser, seen["windowWidth"])
+    yield from (f"with baselines: {problem}" for problem in wrong_with(again, None))
+    if not all(checked for _, checked in again["chips"]) or again["points"] <= seen["points"] > 0:
+        yield f"baselines cannot be shown: {again['chips']}, {seen['points']} points before and {again['points']} with them"
+    browser.evaluate(click)
+    settled(browser)
+    if look(browser, seen["windowWidth"])["chips"] != seen["chips"]:
+        yield "baselines cannot be hidden again"
 
 
 def check_choosing_cells(browser, seen):
@@ -253,12 +315,13 @@ def check(browser, page, expected_charts, directory, screenshots):
             browser.wait_for("Page.loadEventFired")
             settled(browser)
             seen = look(browser, width)
-            problems = list(wrong_with(seen, expected_charts))
+            problems = list(wrong_with(seen, expected_charts)) + list(check_first_screen(seen, height))
             if screenshots:
                 picture(browser, screenshots / f"{page.stem}-{form}-{scheme}.png")
             if (form, scheme) == ("desktop", "light"):
                 if screenshots:
                     pictures_of_charts(browser, screenshots / page.stem)
+                problems += check_baselines(browser, seen)
                 problems += check_choosing_cells(browser, seen)
                 problems += check_download(browser, directory)
                 browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])

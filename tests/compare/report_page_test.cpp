@@ -86,6 +86,35 @@ TEST(ReportPage, knowsOfTheDesignsWhatTheirRowsSay) {
     EXPECT_EQ(rows[4]["oldestOld"], "") << "any";
 }
 
+TEST(ReportPage, knowsWhatTravelsInEachDesign) {
+    const json rows = json::parse(dataOf(reportPage(results())))["designs"];
+    const auto path = [&rows](Design design, std::size_t which) {
+        const json& one = rows[static_cast<std::size_t>(design)]["paths"][which];
+        return one["from"].get<std::string>() + " " + one["how"].get<std::string>() + " " + one["through"].get<std::string>();
+    };
+    for (const DesignRow& row : designRows) {
+        const json& paths = rows[static_cast<std::size_t>(row.design)]["paths"];
+        ASSERT_EQ(paths.size(), 4u);
+        EXPECT_EQ(paths[0]["how"] == "copy", !sharesRam(row.design)) << row.name;
+        EXPECT_EQ(paths[2]["how"], "stream") << row.name;
+    }
+    EXPECT_EQ(path(Design::Relayed, 0), "manager descriptor ");
+    EXPECT_EQ(path(Design::Relayed, 1), "old descriptor manager");
+    EXPECT_EQ(path(Design::ManagerOwned, 0), "manager descriptor ");
+    EXPECT_EQ(path(Design::ManagerOwned, 1), "old copy ");
+    EXPECT_EQ(path(Design::VmmOwned, 0), "old descriptor ");
+    EXPECT_EQ(path(Design::VmmOwned, 1), "old descriptor ");
+    EXPECT_EQ(path(Design::VmmExec, 3), "old descriptor exec");
+    EXPECT_EQ(path(Design::SaveRestore, 0), "old copy file");
+}
+
+TEST(ReportPage, hasColoursForAllDesigns) {
+    const std::string page = reportPage(results());
+    const std::size_t from = page.find("const LOOKS = ["), to = page.find("];", from);
+    ASSERT_NE(from, page.npos);
+    EXPECT_GE(placesOf("light:", std::string_view(page).substr(from, to - from)).size(), designRows.size());
+}
+
 /// Nothing of compare/ but what it is told by the rows knows more than one design by its name.
 TEST(ReportPage, andTheRestOfCompareHaveNoListOfDesigns) {
     std::size_t files = 0;

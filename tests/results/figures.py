@@ -2,18 +2,19 @@
 """usage: tests/results/figures.py [--check] [RESULTS.json]
 
 Makes every figure and verdict of a comparison again from its rounds, as manager/compare/README.md says how, in code that shares nothing with
-the product's, and compares them with the file's `summary` and with what its page shows. Then writes the tables of README.md beside
-it, between the marks `<!-- figures: NAME -->` and `<!-- end -->`; with --check says where README.md has others. Exits with 1 when anything
-differs.
+the product's, and compares them with the file's `summary`, with the sentences of its answer and with what its page shows. Then writes the
+tables and sentences (sentences.py) of README.md beside it, between the marks `<!-- figures: NAME -->` and `<!-- end -->`; with --check says
+where README.md has others. Exits with 1 when anything differs.
 """
 import json, math, os, re, sys
+
+import sentences
+from sentences import TITLES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
-TITLES = {"stopToResumeMs": "STOP to RESUME", "guestPauseMs": "guest pause (heartbeats)", "workLostMs": "guest work lost",
-          "brownOutMs": "brown-out", "networkGapMs": "longest network gap", "networkLost": "echo requests lost", "totalMs": "whole handover"}
 # Where a round has it; brown-out and network gap also say whether it is only a bound.
 POINTERS = {
     "stopToResumeMs": "/stopToResumeMs", "qemuDowntimeMs": "/qemuDowntimeMs", "guestPauseMs": "/guestPauseMs",
@@ -378,12 +379,17 @@ def pooled_table(_, made):
     return lines
 
 
-TABLES = {"cells": cells_table, "pooled": pooled_table}
+def setup(results, made):
+    with open(os.path.join(HERE, "full.yaml")) as file:
+        return sentences.setup(results, made, file.read())
 
 
-def with_tables(text, results, made):
+PARTS = {"cells": cells_table, "pooled": pooled_table, "setup": setup, "answer": sentences.answer, "says": sentences.says}
+
+
+def with_parts(text, results, made):
     def replaced(found):
-        return f"{found.group(1)}\n" + "\n".join(TABLES[found.group(2)](results, made)) + "\n" + found.group(3)
+        return f"{found.group(1)}\n" + "\n".join(PARTS[found.group(2)](results, made)) + "\n" + found.group(3)
     return re.sub(r"(<!-- figures: (\w+) -->)\n.*?(<!-- end -->)", replaced, text, flags=re.S)
 
 
@@ -396,23 +402,29 @@ def main(arguments):
         results = json.load(file)
     made, differences = recompute(results, POINTERS), Differences()
     compare(differences, results["summary"], made)
+    for missing in sentences.missing_from_answer(results, made):
+        differences.same(missing, False, True)
     page, readme = os.path.join(directory, "report.html"), os.path.join(directory, "README.md")
     if os.path.exists(page):
         compare_page(differences, results, page)
     if os.path.exists(readme):
         with open(readme) as file:
             text = file.read()
-        wanted = with_tables(text, results, made)
+        wanted = with_parts(text, results, made)
         if check:
-            differences.same("README.md: its tables", text == wanted, True)
+            differences.same("README.md: its tables and sentences", text == wanted, True)
         elif text != wanted:
             with open(readme, "w") as file:
                 file.write(wanted)
     # One that cannot find a difference would find none here either.
-    made["pooled"][0]["greater"] += 1
-    probe = Differences()
-    compare_ratios(probe, "", results["summary"]["pooled"], made["pooled"])
-    differences.same("a wrong figure is noticed", len(probe.found), 1)
+    if made["pooled"]:
+        made["pooled"][0]["greater"] += 1
+        probe = Differences()
+        compare_ratios(probe, "", results["summary"]["pooled"], made["pooled"])
+        differences.same("a wrong figure is noticed", len(probe.found), 1)
+        for ratio in made["pooled"]:
+            ratio["median"] = 1000.5
+        differences.same("a wrong figure of the answer is noticed", bool(sentences.missing_from_answer(results, made)), True)
     for line in differences.found[:50]:
         print(line)
     print(f"{differences.compared} figures made again, {len(differences.found)} differ")

@@ -15,6 +15,8 @@ const LOOKS = [
   { light: "#a83f82", dark: "#e59cc8", shape: "rectRot", svg: '<path d="M7 .5 13.5 7 7 13.5 .5 7z"/>' },
   { light: "#5b5b5b", dark: "#b9bec6", shape: "crossRot", svg: '<path d="m2 2 10 10M12 2 2 12" fill="none" stroke="currentColor" stroke-width="2.4"/>' },
   { light: "#7a6400", dark: "#e8d44d", shape: "star", svg: '<path d="m2.5 2.5 9 9M11.5 2.5l-9 9M7 .5v13M.5 7h13" fill="none" stroke="currentColor" stroke-width="1.8"/>' },
+  { light: "#8a4b2d", dark: "#dba57f", shape: "cross", svg: '<path d="M7 1v12M1 7h12" fill="none" stroke="currentColor" stroke-width="2.4"/>' },
+  { light: "#4b4fb3", dark: "#a9acff", shape: "dash", svg: '<path d="M1 7h12" fill="none" stroke="currentColor" stroke-width="3.4"/>' },
 ];
 const UNKNOWN_DESIGN = { light: "#333333", dark: "#dddddd", shape: "rectRounded", svg: '<rect x="2" y="2" width="10" height="10" rx="3"/>' };
 const DESIGNS = list(data.designs).map(record).map((row, index) => ({ ...UNKNOWN_DESIGN, ...LOOKS[index], ...row }));
@@ -65,6 +67,9 @@ const settings = record(results.settings);
 const host = record(results.host);
 const cells = list(results.cells).map((cell, index) => {
   const id = text(record(cell).id) || `cell ${index + 1}`;
+  // One name everywhere: here, in the CSV, in the text and in README.md's tables.
+  const given = text(record(cell).title);
+  const isTaken = list(results.cells).some((other, place) => place !== index && text(record(other).title) === given);
   const summary = record(list(record(results.summary).cells).find((other) => record(other).id === record(cell).id));
   const series = list(record(cell).series)
     .map(record)
@@ -76,7 +81,7 @@ const cells = list(results.cells).map((cell, index) => {
       summary: record(list(summary.series).find((other) => record(other).design === one.design)),
     }));
   series.sort((a, b) => designRank(a.design) - designRank(b.design));
-  return { ...record(cell), id, series, ratios: list(summary.ratios).map(record) };
+  return { ...record(cell), id, name: !given ? id : isTaken ? `${given} (${id})` : given, series, ratios: list(summary.ratios).map(record) };
 });
 
 function designRank(name) {
@@ -100,48 +105,21 @@ const devicesName = (cell) => {
 };
 const pagesName = (cell) => (cell.transparentHuge === true ? "transparent huge" : bytes(cell.pageSizeBytes));
 
-/** What cells differ in tells them apart; what they have in common is said once, at the top. */
+/** What was varied, or is the same for all. */
 const FACTORS = [
-  { name: "Guest RAM", of: (cell) => bytes(cell.ramBytes), in: (value) => value },
-  { name: "QEMU, old → new", of: pairName, in: (value) => value },
-  { name: "RAM touched", of: (cell) => bytes(cell.touchedBytes), in: (value) => `${value} touched` },
-  { name: "Load in the guest", of: (cell) => text(cell.load) || "?", in: (value) => `load ${value}` },
-  { name: "Devices", of: devicesName, in: (value) => `devices: ${value}` },
-  { name: "Virtual CPUs", of: (cell) => text(cell.vcpus) || "?", in: (value) => `${value} vCPU` },
-  { name: "Page size", of: pagesName, in: (value) => `${value} pages` },
-  { name: "Written again and again", of: (cell) => (isNumber(cell.hotSetBytes) ? bytes(cell.hotSetBytes) : "not said"), in: (value) => `${value} written again and again` },
-  { name: "Accelerator", of: (cell) => text(cell.accelerator).toUpperCase() || "not said", in: (value) => value },
-  { name: "Guest", of: (cell) => text(cell.guest) || "not said", in: (value) => `${value} guest` },
-  { name: "VMs at once", of: (cell) => text(cell.vms) || "?", in: (value) => `${value} VMs at once` },
+  { name: "Guest RAM", of: (cell) => bytes(cell.ramBytes) },
+  { name: "QEMU, old → new", of: pairName },
+  { name: "RAM touched", of: (cell) => bytes(cell.touchedBytes) },
+  { name: "Load in the guest", of: (cell) => text(cell.load) || "?" },
+  { name: "Devices", of: devicesName },
+  { name: "Virtual CPUs", of: (cell) => text(cell.vcpus) || "?" },
+  { name: "Page size", of: pagesName },
+  { name: "Written again and again", of: (cell) => (isNumber(cell.hotSetBytes) ? bytes(cell.hotSetBytes) : "") },
+  { name: "Accelerator", of: (cell) => (text(cell.accelerator) || text(host.accelerator)).toUpperCase() },
+  { name: "Guest", of: (cell) => text(cell.guest) },
+  { name: "VMs at once", of: (cell) => text(cell.vms) || "?" },
 ];
 const valuesOfFactor = (factor) => [...new Set(cells.map(factor.of))];
-const differing = FACTORS.filter((factor, index) => index < 2 || valuesOfFactor(factor).length > 1).filter(
-  // Touched RAM goes with its size: it tells nothing apart unless a size has two.
-  (factor) => factor.name !== "RAM touched" || new Set(cells.map((cell) => `${cell.ramBytes}/${cell.touchedBytes}`)).size > new Set(cells.map((cell) => cell.ramBytes)).size,
-);
-const cellName = (cell) => differing.map((factor) => factor.in(factor.of(cell))).join(", ");
-
-/** The pairs that answer the question: all against the first, and who owns the memory. */
-function pairsInShort() {
-  const first = designsPresent[0];
-  const pairs = designsPresent.filter((design) => design !== first).map((design) => [design, first]);
-  const ownedBy = (owner) => DESIGNS.filter((design) => design.owner === owner && design.standsBy === true && designsPresent.includes(design.name));
-  if (DESIGNS[0]?.name === first)
-    for (const one of ownedBy("manager")) for (const other of ownedBy("vmm")) pairs.push([one.name, other.name]);
-  return pairs;
-}
-
-/** A pair's ratio in a cell, as design / reference, whichever way round it was made. */
-function ratioOf(cell, metric, design, reference) {
-  const straight = cell.ratios.find((ratio) => ratio.metric === metric && ratio.design === design && ratio.reference === reference);
-  if (straight) return straight;
-  const turned = cell.ratios.find((ratio) => ratio.metric === metric && ratio.design === reference && ratio.reference === design);
-  if (!turned) return null;
-  const inverse = (value) => (isNumber(value) && value > 0 ? 1 / value : null);
-  const verdict = turned.verdict === "smaller" ? "larger" : turned.verdict === "larger" ? "smaller" : turned.verdict;
-  return { ...turned, design, reference, median: inverse(turned.median), low: inverse(turned.high), high: inverse(turned.low), verdict };
-}
-
 /** The median over rounds of each bin; bins of all rounds lie on one grid. */
 function brownOutCurve(series) {
   const bins = new Map();

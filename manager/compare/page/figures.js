@@ -4,7 +4,9 @@ const WIDE_SPREAD = 20; // From this ratio of the largest to the smallest value 
 
 // State of the page.
 
-const state = { cell: 0, hidden: new Set(), scale: new Map(), printing: false };
+// The cell that shows most designs first.
+const designsIn = (cell) => cell.series.filter((series) => series.rounds.some(enters)).length;
+const state = { cell: Math.max(0, cells.findIndex((cell) => designsIn(cell) === Math.max(...cells.map(designsIn)))), hidden: new Set(designsPresent.some((design) => !isBaseline(design)) ? designsPresent.filter(isBaseline) : []), scale: new Map(), printing: false };
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
 let charts = [];
 
@@ -99,9 +101,9 @@ function scaleSwitch(scale, redraw) {
  * A figure with a chart that can be drawn again without touching the rest of the page.
  * `draw(canvas)` returns `{scale, label}`, or a text that says why there is no chart; it sets the height of `canvas.parentNode`.
  */
-function figure({ key, title, read, draw, after }) {
+function figure({ key, title, read, draw, below, after }) {
   const holder = element("div", {});
-  const node = element("figure", { "data-chart": key }, element("figcaption", {}, element("h3", {}, title), element("p", { class: "read" }, read)), holder, after ?? null);
+  const node = element("figure", { "data-chart": key }, element("figcaption", {}, element("h3", {}, title), element("p", { class: "read" }, read), below ?? null), holder, after ?? null);
   const redraw = () => {
     charts = charts.filter((chart) => {
       if (!node.contains(chart.canvas)) return true;
@@ -147,15 +149,24 @@ function statisticsTable(cell, metricName, more = []) {
     return [designLabel(series.design), text(summary.count ?? 0), memberText(metric, summary, "median"), intervalText(metric, summary), memberText(metric, summary, "min"), memberText(metric, summary, "max"), memberText(metric, summary, "p99"), ...more.map((column) => column.of(series))];
   });
   const missing = missingWords(cell, metricName);
-  return [table(`${metric.title}, ${cellName(cell)}`, [{ title: "Design", head: true }, ...["Values", "Median", INTERVAL, "Smallest", "Largest", "p99", ...more.map((column) => column.title)].map((title) => ({ title, number: true }))], rows),
+  return [table(`${metric.title}, ${cell.name}`, [{ title: "Design", head: true }, ...["Values", "Median", INTERVAL, "Smallest", "Largest", "p99", ...more.map((column) => column.title)].map((title) => ({ title, number: true }))], rows),
     missing.length ? element("ul", { class: "quiet" }, missing.map((words) => element("li", {}, words))) : null];
+}
+
+/** Whether no more is known of a round's figure than that it is longer. */
+const isBound = (round, metricName) => metricName === "networkGapMs" && record(round.network).notBack === true;
+
+/** For an axis: what of a series' rounds is not in its figure, and what is in it as a bound. */
+function leftOut(series, summary) {
+  const words = [["failed", series.summary.failed], ["disturbed", series.summary.disturbed], ["longer", summary.longer]].filter(([, count]) => count > 0).map(([what, count]) => `${count} ${what}`);
+  return words.length ? [words.join(", ")] : [];
 }
 
 /** Every round as a point, by design; over them the median, its interval, and p99 where there is one. */
 function roundsFigure(cell, key, metricName, title, read, axis, more) {
   const metric = metricNamed.get(metricName);
   return figure({
-    key, title, read: read + " Each point is a handover, the tall tick the median. Further left is better.",
+    key, title, read: read + " Each point is a handover, the tall tick the median; hollow: disturbed, not counted; an arrow: longer than that, as the window ended first. Further left is better.",
     after: details(`${key}-table`, "The figures", statisticsTable(cell, metricName, more)),
     draw: (canvas, box) => {
       const colours = theme();
@@ -171,24 +182,26 @@ function roundsFigure(cell, key, metricName, title, read, axis, more) {
       const datasets = [];
       rows.forEach(({ series, summary, points }, index) => {
         const colour = colourOf(series.design), look = designLook(series.design);
-        const cloud = (rounds, disturbed) => ({
+        const cloud = (rounds, disturbed, bound) => ({
           kind: "round", data: rounds.map((round, position) => ({
             x: at(round, metric.pointer),
             // Spread evenly, and the same at each drawing.
             y: index + ((((isNumber(round.round) ? round.round : position) * 0.618 + (isNumber(round.vm) ? round.vm : 0) * 0.37) % 1) - 0.5) * 0.52,
-            label: `${series.design}, round ${text(round.round)}${cell.vms > 1 ? `, VM ${text(round.vm)}` : ""}: ${valueText(metric, at(round, metric.pointer))}${disturbed ? " (disturbed)" : ""}`,
+            label: `${series.design}, round ${text(round.round)}${cell.vms > 1 ? `, VM ${text(round.vm)}` : ""}: ${bound ? "longer than " : ""}${valueText(metric, at(round, metric.pointer))}${disturbed ? " (disturbed)" : ""}`,
           })),
-          pointStyle: look.shape, radius, hoverRadius: radius + 2, order: 3, borderWidth: disturbed || look.shape === "crossRot" || look.shape === "star" ? 1.3 : 0.8,
+          pointStyle: bound ? "triangle" : look.shape, rotation: bound ? 90 : 0, radius: bound ? radius + 2 : radius, hoverRadius: radius + 3, order: 3, borderWidth: disturbed || look.shape === "crossRot" || look.shape === "star" ? 1.3 : 0.8,
           borderColor: faded(colour, 0.9), backgroundColor: disturbed ? "transparent" : faded(colour, 0.42),
         });
-        datasets.push(cloud(points.filter(enters), false), cloud(points.filter((round) => !enters(round)), true));
+        for (const bound of [false, true])
+          for (const disturbed of [false, true])
+            datasets.push(cloud(points.filter((round) => enters(round) !== disturbed && isBound(round, metricName) === bound), disturbed, bound));
         const tick = (value, length, width) => ({ data: [{ x: value, y: index }], pointStyle: "line", rotation: 90, radius: length, hoverRadius: length, borderWidth: width, hoverBorderWidth: width, borderColor: colours.ink, order: 1 });
         if (isNumber(summary.low) && isNumber(summary.high))
           datasets.push({ data: [{ x: summary.low, y: index }, { x: summary.high, y: index }], showLine: true, radius: 0, hoverRadius: 0, borderWidth: 5, borderColor: faded(colours.ink, 0.45), order: 2 });
         if (isNumber(summary.median)) datasets.push(tick(summary.median, 17, 3));
         if (isNumber(summary.p99)) datasets.push(tick(summary.p99, 9, 2));
       });
-      const labels = rows.map(({ series, summary }) => [shortened(series.design, 20), isNumber(summary.median) ? memberText(metric, summary, "median") : "not counted"]);
+      const labels = rows.map(({ series, summary }) => [shortened(series.design, 20), isNumber(summary.median) ? memberText(metric, summary, "median") : "not counted", ...leftOut(series, summary)]);
       newChart(canvas, {
         type: "scatter", data: { datasets },
         options: {
@@ -205,7 +218,7 @@ function phasesFigure(cell) {
   return figure({
     key: "phases", title: "Where the time of a handover goes",
     read: "Each bar is one design's handover, from the command to the old VMM's end; each part is the median of a phase. The guest runs on during the blue parts; “pause” is switching and proving, and confirming ends it. What copy sends while the guest still runs is in “exchange”. Parts are medians, so their sum need not be the median of the whole.",
-    after: details("phases-table", "The figures", table(`Median of each phase in milliseconds, ${cellName(cell)}`,
+    after: details("phases-table", "The figures", table(`Median of each phase in milliseconds, ${cell.name}`,
       [{ title: "Design", head: true }, ...PHASES.map((phase) => ({ title: phase.name, number: true })), { title: "whole handover", number: true }],
       shownSeries(cell).map((series) => [designLabel(series.design), ...PHASES.map((phase) => plain(metricOf(series, phase.metric).median)), plain(metricOf(series, "totalMs").median)]))),
     draw: (canvas, box) => {
@@ -243,12 +256,14 @@ function brownOutFigure(cell) {
     const rounds = series.rounds.filter(enters).filter((round) => round.writeRate);
     return rounds.length ? `${rounds.filter((round) => at(round, "/writeRate/brownOutMs") === null).length} of ${rounds.length}` : DASH;
   };
+  const writing = shownSeries(cell).filter((series) => notBack(series) !== DASH);
   const times = [...new Set([...curves.values()].flatMap((curve) => curve.map((bin) => bin.x)))].sort((a, b) => a - b);
   return figure({
-    key: "brownout", title: "How fast the guest is back at speed",
+    key: "brownout", title: "How fast the guest is back at speed", 
+    below: writing.length ? element("p", { class: "read" }, `Not back at 95 % within the window, and so counted as longer: ${writing.map((series) => `${series.design} ${notBack(series)}`).join(", ")}.`) : null,
     read: "The guest writes memory all the time. The curve is its rate in percent of the rate before (median over rounds); time 0 is its first heartbeat on the new VMM. A dip after 0 is the brown-out: the guest runs, but not yet at full speed. Sooner back at 100 % is better.",
     after: details("brownout-table", "The figures", statisticsTable(cell, "brownOutMs", [{ title: "Not back in the window", of: notBack }]),
-      times.length ? details("brownout-curve", "The curve", table(`Write rate, percent of before (median over rounds), ${cellName(cell)}`,
+      times.length ? details("brownout-curve", "The curve", table(`Write rate, percent of before (median over rounds), ${cell.name}`,
         [{ title: "Time (ms)", number: true }, ...[...curves.keys()].map((design) => ({ title: designLabel(design), number: true }))],
         times.map((time) => [plain(time), ...[...curves.values()].map((curve) => plain(curve.find((bin) => bin.x === time)?.y))]))) : null),
     draw: (canvas, box) => {
@@ -289,7 +304,7 @@ function memoryFigure(cell) {
   return figure({
     key: "memory", title: "Extra memory at its peak",
     read: "How much more memory all processes of a handover have together at their most than before it (proportional set size, and every memory file once), looked at all the time in one handover of its own: also a new VMM that is only rehearsed counts. Shorter is better.",
-    after: details("memory-table", "The figures", table(`Proportional set size, ${cellName(cell)}`,
+    after: details("memory-table", "The figures", table(`Proportional set size, ${cell.name}`,
       [{ title: "Design", head: true }, { title: "Old before", number: true }, { title: "All at their most", number: true }, { title: "Extra", number: true }],
       shownSeries(cell).map((series) => [designLabel(series.design), bytes(series.inspection?.memoryOldBytes), bytes(series.inspection?.memoryPeakBytes ?? series.inspection?.memoryBothBytes), bytes(series.inspection?.extraMemoryBytes)]))),
     draw: (canvas, box) => {

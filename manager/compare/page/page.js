@@ -6,151 +6,90 @@ const NOTES_AT_TOP = 3;
 // Top of the page.
 
 function drawSubject() {
-  const allRounds = cells.flatMap((cell) => cell.series.flatMap((series) => series.rounds));
   const complete = results.finishedAt !== null && results.finishedAt !== undefined;
   const entries = [
     ["QEMU, old → new", [...new Set(cells.map(pairName))].join("; "), true],
     ["Guest RAM", [...new Set(cells.map((cell) => bytes(cell.ramBytes)))].join(", ")],
     ["Rounds", isNumber(settings.rounds) ? `${settings.rounds} for each design and ${cells.length === 1 ? "the one cell" : `each of ${cells.length} cells`}` : `${allRounds.length} in all`],
-    ...FACTORS.slice(3).map((factor) => [factor.name, valuesOfFactor(factor).join(", ")]),
-    ["Accelerator", text(host.accelerator)],
+    ...FACTORS.slice(3).map((factor) => [factor.name, valuesOfFactor(factor).filter(Boolean).join(", ")]),
     ["Host", [isNumber(host.cpus) ? `${host.cpus} CPUs` : "", text(host.cpu), isNumber(host.memoryBytes) ? bytes(host.memoryBytes) : "", host.virtualized === true ? "itself a virtual machine" : ""].filter(Boolean).join(", "), true],
     ["When", `${dateText(results.startedAt)}${list(results.sittings).length > 1 ? `, in ${list(results.sittings).length} sittings` : ""}${complete ? `, took ${durationText(results.startedAt, results.finishedAt)}` : ""}`, true],
   ];
-  fill("subject", facts(entries), complete ? null : element("p", { class: "warning", role: "note" },
-    element("strong", {}, "Not complete. "), `Rounds are missing: ${plural(allRounds.length, "handover")} measured so far. Figures may still change.`));
-}
-
-const marginPercent = isNumber(settings.equivalenceMarginPercent) ? settings.equivalenceMarginPercent : 10;
-const VERDICT_IN_WORDS = {
-  smaller: (design, reference) => `${design} paused the guest for a shorter time than ${reference}`,
-  larger: (design, reference) => `${design} paused the guest for longer than ${reference}`,
-  equivalent: (design, reference) => `${design} and ${reference} are equivalent: if they differ, by less than ${marginPercent} %`,
-  "no difference shown": (design, reference) => `No difference shown between ${design} and ${reference}`,
-  "too few rounds to say": (design, reference) => `Too few rounds to say anything of ${design} against ${reference}`,
-  "host too busy to say": (design, reference) => `The host was too busy to say anything of ${design} against ${reference}`,
-};
-const verdictWords = (verdict, design, reference) => (VERDICT_IN_WORDS[verdict] ?? ((a, b) => `No difference shown between ${a} and ${b} (${text(verdict) || "no verdict"})`))(design, reference);
-
-function claimsOf(metric) {
-  const groups = new Map(); // Same reference and same verdicts: one sentence.
-  for (const [design, reference] of pairsInShort()) {
-    const ratios = cells.map((cell) => ratioOf(cell, metric, design, reference)).filter((ratio) => ratio);
-    if (ratios.length === 0) continue;
-    const counts = new Map();
-    for (const ratio of ratios) counts.set(ratio.verdict, (counts.get(ratio.verdict) ?? 0) + 1);
-    // Ratios that are said each need a sentence of their own.
-    const key = JSON.stringify([reference, [...counts].sort(), [...counts.keys()].some(isClaim) ? design : ""]);
-    if (!groups.has(key)) groups.set(key, { reference, counts, total: ratios.length, designs: [], ratios: [] });
-    groups.get(key).designs.push(design);
-    groups.get(key).ratios.push(ratios);
-  }
-  return [...groups.values()].map((group) => {
-    const differs = [...group.counts.keys()].some(isClaim);
-    const sizes = group.ratios.flat().filter((ratio) => isClaim(ratio.verdict) && isNumber(ratio.median)).map((ratio) => ratio.median);
-    let sentence;
-    if (group.counts.size === 1) {
-      const verdict = [...group.counts.keys()][0];
-      const names = listed(group.designs);
-      sentence = verdictWords(verdict, verdict === "no difference shown" ? group.reference : names, verdict === "no difference shown" ? names.replace(" and ", " or ") : group.reference);
-      if (cells.length > 1) sentence += group.total === cells.length ? `, in ${cells.length === 2 ? "both" : `all ${cells.length}`} cells` : `, in the ${plural(group.total, "cell")} that ${group.total === 1 ? "has" : "have"} both`;
-    } else {
-      const words = { smaller: "shorter pause", larger: "longer pause" };
-      const parts = [...group.counts].sort((a, b) => b[1] - a[1]).map(([verdict, count]) => `${words[verdict] ?? text(verdict)} in ${count}`);
-      sentence = `${listed(group.designs)} against ${group.reference}, of ${group.total} cells: ${parts.join(", ")}`;
-    }
-    if (sizes.length) {
-      const [least, most] = [Math.min(...sizes), Math.max(...sizes)].map(significant);
-      sentence += ` (${least === most ? least : `${least} to ${most}`} times as long${group.counts.size > 1 ? " where it differs" : ""}; medians of paired rounds)`;
-    }
-    return element("li", { class: differs ? "differs" : null }, `${sentence}.`);
-  });
+  fill("subject", facts(entries), list(results.notes).length ? element("ul", { class: "quiet" }, list(results.notes).slice(0, NOTES_AT_TOP).map((note) => element("li", {}, shortened(text(note), 300)))) : null);
 }
 
 const RATIO_COLUMNS = [{ title: "Ratio, median", number: true }, { title: `95 % interval (fewer than ${ROUNDS_FOR_INTERVAL} rounds: min and max)`, number: true }, { title: "p, corrected", number: true }, { title: "Verdict" }];
-const chanceText = (p) => (!isNumber(p) ? DASH : p < 0.0001 ? "< 0.0001" : number(p, p < 0.01 ? 4 : 2));
 
-/** All cells together: one test for each contrast. */
-function pooledTables() {
-  const pooled = list(record(results.summary).pooled).map(record);
-  if (cells.length < 2 || pooled.length === 0) return null;
-  const row = (ratio) => [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], metricNamed.get(ratio.metric)?.title ?? text(ratio.metric),
-    `${text(ratio.rounds)} in ${plural(ratio.cells ?? 0, "cell")}`, significant(ratio.median), rangeText(ratio), chanceText(ratio.pHolm), isClaim(ratio.verdict) ? element("strong", {}, ratio.verdict) : text(ratio.verdict) || DASH];
-  const of = (caption, ratios) => table(caption, [{ title: "Designs" }, { title: "Figure" }, { title: "Rounds", number: true }, ...RATIO_COLUMNS], ratios.map(row));
-  const isPause = (ratio) => PAUSES.some((pause) => pause.metric === ratio.metric);
-  const others = pooled.filter((ratio) => !isPause(ratio));
-  return [element("h3", {}, "All cells together"),
-    of("Ratios of paired rounds, pooled over all cells that have both designs: how long the guest pauses", pooled.filter(isPause)),
-    others.length ? details("pooled", "The same for other figures", of("Ratios of paired rounds, pooled over all cells that have both designs: other figures", others)) : null];
+const OVERVIEW = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "networkLost", "totalMs"];
+
+/** A median and, under it, its interval, and of how many values no more is known than that they are longer. */
+function medianCell(name, series) {
+  const metric = metricNamed.get(name);
+  const summary = metricOf(series, name);
+  if (!metric || !isNumber(summary.median)) return DASH;
+  return [memberText(metric, summary, "median"), element("span", { class: "small" }, intervalText({ ...metric, unit: "" }, summary)),
+    summary.longer > 0 ? element("span", { class: "small flag" }, `${summary.longer} of ${summary.count} longer than looked`) : null];
 }
 
-/** Of all tables that say how long a guest pauses: what that cost whoever spoke with it. */
-const LOST = { metric: "networkLost", short: "Echo requests lost" };
-
-/** A median and, under it, its interval. */
-function medianCell(figure, series) {
-  const metric = metricNamed.get(figure.metric);
-  const summary = metricOf(series, figure.metric);
-  if (!isNumber(summary.median)) return DASH;
-  return [metric.unit === "ms" ? ms(summary.median) : plain(summary.median), element("span", { class: "small" }, intervalText({ ...metric, unit: "" }, summary))];
+/** What became of a series' rounds: what statistics are made of, and what they are not. */
+function roundsCell(series) {
+  const { rounds, failed, disturbed } = series.summary;
+  const out = [failed > 0 ? `${failed} failed` : "", disturbed > 0 ? `${disturbed} disturbed` : ""].filter(Boolean);
+  return [text(rounds ?? 0), out.length ? element("span", { class: "small flag" }, out.join(", ")) : null, series.notRun ? element("span", { class: "small" }, series.rounds.length ? "not to the end" : "not run") : null];
 }
 
-function mediansByCell(pause) {
-  const rows = cells.map((cell) => [
-    cellName(cell),
-    ...designsPresent.map((design) => {
-      const series = cell.series.find((one) => one.design === design);
-      if (series?.notRun && !isNumber(metricOf(series, pause.metric).median)) return element("span", { class: "small" }, "not run");
-      return series ? medianCell(pause, series) : DASH;
-    }),
-  ]);
-  return table(`${pause.short}: median${pause === LOST ? "" : " in milliseconds"}, and under it the ${INTERVAL}`,
-    [{ title: "Cell", head: true }, ...designsPresent.map((design) => ({ title: designLabel(design), number: true }))], rows);
+/** All that matters of some cells at once. */
+function overviewTable(some) {
+  const withValues = OVERVIEW.filter((name) => some.some((cell) => cell.series.some((series) => isNumber(metricOf(series, name).median))));
+  const rows = some.flatMap((cell) => shownSeries(cell).map((series) => [...(some.length > 1 ? [cell.name] : []), designLabel(series.design), roundsCell(series), ...withValues.map((name) => medianCell(name, series))]));
+  return table(`${some.length > 1 ? "Every cell" : some[0].name}: medians, and under them the ${INTERVAL}. “>”: that or more, as the window ended first`,
+    [...(some.length > 1 ? [{ title: "Cell", head: true }] : []), { title: "Design", head: some.length === 1 }, { title: "Rounds", number: true },
+      ...withValues.map((name) => ({ title: metricNamed.get(name)?.title ?? name, number: true }))], rows);
 }
 
-function guestDataWords() {
-  const rounds = cells.flatMap((cell) => cell.series.flatMap((series) => series.rounds));
-  const upgraded = rounds.filter((round) => round.outcome === "upgraded");
-  const lost = rounds.filter((round) => round.outcome === "lost").length;
-  const checked = upgraded.filter((round) => typeof record(round.patterns).intact === "boolean");
-  const damaged = checked.filter((round) => round.patterns.intact === false).length;
-  const nodes = [];
-  if (damaged) nodes.push(element("p", { class: "warning" }, element("strong", {}, "Guest data was damaged "), `in ${plural(damaged, "handover")} of ${checked.length} that were checked; see below.`));
-  if (lost) nodes.push(element("p", { class: "warning" }, element("strong", {}, "The guest was lost "), `in ${plural(lost, "handover")} of ${rounds.length}; see below.`));
-  if (rounds.length) {
-    const words = [`${upgraded.length} of ${plural(rounds.length, "handover")} ended with the guest running on the new VMM.`];
-    if (checked.length && !damaged) words.push(`In all ${checked.length} that could be checked, no memory page, disk block or heartbeat of the guest was wrong afterwards.`);
-    const out = rounds.filter((round) => round.outcome === "upgraded" && round.disturbed === true).length;
-    if (out) words.push(`${out} are left out of all statistics, since the host was disturbed meanwhile.`);
-    nodes.push(element("p", {}, words.join(" ")));
-  }
-  return nodes;
+const allRounds = cells.flatMap((cell) => cell.series.flatMap((series) => series.rounds));
+const checkedRounds = allRounds.filter((round) => round.outcome === "upgraded" && typeof record(round.patterns).intact === "boolean");
+const damagedRounds = checkedRounds.filter((round) => round.patterns.intact === false);
+
+/** What must be known before anything else is read. */
+function warnings() {
+  const lost = allRounds.filter((round) => round.outcome === "lost").length;
+  const warning = (title, words) => element("p", { class: "warning", role: "note" }, element("strong", {}, title), words);
+  return [
+    results.finishedAt ? null : warning("Not complete. ", `Rounds are missing: ${plural(allRounds.length, "handover")} measured so far. Figures may still change.`),
+    damagedRounds.length ? warning("Guest data was damaged ", `in ${plural(damagedRounds.length, "handover")} of ${checkedRounds.length} that were checked; see below.`) : null,
+    lost ? warning("The guest was lost ", `in ${plural(lost, "handover")} of ${allRounds.length}; see below.`) : null];
+}
+
+/** Baselines are so much slower that the others cannot be told apart beside them. */
+function baselineSwitch() {
+  const baselines = designsPresent.filter(isBaseline);
+  if (baselines.length === 0 || baselines.length === designsPresent.length) return null;
+  const input = element("input", { type: "checkbox", class: "baselines", autocomplete: "off" });
+  input.checked = baselines.every((design) => !state.hidden.has(design));
+  input.addEventListener("change", () => {
+    for (const design of baselines) input.checked ? state.hidden.delete(design) : state.hidden.add(design);
+    drawVerdict();
+    drawControls();
+    drawCell();
+  });
+  return element("label", { class: "scale" }, input, element("span", {}, `Show the baselines too: ${listed(baselines)}`));
+}
+
+/** A sentence with what it comes to in bold: all before the figures. */
+function sentence(typed) {
+  const words = typed.replaceAll(/(\d) %/g, `$1${NO_BREAK}%`).replaceAll(/(?<=\d) - (?=\d)/g, DASH);
+  const end = words.indexOf(": ");
+  return element("p", {}, end > 0 ? [element("strong", {}, words.slice(0, end + 1)), words.slice(end + 1)] : words);
 }
 
 function drawVerdict() {
-  const withFigures = cells.filter((cell) => cell.series.some((series) => PAUSES.some((pause) => isNumber(metricOf(series, pause.metric).median))));
-  if (withFigures.length === 0) {
-    fill("verdict-body", element("p", { class: "headline" }, "There is no handover yet that could be counted, so nothing can be said of any difference between the designs."), guestDataWords());
-    return;
-  }
-  const first = withFigures[0];
-  const measured = first.series.filter((series) => PAUSES.some((pause) => isNumber(metricOf(series, pause.metric).median)));
-  const [stop, beats] = PAUSES.map((pause) => metricOf(measured[0], pause.metric).median);
-  const parts = [isNumber(stop) ? `QEMU had the guest stopped for ${ms(stop)}` : "", isNumber(beats) ? `the guest's heartbeat was away for ${ms(beats)}` : ""].filter(Boolean);
-  const shown = [...PAUSES, ...(measured.some((series) => isNumber(metricOf(series, LOST.metric).median)) ? [LOST] : [])];
-  const row = (figure) => [figure.short, ...measured.map((series) => medianCell(figure, series))];
-  fill("verdict-body",
-    element("p", { class: "headline" }, element("strong", {}, `${cellName(first)}: `), `with ${measured[0].design}, ${parts.join(", and ")} (medians of ${plural(measured[0].summary.rounds ?? 0, "handover")}).`),
-    table(`Pause in ${cellName(first)}: median, and under it the ${INTERVAL}`, [{ title: "", head: true }, ...measured.map((series) => ({ title: designLabel(series.design), number: true }))], shown.map(row)),
-    pooledTables(),
-    PAUSES.map((pause) => {
-      const claims = claimsOf(pause.metric);
-      return claims.length ? [element("h3", {}, `Do they differ? ${pause.title}`), element("ul", { class: "claims" }, claims)] : [];
-    }),
+  const answer = list(record(results.summary).answer).map(text).filter(Boolean);
+  fill("verdict-body", warnings(),
+    element("div", { class: "answer" }, answer.length ? answer.map(sentence) : element("p", {}, "There is no handover yet that could be counted, so nothing can be said of any difference between the designs.")),
+    forestPlot(), baselineSwitch(),
     element("p", { class: "quiet" }, "“No difference shown” does not say that there is none: only that these rounds do not show one. Milliseconds belong to this host; compare designs, and ratios."),
-    guestDataWords(),
-    list(results.notes).length ? element("ul", { class: "quiet" }, list(results.notes).slice(0, NOTES_AT_TOP).map((note) => element("li", {}, shortened(text(note), 300)))) : null,
-    cells.length > 1 ? details("medians", `The same for all ${cells.length} cells`, shown.map(mediansByCell)) : null);
+    cells.length > 1 ? details("medians", `Every figure of all ${cells.length} cells`, overviewTable(cells)) : null);
 }
 
 /** Text of the designs' rows, which has names of programs and options between backticks. */
@@ -173,9 +112,10 @@ function drawDesigns() {
     prose(design.guestRam), prose(design.implicitRam), prose(design.checkedBy), wayBackWords(design),
     design.noDevices ? ["Refused: ", prose(design.noDevices)] : "Handed over", releaseWords(design),
   ]);
-  fill("designs-body",
-    table("Ways to put a new VMM under a running guest",
-      ["Design", "Guest RAM", "Firmware, ROM and video memory", "Who checks, and what", "Way back after a failure", "Passed-through devices", "Oldest QEMU"].map((title, index) => ({ title, head: index === 0 })), rows, "designs"),
+  fill("designs-body", travelFigures(),
+    element("p", { class: "quiet" }, "A thin line is a descriptor that is handed over, a thick one bytes that are copied, a broken one a stream of device state; a ring stands for a check on the way."),
+    details("designs", "The designs in words", table("Ways to put a new VMM under a running guest",
+      ["Design", "Guest RAM", "Firmware, ROM and video memory", "Who checks, and what", "Way back after a failure", "Passed-through devices", "Oldest QEMU"].map((title, index) => ({ title, head: index === 0 })), rows, "designs")),
     element("p", { class: "quiet" }, "CPR (checkpoint and restart) is QEMU's own mechanism for handing memory files and descriptors to another QEMU. The column on passed-through devices says what a design can do."));
 }
 
@@ -189,7 +129,7 @@ function ratiosTable(cell) {
     return [[designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))], text(ratio.count ?? 0), significant(ratio.median),
       rangeText(ratio), chanceText(ratio.pHolm), verdict];
   });
-  const ofMetric = (metric) => table(`${metricNamed.get(metric)?.title ?? text(metric)}: ratios of paired rounds, ${cellName(cell)}`,
+  const ofMetric = (metric) => table(`${metricNamed.get(metric)?.title ?? text(metric)}: ratios of paired rounds, ${cell.name}`,
     [{ title: "Designs" }, { title: "Pairs", number: true }, ...RATIO_COLUMNS], rows(metric));
   const pauses = PAUSES.map((pause) => pause.metric);
   const present = [...new Set(shown.map((ratio) => ratio.metric))];
@@ -216,7 +156,7 @@ function inspectionTables(cell) {
       text(series.inspection.memfds) || DASH, ...classes.map((one) => text(ioctls?.[one]) || DASH), text(series.inspection.untraced) || (ioctls ? "traced" : DASH)];
   });
   return [
-    table(`Descriptors, memory files and system calls of the new VMM, ${cellName(cell)}`,
+    table(`Descriptors, memory files and system calls of the new VMM, ${cell.name}`,
       [{ title: "Design", head: true }, { title: "Descriptors", number: true }, { title: "Made by, and how passed" }, { title: "Memory files it made itself", number: true }, ...classes.map((one) => ({ title: `ioctl: ${shortened(one, 30)}`, number: true })), { title: "Trace" }], rows),
     details("descriptors", "Every descriptor by name", inspected.map((series) =>
       table(`${series.design}: descriptors of the new VMM`, [{ title: "Name" }, { title: "Created by" }, { title: "Passed by" }],
@@ -245,13 +185,15 @@ function drawCell() {
     const [lost, sent] = ["lost", "sent"].map((what) => rounds.reduce((sum, network) => sum + (isNumber(network[what]) ? network[what] : 0), 0));
     return sent ? `${plain(lost)} of ${plain(sent)}` : DASH;
   };
-  const network = roundsFigure(cell, "networkGapMs", "networkGapMs", "Longest gap in the network", "The host sends the guest echo requests all the time; this is the longest time between two answers around the handover.", "longest gap (ms)",
-    [{ title: "Requests lost in a round, median", of: (series) => plain(metricOf(series, "networkLost").median) }, { title: "Lost of sent, all rounds", of: lostWords }]);
+  const network = roundsFigure(cell, "networkGapMs", "networkGapMs", "Longest gap in the network", "The host sends the guest echo requests all the time; this is the longest time between two answers around the handover.", "longest gap (ms)");
+  const lost = roundsFigure(cell, "networkLost", "networkLost", "Packets lost", "Of the echo requests that the host sends the guest all the time, how many had no answer in a handover.", "echo requests lost",
+    [{ title: "Lost of sent, all rounds", of: lostWords }]);
   const work = roundsFigure(cell, "workLostMs", "workLostMs", "Guest work lost", "What an ordinary thread of the guest did not do from the beginning of the handover to the end of the window, as time at its own speed before: what applications feel. Heartbeats come from a thread that goes before all others.", "work lost (ms)");
-  figures = [...pauseFigures, ...ram.flat(), work, phases, brownOut, memory, network];
+  figures = [...pauseFigures, ...ram.flat(), work, phases, brownOut, memory, network, lost];
   const heading = (words) => element("h3", {}, words);
   fill("cell",
-    element("p", { class: "quiet", role: "status" }, `Shown: ${cellName(cell)}. ${text(cell.title) && text(cell.title) !== cell.id ? `${text(cell.title)}. ` : ""}${bytes(cell.touchedBytes)} of the guest's RAM were filled before; load: ${text(cell.load) || "?"}; devices: ${devicesName(cell)}; ${plural(cell.vcpus ?? "?", "virtual CPU")}; ${bytes(cell.pageSizeBytes)} pages.`),
+    element("p", { class: "quiet", role: "status" }, `Shown: ${cell.name}. ${bytes(cell.ramBytes)} of guest RAM, of which ${bytes(cell.touchedBytes)} were filled before; load: ${text(cell.load) || "?"}; devices: ${devicesName(cell)}; ${plural(cell.vcpus ?? "?", "virtual CPU")}; ${pagesName(cell)} pages.`),
+    overviewTable([cell]),
     heading("How long the guest pauses"),
     element("p", {}, "Two different things, never mixed here: what QEMU reports, and what the guest shows, which also has in it how long the guest needs on the new VMM until it beats again. In charts of points, the bar through the tall tick is the median's 95 % interval (of fewer than 12 rounds: min to max), a short tick the 99th percentile (from 100 values on), and a hollow point a disturbed round, which does not count."),
     element("div", { class: "charts" }, pauseFigures.map((one) => one.node)),
@@ -259,7 +201,8 @@ function drawCell() {
     ram.flat().length ? ram.map((group) => element("div", { class: "charts" }, group.map((one) => one.node))) : element("p", { class: "quiet" }, "Cells like this one were measured with one size of RAM only, so there is nothing to draw."),
     heading("What a handover is made of, and what comes after"),
     element("div", { class: "charts single" }, work.node, phases.node, brownOut.node),
-    element("div", { class: "charts" }, memory.node, network.node));
+    heading("What the network loses, and what it takes of the host's memory"),
+    element("div", { class: "charts" }, lost.node, network.node, memory.node));
   fill("across",
     heading("Ratios between designs"),
     element("p", {}, "Each round runs every design once, so rounds are compared in pairs: a ratio of 2 says that the first design took twice as long as the second in the middle round. “Smaller” and “larger” need a sign test that stands the correction for all comparisons; see the method."),
@@ -273,7 +216,7 @@ function drawCell() {
 function drawControls() {
   const parts = [];
   if (cells.length > 1) {
-    const select = element("select", { id: "cell-select", autocomplete: "off" }, cells.map((cell, index) => element("option", { value: String(index) }, shortened(cellName(cell), 120))));
+    const select = element("select", { id: "cell-select", autocomplete: "off" }, cells.map((cell, index) => element("option", { value: String(index) }, shortened(cell.name, 120))));
     select.value = String(state.cell);
     select.addEventListener("change", () => {
       state.cell = Number(select.value);
@@ -287,12 +230,15 @@ function drawControls() {
     input.addEventListener("change", () => {
       if (input.checked) state.hidden.delete(design);
       else state.hidden.add(design);
+      drawVerdict();
       drawCell();
     });
     const chip = element("label", { class: "chip" }, input, mark(design), element("span", {}, `${shortened(design, 40)}${isBaseline(design) ? " (baseline)" : ""}`));
     chip.style.setProperty("--mark", colourOf(design));
     return chip;
   });
+  const baselines = baselineSwitch();
+  if (baselines) parts.push(baselines);
   parts.push(element("fieldset", {}, element("legend", {}, "Designs shown in charts and tables"), element("div", { class: "chips" }, chips)));
   const form = document.getElementById("controls");
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -325,7 +271,7 @@ function drawReliability() {
   const rows = [...groups.values()].sort((a, b) => (order.indexOf(b.what) - order.indexOf(a.what)) || 0);
   const stolen = (values) => (values.some(isNumber) ? `, up to ${plain(Math.max(...values.filter(isNumber)))} % taken` : "");
   const groupTable = (caption, some) => [table(caption, [{ title: "Cell" }, { title: "Design" }, { title: "Handovers", number: true }, { title: "What" }, { title: "Cause" }, { title: "Rounds" }],
-    some.slice(0, LISTED_AT_MOST).map((group) => [cellName(group.cell), designLabel(group.design), text(group.rounds.length), group.what, group.cause + (group.what === "disturbed" ? stolen(group.steal) : ""), shortened(group.rounds.join(", "), 200)])),
+    some.slice(0, LISTED_AT_MOST).map((group) => [group.cell.name, designLabel(group.design), text(group.rounds.length), group.what, group.cause + (group.what === "disturbed" ? stolen(group.steal) : ""), shortened(group.rounds.join(", "), 200)])),
     some.length > LISTED_AT_MOST ? element("p", { class: "quiet" }, `${some.length - LISTED_AT_MOST} more are in the results file.`) : null];
   const failed = rows.filter((group) => group.what !== "disturbed"), disturbed = rows.filter((group) => group.what === "disturbed");
   const sum = (some) => some.reduce((count, group) => count + group.rounds.length, 0);
@@ -338,9 +284,10 @@ function drawReliability() {
     for (const series of cell.series.filter((one) => one.notRun)) {
       const key = JSON.stringify([series.design, series.notRun]);
       if (!notRun.has(key)) notRun.set(key, { design: series.design, reason: series.notRun, cells: [] });
-      notRun.get(key).cells.push(cellName(cell));
+      notRun.get(key).cells.push(cell.name);
     }
   fill("reliability-body",
+    checkedRounds.length && !damagedRounds.length ? element("p", {}, `After ${checkedRounds.length} of ${plural(allRounds.length, "handover")} the guest's memory, disk and heartbeats could be checked, and nothing was wrong in any of them.`) : null,
     element("h3", {}, "Failed and disturbed handovers"), failedTable,
     element("h3", {}, "Designs that were not run"),
     notRun.size ? table("Not run, and why", [{ title: "Design", head: true }, { title: "Reason" }, { title: "Cells" }],
