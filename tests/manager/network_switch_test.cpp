@@ -148,11 +148,11 @@ TEST_F(NetworkSwitchTest, givesWhatCameInBetweenToTheNewVmmOnceAndInOrder) {
 
 /// To close one takes the kernel milliseconds, and with eight networks there were 24 of that in a pause.
 TEST_F(NetworkSwitchTest, hasOneSenderForAllNetworksFromBeforeTheGuestStops) {
-    freshTap_ = Resources();  // Those of the old VMM come first.
+    newTap_ = Resources();  // Those of the old VMM come first.
     const Tap second = makeTap("old%d");
     joinBridge(second.name, bridge);
     vm_.networks.push_back({.id = "wan", .type = NetworkType::Tap, .bridge = bridge, .mac = nested});
-    for (const char* resource : {"tap/lan", "tap/wan"}) freshTap_.add(resource, makeTap("vh%d").fd);
+    for (const char* resource : {"tap/lan", "tap/wan"}) newTap_.add(resource, makeTap("vh%d").fd);
     NetworkSwitch network = begin();
     const std::vector<std::string> sender = packetSockets();
     EXPECT_THAT(sender, SizeIs(1));
@@ -163,7 +163,7 @@ TEST_F(NetworkSwitchTest, hasOneSenderForAllNetworksFromBeforeTheGuestStops) {
     EXPECT_THAT(network.problems(), IsEmpty());
     EXPECT_EQ(packetSockets(), sender);
     EXPECT_THAT(heardByNew(), ElementsAre(1));
-    EXPECT_THAT(heardBy(freshTap_.fd("tap/wan")), ElementsAre(2));
+    EXPECT_THAT(heardBy(newTap_.fd("tap/wan")), ElementsAre(2));
 }
 
 TEST_F(NetworkSwitchTest, givesWhatCameInBetweenBackToTheOldVmm) {
