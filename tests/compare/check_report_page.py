@@ -33,6 +33,7 @@ ALWAYS_THERE = ("stopToResumeMs", "guestPauseMs", "phases", "brownout", "memory"
 VARIANTS = {  # How many charts must really be drawn; the others must say why they are not.
     "full": 10, "many": 10, "one-cell": 6, "one-design": 4, "no-round": 0, "nulls": 0, "bare": 0,
 }
+DESIGNS_TOLD_OF = {"full": 8, "one-design": 6}  # What is driven by hand is told of where it was measured.
 SKIPPED = 77
 
 LOOK = """(() => {
@@ -54,6 +55,8 @@ LOOK = """(() => {
     figures: [...document.querySelectorAll("figure[data-chart]")].map((node) => [node.dataset.chart, node.querySelector("canvas") ? "drawn" : node.querySelector(".none")?.textContent ?? ""]),
     title: document.title, strange: document.querySelectorAll("img, iframe, object, embed, link").length, scripts: document.scripts.length,
     headings: document.querySelectorAll("h2").length, verdict: document.getElementById("verdict-body").textContent.length,
+    designs: [...document.querySelectorAll("#designs-body tbody tr")].map((row) => row.cells[0].textContent),
+    byHand: [...document.querySelectorAll("#controls .chip")].map((chip) => chip.textContent).filter((words) => words.endsWith("(by hand)")),
     paper: getComputedStyle(document.body).backgroundColor, cells: document.querySelectorAll("#cell-select option").length,
   };
 })()"""
@@ -217,6 +220,17 @@ def wrong_with(seen, expected_charts):
         yield "sections are missing"
 
 
+def wrong_with_designs(seen, variant):
+    told_of = DESIGNS_TOLD_OF.get(variant)
+    if told_of is None:
+        return
+    if len(seen["designs"]) != told_of:
+        yield f"the page tells of {len(seen['designs'])} designs, expected {told_of}: {seen['designs']}"
+    by_hand = [words for words in seen["designs"] if "by hand" in words]
+    if len(by_hand) != told_of - 6 or len(seen["byHand"]) != told_of - 6:
+        yield f"what is driven by hand is not called so: {seen['designs']}, {seen['byHand']}"
+
+
 def check_choosing_cells(browser, seen):
     for index in range(seen["cells"]):
         browser.evaluate(f"(() => {{ const s = document.getElementById('cell-select'); s.value = '{index}'; s.dispatchEvent(new Event('change')); }})()")
@@ -253,7 +267,7 @@ def check(browser, page, expected_charts, directory, screenshots):
             browser.wait_for("Page.loadEventFired")
             settled(browser)
             seen = look(browser, width)
-            problems = list(wrong_with(seen, expected_charts))
+            problems = [*wrong_with(seen, expected_charts), *wrong_with_designs(seen, page.stem)]
             if screenshots:
                 picture(browser, screenshots / f"{page.stem}-{form}-{scheme}.png")
             if (form, scheme) == ("desktop", "light"):
