@@ -19,8 +19,15 @@ std::vector<Design> allDesigns() {
     return all;
 }
 
+std::vector<Design> designsOfUpgrades() {
+    std::vector<Design> designs = allDesigns();
+    std::erase_if(designs, [](Design design) { return rowOf(design).byHandOf.has_value(); });
+    return designs;
+}
+
 std::optional<Design> designNamed(std::string_view text) {
-    return valueNamed<Design>(text);
+    const std::optional<Design> design = valueNamed<Design>(text);
+    return design && !rowOf(*design).byHandOf ? design : std::nullopt;
 }
 
 }  // namespace vh

@@ -14,7 +14,8 @@
 
 namespace vh {
 
-enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore };
+/// The last two are no designs of ours but what they rest on, by itself: see DesignRow::byHandOf.
+enum class Design { Relayed, ManagerOwned, VmmOwned, VmmExec, Copy, SaveRestore, CprTransfer, IgnoreShared };
 enum class MemoryOwner { Manager, Vmm };
 template <>
 inline constexpr auto namesOf<MemoryOwner> = namesFor(MemoryOwner::Vmm, "manager", "vmm");
@@ -51,9 +52,12 @@ struct DesignRow {
     /// The oldest QEMU on either side; 0.0: any. Since 8.2 `migrate` and `migrate-incoming` have the argument `channels`
     /// (qapi/migration.json), which every new VMM is told.
     Release oldestOld{}, oldestNew{};
-    bool standsBy;               ///< There is something to prepare and to hold before the guest stops.
-    bool wayBack;                ///< Until the new VMM is told to run the guest.
-    bool baseline = false;       ///< What others are compared with, and nobody's first choice.
+    bool standsBy;          ///< There is something to prepare and to hold before the guest stops.
+    bool wayBack;           ///< Until the new VMM is told to run the guest.
+    bool baseline = false;  ///< What others are compared with, and nobody's first choice.
+    /// QEMU's own way, as a person with a stock QEMU goes it and the design that is named here does: only a comparison has it, as
+    /// a yardstick (manager/compare/by_hand.h), and no upgrade can be asked for it.
+    std::optional<Design> byHandOf{};
     std::string_view noDevices;  ///< Why passed-through devices do not go with it; empty: they do.
     // For people.
     std::string_view guestRam, implicitRam, deviceState, checkedBy;
@@ -147,9 +151,41 @@ constexpr std::array designRows = {
               .implicitRam = "copied",
               .deviceState = "in the file",
               .checkedBy = "QEMU, while it loads the file"},
+    DesignRow{.design = Design::CprTransfer,
+              .name = "cpr-transfer",
+              .ram = RamPath::Descriptors,
+              .state = StatePath::Cpr,
+              .owner = MemoryOwner::Vmm,
+              .ownerReason = "the old VMM hands the guest RAM over",
+              .oldestOld = {10, 0},
+              .oldestNew = {10, 0},
+              .standsBy = false,
+              .wayBack = true,
+              .byHandOf = Design::VmmOwned,
+              .noDevices = "driven by hand it is a yardstick, for VMs without them",
+              .guestRam = "QEMU's own memfds, sent from old to new",
+              .implicitRam = "the same",
+              .deviceState = "migration stream",
+              .checkedBy = "the two QEMUs only, of what is sent"},
+    DesignRow{.design = Design::IgnoreShared,
+              .name = "x-ignore-shared",
+              .ram = RamPath::File,
+              .state = StatePath::Stream,
+              .owner = MemoryOwner::Manager,
+              .ownerReason = "the guest RAM must be a file that both VMMs can open",
+              .oldestOld = {8, 2},
+              .oldestNew = {8, 2},
+              .standsBy = false,
+              .wayBack = true,
+              .byHandOf = Design::ManagerOwned,
+              .noDevices = "driven by hand it is a yardstick, for VMs without them",
+              .guestRam = "a memory file, opened by both VMMs",
+              .implicitRam = "copied, under 1 MB",
+              .deviceState = "migration stream",
+              .checkedBy = "QEMU, while it loads the stream"},
 };
 
-constexpr std::size_t designCount = static_cast<std::size_t>(Design::SaveRestore) + 1;
+constexpr std::size_t designCount = static_cast<std::size_t>(Design::IgnoreShared) + 1;
 
 namespace proofs {
 
@@ -164,7 +200,20 @@ constexpr bool everyDesignHasItsRow() {
     return true;
 }
 
+/// What goes by hand needs the same as the design that goes this way.
+constexpr bool everyHandHasItsDesign() {
+    for (const DesignRow& row : designRows) {
+        if (!row.byHandOf) continue;
+        const DesignRow& of = designRows[static_cast<std::size_t>(*row.byHandOf)];
+        if (of.byHandOf || of.ram != row.ram || of.state != row.state || of.owner != row.owner || of.oldestOld != row.oldestOld ||
+            of.oldestNew != row.oldestNew || row.standsBy || row.baseline)
+            return false;
+    }
+    return true;
+}
+
 static_assert(everyDesignHasItsRow());
+static_assert(everyHandHasItsDesign());
 
 }  // namespace proofs
 
@@ -185,7 +234,9 @@ inline constexpr auto namesOf<Design> = [] {
 }();
 
 std::vector<Design> allDesigns();
-/// The design called `text`, if there is one.
+/// Those that an upgrade can be asked for: without what only a comparison has.
+std::vector<Design> designsOfUpgrades();
+/// The one of these that is called `text`, if there is one.
 std::optional<Design> designNamed(std::string_view text);
 
 }  // namespace vh

@@ -123,7 +123,7 @@ void readVmm(Section& section, Vmm& vmm) {
 }
 
 void readHandover(Section& section, HandoverSettings& handover, const Memory& memory, bool ownerIsKnown) {
-    const bool hasDesign = section.optional("design", handover.design, oneOf<Design>());
+    const bool hasDesign = section.optional("design", handover.design, oneOf(designsOfUpgrades()));
     section.optional("pause_budget", handover.pauseBudget, parseDuration);
     section.block("deadlines", handover.deadlines, readDeadlines);
     section.optional("on_failure", handover.onFailure, oneOf<OnFailure>());

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "config/enum_names.h"
 #include "config/section.h"
@@ -34,15 +36,25 @@ std::string readPath(std::string_view text);
 std::string readCmdline(std::string_view text);
 std::string readVmmArgument(std::string_view text);
 
-/// A reader of the names of an enum's values.
+/// A reader of the names of some of an enum's values.
 template <Named Enum>
-auto oneOf() {
-    return [](std::string_view text) {
-        if (const std::optional<Enum> value = valueNamed<Enum>(text)) return *value;
+auto oneOf(std::vector<Enum> values) {
+    return [values = std::move(values)](std::string_view text) {
         std::string names;
-        for (const std::string_view name : namesOf<Enum>) names += (names.empty() ? "'" : ", '") + std::string(name) + "'";
+        for (const Enum value : values) {
+            if (name(value) == text) return value;
+            names += (names.empty() ? "'" : ", '") + std::string(name(value)) + "'";
+        }
         throw std::invalid_argument("one of " + names);
     };
+}
+
+/// Of all of them.
+template <Named Enum>
+auto oneOf() {
+    std::vector<Enum> values;
+    for (std::size_t i = 0; i < namesOf<Enum>.size(); ++i) values.push_back(static_cast<Enum>(i));
+    return oneOf(std::move(values));
 }
 
 }  // namespace vh

@@ -218,7 +218,7 @@ int console(const Options& options) {
 
 std::vector<std::string> designNames() {
     std::vector<std::string> names;
-    for (const Design design : allDesigns()) names.emplace_back(name(design));
+    for (const Design design : designsOfUpgrades()) names.emplace_back(name(design));
     return names;
 }
 

@@ -100,10 +100,7 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
         if (pair.new_.empty()) pair.new_ = pair.old;
         plan.pairs = {pair};
     }
-    factor("--design", options.designs, plan.designs, [](const std::string& text) {
-        if (const auto design = designNamed(text)) return *design;
-        throw std::invalid_argument("the name of a design, such as 'relayed'");
-    });
+    factor("--design", options.designs, plan.designs, oneOf<Design>());
     factor("--ram", options.ram, plan.ram, [](const std::string& text) { return parseGuestRam(text); });
     factor("--load", options.loads, plan.loads, [](const std::string& text) {
         if (const auto load = loadNamed(text)) return *load;

@@ -69,16 +69,17 @@ ComparePlan factorsOf(const ComparePlan& plan, const std::optional<VmDefinition>
     return factors;
 }
 
-std::string whyNotRun(Design design, const GuestRam& ram, const Pages& pages) {
+std::string whyNotRun(Design design, const GuestRam& ram, const Pages& pages, bool hasDevices) {
+    if (rowOf(design).byHandOf && hasDevices) return std::string(rowOf(design).noDevices);
     if (!rowOf(design).baseline) return "";
     if (!ram.baselines) return "the plan leaves it out at this size";
     return pages.transparentHuge ? "the RAM that it makes anew would have pages of 4KiB" : "";
 }
 
-std::vector<Series> seriesFor(const ComparePlan& plan, const GuestRam& ram, const Pages& pages) {
+std::vector<Series> seriesFor(const ComparePlan& plan, const GuestRam& ram, const Pages& pages, bool hasDevices) {
     std::vector<Series> all;
     for (const Design design : plan.designs)
-        all.push_back({.design = design, .notRun = whyNotRun(design, ram, pages), .rounds = {}, .inspection = {}});
+        all.push_back({.design = design, .notRun = whyNotRun(design, ram, pages, hasDevices), .rounds = {}, .inspection = {}});
     return all;
 }
 
@@ -172,7 +173,7 @@ void addConfigurations(const ComparePlan& plan, const std::optional<VmDefinition
             one.id = one.title = idOf(one, pair);
             if (std::ranges::find(all, one.id, &Configuration::id) != all.end()) return;  // Two that were resolved to the same.
             if (!note.empty() && std::ranges::find(results.notes, note) == results.notes.end()) results.notes.push_back(note);
-            one.series = seriesFor(plan, ram, pages);
+            one.series = seriesFor(plan, ram, pages, own && !own->vfio.empty());
             accelerators.emplace(name(*one.accelerator));
             all.push_back(std::move(one));
         });

@@ -69,6 +69,7 @@ json designs() {
                         {"standsBy", row.standsBy},
                         {"wayBack", row.wayBack},
                         {"baseline", row.baseline},
+                        {"byHandOf", row.byHandOf ? json(name(*row.byHandOf)) : json()},
                         {"noDevices", row.noDevices},
                         {"guestRam", row.guestRam},
                         {"implicitRam", row.implicitRam},

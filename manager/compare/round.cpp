@@ -179,7 +179,7 @@ class RoundWatch {
         startedAt_ = utcNow();
         std::map<std::string, GuestWatch*> watches;
         for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
-        control_.host().onGuestHeard(
+        control_.onGuestHeard(
             [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
                 watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
             });
@@ -187,7 +187,7 @@ class RoundWatch {
         for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
         // Not ended by an interruption: handovers that are cancelled go back and answer.
         turnUntil([this] { return std::ranges::all_of(attempts_, [](const Attempt& one) { return one.report.has_value(); }); });
-        control_.host().onGuestHeard(nullptr);
+        control_.onGuestHeard(nullptr);
         control_.throwIfInterrupted();
     }
 

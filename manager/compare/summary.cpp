@@ -223,7 +223,8 @@ void judge(const std::vector<Ratio*>& ratios, double margin) {
 }
 
 /// Which designs are compared, the first with the second: first those in which the manager and the VMM own guest RAM, which
-/// is what the comparison is for, and then all others with the one that works with the fewest conditions on the host.
+/// is what the comparison is for, then each of ours with what it rests on when that is driven by hand, which is what our part
+/// costs, and then all others with the one that works with the fewest conditions on the host.
 std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vector<Sample>& samples) {
     std::vector<std::pair<const Sample*, const Sample*>> contrasts;
     const auto owns = [](const Sample& sample, MemoryOwner owner) {
@@ -232,6 +233,9 @@ std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vect
     for (const Sample& one : samples)
         for (const Sample& other : samples)
             if (owns(one, MemoryOwner::Manager) && owns(other, MemoryOwner::Vmm)) contrasts.emplace_back(&one, &other);
+    for (const Sample& one : samples)
+        for (const Sample& other : samples)
+            if (rowOf(other.design).byHandOf == one.design) contrasts.emplace_back(&one, &other);
     if (samples.empty()) return contrasts;
     const auto relayed = std::ranges::find(samples, Design::Relayed, &Sample::design);
     const Sample& reference = relayed == samples.end() ? samples.front() : *relayed;

@@ -104,6 +104,7 @@ VmControl::VmControl(std::string directory) : directory_(std::move(directory)), 
 void VmControl::interrupt() {
     interrupted_ = true;
     host_.cancelHandovers("interrupted");
+    for (const auto& [vm, one] : atHand_) one.work->cancel("interrupted");
 }
 
 void VmControl::throwIfInterrupted() const {
@@ -111,7 +112,7 @@ void VmControl::throwIfInterrupted() const {
 }
 
 void VmControl::waitUntil(const std::function<bool()>& happened) {
-    turnUntil([&] { return happened() || (interrupted_ && !host_.handoverUnderWay()); });
+    turnUntil([&] { return happened() || (interrupted_ && !handoverUnderWay()); });
     throwIfInterrupted();
 }
 
@@ -167,13 +168,53 @@ void VmControl::destroy(MeasuredVm& vm) {
 
 void VmControl::beginUpgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer, Verbs::Done done) {
     if (!observer) observer = [](const HandoverProgress&) {};
-    host_.upgrade(vm.definition.name, options, std::move(observer),
-                  [this, &vm, options, done = std::move(done)](VerbResult result) {
-                      const HandoverReport& report = result.report.value();
-                      if (report.outcomeText() == name(Outcome::Upgraded)) vm.binary = options.binary;
-                      if (report.outcome == State::Upgraded || report.outcome == State::RolledBack) locate(vm);
-                      done(std::move(result));
-                  });
+    const auto ended = [this, &vm, binary = options.binary, done = std::move(done)](VerbResult result) {
+        const HandoverReport& report = result.report.value();
+        if (report.outcomeText() == name(Outcome::Upgraded)) vm.binary = binary;
+        if (report.outcome == State::Upgraded || report.outcome == State::RolledBack) locate(vm);
+        done(std::move(result));
+    };
+    const std::optional<Design> byHandOf = options.design ? rowOf(*options.design).byHandOf : std::nullopt;
+    if (byHandOf && !options.dryRun)
+        return beginByHand(vm, options, std::move(observer),
+                           [ended](HandoverReport report) { ended(VerbResult::of(std::move(report))); });
+    UpgradeOptions asked = options;
+    if (byHandOf) asked.design = byHandOf;
+    host_.upgrade(vm.definition.name, asked, std::move(observer), ended);
+}
+
+void VmControl::beginByHand(const MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer,
+                            std::function<void(HandoverReport)> done) {
+    const std::string& name = vm.definition.name;
+    try {
+        const VmDirectory directory(directory_ + "/run", name);
+        UniqueFd lock = directory.tryLock();
+        const std::optional<VmRecord> record = directory.read();
+        if (!lock || !record) throw std::runtime_error(record ? "another command is at work on it" : "it is not running");
+        HandoverRequest request{.record = *record, .definition = record->definition()};
+        request.design = *options.design;
+        request.binary = options.binary;
+        request.heard = [this, name](const std::string& line, steady_clock::time_point at, std::size_t port) {
+            if (guestListener_) guestListener_(name, line, at, port);
+        };
+        auto work = std::make_unique<ByHand>(std::move(request), directory, std::move(observer),
+                                             [this, name, done](HandoverReport report) {
+                                                 atHand_.erase(name);  // The lock goes before the answer.
+                                                 done(std::move(report));
+                                             });
+        atHand_.insert_or_assign(name, AtHand{std::move(lock), std::move(work)}).first->second.work->begin();
+    } catch (const std::exception& error) {
+        HandoverReport refused;
+        refused.vm = name;
+        refused.design = options.design;
+        refused.cause = error.what();
+        callSoon([done, refused] { done(refused); });
+    }
+}
+
+void VmControl::onGuestHeard(Host::GuestListener listener) {
+    guestListener_ = listener;
+    host_.onGuestHeard(std::move(listener));
 }
 
 HandoverReport VmControl::upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer) {

@@ -5,11 +5,14 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "manager/compare/by_hand.h"
 #include "manager/compare/guest_watch.h"
 #include "manager/compare/results.h"
 #include "manager/service/host.h"
@@ -84,7 +87,8 @@ class VmControl {
     /// std::runtime_error with the reason when it does not start, or has not the pages that it is to have.
     void start(MeasuredVm& vm, std::chrono::milliseconds bootWait);
     void destroy(MeasuredVm& vm);
-    /// Answers with a report. The VM is located when it has a VMM.
+    /// Answers with a report. The VM is located when it has a VMM. A design that is driven by hand is not the manager's
+    /// (by_hand.h); a dry run asks whether the design could that rests on it.
     HandoverReport upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer = nullptr);
     /// Without waiting; `done` is told when the VM is located. Nothing is said of VMs that are lost.
     void beginUpgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer, Verbs::Done done);
@@ -93,15 +97,26 @@ class VmControl {
     void setRunning(MeasuredVm& vm, bool running);
     void listen(MeasuredVm& vm, GuestWatch::Session session);
 
-    Host& host() { return host_; }
+    /// Told every line that a guest says while its VM is handed over, as Host::onGuestHeard() tells it.
+    void onGuestHeard(Host::GuestListener listener);
 
  private:
+    /// A VM that is handed over by hand, and its lock.
+    struct AtHand {
+        UniqueFd lock;
+        std::unique_ptr<ByHand> work;
+    };
+    void beginByHand(const MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer,
+                     std::function<void(HandoverReport)> done);
+    bool handoverUnderWay() const { return host_.handoverUnderWay() || !atHand_.empty(); }
     VerbResult wait(const std::function<void(Verbs::Done)>& verb);
     /// By its record: which process it has, and where.
     void locate(MeasuredVm& vm) const;
 
     std::string directory_;
     Host host_;
+    Host::GuestListener guestListener_;
+    std::map<std::string, AtHand> atHand_;  ///< By the VM's name.
     bool interrupted_ = false;
 };
 

@@ -16,12 +16,13 @@ class Retirement {
     Retirement(Course& course, Steps& steps, GuestBeats& beats) : course_(course), steps_(steps), beats_(beats) {}
 
     void retire();
+    /// The part of it that every VMM needs which was left, however it was done: the record, a look at the guest, and `quit`.
+    void retireOld();
     void end();
     /// The old VMM's process has ended, in Ending.
     void oldGone();
 
  private:
-    void retireOld();
     void recordOnlyNewVmm();
     void askOldToEnd();
     /// Of an adopted VM: what the new VMM can do only now.

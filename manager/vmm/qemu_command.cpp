@@ -14,10 +14,13 @@ namespace {
 
 using nlohmann::json;
 
+/// A channel as `-incoming` takes it.
+std::string incomingChannel(const char* type, const std::string& path) {
+    return json{{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}}.dump();
+}
+
 std::string cprIncoming(const std::string& directory) {
-    return json{{"channel-type", "cpr"},
-                {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", cprChannelPath(directory)}}}}
-        .dump();
+    return incomingChannel("cpr", cprChannelPath(directory));
 }
 
 /// The files that a VMM has as sets of descriptors, in the order of their numbers, which begin with 1.
@@ -180,11 +183,12 @@ class Command {
 
     void incoming() {
         if (launch_.incoming == Incoming::None) return;
-        option("-incoming", "defer");
+        const bool waits = launch_.incoming != Incoming::CprAtOnce;
+        option("-incoming", waits ? "defer" : incomingChannel("main", mainChannelPath(launch_.directory)));
         if (launch_.resources.has(execStateResource))
             option("-add-fd",
                    "fd=" + number(execStateResource) + ",set=" + std::to_string(stateFdset) + ",opaque=" + execStateResource);
-        if (launch_.incoming == Incoming::Cpr) option("-incoming", cprIncoming(launch_.directory));
+        if (launch_.incoming != Incoming::Defer) option("-incoming", cprIncoming(launch_.directory));
     }
 
     const QemuLaunch& launch_;

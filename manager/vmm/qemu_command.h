@@ -13,9 +13,10 @@
 namespace vh {
 
 enum class Incoming {
-    None,   ///< A first start.
-    Defer,  ///< Waits for `migrate-incoming`; its monitor answers at once.
-    Cpr,    ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
+    None,       ///< A first start.
+    Defer,      ///< Waits for `migrate-incoming`; its monitor answers at once.
+    Cpr,        ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
+    CprAtOnce,  ///< The same, and waits for nothing after that: it listens for the migration from then on.
 };
 
 struct QemuLaunch {

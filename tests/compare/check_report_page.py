@@ -35,6 +35,7 @@ LEAST_CONTRAST = 4.5  # WCAG 2.1, level AA, for text of any size.
 VARIANTS = {  # How many charts must really be drawn; the others must say why they are not.
     "full": 11, "many": 11, "one-cell": 7, "one-design": 4, "no-round": 0, "nulls": 0, "bare": 0,
 }
+DESIGNS_TOLD_OF = {"full": 8, "one-design": 6}  # What is driven by hand is told of where it was measured.
 SKIPPED = 77
 
 LOOK = """(() => {
@@ -80,6 +81,8 @@ LOOK = """(() => {
     figures: [...document.querySelectorAll("figure[data-chart]")].map((node) => [node.dataset.chart, node.querySelector("canvas") ? "drawn" : node.querySelector(".none")?.textContent ?? ""]),
     title: document.title, strange: document.querySelectorAll("img, iframe, object, embed, link").length, scripts: document.scripts.length,
     headings: document.querySelectorAll("h2").length, verdict: document.getElementById("verdict-body").textContent.length,
+    designs: [...document.querySelectorAll("#designs-body tbody tr")].map((row) => row.cells[0].textContent),
+    byHand: [...document.querySelectorAll("#controls .chip")].map((chip) => chip.textContent).filter((words) => words.endsWith("(by hand)")),
     paper: getComputedStyle(document.body).backgroundColor, cells: document.querySelectorAll("#cell-select option").length,
   };
 })()"""
@@ -277,6 +280,15 @@ def check_baselines(browser, seen):
     settled(browser)
     if look(browser, seen["windowWidth"])["chips"] != seen["chips"]:
         yield "baselines cannot be hidden again"
+def wrong_with_designs(seen, variant):
+    told_of = DESIGNS_TOLD_OF.get(variant)
+    if told_of is None:
+        return
+    if len(seen["designs"]) != told_of:
+        yield f"the page tells of {len(seen['designs'])} designs, expected {told_of}: {seen['designs']}"
+    by_hand = [words for words in seen["designs"] if "by hand" in words]
+    if len(by_hand) != told_of - 6 or len(seen["byHand"]) != told_of - 6:
+        yield f"what is driven by hand is not called so: {seen['designs']}, {seen['byHand']}"
 
 
 def check_choosing_cells(browser, seen):
@@ -315,7 +327,7 @@ def check(browser, page, expected_charts, directory, screenshots):
             browser.wait_for("Page.loadEventFired")
             settled(browser)
             seen = look(browser, width)
-            problems = list(wrong_with(seen, expected_charts)) + list(check_first_screen(seen, height))
+            problems = [*wrong_with(seen, expected_charts), *check_first_screen(seen, height), *wrong_with_designs(seen, page.stem)]
             if screenshots:
                 picture(browser, screenshots / f"{page.stem}-{form}-{scheme}.png")
             if (form, scheme) == ("desktop", "light"):

@@ -163,6 +163,17 @@ TEST(Configurations, haveManyDevicesInTheArgumentList) {
     EXPECT_THAT(linux.vmm.arguments, Contains("virtio-rng-pci,bus=port8"));
 }
 
+TEST(Configurations, driveNothingByHandThatHasPassedThroughDevices) {
+    VmDefinition own{.name = "own", .memory = {.sizeBytes = 512 * MiB}};
+    ComparePlan plan = vh::plan();
+    plan.designs = {Design::VmmOwned, Design::CprTransfer};
+    EXPECT_EQ(cellsOf(plan, Guests::None, own).configurations[0].of(Design::CprTransfer)->notRun, "");
+    own.vfio.push_back({.id = "gpu", .address = "0000:01:00.0"});
+    const Results found = cellsOf(plan, Guests::None, own);
+    EXPECT_THAT(found.configurations[0].of(Design::CprTransfer)->notRun, HasSubstr("for VMs without them"));
+    EXPECT_EQ(found.configurations[0].of(Design::VmmOwned)->notRun, "");
+}
+
 TEST(Configurations, ofAVmOfTheUsersOwnAreAsItIs) {
     VmDefinition own{.name = "own", .accelerator = Accelerator::Tcg, .memory = {.sizeBytes = 512 * MiB}};
     ComparePlan plan = vh::plan();

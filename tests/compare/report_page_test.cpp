@@ -81,6 +81,7 @@ TEST(ReportPage, knowsOfTheDesignsWhatTheirRowsSay) {
         EXPECT_EQ(shown["noDevices"], row.noDevices);
         EXPECT_EQ(shown["wayBack"], row.wayBack);
         EXPECT_EQ(shown["baseline"], row.baseline);
+        EXPECT_EQ(shown["byHandOf"], row.byHandOf ? json(name(*row.byHandOf)) : json());
     }
     EXPECT_EQ(rows[0]["oldestOld"], "10.0");
     EXPECT_EQ(rows[4]["oldestOld"], "") << "any";
@@ -128,7 +129,9 @@ TEST(ReportPage, andTheRestOfCompareHaveNoListOfDesigns) {
                                                {"vmm-owned", "VmmOwned"},
                                                {"vmm-exec", "VmmExec"},
                                                {"copy", "Copy"},
-                                               {"save-restore", "SaveRestore"}})
+                                               {"save-restore", "SaveRestore"},
+                                               {"cpr-transfer", "CprTransfer"},
+                                               {"x-ignore-shared", "IgnoreShared"}})
             if (text.find('"' + std::string(name) + '"') != text.npos ||
                 text.find("Design::" + std::string(enumerator)) != text.npos)
                 ++known;

@@ -3,7 +3,7 @@
 
     sample_results.py [--variant full|one-cell|one-design|no-round|nulls|many|bare]
 
-full        2 pairs, 3 sizes of RAM, 6 designs, 30 rounds, with failed and disturbed rounds and hostile text
+full        2 pairs, 3 sizes of RAM, 8 designs, 30 rounds, with failed and disturbed rounds and hostile text
 one-cell    one cell, 12 rounds          one-design  one cell, `relayed` alone, 3 rounds, interrupted
 no-round    no round succeeded           nulls       whatever may be null is
 many        12 cells, 100 rounds         bare        an object without any member
@@ -17,7 +17,7 @@ import statistics
 import sys
 
 MIB = 1 << 20
-DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore"]
+DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore", "cpr-transfer", "x-ignore-shared"]
 PHASES = ["prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"]
 METRICS = {  # As in manager/compare/metrics.h.
     "stopToResumeMs": "stopToResumeMs", "guestPauseMs": "guestPauseMs", "workLostMs": "writeRate.workLostMs", "brownOutMs": "writeRate.brownOutMs",
@@ -49,7 +49,7 @@ def median_interval(random_, values):
 def a_round(random_, design, cell, number, order, disturbed):
     ram_mib = cell["touchedBytes"] / MIB
     baseline = design in ("copy", "save-restore")
-    pause = {"relayed": 12, "manager-owned": 11, "vmm-owned": 12.5, "vmm-exec": 30, "copy": 190, "save-restore": 2.0 * ram_mib}[design]
+    pause = {"relayed": 12, "manager-owned": 11, "vmm-owned": 12.5, "vmm-exec": 30, "copy": 190, "save-restore": 2.0 * ram_mib, "cpr-transfer": 9, "x-ignore-shared": 8}[design]
     pause = noisy(random_, pause * (1.7 if disturbed else 1))
     guest = pause + noisy(random_, 32)
     phases = {
@@ -76,7 +76,7 @@ def a_round(random_, design, cell, number, order, disturbed):
 
 
 def an_inspection(random_, design, cell):
-    made_by = {"relayed": ("manager", "inherited"), "manager-owned": ("manager", "inherited"), "vmm-owned": ("old VMM", "CPR channel"), "vmm-exec": ("old VMM", "exec"), "copy": ("new VMM", ""), "save-restore": ("new VMM", "")}[design]
+    made_by = {"relayed": ("manager", "inherited"), "manager-owned": ("manager", "inherited"), "vmm-owned": ("old VMM", "CPR channel"), "vmm-exec": ("old VMM", "exec"), "copy": ("new VMM", ""), "save-restore": ("new VMM", ""), "cpr-transfer": ("old VMM", "CPR channel"), "x-ignore-shared": ("manager", "inherited")}[design]
     names = [(f"{name}", *made_by) for name in ("web1/ram0", "web1/net0")]
     if design == "relayed":
         names += [(name, "old VMM", "relay") for name in ("pc.bios", "vga.vram", "/rom@etc/acpi/tables")]
@@ -128,6 +128,7 @@ def summarize(random_, cells):
         contrasts = [(one, "relayed") for one in designs if one != "relayed" and "relayed" in designs]
         if "manager-owned" in designs and "vmm-owned" in designs:
             contrasts.insert(0, ("manager-owned", "vmm-owned"))
+        contrasts += [pair for pair in (("manager-owned", "x-ignore-shared"), ("vmm-owned", "cpr-transfer")) if set(pair) <= set(designs)]
         for metric in COMPARED:
             for design, reference in contrasts:
                 a, b = values[design, metric], values[reference, metric]

@@ -202,6 +202,23 @@ TEST(Summary, comparesFirstWhoOwnsGuestRam) {
                                                    "vmm-exec/relayed"}));
 }
 
+TEST(Summary, comparesADesignWithWhatItRestsOnDrivenByHand) {
+    const std::vector<double> values = times(12, 12, 1);
+    const json ratios =
+        summaryOf({sampleSeries("relayed", values), sampleSeries("manager-owned", values), sampleSeries("vmm-owned", values),
+                   sampleSeries("cpr-transfer", values), sampleSeries("x-ignore-shared", values)})["ratios"];
+    std::vector<std::string> contrasts;
+    for (const json& ratio : ratios)
+        if (ratio["metric"] == "totalMs")
+            contrasts.push_back(ratio["design"].get<std::string>() + "/" + ratio["reference"].get<std::string>());
+    EXPECT_EQ(contrasts, (std::vector<std::string>{"manager-owned/vmm-owned", "manager-owned/x-ignore-shared",
+                                                   "vmm-owned/cpr-transfer", "manager-owned/relayed", "vmm-owned/relayed",
+                                                   "cpr-transfer/relayed", "x-ignore-shared/relayed"}));
+    // Each pair once, also where there is nothing else.
+    const json two = summaryOf({sampleSeries("cpr-transfer", values), sampleSeries("vmm-owned", values)})["ratios"];
+    EXPECT_EQ(std::ranges::count(two, json("totalMs"), [](const json& ratio) { return ratio["metric"]; }), 1);
+}
+
 /// Twelve rounds, of which in so many the second design is twice as long, and half as long in the others.
 json twelve(int longer) {
     std::vector<double> values(12, 5);

@@ -33,7 +33,7 @@ TEST(ComparePlan, readsEveryKey) {
     ASSERT_EQ(plan.pairs.size(), 2u);
     EXPECT_EQ(plan.pairs[0].old, "/opt/qemu-10.0/bin/qemu-system-x86_64");
     EXPECT_EQ(plan.pairs[0].new_, "/opt/qemu-11.1/bin/qemu-system-x86_64");
-    EXPECT_EQ(plan.designs.size(), 6u);
+    EXPECT_EQ(plan.designs, allDesigns());
     EXPECT_EQ(plan.rounds, 30u);
     EXPECT_EQ(plan.baselineRounds, 10u);
     EXPECT_EQ(plan.ram[1], (GuestRam{2304ULL << 20, 2048ULL << 20, false}));
@@ -45,6 +45,13 @@ TEST(ComparePlan, readsEveryKey) {
     EXPECT_EQ(plan.loads, (std::vector{Load::Idle, Load::Memory}));
     EXPECT_EQ(plan.devices, (std::vector{DeviceSet{true, true}, DeviceSet{true, true, true}}));
     EXPECT_EQ(plan.seed, 4711u);
+}
+
+TEST(ComparePlan, hasWhatIsDrivenByHandUnlessItNamesOthers) {
+    EXPECT_EQ(ComparePlan().designs.size(), 8u);
+    EXPECT_EQ(parseComparePlan("designs: [x-ignore-shared, cpr-transfer]", "plan.yaml").designs,
+              (std::vector{Design::IgnoreShared, Design::CprTransfer}));
+    EXPECT_THAT(complaint("designs: [cpr]"), HasSubstr("'save-restore', 'cpr-transfer', 'x-ignore-shared'"));
 }
 
 TEST(ComparePlan, isWhatItsTextSays) {

@@ -99,11 +99,21 @@ TEST(VmDefinition, allowsArgumentsThatOnlyLookLikeRefusedOnes) {
 }
 
 TEST(Names, findsEachDesignByItsName) {
-    for (const Design design : allDesigns()) {
+    for (const Design design : designsOfUpgrades()) {
         EXPECT_EQ(designNamed(name(design)), design);
     }
     EXPECT_EQ(designNamed("Copy"), std::nullopt);
     EXPECT_EQ(designNamed(""), std::nullopt);
+}
+
+TEST(Names, offersNoUpgradeWhatOnlyAComparisonHas) {
+    EXPECT_EQ(designsOfUpgrades().size(), 6u);
+    for (const char* byHand : {"cpr-transfer", "x-ignore-shared"}) {
+        ASSERT_TRUE(valueNamed<Design>(byHand)) << byHand;
+        EXPECT_TRUE(rowOf(*valueNamed<Design>(byHand)).byHandOf) << byHand;
+        EXPECT_EQ(designNamed(byHand), std::nullopt) << byHand;
+        EXPECT_THROW(parsed("handover: {design: " + std::string(byHand) + "}", "{size: 64MiB, owner: vmm}"), ConfigErrors);
+    }
 }
 
 TEST(FormatSize, usesTheLargestUnitThatDivides) {

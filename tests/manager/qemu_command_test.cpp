@@ -182,6 +182,16 @@ TEST_F(QemuCommand, waitsForAMigrationWhenItShould) {
               {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", "/run/virt-handover/web1/1/incoming/cpr.sock"}}}}));
 }
 
+TEST_F(QemuCommand, waitsForNothingAfterTheCprStateWhenItIsDrivenByHand) {
+    const auto channels = valuesOf(build(Incoming::CprAtOnce), "-incoming");
+    ASSERT_EQ(channels.size(), 2U);
+    EXPECT_EQ(
+        json::parse(channels[0]),
+        (json{{"channel-type", "main"},
+              {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", "/run/virt-handover/web1/1/incoming/main.sock"}}}}));
+    EXPECT_EQ(channels[1], valuesOf(build(Incoming::Cpr), "-incoming")[1]);
+}
+
 TEST_F(QemuCommand, isTheSameMachineWithAndWithoutIncoming) {
     // Whatever a guest can see must not depend on how the VMM was started.
     const std::vector<std::string> first = build(Incoming::None);

@@ -15,6 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
+BY_HAND = [("vmm-owned", "cpr-transfer"), ("manager-owned", "x-ignore-shared")]  # What a design rests on, driven by hand.
 # Where a round has it; brown-out and network gap also say whether it is only a bound.
 POINTERS = {
     "stopToResumeMs": "/stopToResumeMs", "qemuDowntimeMs": "/qemuDowntimeMs", "guestPauseMs": "/guestPauseMs",
@@ -169,9 +170,10 @@ def metric_summary(values):
 
 def contrasts(designs):
     found = [("manager-owned", "vmm-owned")] if {"manager-owned", "vmm-owned"} <= set(designs) else []
+    found += [pair for pair in BY_HAND if set(pair) <= set(designs)]
     reference = "relayed" if "relayed" in designs else designs[0] if designs else None
-    found += [(design, reference) for design in designs if design != reference]
-    return list(dict.fromkeys(found))
+    return found + [(design, reference) for design in designs
+                    if design != reference and not {(design, reference), (reference, design)} & set(found)]
 
 
 def pairs_of(values, references):

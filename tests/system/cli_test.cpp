@@ -81,6 +81,7 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     }
     EXPECT_EQ(run({"--embed", "upgrade"}).code, 1);
     EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "magic"}).code, 1);
+    EXPECT_EQ(run({"--embed", "upgrade", "vm", "--design", "cpr-transfer"}).code, 1) << "only a comparison has that";
     EXPECT_THAT(run({"--embed", "upgrade", "vm", "--to", ""}).error, HasSubstr("--to: is empty"));
     for (const std::string verb : {"check", "upgrade"})
         EXPECT_THAT(run({"libvirt", verb, "web1", "--to", ""}).error, HasSubstr("--to: is empty"));

@@ -15,6 +15,7 @@
 #include <gmock/gmock.h>
 
 #include "manager/vmm/kvm_probe.h"
+#include "tests/support/golden.h"
 #include "tests/support/sample_results.h"
 #include "tests/support/vm_fixture.h"
 
@@ -24,6 +25,7 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 using testing::AllOf;
+using testing::AnyOf;
 using testing::Ge;
 using testing::HasSubstr;
 using testing::Le;
@@ -92,7 +94,7 @@ class CompareTest : public testing::Test {
     static std::set<std::string> passedByTheManager(const std::string& design) {
         std::set<std::string> names{"qmp", "console", "heartbeat", "disk/root/ro", "disk/root/rw"};
         if (::geteuid() == 0) names.insert("tap/net0");
-        names.insert(design == "vmm-owned" || design == "vmm-exec" ? "inbox" : "ram0");
+        names.insert(design == "vmm-owned" || design == "vmm-exec" || design == "cpr-transfer" ? "inbox" : "ram0");
         if (design == "vmm-exec") names.insert("exec/state");
         return names;
     }
@@ -127,7 +129,8 @@ TEST_F(CompareTest, measuresEveryDesignAndListsThoseThatCannotRun) {
     EXPECT_EQ(found["vmms"][0]["version"], "10.0.2");
     EXPECT_EQ(found["vmms"][1]["version"].get<std::string>().substr(0, 4), "11.1");
     for (const json& vmm : found["vmms"]) EXPECT_GE(vmm["buildId"].get<std::string>().size(), 16u) << vmm;
-    for (const char* design : {"relayed", "manager-owned", "vmm-owned", "copy", "save-restore"}) {
+    for (const char* design :
+         {"relayed", "manager-owned", "vmm-owned", "copy", "save-restore", "cpr-transfer", "x-ignore-shared"}) {
         const json& one = series(found, design);
         EXPECT_EQ(one["notRun"], "") << design;
         ASSERT_EQ(one["rounds"].size(), 1u) << design;
@@ -210,6 +213,96 @@ TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
     // The new VMM is rehearsed beside the old one, and gone when the guest runs.
     EXPECT_GT(inspection["extraMemoryBytes"], 8 << 20) << inspection;
     EXPECT_EQ(ofTheManager(inspection), passedByTheManager("vmm-exec")) << inspection["descriptors"];
+}
+
+/// Of both designs that are driven by hand, on the smallest guest.
+constexpr const char* byHand = "accelerators: [tcg]\nguests: [bare]\ndevices: [disk]\ndesigns: [cpr-transfer, x-ignore-shared]\n";
+
+TEST_F(CompareTest, measuresWhatIsDrivenByHandInTheSameRounds) {
+    const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\nseed: 7\n") + byHand + bareGuest());
+    replaceIn(plan[1], "after: 500ms", "after: 2s");
+    replaceIn(plan[1], "designs: [", "designs: [manager-owned, vmm-owned, ");
+    replaceIn(plan[1], "pairs: [", "pairs: [{old: \"" + newQemu() + "\", new: \"" + newQemu() + "\"}, ");
+    const Ran ran = run(plan);
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    ASSERT_EQ(found["cells"].size(), 2u);
+    for (std::size_t cell = 0; cell < 2; ++cell) {
+        for (const char* design : {"manager-owned", "vmm-owned", "cpr-transfer", "x-ignore-shared"}) {
+            const json& one = series(found, design, cell);
+            EXPECT_EQ(one["notRun"], "") << design;
+            ASSERT_EQ(one["rounds"].size(), 2u) << design;
+            for (const json& round : one["rounds"]) {
+                EXPECT_EQ(round["outcome"], "upgraded") << design << round;
+                expectRightMemory(round);
+                EXPECT_EQ(round["beats"]["repeated"], 0) << round;
+                EXPECT_TRUE(round["beats"]["after"].is_object()) << "not heard on the new VMM: " << round;
+                EXPECT_EQ(round["ramCopiedBytes"], 0) << round;
+                for (const char* figure : {"stopToResumeMs", "guestPauseMs", "preparationMs", "noWayBackMs", "totalMs"})
+                    EXPECT_GT(round[figure], 0) << design << ": " << figure << round;
+                for (const char* process : {"manager", "old", "new"}) EXPECT_GT(round["cpuMs"][process], 0) << process << round;
+            }
+            EXPECT_TRUE(one["inspection"].is_object()) << design;
+        }
+        EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << found["notes"];
+        std::set<std::string> contrasts;
+        for (const json& ratio : found["summary"]["cells"][cell]["ratios"])
+            contrasts.insert(ratio["design"].get<std::string>() + "/" + ratio["reference"].get<std::string>());
+        EXPECT_TRUE(contrasts.contains("vmm-owned/cpr-transfer") && contrasts.contains("manager-owned/x-ignore-shared"));
+    }
+    const Ran again = collectProgram(
+        workspace,
+        spawnProgram(workspace, {"/usr/bin/python3", inSourceTree("tests/results/figures.py"), output() + "/results.json"},
+                     "figures"),
+        "figures");
+    EXPECT_EQ(again.code, 0) << "an independent program makes other figures of it: " << again.output;
+}
+
+TEST_F(CompareTest, leavesAGuestOnTheOldVmmWhenWhatIsDrivenByHandFails) {
+    // Answers every question that is asked beforehand, and ends when it is to take a guest over.
+    const std::string unfit =
+        workspace.script("unfit", "case \" $* \" in *' -incoming '*) exit 1 ;; esac\nexec '" + newQemu() + "' \"$@\"\n");
+    const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\n") + byHand + bareGuest(), newQemu());
+    replaceIn(plan[1], "new: \"" + newQemu(), "new: \"" + unfit);
+    replaceIn(plan[1], "before: 300ms", "before: 1s");  // A guest that is not heard in that time counts as lost.
+    const Ran ran = run(plan);
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    for (const char* design : {"cpr-transfer", "x-ignore-shared"}) {
+        const json& one = series(found, design);
+        ASSERT_EQ(one["rounds"].size(), 2u) << one;
+        for (const json& round : one["rounds"]) {
+            EXPECT_EQ(round["outcome"], "rolled back") << round;
+            EXPECT_THAT(round["cause"].get<std::string>(), HasSubstr("the new VMM exited with status 1"));
+            EXPECT_TRUE(round["stopToResumeMs"].is_null());
+            EXPECT_EQ(round["beats"]["lost"], 0) << "of a guest that was never stopped: " << round;
+        }
+    }
+    EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << "the guest ran on: " << found["notes"];
+}
+
+TEST_F(CompareTest, givesAGuestBackThatTheNewVmmDiesWithWhenItIsDrivenByHand) {
+    // Builds its machine and ends when the guest's state comes: the old VMM has stopped the guest by then.
+    const std::string dying = workspace.script("dying", "case \" $* \" in *' -incoming '*) exec '" + newQemu() +
+                                                            "' \"$@\" -global virtio-blk-device.queue-size=16 ;; esac\nexec '" +
+                                                            newQemu() + "' \"$@\"\n");
+    const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\n") + byHand + bareGuest(), newQemu());
+    replaceIn(plan[1], "new: \"" + newQemu(), "new: \"" + dying);
+    replaceIn(plan[1], "before: 300ms", "before: 1s");  // A guest that is not heard in that time counts as lost.
+    const Ran ran = run(plan);
+    ASSERT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    for (const char* design : {"cpr-transfer", "x-ignore-shared"}) {
+        const json& one = series(found, design);
+        ASSERT_EQ(one["rounds"].size(), 2u) << one;
+        for (const json& round : one["rounds"]) {
+            EXPECT_EQ(round["outcome"], "rolled back") << round;
+            // On a busy host the old VMM knows of it for long before the new one has ended.
+            EXPECT_THAT(round["cause"].get<std::string>(),
+                        AnyOf(HasSubstr("exceeds allocated max 16"), HasSubstr("the old VMM could not hand over")));
+        }
+    }
+    EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << "the guest ran on: " << found["notes"];
 }
 
 TEST_F(CompareTest, measuresAGuestUnderKvmBesideOneWithoutIt) {

@@ -15,12 +15,16 @@ const LOOKS = [
   { light: "#a83f82", dark: "#e59cc8", shape: "rectRot", svg: '<path d="M7 .5 13.5 7 7 13.5 .5 7z"/>' },
   { light: "#5b5b5b", dark: "#b9bec6", shape: "crossRot", svg: '<path d="m2 2 10 10M12 2 2 12" fill="none" stroke="currentColor" stroke-width="2.4"/>' },
   { light: "#7a6400", dark: "#e8d44d", shape: "star", svg: '<path d="m2.5 2.5 9 9M11.5 2.5l-9 9M7 .5v13M.5 7h13" fill="none" stroke="currentColor" stroke-width="1.8"/>' },
-  { light: "#8a4b2d", dark: "#dba57f", shape: "cross", svg: '<path d="M7 1v12M1 7h12" fill="none" stroke="currentColor" stroke-width="2.4"/>' },
-  { light: "#4b4fb3", dark: "#a9acff", shape: "dash", svg: '<path d="M1 7h12" fill="none" stroke="currentColor" stroke-width="3.4"/>' },
+  { light: "#8c2d19", dark: "#e8896f", shape: "triangle", rotation: 180, svg: '<path d="M7 12.5 1 1.5h12z"/>' },
+  { light: "#4a3fa8", dark: "#a9a0f0", shape: "cross", svg: '<path d="M7 .5v13M.5 7h13" fill="none" stroke="currentColor" stroke-width="2.8"/>' },
 ];
-const UNKNOWN_DESIGN = { light: "#333333", dark: "#dddddd", shape: "rectRounded", svg: '<rect x="2" y="2" width="10" height="10" rx="3"/>' };
+/** Shapes without an inside. */
+const LINES = new Set(["crossRot", "star", "cross"]);
+const UNKNOWN_DESIGN = { light: "#333333", dark: "#dddddd", rotation: 0, shape: "rectRounded", svg: '<rect x="2" y="2" width="10" height="10" rx="3"/>' };
 const DESIGNS = list(data.designs).map(record).map((row, index) => ({ ...UNKNOWN_DESIGN, ...LOOKS[index], ...row }));
 const isBaseline = (name) => DESIGNS.some((design) => design.name === name && design.baseline === true);
+/** What a design is beside its name; mostly nothing. */
+const kindOf = (design) => (design.baseline === true ? "baseline" : text(design.byHandOf) ? "by hand" : "");
 
 const PHASES = [
   { metric: "prepareMs", name: "prepare", light: "#c9d6e2", dark: "#3d4c5c" },

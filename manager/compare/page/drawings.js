@@ -142,6 +142,6 @@ function measuredWords(name) {
 
 function travelFigures() {
   return element("div", { class: "travels" }, DESIGNS.filter((design) => list(design.paths).length && (designsPresent.length === 0 || designsPresent.includes(design.name))).map((design) =>
-    element("figure", { "data-travel": design.name }, element("figcaption", {}, element("h3", {}, designLabel(design.name), isBaseline(design.name) ? element("span", { class: "small" }, " (baseline)") : null)), travelDrawing(design),
+    element("figure", { "data-travel": design.name }, element("figcaption", {}, element("h3", {}, designLabel(design.name), kindOf(design) ? element("span", { class: "small" }, ` (${kindOf(design)})`) : null)), travelDrawing(design),
       measuredWords(design.name) ? element("p", { class: "read" }, measuredWords(design.name)) : null)));
 }

@@ -189,7 +189,7 @@ function roundsFigure(cell, key, metricName, title, read, axis, more) {
             y: index + ((((isNumber(round.round) ? round.round : position) * 0.618 + (isNumber(round.vm) ? round.vm : 0) * 0.37) % 1) - 0.5) * 0.52,
             label: `${series.design}, round ${text(round.round)}${cell.vms > 1 ? `, VM ${text(round.vm)}` : ""}: ${bound ? "longer than " : ""}${valueText(metric, at(round, metric.pointer))}${disturbed ? " (disturbed)" : ""}`,
           })),
-          pointStyle: bound ? "triangle" : look.shape, rotation: bound ? 90 : 0, radius: bound ? radius + 2 : radius, hoverRadius: radius + 3, order: 3, borderWidth: disturbed || look.shape === "crossRot" || look.shape === "star" ? 1.3 : 0.8,
+          pointStyle: bound ? "triangle" : look.shape, rotation: bound ? 90 : look.rotation, radius: bound ? radius + 2 : radius, hoverRadius: radius + 3, order: 3, borderWidth: disturbed || LINES.has(look.shape) ? 1.3 : 0.8,
           borderColor: faded(colour, 0.9), backgroundColor: disturbed ? "transparent" : faded(colour, 0.42),
         });
         for (const bound of [false, true])
@@ -278,7 +278,7 @@ function brownOutFigure(cell) {
       const most = Math.min(200, Math.max(110, ...drawn.flatMap(([, curve]) => curve.map((bin) => bin.y))));
       const datasets = drawn.map(([design, curve]) => ({
         label: design, data: curve, borderColor: colourOf(design), backgroundColor: faded(colourOf(design), 0.5), borderWidth: 2, tension: 0,
-        pointStyle: designLook(design).shape, radius: (context) => (context.dataIndex % Math.max(1, Math.ceil(curve.length / 16)) ? 0 : 3.5), order: 1,
+        pointStyle: designLook(design).shape, rotation: designLook(design).rotation, radius: (context) => (context.dataIndex % Math.max(1, Math.ceil(curve.length / 16)) ? 0 : 3.5), order: 1,
       }));
       newChart(canvas, {
         type: "line", data: { datasets: [...datasets, line([{ x: from, y: 100 }, { x: to, y: 100 }]), line([{ x: 0, y: 0 }, { x: 0, y: most }])] },
@@ -367,7 +367,7 @@ function ramFigures(cell, pause) {
         const datasets = [];
         lines.forEach(({ design, points }, index) => {
           const colour = colourOf(design);
-          datasets.push({ label: design, data: points.map((point) => ({ x: aside(point.x, index), y: point.median, point })), borderColor: colour, backgroundColor: faded(colour, 0.6), borderWidth: 2, pointStyle: designLook(design).shape, radius: 5, hoverRadius: 7, order: 1, kind: "medians" });
+          datasets.push({ label: design, data: points.map((point) => ({ x: aside(point.x, index), y: point.median, point })), borderColor: colour, backgroundColor: faded(colour, 0.6), borderWidth: 2, pointStyle: designLook(design).shape, rotation: designLook(design).rotation, radius: 5, hoverRadius: 7, order: 1, kind: "medians" });
           for (const point of points.filter((one) => isNumber(one.low) && isNumber(one.high)))
             datasets.push({ data: [{ x: aside(point.x, index), y: point.low }, { x: aside(point.x, index), y: point.high }], borderColor: faded(colour, 0.75), borderWidth: 2, pointStyle: "line", radius: 4, hoverRadius: 4, order: 2 });
         });

@@ -106,8 +106,11 @@ function releaseWords(design) {
 }
 
 function drawDesigns() {
-  const rows = DESIGNS.map((design) => [
-    [designLabel(design.name), design.baseline === true ? element("span", { class: "small" }, "a baseline") : null,
+  // What is driven by hand is nothing that a reader could choose: it is told of where it was measured.
+  const shown = DESIGNS.filter((design) => kindOf(design) !== "by hand" || designsPresent.includes(design.name));
+  const byHand = shown.filter((design) => kindOf(design) === "by hand");
+  const rows = shown.map((design) => [
+    [designLabel(design.name), kindOf(design) ? element("span", { class: "small" }, design.baseline === true ? "a baseline" : `by hand; ${design.byHandOf} rests on it`) : null,
       designsPresent.includes(design.name) ? null : element("span", { class: "small" }, "not in this run")],
     prose(design.guestRam), prose(design.implicitRam), prose(design.checkedBy), wayBackWords(design),
     design.noDevices ? ["Refused: ", prose(design.noDevices)] : "Handed over", releaseWords(design),
@@ -116,7 +119,8 @@ function drawDesigns() {
     element("p", { class: "quiet" }, "A thin line is a descriptor that is handed over, a thick one bytes that are copied, a broken one a stream of device state; a ring stands for a check on the way."),
     details("designs", "The designs in words", table("Ways to put a new VMM under a running guest",
       ["Design", "Guest RAM", "Firmware, ROM and video memory", "Who checks, and what", "Way back after a failure", "Passed-through devices", "Oldest QEMU"].map((title, index) => ({ title, head: index === 0 })), rows, "designs")),
-    element("p", { class: "quiet" }, "CPR (checkpoint and restart) is QEMU's own mechanism for handing memory files and descriptors to another QEMU. The column on passed-through devices says what a design can do."));
+    element("p", { class: "quiet" }, "CPR (checkpoint and restart) is QEMU's own mechanism for handing memory files and descriptors to another QEMU. The column on passed-through devices says what a design can do."),
+    byHand.length ? element("p", { class: "quiet" }, `${listed(byHand.map((design) => design.name))}: QEMU's own way as a person goes it with two stock QEMUs and a monitor on each, without any of what ours add. What a design takes longer than the one that it rests on is what our part costs.`) : null);
 }
 
 // Tables of a cell.
@@ -233,7 +237,7 @@ function drawControls() {
       drawVerdict();
       drawCell();
     });
-    const chip = element("label", { class: "chip" }, input, mark(design), element("span", {}, `${shortened(design, 40)}${isBaseline(design) ? " (baseline)" : ""}`));
+    const chip = element("label", { class: "chip" }, input, mark(design), element("span", {}, `${shortened(design, 40)}${kindOf(designLook(design)) ? ` (${kindOf(designLook(design))})` : ""}`));
     chip.style.setProperty("--mark", colourOf(design));
     return chip;
   });
@@ -302,7 +306,7 @@ const METHOD = [
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
   ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed: its hypervisor took no CPU time away from the handover on, and before it nobody waited long for a CPU and the guest beat evenly. A handover is not judged by what it makes the host do itself, which differs by design; the limits are among the settings. What was not measured is left out, and never taken as 0."],
   ["Median and interval.", `The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than ${ROUNDS_FOR_INTERVAL} rounds there is none, and the smallest and the largest are shown as min and max. The 99th percentile is given from 100 values on.`],
-  ["Ratios.", `Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. Which designs are compared by what was fixed beforehand: who owns guest RAM, and each design against the first. “smaller” or “larger” is said where the exact sign test of the rounds has p < 0.05 after Holm's correction for all comparisons of cells (and for all of those of all cells together): the chance of even one wrong such claim is below 5 %. “equivalent” is said where the 90 % interval lies within ${marginPercent} % of 1. With fewer than ${ROUNDS_FOR_INTERVAL} rounds in common nothing is said.`],
+  ["Ratios.", `Two designs are compared within each round; the ratio is the median of these, with a bootstrap interval. Which designs are compared by what was fixed beforehand: who owns guest RAM, a design against what it rests on where that was driven by hand, and each design against the first. “smaller” or “larger” is said where the exact sign test of the rounds has p < 0.05 after Holm's correction for all comparisons of cells (and for all of those of all cells together): the chance of even one wrong such claim is below 5 %. “equivalent” is said where the 90 % interval lies within ${marginPercent} % of 1. With fewer than ${ROUNDS_FOR_INTERVAL} rounds in common nothing is said.`],
   ["Brown-out.", "From the guest's first beat on the new VMM until it writes memory at 95 % of its rate before."],
   ["Extra memory and descriptors.", "Looked at in a handover of its own, since looking (and tracing) slows it down."],
 ];
