@@ -22,26 +22,25 @@ double steadyMs(std::chrono::steady_clock::time_point at) {
 
 void GuestWatch::listen(const std::string& heartbeatSocket, Session session) {
     monitor_ = std::make_unique<HeartbeatMonitor>();
-    monitor_->onHeard([this, session](const std::string& line, std::chrono::steady_clock::time_point at, std::size_t) {
-        heard(line, at, session);
-    });
+    monitor_->onHeard([this, session](const HeardLine& line) { heard(line, session); });
     monitor_->listen(connectUnix(heartbeatSocket));
 }
 
-void GuestWatch::heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session) {
+void GuestWatch::heard(const HeardLine& heard, Session session) {
+    const std::string& line = heard.text;
+    const double atMs = steadyMs(heard.at);
     if (line.size() < 3) return;
     if (line[0] == 'B') {
         if (const auto number = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
-            beats_.push_back({steadyMs(at), *number, session});
+            beats_.push_back({atMs, *number, session, heard.mayFollowLost});
     } else if (line[0] == 'W') {
-        if (const auto pages = wholeNumber<std::uint64_t>(std::string_view(line).substr(2)))
-            written_.push_back({steadyMs(at), *pages});
+        if (const auto pages = wholeNumber<std::uint64_t>(std::string_view(line).substr(2))) written_.push_back({atMs, *pages});
     } else if (line[0] == 'T') {
         const std::string_view numbers = std::string_view(line).substr(2);
         const std::size_t space = std::min(numbers.find(' '), numbers.size() - 1);
         const auto counter = wholeNumber<std::uint64_t>(numbers.substr(0, space));
         const auto ns = wholeNumber<std::uint64_t>(numbers.substr(space + 1));
-        if (counter && ns) clocks_.push_back({steadyMs(at), *counter, *ns, session >= Session::New});
+        if (counter && ns) clocks_.push_back({atMs, *counter, *ns, session >= Session::New});
     } else if (line[0] == 'E') {
         ++errors_;
     } else if (line[0] == 'S') {
@@ -76,10 +75,10 @@ void GuestWatch::fill(Round& round, double beganAtMs, bool writes) const {
         // Between other sessions nobody listened, and QEMU drops what it has taken.
         if (earlier != session && !(earlier == Session::Old && session == Session::New)) continue;
         const std::uint64_t before = beats_[i - 1].number, now = beats_[i].number;
-        if (now > before)
-            lost += now - before - 1;
-        else
+        if (now <= before)
             ++repeated;
+        else if (!beats_[i].mayFollowLost)
+            lost += now - before - 1;
     }
     const std::uint64_t mismatches = valueOf(status_, "mismatches");
     const std::uint64_t checked = valueOf(status_, "ram_checked"), checkedBefore = valueOf(statusBefore_, "ram_checked");

@@ -31,7 +31,7 @@ class GuestWatch {
     bool listening() const { return monitor_ != nullptr; }
 
     /// A line of the probe, from wherever it was heard.
-    void heard(const std::string& line, std::chrono::steady_clock::time_point at, Session session);
+    void heard(const HeardLine& line, Session session);
 
     /// Whether a beat has come in the session that is the last one so far.
     bool hasBeatenIn(Session session) const { return !beats_.empty() && beats_.back().session == session; }
@@ -49,6 +49,7 @@ class GuestWatch {
         double atMs;
         std::uint64_t number;
         Session session;
+        bool mayFollowLost;
     };
     std::optional<BeatIntervals> intervals(Session first, Session last) const;
 

@@ -179,10 +179,9 @@ class RoundWatch {
         startedAt_ = utcNow();
         std::map<std::string, GuestWatch*> watches;
         for (MeasuredVm& vm : trial_.set.vms) watches[vm.definition.name] = &vm.watch;
-        control_.onGuestHeard(
-            [&](const std::string& vm, const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
-                watches.at(vm)->heard(line, at, port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
-            });
+        control_.onGuestHeard([&](const std::string& vm, const HeardLine& line) {
+            watches.at(vm)->heard(line, line.port == 0 ? GuestWatch::Session::Old : GuestWatch::Session::New);
+        });
         for (std::size_t i = 0; i < attempts_.size(); ++i) attempts_[i].cpu.begin(oldCpus_[i], trial_.set.vms[i].pid);
         for (std::size_t i = 0; i < attempts_.size(); ++i) beginHandover(trial_.set.vms[i], attempts_[i]);
         // Not ended by an interruption: handovers that are cancelled go back and answer.
@@ -264,8 +263,11 @@ class RoundWatch {
     /// one was.
     bool listenAgain(GuestWatch::Session session) {
         bool anySilent = false;
-        for (MeasuredVm& vm : trial_.set.vms) {
-            if (!vm.watch.listening() || vm.watch.hasBeatenIn(session)) continue;
+        for (std::size_t i = 0; i < attempts_.size(); ++i) {
+            MeasuredVm& vm = trial_.set.vms[i];
+            // One that went back has no session after.
+            const bool hasSession = session != GuestWatch::Session::After || attempts_[i].report->outcome != State::RolledBack;
+            if (!hasSession || !vm.watch.listening() || vm.watch.hasBeatenIn(session)) continue;
             control_.listen(vm, session);
             anySilent = true;
         }

@@ -194,8 +194,8 @@ void VmControl::beginByHand(const MeasuredVm& vm, const UpgradeOptions& options,
         HandoverRequest request{.record = *record, .definition = record->definition()};
         request.design = *options.design;
         request.binary = options.binary;
-        request.heard = [this, name](const std::string& line, steady_clock::time_point at, std::size_t port) {
-            if (guestListener_) guestListener_(name, line, at, port);
+        request.heard = [this, name](const HeardLine& line) {
+            if (guestListener_) guestListener_(name, line);
         };
         auto work = std::make_unique<ByHand>(std::move(request), directory, std::move(observer),
                                              [this, name, done](HandoverReport report) {

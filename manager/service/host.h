@@ -57,8 +57,7 @@ class Host : public Verbs {
     std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
     /// Told every line that a guest probe says while its VM is handed over. Port 0 is the old VMM's, 1 the new one's.
-    using GuestListener = std::function<void(const std::string& vm, const std::string& line,
-                                             std::chrono::steady_clock::time_point at, std::size_t port)>;
+    using GuestListener = std::function<void(const std::string& vm, const HeardLine& line)>;
     void onGuestHeard(GuestListener listener) { guestListener_ = std::move(listener); }
 
     /// Told of what is about to happen to a VM that nobody but a person at work on it needs to know, a line each: which processes

@@ -83,9 +83,8 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
         HandoverSettings& settings = request.definition.handover;
         request.design = options.design.value_or(settings.design);
         if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
-        request.heard = [this, vm = operation->vm](const std::string& line, std::chrono::steady_clock::time_point at,
-                                                   std::size_t port) {
-            if (guestListener_) guestListener_(vm, line, at, port);
+        request.heard = [this, vm = operation->vm](const HeardLine& line) {
+            if (guestListener_) guestListener_(vm, line);
         };
         runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
     };

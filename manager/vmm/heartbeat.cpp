@@ -87,6 +87,7 @@ std::string HeartbeatMonitor::whole(std::string line, std::size_t port) {
 }
 
 void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port) {
+    const HeardLine heard{line, at, port, mayHaveMissed_};
     if (line.starts_with("B ")) {
         const std::optional<std::uint64_t> beat = wholeNumber<std::uint64_t>(std::string_view(line).substr(2));
         // The first line read may be the tail of one that began before we listened; and then it is not a number to count from.
@@ -116,7 +117,7 @@ void HeartbeatMonitor::take(const std::string& line, std::chrono::steady_clock::
     } else if (line.starts_with("E ") && summary_.errors.size() < mostErrors) {
         summary_.errors.push_back(line.substr(2));
     }
-    if (listener_) listener_(line, at, port);
+    if (listener_) listener_(heard);
     const auto callback = lineCallback_;  // A copy: it may replace itself.
     if (callback) callback();
 }

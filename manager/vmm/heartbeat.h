@@ -27,13 +27,21 @@ namespace vh {
 /// `KEY=NUMBER ...`, as a status line has them. What is none of these is passed over.
 std::map<std::string, std::uint64_t> probeStatus(const std::string& text);
 
+/// A line of the probe, when it arrived and on which port.
+struct HeardLine {
+    const std::string& text;
+    std::chrono::steady_clock::time_point at;
+    std::size_t port = 0;
+    bool mayFollowLost = false;  ///< A port was connected to anew since the beat before: what is missing there, no VMM has lost.
+};
+
 class HeartbeatMonitor {
  public:
     /// Told after every line of the probe.
     void onLine(std::function<void()> callback) { lineCallback_ = std::move(callback); }
 
-    /// Told every line itself, when it arrived and on which port.
-    using Listener = std::function<void(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port)>;
+    /// Told every line itself.
+    using Listener = std::function<void(const HeardLine& line)>;
     void onHeard(Listener listener) { listener_ = std::move(listener); }
 
     /// Starts to read the port of a VMM; the first one is the old VMM's, the second the new one's.

@@ -14,7 +14,9 @@ using std::chrono::milliseconds;
 
 class GuestWatchTest : public testing::Test {
  protected:
-    void hear(const std::string& line, Session session) { watch_.heard(line, start_ + milliseconds(++now_), session); }
+    void hear(const std::string& line, Session session, bool mayFollowLost = false) {
+        watch_.heard({line, start_ + milliseconds(++now_), 0, mayFollowLost}, session);
+    }
     void beats(int count, Session session) {
         for (int i = 0; i < count; ++i) hear("B " + std::to_string(++number_), session);
     }
@@ -41,6 +43,18 @@ TEST_F(GuestWatchTest, saysIntactOfWhatWasCheckedAfterTheSwitch) {
     status(180, Session::After);
     EXPECT_EQ(round().patterns->intact, true);
     EXPECT_EQ(round().patterns->pagesChecked, 80u);
+}
+
+TEST_F(GuestWatchTest, countsNoBeatThatWentMissingWhenAPortWasConnectedToAnew) {
+    for (const Session session : {Session::Old, Session::New}) {
+        beats(10, session);
+        ++number_;
+        hear("B " + std::to_string(++number_), session, true);
+        EXPECT_EQ(round().beats->lost, 0u);
+    }
+    ++number_;
+    beats(2, Session::New);
+    EXPECT_EQ(round().beats->lost, 1u);
 }
 
 TEST_F(GuestWatchTest, hearsTheGuestsClocksOnBothVmms) {

@@ -161,7 +161,8 @@ Pulse pulseOf(const std::string& directory, bool tellsStatus) {
     for (int attempt = 0; attempt < 4 && !pulse.beat; ++attempt) {
         HeartbeatMonitor monitor;
         std::optional<std::uint64_t> beat;
-        monitor.onHeard([&](const std::string& line, std::chrono::steady_clock::time_point, std::size_t) {
+        monitor.onHeard([&](const HeardLine& heard) {
+            const std::string& line = heard.text;
             std::uint64_t number = 0;
             if (line.starts_with("B ") && std::from_chars(line.data() + 2, line.data() + line.size(), number).ec == std::errc())
                 beat = number;
