@@ -68,8 +68,9 @@ CpuWaitCounters CpuWaitCounters::now(const std::vector<pid_t>& vmms, const std::
 CpuWait waitBetween(const CpuWaitCounters& first, const CpuWaitCounters& last, std::size_t vm) {
     const double windowMs = last.atMs - first.atMs;
     const bool hasPressure = first.pressureMs && last.pressureMs;
-    return {.cpuPressurePercent =
-                percentOf(windowMs, hasPressure ? std::optional(*last.pressureMs - *first.pressureMs) : std::nullopt),
+    // The kernel adds to its total a little later (kernel/sched/psi.c:psi_avgs_work), which may be in this window.
+    return {.cpuPressurePercent = percentOf(
+                windowMs, hasPressure ? std::optional(std::min(windowMs, *last.pressureMs - *first.pressureMs)) : std::nullopt),
             .vmmWaitPercent = percentOf(windowMs, waitedMs(first.vmms.at(vm), last.vmms.at(vm))),
             .managerWaitPercent = percentOf(windowMs, waitedMs(first.manager, last.manager))};
 }

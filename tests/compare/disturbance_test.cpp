@@ -59,6 +59,8 @@ TEST(Disturbance, isPercentOfAWindowAndCountsNewThreadsWholly) {
     EXPECT_EQ(wait.vmmWaitPercent, 5);
     EXPECT_EQ(waitBetween(first, last, 1).vmmWaitPercent, std::nullopt);
     EXPECT_EQ(waitBetween(first, first, 0).cpuPressurePercent, std::nullopt) << "no time has passed";
+    const CpuWaitCounters late{300, 251, {}, {std::nullopt}};
+    EXPECT_EQ(waitBetween(first, late, 0).cpuPressurePercent, 100) << "counted later than it was";
 }
 
 TEST(Disturbance, isSaidWithWhatAndHowMuch) {
