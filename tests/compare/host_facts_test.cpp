@@ -24,7 +24,7 @@ namespace {
 using testing::HasSubstr;
 using testing::MatchesRegex;
 
-class HostFacts : public MainLoopTest {
+class HostFactsTest : public MainLoopTest {
  protected:
     /// Waits until a process that was just launched is the program and not our own copy any more, and has mapped it.
     static std::string buildIdWhenThere(const ChildProcess& process, const std::function<bool(const std::string& exe)>& there) {
@@ -72,7 +72,7 @@ std::string note(std::uint32_t type, const std::string& name, const std::string&
     return bytes;
 }
 
-TEST_F(HostFacts, areReadFromProc) {
+TEST_F(HostFactsTest, areReadFromProc) {
     proc_.write("cpuinfo", "processor\t: 0\nmodel name\t: Ideal CPU: fast\nflags\t\t: fpu vme hypervisor\n");
     proc_.write("meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\n");
     proc_.write("loadavg", "0.25 0.50 0.75 1/234 5678\n");
@@ -89,7 +89,7 @@ TEST_F(HostFacts, areReadFromProc) {
     EXPECT_EQ(facts.pageSizeBytes, static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)));
 }
 
-TEST_F(HostFacts, areThereOnThisHost) {
+TEST_F(HostFactsTest, areThereOnThisHost) {
     const auto facts = hostFacts();
     EXPECT_GT(facts.cpus, 0U);
     EXPECT_GT(facts.memoryBytes, 0U);
@@ -98,12 +98,12 @@ TEST_F(HostFacts, areThereOnThisHost) {
     EXPECT_GT(CpuTimes::now().total(), 0U);
 }
 
-TEST_F(HostFacts, haveTheTimeOfDayWithMilliseconds) {
+TEST_F(HostFactsTest, haveTheTimeOfDayWithMilliseconds) {
     EXPECT_THAT(utcNow(), MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z"));
 }
 
-TEST_F(HostFacts, sayInWhatHostsDifferThatMustNotBeMixed) {
-    vh::HostFacts one, other;
+TEST_F(HostFactsTest, sayInWhatHostsDifferThatMustNotBeMixed) {
+    HostFacts one, other;
     one.kernel = other.kernel = "6.1.0";
     one.cpu = other.cpu = "Some CPU";
     one.machineId = "12ab";
@@ -120,7 +120,7 @@ TEST_F(HostFacts, sayInWhatHostsDifferThatMustNotBeMixed) {
               "machine (by its id) '12ab' there, '34cd' here");
 }
 
-TEST_F(HostFacts, tellMachinesApartWithoutTheirIds) {
+TEST_F(HostFactsTest, tellMachinesApartWithoutTheirIds) {
     const std::string id = "0123456789abcdef0123456789abcdef\n", file = proc_.write("machine-id", id);
     const std::string published = hostFacts(proc_.path(), proc_.file("none"), file).machineId;
     EXPECT_THAT(published, MatchesRegex("[0-9a-f]{16}"));
@@ -130,14 +130,14 @@ TEST_F(HostFacts, tellMachinesApartWithoutTheirIds) {
     EXPECT_EQ(hostFacts(proc_.path(), proc_.file("none"), proc_.file("nothing")).machineId, "");
 }
 
-TEST_F(HostFacts, areEmptyWhereProcIsNot) {
+TEST_F(HostFactsTest, areEmptyWhereProcIsNot) {
     const auto facts = hostFacts(proc_.file("nowhere"), proc_.file("nothing"));
     EXPECT_EQ(facts.cpu, "");
     EXPECT_FALSE(facts.loadAverage1);
     EXPECT_EQ(runnable(proc_.file("nowhere")), 0U);
 }
 
-TEST_F(HostFacts, countTheWaitForDisksAsIdleAndStealAsNeither) {
+TEST_F(HostFactsTest, countTheWaitForDisksAsIdleAndStealAsNeither) {
     proc_.write("stat", "cpu  1 2 3 40 50 6 7 8 900 900\n");
     const CpuTimes times = CpuTimes::now(proc_.path());
     EXPECT_EQ(times.busy, 19U);
@@ -145,34 +145,34 @@ TEST_F(HostFacts, countTheWaitForDisksAsIdleAndStealAsNeither) {
     EXPECT_EQ(times.steal, 8U);
 }
 
-TEST_F(HostFacts, leaveTheAskerOutOfWhatCanRun) {
+TEST_F(HostFactsTest, leaveTheAskerOutOfWhatCanRun) {
     proc_.write("stat", "cpu  1 2 3 4 5 6 7 8 9 10\nprocs_running 4\nprocs_blocked 9\n");
     EXPECT_EQ(runnable(proc_.path()), 3U);
 }
 
-TEST_F(HostFacts, doNotCallAnIdleHostBusy) {
+TEST_F(HostFactsTest, doNotCallAnIdleHostBusy) {
     EXPECT_EQ(tooBusy({0, 0, 0}, {10, 88, 2}, {0, 1, 0, 5, 0}, 5, 2), std::nullopt);
     EXPECT_EQ(tooBusy({0, 0, 0}, {0, 0, 0}, {}, 5, 2), std::nullopt);
 }
 
-TEST_F(HostFacts, sayWhatMakesAHostBusy) {
+TEST_F(HostFactsTest, sayWhatMakesAHostBusy) {
     EXPECT_THAT(tooBusy({0, 0, 0}, {10, 80, 10}, {}, 5, 2).value_or(""), HasSubstr("took 10.0 % of its CPU time away"));
     EXPECT_THAT(tooBusy({0, 0, 0}, {60, 40, 0}, {}, 5, 2).value_or(""), HasSubstr("other processes used 60.0 %"));
     EXPECT_THAT(tooBusy({0, 0, 0}, {10, 90, 0}, {3, 0, 3}, 5, 2).value_or(""), HasSubstr("3 other tasks wanted to run"));
 }
 
-TEST_F(HostFacts, takeNoHarmFromCountersThatGoBack) {
+TEST_F(HostFactsTest, takeNoHarmFromCountersThatGoBack) {
     EXPECT_EQ(stealPercent({10, 10, 10}, {20, 10, 9}), 0);
     EXPECT_EQ(busyPercent({10, 10, 10}, {9, 20, 10}), 0);
 }
 
-TEST_F(HostFacts, haveTheBuildIdOfAFile) {
+TEST_F(HostFactsTest, haveTheBuildIdOfAFile) {
     const std::string notes = note(1, std::string("GNU\0", 4), "other") + note(3, std::string("XYZ\0", 4), "nope") +
                               note(3, std::string("GNU\0", 4), "\x01\xab\xff");
     EXPECT_EQ(buildIdOf(proc_.write("elf", elfWith(notes, notes.size()))), "01abff");
 }
 
-TEST_F(HostFacts, haveNoBuildIdOfABadFile) {
+TEST_F(HostFactsTest, haveNoBuildIdOfABadFile) {
     const std::string good = note(3, std::string("GNU\0", 4), "\x01\xab\xff");
     EXPECT_EQ(buildIdOf(proc_.file("nothing")), "");
     EXPECT_EQ(buildIdOf(proc_.path()), "") << "a directory";
@@ -192,7 +192,7 @@ TEST_F(HostFacts, haveNoBuildIdOfABadFile) {
         EXPECT_EQ(buildIdOf(proc_.write("cut", whole.substr(0, length))), "") << length;
 }
 
-TEST_F(HostFacts, haveTheBuildIdOfAProcess) {
+TEST_F(HostFactsTest, haveTheBuildIdOfAProcess) {
     EXPECT_EQ(buildIdOf(Process(::getpid()).program().file), buildIdOf("/proc/self/exe"));
     EXPECT_EQ(buildIdOf(Process(0).program().file), "");
 }
@@ -206,7 +206,7 @@ std::string loaderOf(const std::string& path) {
     return found.find("/ld-") == std::string::npos ? "" : found;
 }
 
-TEST_F(HostFacts, haveTheBuildIdOfAProgramThatALoaderStarted) {
+TEST_F(HostFactsTest, haveTheBuildIdOfAProgramThatALoaderStarted) {
     const std::string program = "/bin/sleep", loader = loaderOf(program);
     if (loader.empty()) GTEST_SKIP() << "'" << program << "' names no dynamic loader here";
     const ChildProcess child = ChildProcess::launch({.argv = {loader, program, "60"}});
@@ -216,7 +216,7 @@ TEST_F(HostFacts, haveTheBuildIdOfAProgramThatALoaderStarted) {
     EXPECT_THAT(id, MatchesRegex("[0-9a-f]{40}"));
 }
 
-TEST_F(HostFacts, haveTheBuildIdOfARealVmm) {
+TEST_F(HostFactsTest, haveTheBuildIdOfARealVmm) {
     const char* binary = std::getenv("VH_QEMU_OLD");
     if (!binary) GTEST_SKIP() << "VH_QEMU_OLD is not set: name a QEMU binary there (scripts/setup installs some)";
     const ChildProcess child =
