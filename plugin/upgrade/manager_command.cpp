@@ -19,7 +19,7 @@ constexpr milliseconds rollBackPatience{30'000};
 constexpr milliseconds settleDeadline{30'000};
 // Another manager may be at work on this domain, when the tool that started it is dead: at most as long as all deadlines of its
 // states together (manager/record/handover_table.h).
-constexpr milliseconds settlePatience{150'000};
+constexpr milliseconds settlePatience{330'000};
 constexpr milliseconds settlePause{250};
 
 enum ManagerCode { refused = 2, personNeeded = 4 };

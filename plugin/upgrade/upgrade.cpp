@@ -34,7 +34,7 @@ constexpr milliseconds libvirtTimeout{30'000};
 constexpr milliseconds returnDeadline{60'000};
 constexpr milliseconds returnPause{50};
 // Longer than all deadlines of the manager's own states together (manager/record/handover_table.h).
-constexpr milliseconds handoverDeadline{120'000};
+constexpr milliseconds handoverDeadline{300'000};
 
 double since(steady_clock::time_point began) {
     return std::chrono::duration<double, std::milli>(steady_clock::now() - began).count();

@@ -34,6 +34,7 @@ class MemoryCgroup {
             if (!place.isVersion2() && !place.controls("memory")) continue;
             const std::string parent = directoryOf(place), directory = parent + "/vh-test-" + std::to_string(::getpid());
             std::error_code ignored;
+            ::rmdir(directory.c_str());  // Of a test that was ended; pids in a namespace come again.
             if (parent.empty() || !fs::create_directory(directory, ignored)) continue;
             if (place.isVersion2()) std::ofstream(parent + "/cgroup.subtree_control") << "+memory";
             limit_ = directory + (place.isVersion2() ? "/memory.max" : "/memory.limit_in_bytes");
