@@ -49,7 +49,7 @@ class Comparisons:
     def of_qemu(self):
         qemu = os.environ["VH_QEMU_NEW"]
         return self.measured(qemu, qemu, f"bare_guest: {{kernel: {self.path}/bare-guest.elf, firmware: {self.path}/bare-firmware.bin}}\n"
-                             "accelerators: [kvm]\nram: [{size: 192MiB, touched: 128MiB}]\ndevices: [disk]\nloads: [memory]\n"
+                             "accelerators: [kvm]\nram: [{size: 256MiB, touched: 128MiB}]\ndevices: [disk]\nloads: [memory]\n"
                              "warm_up_rounds: 1\nbefore: 300ms\nafter: 600ms\n", *(f"--design={design}" for design in DESIGNS))
 
     def of_reference_vmm(self, fault):
