@@ -133,8 +133,7 @@ void ByHand::lookForOld() {
 void ByHand::oldVmmEnded() {
     if (state() == State::Retiring) return done();
     if (state() == State::Ending) return within([this] { retirement_.oldGone(); })();
-    const std::string words = oldVmm->lastWords();
-    post(Event::OldDied, "the old VMM " + oldVmm->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
+    postOldDied();
 }
 
 void ByHand::launch() {
@@ -167,8 +166,7 @@ void ByHand::newVmmIsThere() {
 
 void ByHand::newVmmEnded() {
     if (state() == State::Discarding) return goingBack_.newGone();
-    const std::string words = newVmm->lastWords();
-    post(Event::NewDied, "the new VMM " + newVmm->process().howItEnded() + (words.empty() ? "" : ": " + words));
+    postNewDied();
 }
 
 /// All that comes before is done while the guest runs, with CPR the making of the new machine as well.

@@ -214,7 +214,7 @@ class Check {
         const std::size_t was = guestsLost(before), is = guestsLost(after);
         if (is > 0)
             add(result_.regressions, configuration, std::string(name(after.design)), "wayBack",
-                "the guest was lost in " + std::to_string(is) +
+                "the guest was lost, or not heard again, in " + std::to_string(is) +
                     " of the rounds that failed, and did not go on in the old VMM (before: in " + std::to_string(was) + ")");
     }
 

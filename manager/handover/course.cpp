@@ -90,6 +90,16 @@ void Course::failUnlessNewDies(const std::string& cause) {
     after(milliseconds(100), [this, cause] { fail(cause); });
 }
 
+void Course::postOldDied() {
+    const std::string words = oldVmm->lastWords();
+    post(Event::OldDied, "the old VMM " + oldVmm->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
+}
+
+void Course::postNewDied() {
+    const std::string words = newVmm->lastWords();
+    post(Event::NewDied, "the new VMM " + newVmm->process().howItEnded() + (words.empty() ? "" : ": " + words));
+}
+
 void Course::after(milliseconds delay, std::function<void()> callback) {
     timer_ = EventSource::after(delay, within(std::move(callback)));
 }

@@ -102,6 +102,9 @@ class Course {
     void done() { post(Event::Done, {}); }
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
     void failUnlessNewDies(const std::string& cause);
+    /// A VMM has ended, and nobody expected it: how, and its last words, are the cause.
+    void postOldDied();
+    void postNewDied();
 
     /// Wraps a callback so that it acts only while the handover is still in today's state, and so that its exceptions fail that
     /// state.

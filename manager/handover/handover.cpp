@@ -95,8 +95,7 @@ void Handover::oldVmmEnded() {
     if (state() == State::Retiring) return done();
     if (state() == State::Ending) return within([this] { retirement_.oldGone(); })();
     if (steps_->oldEnded()) return;
-    const std::string words = oldVmm->lastWords();
-    post(Event::OldDied, "the old VMM " + oldVmm->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
+    postOldDied();
 }
 
 // Launching.
@@ -152,8 +151,7 @@ void Handover::newVmmIsThere() {
 void Handover::newVmmEnded() {
     if (state() == State::Discarding) return goingBack_.newGone();
     if (steps_->newEnded()) return;
-    const std::string words = newVmm->lastWords();
-    post(Event::NewDied, "the new VMM " + newVmm->process().howItEnded() + (words.empty() ? "" : ": " + words));
+    postNewDied();
 }
 
 /// Looks once a millisecond: a new VMM that builds its machine gives no sign of when it has come to the taps.

@@ -108,6 +108,28 @@ class CompareTest : public testing::Test {
         }
     }
 
+    /// Of both designs that are driven by hand, on the smallest guest.
+    static constexpr const char* byHand =
+        "accelerators: [tcg]\nguests: [bare]\ndevices: [disk]\ndesigns: [cpr-transfer, x-ignore-shared]\n";
+    /// Drives both ways by hand, to a VMM that does not take the guest: it runs on in the old one, round by round.
+    void expectGuestIsGivenBack(const std::string& newVmm, const std::function<void(const json& round)>& check) {
+        const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\n") + byHand + bareGuest(), newQemu());
+        replaceIn(plan[1], "new: \"" + newQemu(), "new: \"" + newVmm);
+        replaceIn(plan[1], "before: 300ms", "before: 1s");  // A guest that is not heard in that time counts as lost.
+        const Ran ran = run(plan);
+        ASSERT_EQ(ran.code, 0) << ran.error;
+        const json found = results();
+        for (const char* design : {"cpr-transfer", "x-ignore-shared"}) {
+            const json& one = series(found, design);
+            ASSERT_EQ(one["rounds"].size(), 2u) << one;
+            for (const json& round : one["rounds"]) {
+                EXPECT_EQ(round["outcome"], "rolled back") << round;
+                check(round);
+            }
+        }
+        EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << "the guest ran on: " << found["notes"];
+    }
+
     static const json& series(const json& results, const std::string& design, std::size_t cell = 0) {
         for (const json& one : results["cells"][cell]["series"])
             if (one["design"] == design) return one;
@@ -214,9 +236,6 @@ TEST_F(CompareTest, measuresVmmExecWhereBothCan) {
     EXPECT_EQ(ofTheManager(inspection), passedByTheManager("vmm-exec")) << inspection["descriptors"];
 }
 
-/// Of both designs that are driven by hand, on the smallest guest.
-constexpr const char* byHand = "accelerators: [tcg]\nguests: [bare]\ndevices: [disk]\ndesigns: [cpr-transfer, x-ignore-shared]\n";
-
 TEST_F(CompareTest, measuresWhatIsDrivenByHandInTheSameRounds) {
     const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\nseed: 7\n") + byHand + bareGuest());
     replaceIn(plan[1], "after: 500ms", "after: 2s");
@@ -261,23 +280,11 @@ TEST_F(CompareTest, leavesAGuestOnTheOldVmmWhenWhatIsDrivenByHandFails) {
     // Answers every question that is asked beforehand, and ends when it is to take a guest over.
     const std::string unfit =
         workspace.script("unfit", "case \" $* \" in *' -incoming '*) exit 1 ;; esac\nexec '" + newQemu() + "' \"$@\"\n");
-    const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\n") + byHand + bareGuest(), newQemu());
-    replaceIn(plan[1], "new: \"" + newQemu(), "new: \"" + unfit);
-    replaceIn(plan[1], "before: 300ms", "before: 1s");  // A guest that is not heard in that time counts as lost.
-    const Ran ran = run(plan);
-    ASSERT_EQ(ran.code, 0) << ran.error;
-    const json found = results();
-    for (const char* design : {"cpr-transfer", "x-ignore-shared"}) {
-        const json& one = series(found, design);
-        ASSERT_EQ(one["rounds"].size(), 2u) << one;
-        for (const json& round : one["rounds"]) {
-            EXPECT_EQ(round["outcome"], "rolled back") << round;
-            EXPECT_THAT(round["cause"].get<std::string>(), HasSubstr("the new VMM exited with status 1"));
-            EXPECT_TRUE(round["stopToResumeMs"].is_null());
-            EXPECT_EQ(round["beats"]["lost"], 0) << "of a guest that was never stopped: " << round;
-        }
-    }
-    EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << "the guest ran on: " << found["notes"];
+    expectGuestIsGivenBack(unfit, [](const json& round) {
+        EXPECT_THAT(round["cause"].get<std::string>(), HasSubstr("the new VMM exited with status 1"));
+        EXPECT_TRUE(round["stopToResumeMs"].is_null());
+        EXPECT_EQ(round["beats"]["lost"], 0) << "of a guest that was never stopped: " << round;
+    });
 }
 
 TEST_F(CompareTest, givesAGuestBackThatTheNewVmmDiesWithWhenItIsDrivenByHand) {
@@ -285,23 +292,11 @@ TEST_F(CompareTest, givesAGuestBackThatTheNewVmmDiesWithWhenItIsDrivenByHand) {
     const std::string dying = workspace.script("dying", "case \" $* \" in *' -incoming '*) exec '" + newQemu() +
                                                             "' \"$@\" -global virtio-blk-device.queue-size=16 ;; esac\nexec '" +
                                                             newQemu() + "' \"$@\"\n");
-    const std::vector<std::string> plan = smallPlan(std::string("rounds: 2\n") + byHand + bareGuest(), newQemu());
-    replaceIn(plan[1], "new: \"" + newQemu(), "new: \"" + dying);
-    replaceIn(plan[1], "before: 300ms", "before: 1s");  // A guest that is not heard in that time counts as lost.
-    const Ran ran = run(plan);
-    ASSERT_EQ(ran.code, 0) << ran.error;
-    const json found = results();
-    for (const char* design : {"cpr-transfer", "x-ignore-shared"}) {
-        const json& one = series(found, design);
-        ASSERT_EQ(one["rounds"].size(), 2u) << one;
-        for (const json& round : one["rounds"]) {
-            EXPECT_EQ(round["outcome"], "rolled back") << round;
-            // On a busy host the old VMM knows of it for long before the new one has ended.
-            EXPECT_THAT(round["cause"].get<std::string>(),
-                        AnyOf(HasSubstr("exceeds allocated max 16"), HasSubstr("the old VMM could not hand over")));
-        }
-    }
-    EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << "the guest ran on: " << found["notes"];
+    expectGuestIsGivenBack(dying, [](const json& round) {
+        // On a busy host the old VMM knows of it for long before the new one has ended.
+        EXPECT_THAT(round["cause"].get<std::string>(),
+                    AnyOf(HasSubstr("exceeds allocated max 16"), HasSubstr("the old VMM could not hand over")));
+    });
 }
 
 TEST_F(CompareTest, measuresAGuestUnderKvmBesideOneWithoutIt) {
