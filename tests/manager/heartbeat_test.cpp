@@ -1,6 +1,7 @@
 #include "manager/vmm/heartbeat.h"
 
 #include <linux/sockios.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -341,6 +342,9 @@ TEST_F(HeartbeatPorts, areReadThroughAnotherConnection) {
     ASSERT_TRUE(seen(3));
     auto [ours, theirs] = unixPair();
     monitor_.listenAgain(1, std::move(ours));
+    // Not at once: as long as the thread is in poll(2) with it, the kernel keeps it open.
+    pollfd closed{newPort.get(), POLLIN, 0};
+    EXPECT_EQ(::poll(&closed, 1, 30'000), 1);
     char byte;
     EXPECT_EQ(::read(newPort.get(), &byte, 1), 0) << "the first connection is closed";
     // What the port held for that one is gone, and the first line that comes may have begun before.
