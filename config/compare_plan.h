@@ -104,8 +104,8 @@ struct ComparePlan {
     std::vector<BinaryPair> pairs;
     std::vector<Design> designs = allDesigns();
     unsigned rounds = 12;  ///< The fewest that an interval is made of.
-    unsigned baselineRounds =
-        0;  ///< Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
+    /// Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
+    unsigned baselineRounds = 0;
     unsigned warmUpRounds = 1;
     ProbeGuest guest;
     BareGuest bareGuest;

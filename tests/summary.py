@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """usage: tests/summary.py BUILD STEP=SECONDS... [failed=STEP]...
 
-What scripts/test says at its end: what failed and what was skipped, what took how long, and how many single cases there were.
+What scripts/test says at its end: what the failed tests said, what took how long, what was skipped and what failed, and how many single
+cases there were. The shorter, the later: of a long log, readers often get the end alone.
 
 Counts cases, not programs. Meson's testlog.json says how each program ended; its JUnit file has the cases of those GoogleTest programs
 that lived to write them. A program that failed without a failed case (crash, time-out), or that passed without running any case, counts as
@@ -16,7 +17,7 @@ failed_before_tests = [value for name, value in arguments if name == "failed" an
 failed_as_a_whole = [f"meson test ended with status {value.split(':')[1]}" for name, value in arguments if value.startswith("meson-test:")]
 logs = os.path.join(build, "meson-logs")
 passed, failed, skipped = 0, [], []
-what_they_said = {}  # By the titles in `failed`: a log that is passed on is cut in the middle rather than here.
+what_they_said = {}  # By the titles in `failed`.
 
 def shortened(text, lines=25, width=500):
     kept = [line[:width] for line in text.strip().splitlines()]
@@ -24,8 +25,8 @@ def shortened(text, lines=25, width=500):
 
 def last_words(program):
     """Of one that was lost it is its standard error that says why."""
-    said = [(program.get(stream) or "").strip().splitlines()[-20:] for stream in ("stdout", "stderr")]
-    return shortened("\n".join(line for lines in said for line in lines), lines=40)
+    said = [(program.get(stream) or "").strip().splitlines()[-45:] for stream in ("stdout", "stderr")]
+    return shortened("\n".join(line for lines in said for line in lines), lines=90)
 
 def programs():
     try:
@@ -113,6 +114,10 @@ def print_times():
         print(f"{name:24}{seconds:8.0f}{'-' if budget is None else budget:>8}{over}")
 
 
+for title, lines in what_they_said.items():
+    print(f"\n{title} said:")
+    for line in lines:
+        print(f"         {line}")
 print()
 print_times()
 print()
@@ -120,8 +125,6 @@ for title, reason in skipped:
     print(f"skipped  {title}: {reason}")
 for title in failed:
     print(f"FAILED   {title}")
-    for line in what_they_said.get(title, []):
-        print(f"         {line}")
 if failed:
     print(f"Next: read what the failed tests said, above or in {logs}/testlog.txt; "
           f"scripts/test NAME runs one test program alone.")

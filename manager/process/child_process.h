@@ -56,8 +56,8 @@ struct LaunchSpec {
     /// The kernel ends it before any other process when memory runs out (oom_score_adj 1000), and what it starts itself; else it
     /// is as the manager is. For all that is started beside a VMM which has a guest: see OomScore.
     bool expendable = false;
-    bool endsWithManager =
-        false;  ///< For a helper that is of no use to the next manager: killed when the manager's main thread ends.
+    /// For a helper that is of no use to the next manager: killed when the manager's main thread ends.
+    bool endsWithManager = false;
 };
 
 class ChildProcess {

@@ -29,8 +29,8 @@ struct LockOutSettings {
     std::vector<std::string> daemons{"libvirtd", "virtqemud"};  ///< What their programs are called.
     std::string systemctl = "systemctl";
     bool systemd = false;
-    std::chrono::milliseconds stopDeadline{
-        5'000};  ///< For the daemon's orderly end; then it is killed. No guest is touched by either.
+    /// For the daemon's orderly end; then it is killed. No guest is touched by either.
+    std::chrono::milliseconds stopDeadline{5'000};
 };
 
 /// A daemon that was not started by systemd, and how to start it again as it was.

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <system_error>
 
 #include "vmm-shim/unix_socket.h"
@@ -56,6 +57,26 @@ std::set<std::string> processesAbout(const std::string& path) {
         if (stat.find(") Z " + std::to_string(::getpid()) + " ") != std::string::npos) found.insert(pid + " (zombie)");
     }
     return found;
+}
+
+/// What a process and those that it started do and wait for, in the kernel too, as far as we may know it: a line for each thread.
+std::string processTree(pid_t process) {
+    std::error_code ignored;
+    const std::string directory = "/proc/" + std::to_string(process);
+    std::string text = readIfThere(directory + "/cmdline"), children;
+    std::ranges::replace(text, '\0', ' ');
+    text = std::to_string(process) + " " + text + "\n";
+    for (const auto& thread : fs::directory_iterator(directory + "/task", ignored)) {
+        std::string stack = readIfThere(thread.path() / "stack");
+        std::ranges::replace(stack, '\n', ' ');
+        std::string stat = readIfThere(thread.path() / "stat");
+        text += "    " + stat.substr(0, std::min(stat.size(), stat.rfind(')') + 3)) + " " + readIfThere(thread.path() / "wchan") +
+                " " + stack + "\n";
+        children += readIfThere(thread.path() / "children");
+    }
+    std::istringstream pids(children);
+    for (pid_t child = 0; pids >> child;) text += processTree(child);
+    return text;
 }
 
 std::set<std::string> difference(const std::set<std::string>& now, const std::set<std::string>& before) {
@@ -132,19 +153,36 @@ pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command,
     return child;
 }
 
-Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name) {
+int reap(pid_t child, milliseconds deadline) {
+    const auto end = std::chrono::steady_clock::now() + deadline;
     int status = 0;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    pid_t ended = 0;
+    while ((ended = ::waitpid(child, &status, WNOHANG)) == 0 && std::chrono::steady_clock::now() < end) ::usleep(2'000);
+    if (ended == child) return status;
+    if (ended < 0) {
+        ADD_FAILURE() << "pid " << child << " is no child";
+        return status;
+    }
+    ADD_FAILURE() << "pid " << child << " has not ended within " << deadline.count() << " ms, and is killed:\n"
+                  << processTree(child);
+    ::kill(child, SIGKILL);
+    // What waits in the kernel cannot be killed.
+    for (int i = 0; i < 500 && ::waitpid(child, &status, WNOHANG) == 0; ++i) ::usleep(20'000);
+    return status;
+}
+
+Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name) {
+    const int status = reap(child);
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), readIfThere(workspace.path() + "/" + name + ".out"),
             readIfThere(workspace.path() + "/" + name + ".err")};
 }
 
 VerbResult wait(const std::function<void(Verbs::Done)>& verb) {
-    // On the heap: an answer that comes after all, behind the two minutes, must not write into a frame that is gone.
+    // On the heap: an answer that comes after all, behind the deadline, must not write into a frame that is gone.
     const auto answer = std::make_shared<std::optional<VerbResult>>();
     verb([answer](const VerbResult& result) { *answer = result; });
     if (!turnUntil([&] { return answer->has_value(); }, patience)) {
-        ADD_FAILURE() << "no answer within two minutes";
+        ADD_FAILURE() << "no answer in time";
         return {};
     }
     (**answer).value = toJson(**answer);
@@ -289,8 +327,7 @@ void crashManager(const Workspace& workspace, const std::string& vm, const std::
                 nullptr);
         ::_exit(127);
     }
-    int status = 0;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    const int status = reap(child);
     // On a fast machine a handover may be over before a later moment comes.
     const bool isOver = delayMs != "0" && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     ASSERT_TRUE(isOver || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) << "the manager did not die at '" << state << "'";

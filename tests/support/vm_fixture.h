@@ -71,6 +71,10 @@ class Workspace {
     std::set<std::string> processesBefore_;
 };
 
+/// How long a test waits for what comes soon, a booting guest included: long enough for the busiest machine, since only what
+/// never comes costs it. What is waited for in order to see that it does not come has a time of its own.
+constexpr std::chrono::milliseconds patience{180'000};
+
 /// What a program of ours did.
 struct Ran {
     int code = -1;  ///< Its exit status, or 128 and the signal that ended it.
@@ -80,15 +84,14 @@ struct Ran {
 
 /// Starts a program with its output in the workspace's files NAME.out and NAME.err; `input`, if any, is its standard input.
 pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command, const std::string& name, int input = -1);
-/// Waits for it.
+/// Waits for a child and returns its status, as waitpid() gives it. One that does not end fails the test, which says what it waits
+/// for, and is killed.
+int reap(pid_t child, std::chrono::milliseconds deadline = 2 * patience);
+/// Waits for a program that was spawned.
 Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name);
 
-/// Runs a verb on the main loop until it answers; a test fails that waits for longer than two minutes.
+/// Runs a verb on the main loop until it answers; a test fails whose patience ends before.
 VerbResult wait(const std::function<void(Verbs::Done)>& verb);
-
-/// How long a test waits for what comes soon, a booting guest included: long enough for the busiest machine, since only what
-/// never comes costs it. What is waited for in order to see that it does not come has a time of its own.
-constexpr std::chrono::milliseconds patience{180'000};
 
 VerbResult start(Host& host, const std::string& definition, std::optional<std::chrono::milliseconds> waitHeartbeat = {});
 /// Its report.
