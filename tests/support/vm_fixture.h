@@ -84,8 +84,8 @@ struct Ran {
 
 /// Starts a program with its output in the workspace's files NAME.out and NAME.err; `input`, if any, is its standard input.
 pid_t spawnProgram(const Workspace& workspace, std::vector<std::string> command, const std::string& name, int input = -1);
-/// Waits for a child and returns its status, as waitpid() gives it. One that does not end fails the test, which says what it waits
-/// for, and is killed.
+/// Waits for a child and returns its status, as waitpid() gives it. One that does not end is killed, and fails the test, which
+/// says what it waited for.
 int reap(pid_t child, std::chrono::milliseconds deadline = 2 * patience);
 /// Waits for a program that was spawned.
 Ran collectProgram(const Workspace& workspace, pid_t child, const std::string& name);
