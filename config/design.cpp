@@ -1,5 +1,6 @@
 #include "config/design.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace vh {
@@ -14,8 +15,8 @@ std::string text(Release release) {
 }
 
 std::vector<Design> allDesigns() {
-    std::vector<Design> all;
-    for (const DesignRow& row : designRows) all.push_back(row.design);
+    std::vector<Design> all(designRows.size());
+    std::ranges::transform(designRows, all.begin(), &DesignRow::design);
     return all;
 }
 
