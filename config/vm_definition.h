@@ -113,9 +113,10 @@ struct Vmm {
 
 /// The longest that each step of a handover may take; see the handover table in manager/README.md.
 struct Deadlines {
-    std::chrono::milliseconds launch{10'000};
-    std::chrono::milliseconds exchange{10'000};
-    std::chrono::milliseconds verify{5'000};
+    // The guest runs on in the first three, so they are long enough for a busy host.
+    std::chrono::milliseconds launch{30'000};
+    std::chrono::milliseconds exchange{30'000};
+    std::chrono::milliseconds verify{30'000};
     std::chrono::milliseconds standby{3'600'000};  ///< How long `upgrade --standby` waits for a commit.
     std::chrono::milliseconds switchOver{60'000};
     std::chrono::milliseconds retire{10'000};

@@ -9,12 +9,6 @@ namespace vh {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-namespace {
-
-constexpr milliseconds adoptedPatience{30'000};
-
-}  // namespace
-
 void Host::adopt(const std::string& file, Handover::Observer observer, Done done) {
     std::string vm;
     try {
@@ -53,10 +47,7 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
                                 .design = Design::Relayed,
                                 .binary = order.binary,
                                 .dryRun = order.dryRun};
-        HandoverSettings& settings = request.definition.handover;
-        settings.pauseBudget = milliseconds(order.pauseBudgetMs);
-        // No definition says them. The guest runs on in these, and the host may be at work on many domains.
-        settings.deadlines.launch = settings.deadlines.exchange = settings.deadlines.verify = adoptedPatience;
+        request.definition.handover.pauseBudget = milliseconds(order.pauseBudgetMs);
         runHandover(operation, request, observer, 0);
     });
 }

@@ -43,7 +43,7 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
     monitor_ = std::make_unique<QmpClient>(std::move(ours));
     deadline_ = EventSource::after(question_.deadline, [this] {
         finish("'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) +
-               " ms: is it one?");
+               " ms: is it one, and is the host not overloaded?");
     });
     process_.onExit([this] {
         const std::string said = lastWordsOf(log_.get());

@@ -35,6 +35,17 @@ bool hasSystemd() {
 
 constexpr const char* libvirtLog = "/var/log/libvirt/libvirtd.log";
 
+/// What may say why a test failed: the ends of what libvirtd and each domain's QEMUs said, and on a test host the kernel.
+void showLogs() {
+    const auto show = [](const std::string& who, const std::string& text) {
+        std::cerr << who << " said:\n" << text.substr(text.size() - std::min<std::size_t>(text.size(), 3'000)) << "\n";
+    };
+    show("libvirtd", readIfThere(libvirtLog));
+    std::error_code ignored;
+    for (const auto& log : fs::directory_iterator("/var/log/libvirt/qemu", ignored)) show(log.path(), readIfThere(log.path()));
+    if (hasSystemd()) show("the kernel", runProgram({"/usr/bin/dmesg"}, milliseconds(10'000)).output);
+}
+
 UniqueFd memoryFile(const char* name) {
     UniqueFd file(::memfd_create(name, MFD_CLOEXEC));
     if (!file) throw std::system_error(errno, std::generic_category(), "make a memfd");
@@ -191,7 +202,8 @@ LibvirtHost::~LibvirtHost() {
         virsh({"destroy", uuid});
     }
     stop();
-    if (testing::Test::HasFailure()) std::cerr << "libvirtd said:\n" << readIfThere(libvirtLog);
+    // Also of a whole suite, behind its last test.
+    if (testing::UnitTest::GetInstance()->Failed()) showLogs();
     EXPECT_EQ(allVmms(), std::set<pid_t>{}) << "QEMUs are left that libvirt does not know";
     for (const pid_t pid : allVmms()) endProcess(pid, SIGKILL);
     fs::remove(libvirtLog);
@@ -385,7 +397,8 @@ void TestDomain::expectGuestIsWell() const {
     auto before = guestStatus(), after = before;
     const auto goesOn = [&](const char* counter) { return after[counter] > before[counter]; };
     const auto end = std::chrono::steady_clock::now() + patience;
-    while (!(goesOn("ram_checked") && goesOn("disk_checked")) && !after.empty() && std::chrono::steady_clock::now() < end)
+    // Asked first: to ask whether it goes on puts what is missing into it.
+    while (!after.empty() && !(goesOn("ram_checked") && goesOn("disk_checked")) && std::chrono::steady_clock::now() < end)
         after = guestStatus();
     EXPECT_EQ(after["mismatches"], 0U);
     EXPECT_GT(after["ram_checked"], before["ram_checked"]) << "the guest does not check its RAM";

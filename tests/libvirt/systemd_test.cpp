@@ -68,7 +68,10 @@ class UnderSystemd : public testing::Test {
         domain_.reset();
         host_.reset();
     }
-    void SetUp() override { domain_->expectGuestIsWell(); }
+    void SetUp() override {
+        ASSERT_EQ(domain_->state(), "running") << "an earlier test lost it";
+        domain_->expectGuestIsWell();
+    }
 
     static std::unique_ptr<LibvirtHost> host_;
     static std::unique_ptr<TestDomain> domain_;

@@ -97,7 +97,8 @@ TEST_F(BinaryProbeTest, refusesAProgramThatDrownsUsInOutput) {
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAProgramThatHangs) {
     const std::string path = script("exec sleep 1000");
-    EXPECT_EQ(causeFor(path, milliseconds(50)), "'" + path + "' did not answer as a QEMU within 50 ms: is it one?");
+    EXPECT_EQ(causeFor(path, milliseconds(50)),
+              "'" + path + "' did not answer as a QEMU within 50 ms: is it one, and is the host not overloaded?");
 }
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAMonitorThatAnswersNonsense) {

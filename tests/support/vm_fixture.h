@@ -110,6 +110,12 @@ void expectNothingLost(const nlohmann::json& report);
 /// Turns the main loop until the condition holds or the deadline has passed; returns whether it holds.
 bool turnUntil(const std::function<bool()>& condition, std::chrono::milliseconds deadline);
 
+/// How long each step of a handover may take: for a machine that is busy, and for a test that waits for what never comes.
+constexpr const char* patientHandover =
+    "pause_budget: 10s, deadlines: {launch: 60s, exchange: 60s, verify: 60s, switch: 60s, retire: 10s}";
+constexpr const char* impatientHandover =
+    "pause_budget: 1s, deadlines: {launch: 15s, exchange: 8s, verify: 6s, switch: 5s, retire: 10s}";
+
 struct VmOptions {
     std::string name = "vm";
     std::string machine = "pc-q35-10.0";
@@ -118,11 +124,10 @@ struct VmOptions {
     bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which has no network.
     Design design = Design::Relayed;
     std::string binary = oldQemu();
-    std::string more;       ///< More YAML, at the top level.
-    std::string arguments;  ///< More for the VMM, each behind a comma.
-    std::string cmdline;    ///< More for the kernel's command line.
-    std::string handover =  ///< But for the design.
-        "pause_budget: 1s, deadlines: {launch: 8s, exchange: 6s, verify: 4s, switch: 5s, retire: 10s}";
+    std::string more;                        ///< More YAML, at the top level.
+    std::string arguments;                   ///< More for the VMM, each behind a comma.
+    std::string cmdline;                     ///< More for the kernel's command line.
+    std::string handover = patientHandover;  ///< But for the design.
 };
 
 /// A design's name as a test may have it: `managerOwned`.
@@ -135,6 +140,19 @@ std::string referenceDefinition(const std::string& vm, const std::string& binary
                                 const std::string& memory = "{size: 64MiB}");
 /// Changes the first `from` in a file.
 void replaceIn(const std::string& file, const std::string& from, const std::string& to);
+
+/// While it lives, handovers of the workspace's VM `vm` are impatient.
+class Impatience {
+ public:
+    explicit Impatience(const Workspace& workspace) : file_(workspace.path() + "/vm.yaml") {
+        replaceIn(file_, patientHandover, impatientHandover);
+    }
+    Impatience(const Impatience&) = delete;
+    ~Impatience() { replaceIn(file_, impatientHandover, patientHandover); }
+
+ private:
+    std::string file_;
+};
 
 /// What the guest probe says of itself just now: a fresh status line. Fails the test when there is none within ten seconds.
 std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& vm);

@@ -45,8 +45,9 @@ TEST_F(BinaryTest, isNamedWithTheReasonWhyItCannotBeExecuted) {
 TEST_F(BinaryTest, isNamedWhenItSaysNothing) {
     ASSERT_EQ(start(good).code, ExitCode::Done);
     const std::string silent = workspace.script("silent", "exec sleep 1000");
-    EXPECT_EQ(causeOfUpgrade(silent, false),
-              "the new VMM: '" + silent + "' did not answer as a QEMU within 10500 ms: is it one?");
+    EXPECT_EQ(
+        causeOfUpgrade(silent, false),
+        "the new VMM: '" + silent + "' did not answer as a QEMU within 10500 ms: is it one, and is the host not overloaded?");
 }
 
 TEST_F(BinaryTest, isNamedWithItsReasonAndNotWithItsWarnings) {

@@ -113,8 +113,9 @@ class RelayedLoss : public testing::Test {
  protected:
     static void SetUpTestSuite() {
         vm = std::make_unique<OwnHost>();
-        // All of its memory goes over the CPR channel.
-        const VerbResult started = vm->start({.owner = "vmm", .withLinux = true}, patience);
+        // All of its memory goes over the CPR channel. A new VMM may wait for ever for what it thinks is still to come.
+        const VerbResult started =
+            vm->start({.owner = "vmm", .withLinux = true, .handover = "pause_budget: 10s, deadlines: {exchange: 8s}"}, patience);
         ASSERT_EQ(started.code, ExitCode::Done) << started.value;
         filesAtFirst = filesOfBlocks();
         ASSERT_THAT(filesAtFirst, AllOf(Contains(Key("ram0")), Contains(Key("pc.bios"))));

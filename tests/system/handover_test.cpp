@@ -61,6 +61,12 @@ class HandoverTest : public testing::TestWithParam<Design> {
         return vm_->upgrade(options, observer);
     }
 
+    /// For a VMM that hangs.
+    json impatientUpgradeTo(const std::string& binary, const Handover::Observer& observer = nullptr) {
+        const Impatience impatience(workspace());
+        return upgradeTo(binary, observer);
+    }
+
     /// An observer that does something to the new VMM when a state begins.
     static Handover::Observer at(State state, const std::function<void(pid_t newPid)>& what) {
         return [state, what](const HandoverProgress& progress) {
@@ -115,8 +121,8 @@ TEST_P(RefusalTest, refusesABinaryThatIsNotAQemu) {
 }
 
 TEST_P(RefusalTest, refusesABinaryThatHangs) {
-    expectGuestStayed(upgradeTo(workspace().script("hangs", "exec sleep 600")), "refused",
-                      HasSubstr("did not answer as a QEMU within 8000 ms"));
+    expectGuestStayed(impatientUpgradeTo(workspace().script("hangs", "exec sleep 600")), "refused",
+                      HasSubstr("did not answer as a QEMU within 15000 ms"));
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
@@ -125,8 +131,8 @@ TEST_P(HandoverTest, rollsBackWhenTheNewVmmExitsAtOnce) {
 }
 
 TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtItsStart) {
-    expectGuestStayed(upgradeTo(workspace().impostor("exec sleep 600")), "rolled back",
-                      HasSubstr("launching took longer than 8000 ms"));
+    expectGuestStayed(impatientUpgradeTo(workspace().impostor("exec sleep 600")), "rolled back",
+                      HasSubstr("launching took longer than 15000 ms"));
 }
 
 TEST_P(HandoverTest, refusesANewVmmThatLacksADeviceModel) {
@@ -200,7 +206,7 @@ TEST_P(HandoverTest, rollsBackWhenTheNewVmmHangsAtAnyState) {
     for (const State state : {State::Exchanging, State::Verifying, State::Switching, State::Proving}) {
         SCOPED_TRACE(std::string(name(state)));
         oldPid_ = vmmPid(host(), "vm");
-        const json report = upgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGSTOP); }));
+        const json report = impatientUpgradeTo(newQemu(), at(state, [](pid_t newPid) { ::kill(newPid, SIGSTOP); }));
         expectGuestStayed(
             report, "rolled back",
             state == State::Switching || state == State::Proving
@@ -363,7 +369,7 @@ TEST_P(HandoverTest, rollsBackWhenTheOldVmmHangsForAWhile) {
     for (const State state : {State::Exchanging, State::Verifying}) {
         SCOPED_TRACE(std::string(name(state)));
         oldPid_ = vmmPid(host(), "vm");
-        const json report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
+        const json report = impatientUpgradeTo(newQemu(), [&](const HandoverProgress& progress) {
             if (progress.state == state) ::kill(oldPid_, SIGSTOP);
             if (progress.state == State::Discarding) ::kill(oldPid_, SIGCONT);
         });

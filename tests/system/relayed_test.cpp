@@ -182,6 +182,7 @@ TEST_F(RelayedTest, rollsBackWhenTheNewVmmHangsAfterTheCommit) {
     for (const State at : {State::StandingBy, State::Switching}) {
         SCOPED_TRACE(std::string(name(at)));
         oldPid_ = vmmPid(host(), "vm");
+        const Impatience impatience(vm->workspace);
         pid_t newPid = 0;
         const json prepared =
             upgrade({.binary = newQemu(), .standby = true}, [&](const HandoverProgress& progress) { newPid = progress.newPid; });

@@ -367,7 +367,11 @@ TEST_F(VmmExecTest, saysWhatHappenedWhenTheExecutedVmmEnds) {
 TEST_F(VmmExecTest, leavesAnExecutedVmmThatHangsAlone) {
     OwnHost& vm = own(options());
     const int pid = vmmPid(vm.host, "vm");
-    const json report = upgrade(vm, vm.workspace.impostor("kill -STOP $$", Until::Executed));
+    json report;
+    {
+        const Impatience impatience(vm.workspace);
+        report = upgrade(vm, vm.workspace.impostor("kill -STOP $$", Until::Executed));
+    }
     EXPECT_EQ(report["outcome"], "lost") << report.dump(2);
     EXPECT_THAT(report["cause"].get<std::string>(), HasSubstr("pid " + std::to_string(pid) + " is left as it is"));
     EXPECT_EQ(::kill(pid, 0), 0);
