@@ -27,6 +27,7 @@
 // init would leave a VM that looks alive.
 //
 // On the kernel command line:
+//     probe.beat_ms=N      from one beat to the next (1). Where a processor is emulated twice, beats alone can use most of it.
 //     probe.ram_mib=N      RAM to fill and check; without it, what is available less 48 MiB. 0 for none.
 //     probe.rate_mib_s=N   how fast RAM is checked and rewritten (64). 0 for as fast as it goes.
 //     probe.write_mib=N    RAM besides that, of which every page is written again and again, as fast as it goes: a guest that
@@ -97,7 +98,6 @@
 #define DISK "/dev/vda"
 
 enum {
-    BeatNs = 1000 * 1000,
     StatusMs = 100,
     BeatsPerWritten = 10,
     MaxErrors = 20,
@@ -118,6 +118,7 @@ enum {
 };
 
 static struct {
+    uint64_t beatMs;
     uint64_t ramMib;
     bool ramMibGiven;
     const char* ip;
@@ -127,7 +128,7 @@ static struct {
     uint64_t diskPerSecond;
     char* send;
     uint64_t sendPerSecond;
-} options = {.rateMibPerSecond = 64, .diskPerSecond = 20, .sendPerSecond = 1000};
+} options = {.beatMs = 1, .rateMibPerSecond = 64, .diskPerSecond = 20, .sendPerSecond = 1000};
 
 static struct {
     atomic_uint_least64_t ramMib, ramFilled, ramPasses, ramChecked, written, diskChecked, unsent, mismatches;
@@ -367,7 +368,7 @@ static _Noreturn void* beat(void* argument) {
             else if (wanted)
                 atomic_store(&statusWanted, true);
         }
-        pace(&deadline, BeatNs);
+        pace(&deadline, options.beatMs * UINT64_C(1000000));
     }
 }
 
@@ -834,7 +835,9 @@ static void readOptions(void) {
             continue;
         }
         uint64_t number = parseNumber(word, value);
-        if (strcmp(word, "probe.ram_mib") == 0) {
+        if (strcmp(word, "probe.beat_ms") == 0 && number > 0) {
+            options.beatMs = number;
+        } else if (strcmp(word, "probe.ram_mib") == 0) {
             options.ramMib = number;
             options.ramMibGiven = true;
         } else if (strcmp(word, "probe.rate_mib_s") == 0) {

@@ -54,7 +54,7 @@ void expectLibvirtIsAsBefore() {
 }
 
 /// Little to do, since its processor is emulated twice.
-constexpr const char* guest = " probe.ram_mib=16";
+constexpr const char* guest = " probe.ram_mib=16 probe.rate_mib_s=8 probe.beat_ms=10";
 
 /// One domain for all tests: its guest takes long to boot.
 class UnderSystemd : public testing::Test {

@@ -61,14 +61,15 @@ void Passthrough::TearDown() {
 }
 
 std::string Passthrough::define(const std::string& name, const std::string& vfio, const std::string& owner) {
-    // One CPU: with two, the emulated host hung. Little RAM work: what this guest is for is its devices.
+    // One CPU: with two, the emulated host hung. Little RAM work and few beats: what this guest is for is its devices, and its
+    // processor is emulated twice.
     return workspace->file(
         name + ".yaml",
         "name: " + name + "\nmachine: q35\naccelerator: kvm\ncpu: {model: host}\nmemory: {size: 192MiB, owner: " + owner +
             "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
             "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off cryptomgr.notests "
             "probe.ram_mib=16"
-            " probe.rate_mib_s=8 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
+            " probe.rate_mib_s=8 probe.beat_ms=10 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
             workspace->path() + "/console.log}\nheartbeat: true\nvmm: {binary: " + newQemu() + "}\nvfio:\n" + vfio +
             // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
             "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
