@@ -2,13 +2,15 @@
 """Hands a small VM over with every design, and writes what was asked of QEMU and of the kernel (question-runs.json).
 
 usage: unshare -n tests/results/question_runs.py --cli BUILD/manager/virt-handover --old QEMU --new QEMU --guest BUILD/tests/bare-guest
-       [--part monitor,sandbox,exec,wire] [--shim BUILD/vmm-shim/vmm-shim]
+       [--part monitor,sandbox,exec,wire,host] [--shim BUILD/vmm-shim/vmm-shim] [--headers DIRECTORY]
 
 As root, in a network namespace of its own (a bridge is made in it). Each part replaces its part of the file:
   monitor   commands that the manager sends to either VMM, arguments of the new one, and system calls of both (strace), for TCG and KVM
   sandbox   every design under each setting of -sandbox, new QEMU to new QEMU
   exec      QEMU's own cpr-exec, driven by its monitor alone, under each setting of -sandbox
   wire      how many bytes and descriptors a CPR state and a main stream with and without x-ignore-shared have
+  host      what both VMMs ask of KVM, vhost, VFIO and iommufd, on the test host (tests/test-host; --new is its QEMU): not in what is done
+            without --part. --headers: where linux/iommufd.h of a kernel like that one's is (an unpacked linux-libc-dev), and not of this machine's
 """
 import argparse, collections, fcntl, json, os, re, shutil, signal, socket, struct, subprocess, tempfile, time
 
@@ -26,6 +28,8 @@ SANDBOXES = {
 PREFIXES = [("KVM_", "KVM"), ("VFIO_", "VFIO"), ("IOMMU_", "iommufd"), ("VHOST_", "vhost"), ("TUN", "tap"), ("SIOC", "tap")]
 # What a VMM asks of KVM because its guest runs, and not because it is set up.
 OF_RUNNING = {"KVM_RUN", "KVM_IRQ_LINE", "KVM_IRQ_LINE_STATUS", "KVM_SIGNAL_MSI", "KVM_INTERRUPT"}
+# Part `host`: how a VM has its devices -> modules of the test host, and the designs that do not refuse it.
+ON_HOST = {"vhost": ("iommufd", list(DESIGNS)), "cdev": ("iommufd", ["relayed", "vmm-owned"]), "group": ("stock", ["relayed", "vmm-owned"])}
 # <linux/sockios.h>, <linux/if.h>
 SIOCBRADDBR, SIOCSIFFLAGS, IFF_UP = 0x89A0, 0x8914, 1
 TRACED = "ioctl,memfd_create,mmap,openat,execve,seccomp,connect"
@@ -446,6 +450,130 @@ def wire_part(bench):
     return found
 
 
+# On the test host
+
+
+def numbers_of(headers):
+    """The number of an ioctl request -> its names, as a compiler has them."""
+    include = "".join(f"#include <linux/{name}.h>\n" for name in ("kvm", "vhost", "vfio", "iommufd", "if_tun", "sockios"))
+    compiler = ["gcc", "-I", headers, "-I", os.path.join(headers, "x86_64-linux-gnu"), "-xc", "-"]
+    macros = run(*compiler, "-E", "-dM", input=include)
+    if macros.returncode != 0:
+        raise RuntimeError("--headers: " + macros.stderr.splitlines()[0])
+    names = set(re.findall(r"^#define ((?:KVM_|VFIO_|IOMMU_|VHOST_|TUN|SIOC)\w+) (?:_IO[RW]*\(|0x89)", macros.stdout, re.MULTILINE))
+    numbers = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory() as directory:
+        def compiled():
+            lines = "".join(f'printf("%u {name}\\n", (unsigned)({name}));\n' for name in sorted(names))
+            return run(*compiler, "-o", directory + "/names", input=f"{include}#include <stdio.h>\nint main(void) {{\n{lines}}}\n")
+        names -= set(re.findall(r"in expansion of macro \W(\w+)", compiled().stderr))  # Of other processors, whose structures are not there.
+        if compiled().returncode != 0:
+            raise RuntimeError("the numbers of the kernel's requests cannot be compiled")
+        for number, name in (line.split() for line in run(directory + "/names").stdout.splitlines()):
+            numbers[int(number)].append(name)
+    return numbers
+
+
+def name_on_host(numbers, number, file):
+    """VFIO has the same numbers for what is asked of a device and of a container."""
+    names = numbers.get(number, [hex(number)])
+    wanted = "VFIO_IOMMU_" if file == "/dev/vfio/vfio" else "VFIO_DEVICE_"
+    return next((name for name in names if name.startswith(wanted)), names[0])
+
+
+def seen_on_host(path, numbers):
+    """What question_host left of a handover, counted; each VMM from the last program that its process has executed."""
+    vmms, files, report = {}, {"old": {}, "new": {}}, {}
+    phase, asked = "before", []  # (process, phase, request number or None for exec, descriptor)
+    with open(path, errors="replace") as seen:
+        for line in seen:
+            word, _, rest = line.rstrip("\n").partition(" ")
+            if word == "vmm":
+                vmms[rest.split()[0]] = int(rest.split()[1])
+            elif word == "file":
+                side, number, target = (rest.split(" ", 2) + [""])[:3]
+                files[side][number] = target
+            elif word == "report":
+                report = json.loads(rest)
+            elif word == "lost" and rest != "0":
+                raise RuntimeError(f"'{path}': the trace has lost {rest} events")
+            event = re.search(r"-\d+ +\( *([\d-]+)\) .*: (sys_ioctl\(fd: (\w+), cmd: (\w+)|sched_process_exec: |tracing_mark_write: (\w+))", line)
+            if event and event.group(5):
+                phase = {"begin": "handover", "end": "after"}[event.group(5)]
+            elif event:
+                if event.group(1).startswith("-"):
+                    raise RuntimeError(f"'{path}': whose thread asked is not known: {line}")
+                request = int(event.group(4), 16) if event.group(4) else None
+                asked.append((event.group(1), phase, request, request and str(int(event.group(3), 16))))
+    found = {"outcome": report.get("outcome", "refused"), "cause": report.get("cause", report.get("error", ""))}
+    if found["outcome"] != "upgraded":
+        return found
+
+    def calls(side, phases):
+        ioctls, named = collections.Counter(), collections.defaultdict(collections.Counter)
+        for process, during, number, descriptor in asked:
+            if process != str(vmms[side]) or during not in phases:
+                continue
+            if number is None:
+                ioctls.clear()
+                named.clear()
+                continue
+            name = name_on_host(numbers, number, files[side].get(descriptor, ""))
+            group = next((group for prefix, group in PREFIXES if name.startswith(prefix)), "other")
+            if name not in OF_RUNNING:
+                ioctls[group] += 1
+                if group != "KVM":  # Whose names part `monitor` has.
+                    named[group][name] += 1
+        return {"ioctls": dict(sorted(ioctls.items())), "requests": {group: dict(sorted(names.items())) for group, names in sorted(named.items())}}
+
+    found["first"] = calls("old", ("before",))
+    found["again"] = calls("new", ("before", "handover"))
+    found["old while it hands over"] = "the same process" if vmms["old"] == vmms["new"] else calls("old", ("handover",))
+    return found
+
+
+def host_part(bench):
+    numbers = numbers_of(bench.options.headers)
+    guest = os.path.join(os.path.dirname(os.path.dirname(bench.options.new)), "guest")
+    found = {"about": {"qemu": run(bench.options.new, "--version").stdout.splitlines()[0]}}
+    for kind, (modules, designs) in ON_HOST.items():
+        directory = bench.path(kind)
+        os.mkdir(directory)
+        devices = "vfio: [{id: hd0, address: '0000:00:10.0', bind: true}, {id: net0, address: '0000:01:00.0', bind: true}]"
+        binary, more = bench.options.new, "probe.disk=/dev/nvme0n1"
+        if kind == "vhost":  # Which the manager asks for for libvirt's domains only.
+            devices, more = "networks: [{id: net0, type: tap, bridge: vhq0}]", ""
+            binary = bench.program("vhost/with-vhost", f"""for a; do shift; case $a in tap,*) a=$a,vhost=on ;; esac; set -- "$@" "$a"; done
+exec {binary} "$@" """)
+        for design in designs:
+            with open(f"{directory}/{design}.yaml", "w") as file:
+                file.write(f"""name: q
+machine: q35
+accelerator: kvm
+cpu: {{model: host}}
+memory: {{size: 192MiB, owner: {DESIGNS[design]}}}
+boot:
+  kernel: {guest}/vmlinuz
+  initrd: {guest}/initramfs.gz
+  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off cryptomgr.notests probe.ram_mib=16 probe.rate_mib_s=8 probe.ip=10.77.0.2 {more}
+console: {{log: {directory}/console.log}}
+{devices}
+heartbeat: true
+vmm: {{binary: {binary}}}
+handover: {{design: {design}, pause_budget: 60s, save_directory: /tmp, deadlines: {{launch: 120s, exchange: 60s, verify: 60s, switch: 60s, retire: 60s}}}}
+""")
+        wanted = [f"{directory}/{design}.seen" for design in designs] + [directory + "/kernel"]
+        options = ["--device", "nvme", "--device", "nic", "--modules", modules, "--timeout", "2400", "--with", directory]
+        subprocess.run([os.path.join(HERE, "..", "test-host", "in-test-host"), *options, *[word for path in wanted for word in ("--bring-back", path)],
+                        os.path.join(HERE, "question_host"), bench.options.cli, directory], check=True, env={**os.environ, "VH_SHIM": bench.options.shim})
+        with open(directory + "/kernel") as file:
+            found["about"]["kernel"] = file.read().strip()
+        for design in designs:
+            found.setdefault(kind, {})[design] = one = seen_on_host(f"{directory}/{design}.seen", numbers)
+            print(kind, design, one["outcome"], one["cause"], one.get("first", {}).get("ioctls"), one.get("again", {}).get("ioctls"), flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--cli", required=True)
@@ -454,6 +582,7 @@ def main():
     parser.add_argument("--new", required=True)
     parser.add_argument("--guest", required=True)
     parser.add_argument("--part", default="monitor,sandbox,exec,wire")
+    parser.add_argument("--headers", default="/usr/include")
     parser.add_argument("--output", default=os.path.join(HERE, "question-runs.json"))
     options = parser.parse_args()
     for name in ("cli", "guest", "shim"):
@@ -462,12 +591,13 @@ def main():
     if os.path.exists(options.output):
         with open(options.output) as file:
             found = json.load(file)
-    found["about"] = {"old": run(options.old, "--version").stdout.splitlines()[0], "new": run(options.new, "--version").stdout.splitlines()[0],
-                      "kernel": os.uname().release, "vhost-net": os.path.exists("/dev/vhost-net")}
+    if options.part != "host":  # Which is of another machine.
+        found["about"] = {"old": run(options.old, "--version").stdout.splitlines()[0], "new": run(options.new, "--version").stdout.splitlines()[0],
+                          "kernel": os.uname().release}
     bench = Bench(options)
     try:
         for part in options.part.split(","):
-            found[part] = {"monitor": monitor_part, "sandbox": sandbox_part, "exec": exec_part, "wire": wire_part}[part](bench)
+            found[part] = {"monitor": monitor_part, "sandbox": sandbox_part, "exec": exec_part, "wire": wire_part, "host": host_part}[part](bench)
             with open(options.output, "w") as file:
                 file.write(compact(found))
     finally:
