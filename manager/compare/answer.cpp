@@ -160,6 +160,11 @@ std::string pauseLead(const std::vector<const Ratio*>& ratios, Design reference,
     add(Verdict::Smaller, true, "a slightly shorter time");
     const std::string other = nameOf(reference);
     if (!claims.empty()) return together(claims) + " than " + other;
+    const std::string only = ratios.size() == 1 ? nameOf(ratios.front()->design) : "";
+    if (!only.empty() && has(ratios, Verdict::Equivalent))
+        return only + " pauses the guest for as long as " + other + " does, within " + percentText(marginPercent);
+    if (!only.empty() && has(ratios, Verdict::NoDifference))
+        return only + " is not shown to pause the guest for another time than " + other;
     if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->verdict == Verdict::Equivalent; }))
         return "No design pauses the guest for longer or for a shorter time than " + other + ", by more than " +
                percentText(marginPercent);
@@ -213,15 +218,18 @@ std::string pauseSentence(const Results& results, const Summary& summary) {
         return medians.empty() ? "How long the guest pauses is not known."
                                : "The guest pauses for a median of " + together(medians) + ", " + by + ".";
     }
+    // What is driven by hand is no choice of a user's, so it comes last.
+    std::ranges::stable_partition(references, [](const auto& one) { return !rowOf(one.first).byHandOf; });
     std::string text;
     for (const auto& [reference, ratios] : references) {
         std::vector<std::string> figures;
         for (const Ratio* ratio : ratios)
             figures.push_back((ratio->median ? figureText(*ratio->median) + " times as long" : "how much is not known") +
                               " with " + nameOf(ratio->design) + inBrackets(*ratio, !isClaim(ratio->verdict), marginOf(results)));
-        append(text, pauseLead(ratios, reference, marginOf(results)) + ": " + by + " its pause is " + together(figures), "; ");
+        append(text, pauseLead(ratios, reference, marginOf(results)) + ": " + by + " its pause is " + together(figures) + ".",
+               " ");
     }
-    return text + ".";
+    return text;
 }
 
 /// Every handover is one of these, or is well.
