@@ -199,13 +199,18 @@ std::string_view pauseMetric(const Summary& summary) {
     return beats ? "guestPauseMs" : "stopToResumeMs";
 }
 
+/// What nobody can choose: the tables compare with it, the answer does not.
+bool isByHand(Design design) {
+    return rowOf(design).byHandOf.has_value();
+}
+
 std::string pauseSentence(const Results& results, const Summary& summary) {
     const std::string_view metric = pauseMetric(summary);
     const std::string by = metric == "guestPauseMs" ? "by heartbeats" : "by STOP to RESUME";
     std::vector<std::pair<Design, std::vector<const Ratio*>>> references;
     const auto owners = std::ranges::find_if(summary.pooled, isOfOwners);  // What was said in the first sentence.
     for (const Ratio& ratio : summary.pooled) {
-        if (ratio.metric != metric) continue;
+        if (ratio.metric != metric || isByHand(ratio.design) || isByHand(ratio.reference)) continue;
         if (owners != summary.pooled.end() && ratio.design == owners->design && ratio.reference == owners->reference) continue;
         auto known = std::ranges::find(references, ratio.reference, &decltype(references)::value_type::first);
         if (known == references.end()) known = references.insert(references.end(), {ratio.reference, {}});
@@ -218,13 +223,12 @@ std::string pauseSentence(const Results& results, const Summary& summary) {
         return medians.empty() ? "How long the guest pauses is not known."
                                : "The guest pauses for a median of " + together(medians) + ", " + by + ".";
     }
-    // What is driven by hand is no choice of a user's, so it comes last.
-    std::ranges::stable_partition(references, [](const auto& one) { return !rowOf(one.first).byHandOf; });
     std::string text;
     for (const auto& [reference, ratios] : references) {
         std::vector<std::string> figures;
         for (const Ratio* ratio : ratios)
-            figures.push_back((ratio->median ? figureText(*ratio->median) + " times as long" : "how much is not known") +
+            figures.push_back((ratio->median ? figureText(*ratio->median) + (figures.empty() ? " times as long" : "")
+                                             : "not known how much longer") +
                               " with " + nameOf(ratio->design) + inBrackets(*ratio, !isClaim(ratio->verdict), marginOf(results)));
         append(text, pauseLead(ratios, reference, marginOf(results)) + ": " + by + " its pause is " + together(figures) + ".",
                " ");
@@ -255,16 +259,31 @@ Exceptions exceptionsOf(const Results& results) {
     return found;
 }
 
+/// Designs of which the same is said, together: `0 with relayed and vmm-owned, 2 with copy`.
+std::string grouped(const std::vector<std::pair<Design, std::string>>& said, const std::string& before,
+                    const std::string& after) {
+    std::vector<std::string> words, groups;
+    for (const auto& [design, word] : said)
+        if (std::ranges::find(words, word) == words.end()) words.push_back(word);
+    for (const std::string& word : words) {
+        std::vector<std::string> designs;
+        for (const auto& [design, other] : said)
+            if (other == word) designs.push_back(nameOf(design));
+        groups.push_back(before.empty() ? together(designs) + after + word : word + before + together(designs));
+    }
+    return together(groups);
+}
+
 std::string notRunText(const Results& results) {
     std::map<Design, std::size_t> without;
     for (const Configuration& one : results.configurations)
         for (const Series& series : one.series)
             if (!series.isRun()) ++without[series.design];
-    std::vector<std::string> designs;
-    for (const auto& [design, cells] : without)
-        designs.push_back(nameOf(design) + " in " + std::to_string(cells) + " of " +
-                          counted(results.configurations.size(), "cell"));
-    return designs.empty() ? "" : "; not run, or not to the end: " + together(designs);
+    std::vector<std::pair<Design, std::string>> said;
+    for (const auto& [design, cells] : without) said.emplace_back(design, std::to_string(cells));
+    return said.empty() ? ""
+                        : "; not run, or not to the end: " + grouped(said, "", " in ") + " of " +
+                              counted(results.configurations.size(), "cell");
 }
 
 std::string lossSentence(const Results& results, const Summary& summary) {
@@ -273,14 +292,17 @@ std::string lossSentence(const Results& results, const Summary& summary) {
     if (lost.empty()) {
         text = "What the network lost was not measured";
     } else {
-        const auto losing = [](const auto& entry) { return entry.second.second > 0; };
-        std::vector<std::string> medians;
-        for (const auto& [design, range] : lost) medians.push_back(rangeText(range, countText) + " with " + nameOf(design));
-        const std::string lead = std::ranges::all_of(lost, [](const auto& entry) { return entry.second.first > 0; })
+        std::vector<std::string> losing;
+        std::vector<std::pair<Design, std::string>> medians;
+        for (const auto& [design, range] : lost) {
+            medians.emplace_back(design, rangeText(range, countText));
+            if (range.second > 0) losing.push_back(nameOf(design));
+        }
+        const std::string lead = losing.empty() ? "As a rule no packet is lost"
+                                 : losing.size() == lost.size()
                                      ? "Every design loses packets"
-                                 : std::ranges::any_of(lost, losing) ? "Packets are lost"
-                                                                     : "As a rule no packet is lost";
-        text = lead + ": of echo requests, a median in each handover of " + together(medians);
+                                     : together(losing) + (losing.size() == 1 ? " loses packets" : " lose packets");
+        text = lead + ": of echo requests, a median in each handover of " + grouped(medians, " with ", "");
     }
     const Exceptions found = exceptionsOf(results);
     text += "; of " + counted(found.all, "handover") + " " + std::to_string(found.failed) + " failed, " +

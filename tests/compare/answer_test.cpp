@@ -88,17 +88,16 @@ TEST(Answer, saysHowTheOtherDesignsCompare) {
     EXPECT_THAT(text, HasSubstr(" times as long with manager-owned (95 % "));
     EXPECT_THAT(text, HasSubstr(", equivalent within 10 %), "));
     EXPECT_THAT(text, HasSubstr(", 3.0"));
-    EXPECT_THAT(text, HasSubstr(" times as long with vmm-exec (95 % "));
-    EXPECT_THAT(text, HasSubstr(" times as long with copy (few rounds: min "));
+    EXPECT_THAT(text, HasSubstr(" with vmm-exec (95 % "));
+    EXPECT_THAT(text, HasSubstr(" with copy (few rounds: min "));
 
     EXPECT_THAT(
         pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30)}),
         StartsWith("vmm-owned pauses the guest for as long as relayed does, within 10 %: by heartbeats its pause is 1.0"));
     EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30), seriesOf("manager-owned", 1, 30)}),
                 StartsWith("No design pauses the guest for longer or for a shorter time than relayed, by more than 10 %: "));
-    EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30), seriesOf("cpr-transfer", 1, 30)}),
-                AllOf(StartsWith("No design pauses the guest for longer"),
-                      HasSubstr("). vmm-owned pauses the guest for as long as cpr-transfer does, within 10 %: ")));
+    EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30), seriesOf("cpr-transfer", 9, 30)}),
+                AllOf(StartsWith("vmm-owned pauses the guest for as long as relayed does"), Not(HasSubstr("cpr-transfer"))));
     EXPECT_THAT(
         pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30, 1.05)}),
         StartsWith("vmm-owned pauses the guest for a little longer than relayed: by heartbeats its pause is 1.05 times "));
@@ -132,11 +131,12 @@ TEST(Answer, saysWhatEveryDesignLoses) {
     EXPECT_THAT(third(), StartsWith("Every design loses packets: of echo requests, a median in each handover of 8 - 10 with "
                                     "relayed and 54 with vmm-exec; of 36 handovers 0 failed, 0 are left out"));
     loses(one, 0);
-    EXPECT_THAT(third(), StartsWith("Packets are lost: of echo requests, a median in each handover of 0 - 10 with relayed"));
-    loses(again, 0);
     loses(other, 0);
-    EXPECT_THAT(third(),
-                StartsWith("As a rule no packet is lost: of echo requests, a median in each handover of 0 with relayed"));
+    EXPECT_THAT(third(), StartsWith("relayed loses packets: of echo requests, a median in each handover of 0 - 10 with relayed "
+                                    "and 0 with vmm-exec; "));
+    loses(again, 0);
+    EXPECT_THAT(third(), StartsWith("As a rule no packet is lost: of echo requests, a median in each handover of 0 with relayed "
+                                    "and vmm-exec; "));
     EXPECT_THAT(answerTo(sampleCell("c", {sampleSeries("copy", {10})}))[2],
                 StartsWith("What the network lost was not measured;"));
 }

@@ -9,13 +9,12 @@ where README.md has others. Exits with 1 when anything differs.
 import json, math, os, re, sys
 
 import sentences
-from sentences import TITLES
+from sentences import BY_HAND, TITLES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
-BY_HAND = [("vmm-owned", "cpr-transfer"), ("manager-owned", "x-ignore-shared")]  # What a design rests on, driven by hand.
 # Where a round has it; brown-out and network gap also say whether it is only a bound.
 POINTERS = {
     "stopToResumeMs": "/stopToResumeMs", "qemuDowntimeMs": "/qemuDowntimeMs", "guestPauseMs": "/guestPauseMs",

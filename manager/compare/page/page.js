@@ -220,7 +220,7 @@ function drawCell() {
 function drawControls() {
   const parts = [];
   if (cells.length > 1) {
-    const select = element("select", { id: "cell-select", autocomplete: "off" }, cells.map((cell, index) => element("option", { value: String(index) }, shortened(cell.name, 120))));
+    const select = element("select", { id: "cell-select", autocomplete: "off" }, cells.map((cell, index) => element("option", { value: String(index) }, shortened(cell.name, 200))));
     select.value = String(state.cell);
     select.addEventListener("change", () => {
       state.cell = Number(select.value);
