@@ -140,6 +140,17 @@ struct Pairs {
     }
 };
 
+/// Of what can be none, or less (a guest that did more than before), a ratio says only which is more: one without an end, or 0.
+Range ratioOfRanges(const Range& value, const Range& reference) {
+    if (value.least > 0 && reference.least > 0)
+        return {isOpen(reference.most) ? 0 : value.least / reference.most,
+                isOpen(value.most) ? noEnd : value.most / reference.least};
+    if (value.least > reference.most) return {noEnd, noEnd};
+    if (value.most < reference.least) return {0, 0};
+    if (value.least == value.most && reference.least == reference.most) return {1, 1};
+    return {0, noEnd};
+}
+
 /// Nothing when neither of the two was measured by it.
 std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, const Sample& reference) {
     const Values &values = sample.metrics.at(metric), &references = reference.metrics.at(metric);
@@ -148,10 +159,9 @@ std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, cons
     Pairs pairs{.metric = metric, .design = sample.design, .reference = reference.design};
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
-        if (other == references.end() || other->second.least <= 0) continue;
+        if (other == references.end()) continue;
         pairs.isReferenceOpen = pairs.isReferenceOpen || isOpen(other->second.most);
-        ratios[round] = {isOpen(other->second.most) ? 0 : value.least / other->second.most,
-                         isOpen(value.most) ? noEnd : value.most / other->second.least};
+        ratios[round] = ratioOfRanges(value, other->second);
     }
     pairs.count = ratios.size();
     pairs.rounds = rangeOfEachRound(ratios);
@@ -178,13 +188,14 @@ Ratio ratioOf(const Pairs& pairs) {
     if (!pairs.rounds.empty()) {
         // Each end by what speaks against it, so that no verdict rests on a bound.
         const auto low = [&](const Interval& least) {
-            return least.low != 0 || !pairs.isReferenceOpen ? std::optional(least.low) : std::nullopt;
+            const bool isKnown = !isOpen(least.low) && (least.low != 0 || !pairs.isReferenceOpen);
+            return isKnown ? std::optional(least.low) : std::nullopt;
         };
         const auto high = [](const Interval& most) { return isOpen(most.high) ? std::nullopt : std::optional(most.high); };
         const Interval least = intervalOf(pairs.rounds, &Range::least), most = intervalOf(pairs.rounds, &Range::most);
         result.low = low(least);
         result.high = high(most);
-        if (least.median == most.median) result.median = least.median;
+        if (least.median == most.median && !isOpen(least.median)) result.median = least.median;
         result.minMax = few;
         if (!few) {
             result.low90 = low(intervalOf(pairs.rounds, &Range::least, 0.90));

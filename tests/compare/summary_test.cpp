@@ -338,14 +338,37 @@ TEST(Summary, pairsRoundsByTheirNumbersAndNotByTheirPlace) {
     EXPECT_EQ(ratio["high"], 2.0);
 }
 
-TEST(Summary, leavesPairsOutWhoseReferenceIsNothing) {
-    json relayed = sampleSeries("relayed", {0, 0, 1, 1}), copy = sampleSeries("copy", {5, 0, 3, 3});
-    EXPECT_EQ(ratioOf(summaryOf({relayed, copy}), "stopToResumeMs", "copy", "relayed")["count"], 2);
-    relayed = sampleSeries("relayed", {0, 0});
-    const json none = ratioOf(summaryOf({relayed, copy}), "stopToResumeMs", "copy", "relayed");
-    EXPECT_EQ(none["count"], 0);
-    EXPECT_TRUE(none["median"].is_null());
-    EXPECT_EQ(none["verdict"], "too few rounds to say");
+TEST(Summary, saysWhichIsMoreOfWhatCanBeNothingOrLess) {
+    const auto ratio = [](const std::vector<double>& copy, const std::vector<double>& relayed) {
+        return ratioOf(summaryOf({sampleSeries("relayed", relayed), sampleSeries("copy", copy)}), "stopToResumeMs", "copy",
+                       "relayed");
+    };
+    const json few = ratio({5, 0, 3, -3, -2}, {0, 0, 1, -1, 1});
+    EXPECT_EQ(few["count"], 5);
+    EXPECT_EQ(few["greater"], 2);  // 5 than 0, and 3 than 1.
+    EXPECT_EQ(few["smaller"], 2);
+    EXPECT_EQ(few["tied"], 1);
+    EXPECT_EQ(few["median"], 1.0);
+    EXPECT_EQ(few["low"], 0.0);
+    EXPECT_TRUE(few["high"].is_null()) << few;
+
+    const json more = ratio(std::vector<double>(12, 5), std::vector<double>(12, -5));
+    EXPECT_EQ(more["verdict"], "larger");
+    EXPECT_TRUE(more["median"].is_null() && more["low"].is_null() && more["high"].is_null()) << more;
+    const json less = ratio(std::vector<double>(12, -5), std::vector<double>(12, 5));
+    EXPECT_EQ(less["verdict"], "smaller");
+    EXPECT_EQ(less["median"], 0.0);
+    EXPECT_EQ(less["high"], 0.0);
+
+    // Two designs of which neither is better: the first is as often the less as the second is.
+    std::vector<double> one = times(10, 60, 1), other = times(10, 60, 2);
+    for (std::vector<double>* values : {&one, &other})
+        for (double& value : *values) value -= 9.5;
+    ASSERT_LT(std::ranges::min(one), 0);
+    const json there = ratio(one, other), back = ratio(other, one);
+    EXPECT_EQ(there["greater"], back["smaller"]);
+    EXPECT_EQ(there["smaller"], back["greater"]);
+    EXPECT_EQ(there["verdict"], "no difference shown");
 }
 
 TEST(Summary, saysSoWhenTheHostWasTooBusy) {

@@ -179,10 +179,14 @@ def pairs_of(values, references):
     ratios, open_reference = Values(), False
     for key, value in values.items():
         other = references.get(key)
-        if other is None or other[0] <= 0:
+        if other is None:
             continue
         open_reference = open_reference or other[1] == OPEN
-        ratios[key] = (0 if other[1] == OPEN else value[0] / other[1], OPEN if value[1] == OPEN else value[1] / other[0])
+        if min(value[0], other[0]) > 0:
+            ratios[key] = (0 if other[1] == OPEN else value[0] / other[1], OPEN if value[1] == OPEN else value[1] / other[0])
+        else:  # None was lost, or less than none: only which is more is known.
+            ratios[key] = ((OPEN, OPEN) if value[0] > other[1] else (0, 0) if value[1] < other[0] else
+                           (1, 1) if value[0] == value[1] == other[0] == other[1] else (0, OPEN))
     return ratios, open_reference
 
 
@@ -193,14 +197,14 @@ def ratio_of(least, most, count, open_reference, too_disturbed):
     result["tied"] = len(least) - result["greater"] - result["smaller"]
     if least:
         low, high = spread(least)[0], spread(most)[1]
-        result["low"] = low if low != 0 or not open_reference else None
+        result["low"] = low if low != OPEN and (low != 0 or not open_reference) else None
         result["high"] = high if high != OPEN else None
-        if median(least) == median(most):
+        if median(least) == median(most) != OPEN:
             result["median"] = median(least)
         result["minMax"] = len(least) < FEW
     if len(least) >= FEW:
         low, high = interval(least, 0.9)[0], interval(most, 0.9)[1]
-        result["low90"] = low if low != 0 or not open_reference else None
+        result["low90"] = low if low != OPEN and (low != 0 or not open_reference) else None
         result["high90"] = high if high != OPEN else None
     if too_disturbed:
         result["verdict"] = "host too busy to say"
