@@ -164,6 +164,13 @@ struct ChildProcess::Handle {
 
     bool alive() const { return !awaitEnd(pidfd.get(), {}); }
 
+    /// Until it has been reaped: who traces it (strace, a debugger) waits for it first, and it is a zombie until then.
+    static void bury(const std::shared_ptr<Handle>& handle, const std::shared_ptr<EventSource>& reaper) {
+        handle->reap();
+        if (!handle->child) return reaper->reset();
+        *reaper = EventSource::after(std::chrono::milliseconds(200), [handle, reaper] { bury(handle, reaper); });
+    }
+
     void reap() {
         siginfo_t info{};
         if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
@@ -262,6 +269,12 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     child.startTime_ = Process(pid).startTime();
     child.handle_ = std::make_shared<Handle>();
     child.handle_->pidfd = openPidfd(pid);  // Cannot name another process: ours is not reaped yet.
+    if (!child.handle_->pidfd) {            // Nobody could see its end, or bring it about.
+        const int error = errno;
+        ::kill(pid, SIGKILL);
+        while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
+        throwErrno("get hold of '" + spec.argv.at(0) + "'", error);
+    }
     child.handle_->child = true;
     child.handle_->complaints = std::move(told);
     // Else it would be open as long as a VMM lives.
@@ -272,10 +285,8 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
         listener->reset();
     });
     auto reaper = std::make_shared<EventSource>();
-    *reaper = EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] {
-        handle->reap();
-        reaper->reset();
-    });
+    *reaper =
+        EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] { Handle::bury(handle, reaper); });
     return child;
 }
 
