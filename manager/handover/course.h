@@ -169,6 +169,8 @@ class Course {
     bool listensToGuest() const { return request.definition.heartbeat && wasRunning; }
     WayBack wayBack() const;
     bool isBeforePointOfNoReturn() const { return vh::isBeforePointOfNoReturn(state_, wayBack()); }
+    /// The new VMM has taken the guest in, or is still at it: one whose stream was cut off says that it failed, and ends.
+    bool newMayHoldGuest() const { return newMigration == MigrationStatus::Completed || newMigration == MigrationStatus::Active; }
     /// The new VMM is, or is going to be, executed by the old one in its own process: that is never ended for a handover's sake.
     bool isOneProcess() const { return newVmm && newVmm->record().pid == oldVmm->record().pid; }
 

@@ -11,8 +11,8 @@ void GoingBack::discard() {
     if (std::exchange(course_.record().toldToRun, false)) course_.keepRecord();  // It answered that it does not run the guest.
     if (!course_.newVmm) return course_.done();
     newDiedByItself_ = !course_.newVmm->alive();
-    // It has all of the guest, and nobody else has: recovery.h has the next look at it.
-    if (!course_.oldVmm->alive() && !newDiedByItself_ && course_.newMigration == MigrationStatus::Completed)
+    // It has all of the guest, or may yet, and nobody else has: recovery.h has the next look at it.
+    if (!course_.oldVmm->alive() && !newDiedByItself_ && course_.newMayHoldGuest())
         return course_.post(Event::OldDied, "the old VMM has ended, and the new one does not prove that it holds the guest");
     // The process is the guest's: there is nothing to end.
     const auto goOn = [this] { course_.isOneProcess() ? course_.done() : endNew(); };
@@ -45,12 +45,15 @@ void GoingBack::resume() {
     steps_.letGo();
     VmmProcess& old = *course_.oldVmm;
     if (!old.alive()) return course_.post(Event::OldDied, course_.report.cause);
+    if (!course_.isOneProcess()) removeNewGeneration();
+    if (course_.oldLetGo) {  // It runs the guest as before: there is nothing to ask it, and its monitor is others'.
+        undoGrowth();
+        return course_.done();
+    }
     if (old.monitor().closed()) {  // It may have had a bad moment: nothing but its monitor can say that it runs the guest.
         old.closeMonitor();
         course_.listenTo(old);
     }
-    if (!course_.isOneProcess()) removeNewGeneration();
-    if (course_.oldLetGo) return course_.done();
     course_.ask(old, "query-migrate", nullptr, [this, &old](const QmpReply& reply) {
         const MigrationStatus migration = migrationStatusOf(reply.text("status"));
         if (migration != MigrationStatus::None && !hasEnded(migration))

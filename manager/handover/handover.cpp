@@ -95,6 +95,7 @@ void Handover::oldVmmEnded() {
     if (state() == State::Retiring) return done();
     if (state() == State::Ending) return within([this] { retirement_.oldGone(); })();
     if (steps_->oldEnded()) return;
+    dropPauseBudget();  // Nobody is left who could run the guest sooner than the new VMM.
     postOldDied();
 }
 
@@ -372,8 +373,8 @@ void Handover::describeEnd() {
     report.old.alive = oldVmm && oldVmm->alive();
     report.new_.alive = newVmm && newVmm->alive() && !goingBack_.hasEndedNew();
     const bool isLost = state() == State::Lost;
-    // The old VMM died before it had handed everything over: nothing is left that the new one could be for.
-    if (isLost && newVmm && !confirming && !isOneProcess() && newMigration != MigrationStatus::Completed) {
+    // The old VMM died before it had handed anything over: nothing is left that the new one could be for.
+    if (isLost && newVmm && !confirming && !isOneProcess() && !newMayHoldGuest()) {
         newVmm->process().killAll();
         report.new_.alive = false;
     }

@@ -2,6 +2,7 @@
 // at once, each on a VM of its own; the reference VMM's guest notices memory that is not as it left it, and any second that it
 // ran twice. Real QEMUs have their turn in handover_test.cpp and handover_loss_test.cpp.
 
+#include <signal.h>
 #include <sys/resource.h>
 
 #include <gmock/gmock.h>
@@ -188,6 +189,24 @@ TEST_P(FaultsTest, neverCostTheGuestThatAGoodVmmIsLeftFor) {
 
 INSTANTIATE_TEST_SUITE_P(designs, FaultsTest, testing::Values(Design::Relayed, Design::ManagerOwned, Design::VmmOwned),
                          [](const auto& test) { return testName(test.param); });
+
+class AnOldVmmThatHasSentAll : public HostFixture {};
+
+/// Nobody else has the guest then: no pause is too long for it.
+TEST_F(AnOldVmmThatHasSentAll, mayDieBeforeTheNewOneHasTakenItIn) {
+    const std::string definition = workspace.file(
+        "vm.yaml",
+        referenceDefinition("vm", workspace.referenceVmm("right"), "handover: {design: manager-owned, pause_budget: 1s}\n"));
+    ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
+    EventSource death;
+    const json report = upgrade(
+        {.binary = workspace.referenceVmm("slow", "--fault stream-end=slow:3000")}, [&](const HandoverProgress& progress) {
+            if (progress.state == State::Switching)
+                death = EventSource::after(milliseconds(300), [old = progress.oldPid] { ::kill(old, SIGKILL); });
+        });
+    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    expectNothingLost(report);
+}
 
 class AClockThatIsSet : public HostFixture {};
 

@@ -41,6 +41,17 @@ TEST_F(HostileTest, hasItsOwnMemoryCutBackThatTheNewVmmHasGrown) {
     EXPECT_EQ(upgrade({.binary = vmm("")}).value("outcome", ""), "upgraded");
 }
 
+/// One that stood by has let go of the old VMM's monitor, and need not get at it again.
+TEST_F(HostileTest, goesOnAsBeforeAnUpgradeThatStoodByAlsoWithoutAMonitor) {
+    ASSERT_EQ(upgrade({.binary = vmm(""), .standby = true}).value("outcome", ""), "standing by");
+    const std::string monitor = show()["directory"].get<std::string>() + "/qmp.sock";
+    std::filesystem::rename(monitor, monitor + ".away");
+    const VerbResult cancelled = wait([&](Verbs::Done done) { host.cancel("vm", std::move(done)); });
+    EXPECT_EQ(cancelled.code, ExitCode::Done) << cancelled.value.dump(2);
+    std::filesystem::rename(monitor + ".away", monitor);
+    EXPECT_EQ(upgrade({.binary = vmm("")}).value("outcome", ""), "upgraded");
+}
+
 TEST_F(HostileTest, hasItsMemoryCutBackByTheNextManagerToo) {
     crashManager(workspace, "vm", "vm", vmm("--vram-mib 8"), "verifying", "0");
     const std::string files = "/proc/" + std::to_string(vmmPid(host, "vm")) + "/fd/";
