@@ -1,6 +1,7 @@
 #include "manager/service/host.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "config/parse.h"
@@ -29,6 +30,13 @@ std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) 
     if (isBusy) return "busy";
     // At first an adopted VM has no monitor but its own manager's.
     return record.adopted && record.vmm.generation == 1 ? "running" : "";
+}
+
+/// Of a directory, however it is called (by a link, from here, with a slash at its end): what a VMM listens on and writes to is
+/// known by its path.
+std::string onlyNameOf(const std::string& directory) {
+    const std::filesystem::path whole = std::filesystem::weakly_canonical(std::filesystem::absolute(directory));
+    return whole.has_filename() ? whole : whole.parent_path();
 }
 
 }  // namespace
@@ -65,8 +73,8 @@ std::string leftText(const VmRecord& record) {
            "this VM tries to end it first";
 }
 
-Host::Host(std::string runtimeDirectory, std::string definitionDirectory)
-    : runtimeDirectory_(std::move(runtimeDirectory)), definitionDirectory_(std::move(definitionDirectory)) {}
+Host::Host(const std::string& runtimeDirectory, std::string definitionDirectory)
+    : runtimeDirectory_(onlyNameOf(runtimeDirectory)), definitionDirectory_(std::move(definitionDirectory)) {}
 
 Host::~Host() {
     for (const Operation& operation : operations_) operation->parts = {};

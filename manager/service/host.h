@@ -28,7 +28,7 @@ namespace vh {
 
 class Host : public Verbs {
  public:
-    Host(std::string runtimeDirectory, std::string definitionDirectory);
+    Host(const std::string& runtimeDirectory, std::string definitionDirectory);
     ~Host() override;
 
     void start(const std::string& what, std::optional<std::chrono::milliseconds> waitHeartbeat, Done done) override;
@@ -86,6 +86,7 @@ class Host : public Verbs {
         bool isEnded = false;     ///< Whatever calls back now finds nothing to end.
         bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
         bool stoodBy = false;
+        bool isCancelled = false;             ///< Somebody wants no further attempt, however late he has said so.
         Handover::Observer observer{};        ///< Of whoever committed an upgrade that stood by.
         std::vector<std::string> warnings{};  ///< Added to what the verb answers.
         std::string settledFirst{};           ///< What a recovery has done before that.

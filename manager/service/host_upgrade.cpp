@@ -48,6 +48,17 @@ VmDefinition definitionForUpgrade(const VmRecord& record) {
     return running;
 }
 
+/// Whether a handover that was rolled back has left what a recovery comes before: a new VMM that does not end, or a record that
+/// could not be written. Another attempt would write over that.
+bool leavesSomethingToSettle(const VmDirectory& directory) {
+    try {
+        const std::optional<VmRecord> record = directory.read();
+        return !record || Recovery::isDue(*record);
+    } catch (const std::exception&) {
+        return true;
+    }
+}
+
 }  // namespace
 
 void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& then) {
@@ -127,15 +138,19 @@ void Host::beginWaiting() {
 
 void Host::handedOver(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
                       int attemptsLeft, const HandoverReport& report) {
-    if (report.outcome == State::RolledBack && report.shouldStartOver && request.timesStartedOver < mostTimesStartedOver) {
-        HandoverRequest again = request;
+    const bool mayTryAgain = report.outcome == State::RolledBack && !report.cancelled && !operation->isCancelled &&
+                             !leavesSomethingToSettle(operation->directory);
+    HandoverRequest again = request;
+    if (mayTryAgain && report.shouldStartOver && request.timesStartedOver < mostTimesStartedOver) {
         again.standby = false;
         ++again.timesStartedOver;
         again.warnings.push_back("the new VMM was discarded, and another one prepared: " + report.cause);
         return runHandover(operation, again, operation->observer ? operation->observer : observer, attemptsLeft);
     }
-    if (report.outcome == State::RolledBack && !report.cancelled && operation->done && attemptsLeft > 0)
-        return runHandover(operation, request, observer, attemptsLeft - 1);
+    if (mayTryAgain && operation->done && attemptsLeft > 0) {
+        again.warnings.push_back("an attempt before this one was rolled back: " + report.cause);
+        return runHandover(operation, again, observer, attemptsLeft - 1);
+    }
     HandoverReport kept = report;
     keepReport(operation->directory, kept);
     // Of an adopted VM that is as it was nothing is to be kept: its monitor was only pointed to.
@@ -169,7 +184,10 @@ Host::Operation Host::standingBy(const std::string& vm, const Done& done) {
         if (const auto ended = endedStandbys_.find(vm); ended != endedStandbys_.end())
             why = "has no upgrade that stands by any more: " +
                   (ended->second.cause.empty() ? "it was committed" : ended->second.cause);
-        if (record->standingBy && !directoryOf(vm).tryLock())
+        const bool isOurs = std::ranges::any_of(operations_, [&vm](const auto& operation) { return operation->vm == vm; });
+        if (record->standingBy && isOurs)
+            why = "has an upgrade that is being committed or undone just now";
+        else if (record->standingBy && !directoryOf(vm).tryLock())
             why = "stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
                   " --standby'; use --embed";
     } catch (const std::exception& error) {
@@ -201,12 +219,18 @@ void Host::cancel(const std::string& vm, Done done) {
         const std::string why = result.report ? result.report->cause : JsonReader(result.value).text("/error");
         done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + why}}});
     };
+    operation->isCancelled = true;
     operation->parts.handover->cancel("cancelled");
 }
 
 void Host::cancelHandovers(const std::string& why) {
+    // Those that wait have ended by that, and are not to begin any more.
+    waiting_.clear();
     for (const auto& operation : operations_)
-        if (operation->parts.handover) operation->parts.handover->cancel(why);
+        if (operation->parts.handover) {
+            operation->isCancelled = true;
+            operation->parts.handover->cancel(why);
+        }
 }
 
 bool Host::handoverUnderWay() const {

@@ -337,10 +337,20 @@ TEST_P(HandoverTest, retriesOnceWhenTheDefinitionSaysSo) {
                                      }));
     EXPECT_EQ(cancelled["outcome"], "rolled back") << cancelled.dump(2);
     EXPECT_EQ(cancelledAttempts, 1) << "who asks to stop does not want another try";
+    int lateCancels = 0;
+    const json late = upgradeTo(runningBinary(), [&](const HandoverProgress& progress) {
+        if (progress.state == State::Exchanging) ::kill(progress.newPid, SIGKILL);
+        if (progress.state != State::Discarding) return;
+        ++lateCancels;
+        callSoon([this] { host().cancelHandovers("a person has had enough"); });
+    });
+    EXPECT_EQ(late["outcome"], "rolled back") << late.dump(2);
+    EXPECT_EQ(lateCancels, 1) << "nor who asks when it goes back already";
     int attempts = 0;
     const json report = upgradeTo(runningBinary(), at(State::Exchanging, [&](pid_t newPid) {
                                       if (++attempts == 1) ::kill(newPid, SIGKILL);
                                   }));
+    EXPECT_THAT(report["warnings"].dump(), HasSubstr("an attempt before this one was rolled back: the new VMM was killed"));
     fs::rename(definition() + ".good", definition());
     EXPECT_EQ(attempts, 2);
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);

@@ -150,6 +150,19 @@ TEST_F(SettleTest, leavesAGuestAloneWhoseRecordIsOutOfDate) {
     }
 }
 
+TEST_F(SettleTest, knowsItsVmsByWhateverNameTheRuntimeDirectoryHas) {
+    const std::string link = workspace.path() + "/link";
+    fs::create_directory_symlink(workspace.runtime(), link);
+    ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
+    for (const std::string& name : {workspace.runtime() + "//", link, fs::relative(workspace.runtime()).string()}) {
+        Host other(name, "/nonexistent");
+        const json report = test::upgrade(other, "a", {.binary = executing()});
+        EXPECT_EQ(report["outcome"], "upgraded") << name << ": " << report.dump(2);
+    }
+    Host other(link, "/nonexistent");
+    EXPECT_EQ(test::destroy(other, "a").code, ExitCode::Done);
+}
+
 TEST_F(SettleTest, takesNoVmForAnotherOne) {
     ASSERT_EQ(start("a", executing()).code, ExitCode::Done);
     ASSERT_EQ(start("b", executing()).code, ExitCode::Done);
@@ -486,6 +499,24 @@ TEST_F(SettleTest, remembersANewVmmThatDoesNotEndWhenItIsDiscarded) {
     undying->release();
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
     EXPECT_TRUE(isGone(newPid));
+}
+
+/// The record has room for one.
+TEST_F(SettleTest, makesNoFurtherAttemptBesideANewVmmThatDoesNotEnd) {
+    const std::string file = definition("a", executing());
+    replaceIn(file, "handover: {", "handover: {on_failure: retry, ");
+    ASSERT_EQ(test::start(host, file).code, ExitCode::Done);
+    int launched = 0;
+    std::optional<Undying> undying;
+    const json report = upgrade("a", {.binary = executing("--fault verify=exit:3")}, [&](const HandoverProgress& progress) {
+        launched += progress.state == State::Launching;
+        if (progress.state == State::Exchanging && launched == 1) undying.emplace(progress.newPid);
+    });
+    EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+    EXPECT_EQ(launched, 1);
+    EXPECT_TRUE(directory("a").read()->retiring) << "it is not forgotten";
+    undying.reset();
+    EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
 }
 
 TEST_F(SettleTest, removesGenerationsThatNoVmmUses) {
