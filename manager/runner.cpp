@@ -39,9 +39,14 @@ VerbResult Runner::wait(const std::function<void(Verbs::Done)>& verb) {
 
 void Runner::holdStandby(const std::string& runtimeDirectory, const std::string& vm) {
     const Interruptions interruptions(*this);
-    const DbusService service(*host_, runtimeDirectory + "/" + vm);
-    std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
-              << "Ctrl-C undoes" << std::endl;
+    std::unique_ptr<DbusService> service;
+    try {
+        service = std::make_unique<DbusService>(*host_, runtimeDirectory + "/" + vm);
+        std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
+                  << "Ctrl-C undoes" << std::endl;
+    } catch (const std::exception& error) {
+        host_->cancelHandovers(std::string("nobody could ask for a commit: ") + error.what());
+    }
     host_->whenIdle([this] { g_main_loop_quit(loop_); });
     g_main_loop_run(loop_);
 }
