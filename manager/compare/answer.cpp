@@ -64,6 +64,10 @@ std::string intervalOf(const Ratio& ratio) {
 std::string verdictOf(const Ratio& ratio, unsigned marginPercent) {
     const std::string text(name(ratio.verdict)), margin = percentText(marginPercent);
     if (ratio.verdict == Verdict::Equivalent) return text + " within " + margin;
+    // Its interval alone says otherwise: that is of this comparison, and p of all of them.
+    const bool needsP = ratio.verdict == Verdict::NoDifference && ratio.pHolm &&
+                        ((ratio.low && *ratio.low > 1) || (ratio.high && *ratio.high < 1));
+    if (needsP) return text + ", p = " + fixed(*ratio.pHolm, 3);
     return isClaim(ratio.verdict) && isWithin(ratio, marginPercent) ? text + " by less than " + margin : text;
 }
 

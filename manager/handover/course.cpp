@@ -184,7 +184,9 @@ void Course::guestStopped(Clock::time_point at) {
     guestHasStopped();
     if (!isBeforePointOfNoReturn()) return;
     const milliseconds budget = definition().handover.pauseBudget;
-    pauseBudget_ = EventSource::after(budget, [this, budget] {
+    // Of which some has passed where the manager got no turn meanwhile.
+    const auto left = std::chrono::ceil<milliseconds>(at + budget - Clock::now());
+    pauseBudget_ = EventSource::after(std::max(left, milliseconds(0)), [this, budget] {
         if (isBeforePointOfNoReturn())
             post(Event::TimedOut, "the guest had been stopped for " + inMilliseconds(budget) + ", its pause budget");
     });
@@ -193,6 +195,11 @@ void Course::guestStopped(Clock::time_point at) {
 void Course::guestResumed(Clock::time_point at) {
     // Not below zero, whatever two VMMs say.
     if (stoppedAt_) report.stopToResumeMs = std::max(0.0, std::chrono::duration<double, std::milli>(at - *stoppedAt_).count());
+    // What was done by then is not undone: to go back would stop the guest for longer still.
+    const milliseconds budget = definition().handover.pauseBudget;
+    if (stoppedAt_ && at > *stoppedAt_ + budget)
+        warn("the guest was stopped for " + fixed(*report.stopToResumeMs, 1) + " ms, longer than its pause budget, " +
+             inMilliseconds(budget));
     stoppedAt_.reset();
     pauseBudget_.reset();
 }

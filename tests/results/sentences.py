@@ -27,7 +27,7 @@ MEMBERS = sorted({"old", "new"}.union(*(members for _, members, _ in FACTORS)))
 def size(value):
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
-            return f"{value:.3g} {unit}"
+            return f"{value:.{0 if value >= 100 else 3}{'f' if value >= 100 else 'g'}} {unit}"
         value /= 1024
 
 
@@ -127,6 +127,9 @@ def single_cells(made):
     claims = Counter((ratio["design"], ratio["reference"], ratio["verdict"]) for ratio in ratios if ratio["verdict"] in VERDICTS[:2])
     found = [f"`{design}` / `{reference}` {verdict} in {count} of {all_of[design, reference]}" for (design, reference, verdict), count in sorted(claims.items(), key=lambda item: -item[1])]
     without = [f"`{design}` / `{reference}`" for design, reference in all_of if not any(key[:2] == (design, reference) for key in claims)]
+    most = max(ratio["rounds"] for ratio in ratios)
+    if not found and min(1, 2 * 0.5 ** most * tested) >= 0.05:
+        return f"**Single cells** cannot show a difference: of {most} rounds at most, corrected for all {tested} comparisons of them, not even one that is there in each is beyond chance."
     return (f"**Single cells**, corrected for all {tested} comparisons of them, show {together(found) if found else 'no difference'}"
             + (f"; of {together(without)} no single cell shows one" if found and without else "") + ".")
 

@@ -303,6 +303,10 @@ TEST_F(VmmExecTest, neverHarmsTheGuestWhenThePauseBudgetIsUsedUp) {
         const json report = upgrade(*shared, newQemu(), nullptr, {.pauseBudget = milliseconds(budgetMs)});
         ASSERT_THAT(report["outcome"], AnyOf("rolled back", "upgraded")) << report.dump(2);
         expectNothingLost(report);
+        const json& stopped = report["vmm"]["stopToResumeMs"];
+        if (stopped.is_number() && stopped > budgetMs + 1) {
+            EXPECT_THAT(report["warnings"].dump(), HasSubstr("longer than its pause budget"));
+        }
         expectGuestIsWell(shared->host, "vm");
     }
 }
