@@ -14,11 +14,11 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 using std::chrono::milliseconds, std::chrono::steady_clock;
 
-// After being asked to stop, the manager rolls back, which its own deadlines bound (manager/record/handover_table.h).
+// After being asked to stop, the manager rolls back, which its own deadlines bound (manager/handover/handover_table.h).
 constexpr milliseconds rollBackPatience{30'000};
-constexpr milliseconds settleDeadline{30'000};
+constexpr milliseconds settleDeadline{120'000};  // More than recovery itself may take.
 // Another manager may be at work on this domain, when the tool that started it is dead: at most as long as all deadlines of its
-// states together (manager/record/handover_table.h).
+// states together (manager/handover/handover_table.h).
 constexpr milliseconds settlePatience{330'000};
 constexpr milliseconds settlePause{250};
 

@@ -30,10 +30,11 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds, std::chrono::steady_clock;
 
-constexpr milliseconds libvirtTimeout{30'000};
-constexpr milliseconds returnDeadline{60'000};
+// For a busy host, on which libvirt tries an emulator out that it does not know yet. Guests run on.
+constexpr milliseconds libvirtTimeout{120'000};
+constexpr milliseconds returnDeadline{120'000};
 constexpr milliseconds returnPause{50};
-// Longer than all deadlines of the manager's own states together (manager/record/handover_table.h).
+// Longer than all deadlines of the manager's own states together (manager/handover/handover_table.h).
 constexpr milliseconds handoverDeadline{300'000};
 
 double since(steady_clock::time_point began) {

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr seconds longest{240};
+constexpr seconds longest{480};
 constexpr const char *outputFile = "/tmp/tool.out", *errorFile = "/tmp/tool.err";
 
 }  // namespace
