@@ -6,6 +6,7 @@
 #include "manager/record/ram_section.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/ram_block_section.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 
