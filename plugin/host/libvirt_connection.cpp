@@ -71,6 +71,9 @@ std::string xmlOf(virConnectPtr connection, const std::string& uuid, unsigned fl
 
 void silent(void*, virErrorPtr) {}
 
+/// A daemon that does not answer is no reason to wait any longer when all has been asked.
+constexpr std::chrono::milliseconds goodbyeTimeout{5'000};
+
 }  // namespace
 
 struct LibvirtConnection::Handle {
@@ -117,7 +120,7 @@ LibvirtConnection::~LibvirtConnection() {
     std::packaged_task<void()> close([handle = std::move(handle_)]() mutable { handle.reset(); });
     const std::future<void> done = close.get_future();
     threadWithoutSignals(std::move(close)).detach();
-    done.wait_for(timeout_);
+    done.wait_for(std::min(timeout_, goodbyeTimeout));
 }
 
 std::vector<LibvirtDomain> LibvirtConnection::running() const {

@@ -161,7 +161,7 @@ TEST(UpgradeInTrouble, killsALibvirtdThatDoesNotEnd) {
     const Ran ran = upgrading.wait();
     expectUpgraded(ran);
     EXPECT_GE(steady_clock::now() - began, seconds(5)) << "it had no time to end by itself";
-    EXPECT_LT(steady_clock::now() - began, seconds(60));
+    EXPECT_LT(steady_clock::now() - began, seconds(100)) << "it was waited for as if it could still answer";
     EXPECT_FALSE(fs::exists("/proc/" + std::to_string(daemon)));
     EXPECT_NE(host.daemon(), 0) << "libvirt was not started again";
     domain.expectOneVmm();
