@@ -164,13 +164,6 @@ struct ChildProcess::Handle {
 
     bool alive() const { return !awaitEnd(pidfd.get(), {}); }
 
-    /// Until it has been reaped: who traces it (strace, a debugger) waits for it first, and it is a zombie until then.
-    static void bury(const std::shared_ptr<Handle>& handle, const std::shared_ptr<EventSource>& reaper) {
-        handle->reap();
-        if (!handle->child) return reaper->reset();
-        *reaper = EventSource::after(std::chrono::milliseconds(200), [handle, reaper] { bury(handle, reaper); });
-    }
-
     void reap() {
         siginfo_t info{};
         if (!child || ::waitid(P_PIDFD, static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
@@ -285,8 +278,10 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
         listener->reset();
     });
     auto reaper = std::make_shared<EventSource>();
-    *reaper =
-        EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] { Handle::bury(handle, reaper); });
+    *reaper = EventSource::readable(child.handle_->pidfd.get(), [handle = child.handle_, reaper] {
+        handle->reap();
+        reaper->reset();
+    });
     return child;
 }
 

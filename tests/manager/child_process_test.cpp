@@ -332,30 +332,6 @@ TEST_F(ChildProcessTest, leavesNoZombieEvenWhenNobodyAsks) {
     EXPECT_TRUE(loopUntil([pid] { return ::kill(pid, 0) != 0; })) << "pid " << pid << " is still there";
 }
 
-/// Whoever traces it is told first, and may take his time.
-TEST_F(ChildProcessTest, leavesNoZombieOfOneThatIsTraced) {
-    ChildProcess process = shell("exec sleep 1000");
-    int ends[2];
-    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-    UniqueFd told(ends[0]), tell(ends[1]);
-    const pid_t tracer = ::fork();
-    if (tracer == 0) {
-        const char traces = ::ptrace(PTRACE_SEIZE, process.pid(), nullptr, nullptr) == 0 ? 'y' : 'n';
-        (void)!::write(tell.get(), &traces, 1);
-        for (;;) ::pause();
-    }
-    char traces = 0;
-    ASSERT_EQ(::read(told.get(), &traces, 1), 1);
-    ASSERT_EQ(traces, 'y') << "this process may not trace its children";
-    process.kill(SIGKILL);
-    EXPECT_EQ(endOf(process), "ended");
-    loopWhileBusy();
-    ::kill(tracer, SIGKILL);
-    ::waitpid(tracer, nullptr, 0);
-    const pid_t pid = process.pid();
-    EXPECT_TRUE(loopUntil([pid] { return ::kill(pid, 0) != 0; })) << "pid " << pid << " is still there";
-}
-
 TEST_F(ChildProcessTest, goesOnWhenTheObjectIsGone) {
     pid_t pid = 0;
     std::uint64_t startTime = 0;

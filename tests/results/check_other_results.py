@@ -42,6 +42,8 @@ def slow_down(results):
 def make_alike(results):
     for series, round_ in rounds_of(results):
         round_["stopToResumeMs"] = round_["guestPauseMs"] = 40 + round_["round"] % 7 + (round_["round"] % 3 - 1) * len(series["design"]) / 40
+        if round_["writeRate"]:
+            round_["writeRate"]["workLostMs"] = round_["stopToResumeMs"]
 
 
 def silence(results):

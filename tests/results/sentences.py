@@ -8,6 +8,7 @@ from collections import Counter
 
 TITLES = {"stopToResumeMs": "STOP to RESUME", "guestPauseMs": "guest pause (heartbeats)", "workLostMs": "guest work lost",
           "brownOutMs": "brown-out", "networkGapMs": "longest network gap", "networkLost": "echo requests lost", "totalMs": "whole handover"}
+DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore", "cpr-transfer", "x-ignore-shared"]  # As the answer has them.
 BY_HAND = [("vmm-owned", "cpr-transfer"), ("manager-owned", "x-ignore-shared")]  # What a design rests on, driven by hand.
 VERDICTS = ("larger", "smaller", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say")
 # What a cell is made of: name, members that vary together, and how a value is shown.
@@ -280,7 +281,7 @@ def missing_from_answer(results, made):
     lost = {}
     for design, values in medians_of(made, "networkLost").items():
         lost.setdefault(span(values, whole_or_half), []).append(design)
-    wanted += [f"{values} with {together(designs)}" for values, designs in lost.items()]
+    wanted += [f"{values} with {together(sorted(designs, key=DESIGNS.index))}" for values, designs in lost.items()]
     every = [series for cell in results["cells"] for series in cell["series"]]
     outlasting = sum(1 for series in every for round_ in series["rounds"] if round_["outcome"] == "upgraded" and not round_.get("disturbed") and outlasts(round_))
     failed, disturbed = (sum(series[member] for series in series_of(made)) for member in ("failed", "disturbed"))
