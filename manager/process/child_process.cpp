@@ -265,7 +265,8 @@ ChildProcess ChildProcess::launch(const LaunchSpec& spec) {
     if (!child.handle_->pidfd) {            // Nobody could see its end, or bring it about.
         const int error = errno;
         ::kill(pid, SIGKILL);
-        while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
+        // Not for longer: what the kernel holds does not end by that.
+        for (int i = 0; i < 100 && ::waitpid(pid, nullptr, WNOHANG) == 0; ++i) ::usleep(10'000);
         throwErrno("get hold of '" + spec.argv.at(0) + "'", error);
     }
     child.handle_->child = true;

@@ -35,7 +35,9 @@ std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) 
 /// Of a directory, however it is called (by a link, from here, with a slash at its end): what a VMM listens on and writes to is
 /// known by its path.
 std::string onlyNameOf(const std::string& directory) {
-    const std::filesystem::path whole = std::filesystem::weakly_canonical(std::filesystem::absolute(directory));
+    std::error_code unreachable;  // Whoever uses it says so then.
+    const std::filesystem::path whole = std::filesystem::weakly_canonical(std::filesystem::absolute(directory), unreachable);
+    if (unreachable) return directory;
     return whole.has_filename() ? whole : whole.parent_path();
 }
 

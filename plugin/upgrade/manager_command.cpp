@@ -16,7 +16,7 @@ using std::chrono::milliseconds, std::chrono::steady_clock;
 
 // After being asked to stop, the manager rolls back, which its own deadlines bound (manager/handover/handover_table.h).
 constexpr milliseconds rollBackPatience{30'000};
-constexpr milliseconds settleDeadline{120'000};  // More than recovery itself may take.
+constexpr milliseconds settleDeadline{120'000};  // A recovery gives 30 s to a single one of its steps.
 // Another manager may be at work on this domain, when the tool that started it is dead: at most as long as all deadlines of its
 // states together (manager/handover/handover_table.h).
 constexpr milliseconds settlePatience{330'000};
