@@ -159,17 +159,17 @@ int upgradeDomains(const Options& options) {
 }
 
 int recoverDomains(const Options& options) {
-    RecoverSurroundings surroundings{.runtimeDirectory = options.runtimeDirectory,
-                                     .paths = {},
-                                     .lockOut = lockOutOf(options),
-                                     .inheritedLock = UniqueFd(options.guard),
-                                     .wait = options.wait || options.guard >= 0};
+    RecoverEnvironment environment{.runtimeDirectory = options.runtimeDirectory,
+                                   .paths = {},
+                                   .lockOut = lockOutOf(options),
+                                   .inheritedLock = UniqueFd(options.guard),
+                                   .wait = options.wait || options.guard >= 0};
     if (options.guard >= 0) ::fcntl(options.guard, F_SETFD, FD_CLOEXEC);
     if (!options.forget.empty()) {
-        forgetLost(surroundings, options.forget);
+        forgetLost(environment, options.forget);
         return answer(options, ExitCode::Done, {{"forgotten", options.forget}}, "forgotten\n");
     }
-    const RecoverSummary summary = recover(std::move(surroundings));
+    const RecoverSummary summary = recover(std::move(environment));
     if (options.guard < 0) return answer(options, summary.exitCode(), toJson(summary), recoverText(summary));
     if (!summary.nothing)
         std::cerr << "virt-handover: the upgrade was killed; recovered:\n" << forTerminal(recoverText(summary)) << std::flush;

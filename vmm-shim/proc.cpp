@@ -26,7 +26,7 @@ using std::chrono::milliseconds, std::chrono::steady_clock;
 
 constexpr std::string_view deletedMark = " (deleted)";
 // A process in uninterruptible sleep (a disk that hangs) ends only when the kernel lets it.
-constexpr milliseconds killPatience{10'000};
+constexpr milliseconds killTimeout{10'000};
 
 std::vector<OpenFile> filesIn(const std::string& directory, std::error_code& error) {
     std::vector<OpenFile> files;
@@ -238,8 +238,8 @@ bool signalProcess(int pidfd, int signal) {
     return ::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0;
 }
 
-void endProcess(int pidfd, milliseconds patience) {
-    for (const auto& [signal, time] : {std::pair{SIGTERM, patience}, std::pair{SIGKILL, killPatience}}) {
+void endProcess(int pidfd, milliseconds timeout) {
+    for (const auto& [signal, time] : {std::pair{SIGTERM, timeout}, std::pair{SIGKILL, killTimeout}}) {
         if (!signalProcess(pidfd, signal) && errno != ESRCH) throwErrno("send a signal");
         if (awaitEnd(pidfd, steady_clock::now() + time)) return;
     }

@@ -139,8 +139,8 @@ bool awaitEnd(int pidfd, std::chrono::steady_clock::time_point deadline);
 /// False when that cannot be done, and errno says why: ESRCH of a process that has ended.
 bool signalProcess(int pidfd, int signal);
 
-/// SIGTERM, and SIGKILL when it has not ended after `patience`. Throws std::runtime_error when it outlives even that.
-void endProcess(int pidfd, std::chrono::milliseconds patience);
+/// SIGTERM, and SIGKILL when it has not ended after `timeout`. Throws std::runtime_error when it outlives even that.
+void endProcess(int pidfd, std::chrono::milliseconds timeout);
 
 /// Those that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
 /// unix_stream_connect).

@@ -1,5 +1,5 @@
-// Text that others wrote, for a terminal: a VMM's last words and a guest's complaints reach people through error messages, and
-// what they contain must not move the cursor, clear the screen, set a title or hide what stands beside it.
+// Text that others wrote, for a terminal: the end of a VMM's stderr and a guest's complaints reach people through error
+// messages, and what they contain must not move the cursor, clear the screen, set a title or hide what stands beside it.
 #pragma once
 
 #include <string>

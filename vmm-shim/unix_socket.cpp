@@ -55,9 +55,9 @@ PathListener::~PathListener() {
 
 UniqueFd connectUnix(const std::string& path) {
     // A process that has no processor just now takes a moment to accept the connections before this one.
-    constexpr timeval patience{0, 100'000};
+    constexpr timeval timeout{0, 100'000};
     UniqueFd fd = streamSocket(0);
-    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) != 0) throwErrno("set a socket's timeout");
+    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) != 0) throwErrno("set a socket's timeout");
     const sockaddr_un address = unixAddress(path);
     if (::connect(fd.get(), generic(address), sizeof(address)) != 0) {
         if (errno == EAGAIN)

@@ -92,12 +92,12 @@ void Course::failUnlessNewDies(const std::string& cause) {
 }
 
 void Course::postOldDied() {
-    const std::string words = oldVmm->lastWords();
+    const std::string words = oldVmm->stderrTail();
     post(Event::OldDied, "the old VMM " + oldVmm->process().howItEnded() + " by itself" + (words.empty() ? "" : ": " + words));
 }
 
 void Course::postNewDied() {
-    const std::string words = newVmm->lastWords();
+    const std::string words = newVmm->stderrTail();
     post(Event::NewDied, "the new VMM " + newVmm->process().howItEnded() + (words.empty() ? "" : ": " + words));
 }
 

@@ -100,9 +100,10 @@ class Course {
     void post(Event event, const std::string& cause);
     void fail(const std::string& cause) { post(Event::Failed, cause); }
     void done() { post(Event::Done, {}); }
-    /// Fails the state soon: when the new VMM is dying of what went wrong, its death and its last words are the better cause.
+    /// Fails the state soon: when the new VMM is dying of what went wrong, its death and the end of its stderr are the better
+    /// cause.
     void failUnlessNewDies(const std::string& cause);
-    /// A VMM has ended, and nobody expected it: how, and its last words, are the cause.
+    /// A VMM has ended, and nobody expected it: how, and the end of its stderr, are the cause.
     void postOldDied();
     void postNewDied();
 

@@ -225,7 +225,7 @@ class ExecSteps : public Steps {
     /// already runs no program any more, but has said why, in a log of its own.
     bool hasExecuted() const {
         if (executed_ || isFinal(course_.state()) || !course_.isOneProcess() || !course_.migrateSent) return false;
-        return runsAProgram(course_.oldVmm->record().pid) || !course_.newVmm->lastWords().empty();
+        return runsAProgram(course_.oldVmm->record().pid) || !course_.newVmm->stderrTail().empty();
     }
 
     void executed() {

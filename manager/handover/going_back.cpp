@@ -33,7 +33,7 @@ void GoingBack::newGone() {
     } catch (const std::exception& error) {
         course_.warn(std::string(error.what()) + ": the guest's network may be dead");
     }
-    const std::string words = newDiedByItself_ ? course_.newVmm->lastWords() : std::string();
+    const std::string words = newDiedByItself_ ? course_.newVmm->stderrTail() : std::string();
     // It may have said more since the cause was noted; the beginning is what tells.
     std::string& cause = course_.report.cause;
     if (!words.empty() && cause.find(words.substr(0, words.find(';'))) == std::string::npos)

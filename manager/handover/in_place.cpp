@@ -135,7 +135,7 @@ ShimTrial::ShimTrial(int program, const std::string& name, const Identity& ident
         deadline_.reset();
         const std::string ended = process_.howItEnded();
         if (ended == "exited with status 0") return done({});
-        const std::string said = lastWordsOf(log_.get());
+        const std::string said = stderrTailOf(log_.get());
         done("'" + name + "', which the VMM has to execute, " + ended + (said.empty() ? "" : " (" + said + ")") +
              " when the VMM's user executed it; make it readable and executable for everyone, on a file system that allows it");
     });

@@ -102,7 +102,7 @@ void Start::launch() {
                                .shareImplicitRam = shareImplicitRam_,
                                .connectHeartbeat = request_.waitHeartbeat.has_value()});
     vmm_->process().onExit([this] {
-        const std::string words = vmm_->lastWords();
+        const std::string words = vmm_->stderrTail();
         fail("the VMM " + vmm_->process().howItEnded() + (words.empty() ? "" : ": " + words));
     });
     const std::chrono::milliseconds deadline = definition.handover.deadlines.launch;
@@ -139,7 +139,7 @@ void Start::letRun() {
 void Start::awaitHeartbeat() {
     if (!request_.waitHeartbeat) return finish({}, true);
     vmm_->process().onExit(
-        [this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->lastWords()); });
+        [this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->stderrTail()); });
     timer_ = EventSource::after(*request_.waitHeartbeat, [this] {
         finish("no heartbeat from the guest's probe, with its RAM filled, within " +
                    std::to_string(request_.waitHeartbeat->count()) + " ms; the guest runs",

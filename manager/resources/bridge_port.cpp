@@ -67,8 +67,8 @@ class RouteRequest {
     /// Sends it, and gives `each` what comes in answer, up to the last message.
     void exchange(const std::string& what, const std::function<void(const nlmsghdr&)>& each = nullptr) {
         const UniqueFd socket(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
-        const timeval patience{.tv_sec = 1};  // The kernel answers at once.
-        ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+        const timeval timeout{.tv_sec = 1};  // The kernel answers at once.
+        ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
         const auto length = static_cast<std::uint32_t>(bytes_.size());
         std::memcpy(bytes_.data(), &length, sizeof(length));
         if (!socket || ::send(socket.get(), bytes_.data(), bytes_.size(), 0) < 0) throwErrno(what);

@@ -40,8 +40,8 @@ std::string takeText(GError* error) {
     return text;
 }
 
-std::string frozen(milliseconds patience) {
-    return "virt-handoverd is there and has not answered for " + std::to_string(patience.count() / 1000) +
+std::string frozen(milliseconds timeout) {
+    return "virt-handoverd is there and has not answered for " + std::to_string(timeout.count() / 1000) +
            " s: it is stopped, or hangs; VMs go on without it. 'systemctl status virt-handoverd' shows it, 'systemctl restart "
            "virt-handoverd' ends that";
 }
@@ -81,11 +81,11 @@ struct DbusClient::Call {
     Done done;
     bool isReport = false;
     GCancellable* cancellable = g_cancellable_new();
-    std::chrono::milliseconds patience{};
+    std::chrono::milliseconds timeout{};
     EventSource nextPing;
 };
 
-DbusClient::DbusClient(const std::string& runtimeDirectory, Patience patience) : patience_(patience) {
+DbusClient::DbusClient(const std::string& runtimeDirectory, Timeouts timeouts) : timeouts_(timeouts) {
     connect(managerSocket(runtimeDirectory));
     try {
         sayHello();
@@ -105,7 +105,7 @@ void DbusClient::connect(const std::string& socket) {
     g_free(escaped);
     const std::unique_ptr<GCancellable, decltype(&g_object_unref)> cancellable(g_cancellable_new(), g_object_unref);
     const EventSource deadline =
-        EventSource::after(patience_.answer, [&cancellable] { g_cancellable_cancel(cancellable.get()); });
+        EventSource::after(timeouts_.answer, [&cancellable] { g_cancellable_cancel(cancellable.get()); });
     Awaited attempt;
     g_dbus_connection_new_for_address(address.c_str(), G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, nullptr, cancellable.get(),
                                       Awaited::take, &attempt);
@@ -114,7 +114,7 @@ void DbusClient::connect(const std::string& socket) {
     if (connection_) return;
     const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED);
     const std::string cause = takeText(error);
-    if (isSilent) throw Unreachable(frozen(patience_.answer) + ", or work without it: virt-handover --embed ...");
+    if (isSilent) throw Unreachable(frozen(timeouts_.answer) + ", or work without it: virt-handover --embed ...");
     throw NotThere("the manager cannot be reached: " + cause +
                    "; start virt-handoverd, or work without it: virt-handover --embed ...");
 }
@@ -122,7 +122,7 @@ void DbusClient::connect(const std::string& socket) {
 void DbusClient::sayHello() {
     Awaited greeting;
     g_dbus_connection_call(connection_, nullptr, dbusPath, dbusInterface, "Hello", g_variant_new("(u)", dbusProtocol),
-                           G_VARIANT_TYPE("(us)"), G_DBUS_CALL_FLAGS_NONE, static_cast<int>(patience_.answer.count()), nullptr,
+                           G_VARIANT_TYPE("(us)"), G_DBUS_CALL_FLAGS_NONE, static_cast<int>(timeouts_.answer.count()), nullptr,
                            Awaited::take, &greeting);
     GError* error = nullptr;
     GVariant* value = g_dbus_connection_call_finish(connection_, greeting.result(), &error);
@@ -131,7 +131,7 @@ void DbusClient::sayHello() {
         const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
         const std::string cause = takeText(error);
         if (isOlder) throw Unreachable(otherVersion("this command, " VH_VERSION ",", ""));
-        throw Unreachable(isSilent ? frozen(patience_.answer) : "the manager went away before it answered: " + cause);
+        throw Unreachable(isSilent ? frozen(timeouts_.answer) : "the manager went away before it answered: " + cause);
     }
     guint32 protocol = 0;
     const char* text = "";
@@ -154,7 +154,7 @@ void DbusClient::call(const char* method, GVariant* arguments, Answer when, Done
             const bool isSilent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
                                   g_error_matches(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
             const std::string cause = takeText(error);
-            const std::string why = isSilent ? frozen(call.patience) : "the manager went away before it answered: " + cause;
+            const std::string why = isSilent ? frozen(call.timeout) : "the manager went away before it answered: " + cause;
             return call.done({ExitCode::Unreachable, {{"error", why + whatToDo}}});
         }
         int code = 0;
@@ -164,22 +164,22 @@ void DbusClient::call(const char* method, GVariant* arguments, Answer when, Done
         g_variant_unref(value);
         call.done(found);
     };
-    waiting->patience = patience_.answer;
+    waiting->timeout = timeouts_.answer;
     g_dbus_connection_call(connection_, nullptr, dbusPath, dbusInterface, method, arguments, G_VARIANT_TYPE("(is)"),
-                           G_DBUS_CALL_FLAGS_NONE, when == Answer::AtOnce ? static_cast<int>(patience_.answer.count()) : G_MAXINT,
+                           G_DBUS_CALL_FLAGS_NONE, when == Answer::AtOnce ? static_cast<int>(timeouts_.answer.count()) : G_MAXINT,
                            waiting->cancellable, answered, new std::shared_ptr<Call>(waiting));
     if (when != Answer::AtOnce) pingLater(waiting);
 }
 
 void DbusClient::pingLater(const std::shared_ptr<Call>& call) {
-    call->nextPing = EventSource::after(patience_.ping, [this, waiting = std::weak_ptr<Call>(call)] {
+    call->nextPing = EventSource::after(timeouts_.ping, [this, waiting = std::weak_ptr<Call>(call)] {
         struct Ping {
             DbusClient* client;
             std::weak_ptr<Call> call;
         };
         g_dbus_connection_call(
             connection_, nullptr, dbusPath, dbusInterface, "Ping", nullptr, nullptr, G_DBUS_CALL_FLAGS_NONE,
-            static_cast<int>(patience_.answer.count()), nullptr,
+            static_cast<int>(timeouts_.answer.count()), nullptr,
             [](GObject* source, GAsyncResult* result, gpointer data) {
                 const std::unique_ptr<Ping> ping(static_cast<Ping*>(data));
                 GVariant* answer = g_dbus_connection_call_finish(G_DBUS_CONNECTION(source), result, nullptr);

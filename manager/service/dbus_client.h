@@ -26,14 +26,14 @@ class DbusClient : public Verbs {
  public:
     /// For how long a daemon may be silent that should answer at once, and how often one that is at work is asked whether it
     /// lives.
-    struct Patience {
+    struct Timeouts {
         std::chrono::milliseconds answer{15'000};
         std::chrono::milliseconds ping{3'000};
     };
 
     /// Connects at once. Throws Unreachable.
-    explicit DbusClient(const std::string& runtimeDirectory) : DbusClient(runtimeDirectory, Patience()) {}
-    DbusClient(const std::string& runtimeDirectory, Patience patience);
+    explicit DbusClient(const std::string& runtimeDirectory) : DbusClient(runtimeDirectory, Timeouts()) {}
+    DbusClient(const std::string& runtimeDirectory, Timeouts timeouts);
     DbusClient(const DbusClient&) = delete;
     ~DbusClient() override;
 
@@ -61,7 +61,7 @@ class DbusClient : public Verbs {
     void pingLater(const std::shared_ptr<Call>& call);
     void callObserved(const char* method, GVariant* arguments, Handover::Observer observer, Done done);
 
-    const Patience patience_;
+    const Timeouts timeouts_;
     GDBusConnection* connection_ = nullptr;
 };
 

@@ -15,8 +15,8 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-constexpr milliseconds recoveryPatience{60'000};  ///< Longer than any recovery takes.
-constexpr milliseconds lookPatience{300};         ///< For who holds a lock just to see whether somebody does.
+constexpr milliseconds recoveryTimeout{60'000};  ///< Longer than any recovery takes.
+constexpr milliseconds lookTimeout{300};         ///< For who holds a lock just to see whether somebody does.
 
 /// What can be said of a VM without asking its VMM; nothing when it has to be asked.
 std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) {
@@ -82,10 +82,10 @@ Host::~Host() {
     for (const Operation& operation : operations_) operation->parts = {};
 }
 
-milliseconds Host::patienceWith(const std::string& vm) const {
-    if (directoryOf(vm).isBeingSettled()) return recoveryPatience;
+milliseconds Host::timeoutWith(const std::string& vm) const {
+    if (directoryOf(vm).isBeingSettled()) return recoveryTimeout;
     const bool isAtWork = std::ranges::any_of(operations_, [&](const auto& operation) { return operation->vm == vm; });
-    return isAtWork ? milliseconds(0) : lookPatience;
+    return isAtWork ? milliseconds(0) : lookTimeout;
 }
 
 void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait) {
@@ -95,7 +95,7 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
         if (UniqueFd lock = directory.tryLock()) {
             operation = std::make_shared<Work>(Work{.vm = vm, .lock = std::move(lock), .directory = directory, .done = done});
             operations_.push_back(operation);
-        } else if (wait.isEndless || std::chrono::steady_clock::now() - wait.since < patienceWith(vm)) {
+        } else if (wait.isEndless || std::chrono::steady_clock::now() - wait.since < timeoutWith(vm)) {
             if (!wait.isEndless && !wait.isTold && directory.isBeingSettled()) {
                 wait.isTold = true;
                 if (notice_) notice_("vm '" + vm + "': waits until what an earlier manager left half done on it is settled");

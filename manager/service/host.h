@@ -122,7 +122,7 @@ class Host : public Verbs {
     void on(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
     void tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait);
     /// How long a verb waits.
-    std::chrono::milliseconds patienceWith(const std::string& vm) const;
+    std::chrono::milliseconds timeoutWith(const std::string& vm) const;
     /// Says to other verbs, of this and of other managers, whether this one is settling what another one left half done.
     static void saySettling(const Operation& operation, bool isSo);
     void end(const Operation& operation, VerbResult result);

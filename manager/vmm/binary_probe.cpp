@@ -46,7 +46,7 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
                " ms: is it one, and is the host not overloaded?");
     });
     process_.onExit([this] {
-        const std::string said = lastWordsOf(log_.get());
+        const std::string said = stderrTailOf(log_.get());
         finish("'" + question_.path + "' is not a working QEMU: it " + process_.howItEnded() + (said.empty() ? "" : ": " + said));
     });
     ask();

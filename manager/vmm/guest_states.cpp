@@ -7,7 +7,7 @@
 namespace vh {
 namespace {
 
-constexpr std::chrono::milliseconds patience{1'000};
+constexpr std::chrono::milliseconds timeout{1'000};
 /// Each takes a descriptor, and a process has 1024 of them where nobody has raised that.
 constexpr std::size_t atOnce = 256;
 
@@ -29,7 +29,7 @@ void GuestStates::askMore() {
 void GuestStates::ask(std::size_t index) {
     try {
         vmms_[index] = std::make_unique<VmmProcess>(questions_[index].vmm, questions_[index].directory);
-        vmms_[index]->monitor().execute("query-status", nullptr, patience,
+        vmms_[index]->monitor().execute("query-status", nullptr, timeout,
                                         [this, index](const QmpReply& reply) { take(index, reply.text("status")); });
         ++underWay_;
     } catch (const std::exception&) {

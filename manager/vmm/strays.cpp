@@ -16,8 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 
-constexpr milliseconds patience{3'000};
-constexpr milliseconds answerPatience{1'000};
+constexpr milliseconds timeout{3'000};
+constexpr milliseconds answerTimeout{1'000};
 
 constexpr std::string_view monitor = "/qmp.sock";
 constexpr const char* standardOutput = "fd/1";
@@ -96,7 +96,7 @@ StrayCheck::StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Do
     : directory_(std::move(directory)),
       record_(std::move(record)),
       done_(std::move(done)),
-      until_(std::chrono::steady_clock::now() + patience) {
+      until_(std::chrono::steady_clock::now() + timeout) {
     if (record_) keep_ = livePids(*record_);
     timer_ = EventSource::after(milliseconds(0), [this] { look(); });
 }
@@ -149,7 +149,7 @@ void StrayCheck::take(const StrayVmm& stray) {
     vmm_ =
         std::make_unique<VmmProcess>(VmmRecord{.pid = stray.pid, .startTime = Process(stray.pid).startTime()}, stray.directory);
     try {
-        vmm_->monitor().execute("query-status", nullptr, answerPatience,
+        vmm_->monitor().execute("query-status", nullptr, answerTimeout,
                                 [this, stray](const QmpReply& reply) { judge(stray, reply); });
     } catch (const std::exception&) {  // Its monitor is closed: it is ending, or another client will be gone soon.
         laterOr(stray, "is a VMM of it that no record names, and its monitor cannot be reached; it may hold the guest");
@@ -178,7 +178,7 @@ void StrayCheck::end(pid_t pid) {
     vmm_.reset();
     ending_ = ChildProcess::of(pid);
     if (!ending_.alive()) return look();
-    timer_ = EventSource::after(patience, [this, pid] {
+    timer_ = EventSource::after(timeout, [this, pid] {
         ending_.ignoreExit();
         finish(processText(pid) + " is a VMM of it that never had the guest, and it does not end");
     });
@@ -203,7 +203,7 @@ void StrayCheck::endUnlessItMayHoldTheGuest(const StrayVmm& stray, const std::st
     const auto finished = [this, stray, problem] { finish(processText(stray.pid) + " " + problem); };
     vmm_ = std::make_unique<VmmProcess>(record_->vmm, directory_.generation(record_->vmm.generation));
     try {
-        vmm_->monitor().execute("query-status", nullptr, answerPatience, [this, stray, finished](const QmpReply& reply) {
+        vmm_->monitor().execute("query-status", nullptr, answerTimeout, [this, stray, finished](const QmpReply& reply) {
             if (runStateOf(reply.text("status")) == RunState::Running && vmm_->hasOwnAnswer()) return end(stray.pid);
             finished();
         });

@@ -181,12 +181,12 @@ void VmmProcess::expectOwnAnswer() const {
                                  "' is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\"");
 }
 
-std::string VmmProcess::lastWords() const {
+std::string VmmProcess::stderrTail() const {
     const UniqueFd log(::open((directory_ + "/vmm.log").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    return lastWordsOf(log.get(), logStart_);
+    return stderrTailOf(log.get(), logStart_);
 }
 
-std::string lastWordsOf(int log, std::uintmax_t from) {
+std::string stderrTailOf(int log, std::uintmax_t from) {
     constexpr std::uintmax_t bytesRead = 64 * 1024;
     constexpr std::size_t linesShown = 3, lineLength = 400;
     struct stat status {};

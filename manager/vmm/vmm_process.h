@@ -71,8 +71,8 @@ class VmmProcess {
     /// every look at its descriptors, would meet the wrong process then.
     void expectOwnAnswer() const;
 
-    /// See lastWordsOf(); what is in the log from before this VMM does not count.
-    std::string lastWords() const;
+    /// See stderrTailOf(); what is in the log from before this VMM does not count.
+    std::string stderrTail() const;
 
     /// The VMM's RAM blocks, by its monitor and /proc. `then` is called once, from the main loop; `problem` is empty when all is
     /// known.
@@ -103,7 +103,7 @@ class VmmProcess {
 /// The last lines of what a program wrote to its standard error, three at most and no warnings, as one; empty when there are
 /// none. QEMU tells a cause first and what came of it after that. However much there is, only the end of it is read, and only the
 /// beginning of a line is told.
-std::string lastWordsOf(int log, std::uintmax_t from = 0);
+std::string stderrTailOf(int log, std::uintmax_t from = 0);
 
 /// The main migration channel as `migrate` and `migrate-incoming` take it: the file in a set of the VMM's.
 nlohmann::json fdsetChannel(int fdset);

@@ -127,7 +127,7 @@ CommandResult run(const Command& command) {
         if (expired && asked) killed = true;
         signalProcess(process.get(), killed ? SIGKILL : SIGTERM);
         asked = true;
-        deadline = steady_clock::now() + (killed ? command.killPatience : command.patience);
+        deadline = steady_clock::now() + (killed ? command.killTimeout : command.endTimeout);
     }
     int status = 0;
     pid_t reaped = 0;

@@ -14,9 +14,9 @@ struct Command {
     std::vector<std::string> argv;  ///< argv[0] is looked for in PATH when it has no slash.
     std::chrono::milliseconds deadline{30'000};
     /// After the deadline, or when `stop` becomes readable: SIGTERM, and SIGKILL when it has not ended after this.
-    std::chrono::milliseconds patience{2'000};
+    std::chrono::milliseconds endTimeout{2'000};
     /// And then it is left alone: one that the kernel holds ends when the kernel lets it.
-    std::chrono::milliseconds killPatience{10'000};
+    std::chrono::milliseconds killTimeout{10'000};
     int stop = -1;  ///< Borrowed.
 };
 

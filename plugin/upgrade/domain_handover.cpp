@@ -111,7 +111,7 @@ void checkNew(const JournalDomain& domain, const DomainStatus& status) {
 }
 
 // Space under /run may be freed, and a monitor's socket is listened on again a moment after its last client went.
-constexpr milliseconds finishPatience{10'000};
+constexpr milliseconds finishTimeout{10'000};
 constexpr milliseconds finishPause{100};
 
 /// A person must look. libvirt is let in nevertheless, for the sake of all other domains; but not to a status XML that may name
@@ -232,7 +232,7 @@ bool setAside(const HostPaths& paths, const JournalDirectory& journal, const Jou
 }
 
 void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain) {
-    const auto deadline = steady_clock::now() + finishPatience;
+    const auto deadline = steady_clock::now() + finishTimeout;
     std::string why;
     while (domain.new_.isAlive()) {
         try {

@@ -15,11 +15,11 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds, std::chrono::steady_clock;
 
 // After being asked to stop, the manager rolls back, which its own deadlines bound (manager/handover/handover_table.h).
-constexpr milliseconds rollBackPatience{30'000};
+constexpr milliseconds rollBackTimeout{30'000};
 constexpr milliseconds settleDeadline{120'000};  // A recovery gives 30 s to a single one of its steps.
 // Another manager may be at work on this domain, when the tool that started it is dead: at most as long as all deadlines of its
 // states together (manager/handover/handover_table.h).
-constexpr milliseconds settlePatience{330'000};
+constexpr milliseconds settleTimeout{330'000};
 constexpr milliseconds settlePause{250};
 
 enum ManagerCode { refused = 2, personNeeded = 4 };
@@ -56,7 +56,7 @@ std::vector<std::string> ManagerCommand::command(std::vector<std::string> words)
 
 std::optional<HandoverReport> ManagerCommand::adopt(const std::string& specFile, milliseconds deadline, int stop) const {
     const CommandResult result =
-        run({.argv = command({specFile}), .deadline = deadline, .patience = rollBackPatience, .stop = stop});
+        run({.argv = command({specFile}), .deadline = deadline, .endTimeout = rollBackTimeout, .stop = stop});
     const json answer = answerOf(result);
     // What it says before it begins is an error and nothing else.
     if (answer.contains("error") && (result.status == refused || result.status == 1))
@@ -71,7 +71,7 @@ std::optional<HandoverReport> ManagerCommand::adopt(const std::string& specFile,
 }
 
 Settled ManagerCommand::settle(const std::string& uuid) const {
-    const auto deadline = steady_clock::now() + settlePatience;
+    const auto deadline = steady_clock::now() + settleTimeout;
     for (;;) {
         const CommandResult result = run({.argv = command({"--recover", nameOfDomain(uuid)}), .deadline = settleDeadline});
         if (result.ok()) {

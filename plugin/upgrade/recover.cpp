@@ -19,7 +19,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::chrono::milliseconds guardianPatience{120'000}, guardianPause{100};
+constexpr std::chrono::milliseconds guardianTimeout{120'000}, guardianPause{100};
 
 /// To what the dead process had planned comes what is there now: somebody may have started libvirt since.
 LockOutPlan planNow(const LockOutSettings& settings, const LockOutPlan& before) {
@@ -56,9 +56,9 @@ UniqueFd lockOf(const JournalDirectory& directory, bool wait) {
 
 /// What no journal tells of: what can be put right becomes part of the journal, as if an upgrade had left it so; of the rest a
 /// person is told.
-void addOrphans(const RecoverSurroundings& surroundings, const JournalDirectory& directory,
-                std::optional<UpgradeJournal>& journal, RecoverSummary& summary) {
-    for (const Orphan& orphan : findOrphans(surroundings.paths, ManagerCommand(surroundings.runtimeDirectory))) {
+void addOrphans(const RecoverEnvironment& environment, const JournalDirectory& directory, std::optional<UpgradeJournal>& journal,
+                RecoverSummary& summary) {
+    for (const Orphan& orphan : findOrphans(environment.paths, ManagerCommand(environment.runtimeDirectory))) {
         const auto isIt = [&](const JournalDomain& domain) { return domain.uuid == orphan.domain.uuid; };
         if (journal && std::ranges::any_of(journal->domains, isIt)) continue;
         if (!orphan.remedy.empty()) {
@@ -66,20 +66,20 @@ void addOrphans(const RecoverSurroundings& surroundings, const JournalDirectory&
                 {orphan.domain.title, orphan.domain.uuid, "lost", orphan.what + ": " + orphan.remedy, orphan.qemu});
             continue;
         }
-        reserveFiles(surroundings.paths, directory, {.domain = orphan.domain, .statusXml = orphan.statusXml});
+        reserveFiles(environment.paths, directory, {.domain = orphan.domain, .statusXml = orphan.statusXml});
         if (!journal) journal.emplace();
         journal->domains.push_back(orphan.domain);
     }
 }
 
-RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
-    const JournalDirectory directory(surroundings.runtimeDirectory);
-    const UniqueFd lock = lockOf(directory, surroundings.wait);
+RecoverSummary recoverNow(RecoverEnvironment& environment) {
+    const JournalDirectory directory(environment.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, environment.wait);
     std::optional<UpgradeJournal> journal = directory.read();
     RecoverSummary summary;
     // A guardian is for one upgrade, which leaves a journal when there is something to do.
     try {
-        if (!surroundings.inheritedLock) addOrphans(surroundings, directory, journal, summary);
+        if (!environment.inheritedLock) addOrphans(environment, directory, journal, summary);
     } catch (const std::exception& error) {  // No reason to leave what the journal tells of.
         summary.warnings.push_back(std::string("domains whose QEMU libvirt does not know were not looked for: ") + error.what());
     }
@@ -91,25 +91,25 @@ RecoverSummary recoverNow(RecoverSurroundings& surroundings) {
         if (domain.phase == DomainPhase::Prepared) domain.phase = DomainPhase::Unchanged;
     std::string problem;
     if (std::ranges::any_of(journal->domains, &JournalDomain::unfinished)) {
-        const ManagerCommand manager(surroundings.runtimeDirectory);
-        if (!surroundings.inheritedLock) {
-            journal->lockOut = planNow(surroundings.lockOut, journal->lockOut);
+        const ManagerCommand manager(environment.runtimeDirectory);
+        if (!environment.inheritedLock) {
+            journal->lockOut = planNow(environment.lockOut, journal->lockOut);
             directory.write(*journal);
         }
-        LockOut lockOut(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
+        LockOut lockOut(environment.lockOut, journal->lockOut, std::move(environment.inheritedLock));
         for (JournalDomain& domain : journal->domains) {
             if (!domain.unfinished()) continue;
-            settle(surroundings.paths, directory, manager, domain);
+            settle(environment.paths, directory, manager, domain);
             directory.write(*journal);
         }
         problem = lockOut.release();
     } else {
-        problem = letLibvirtIn(surroundings.lockOut, journal->lockOut, std::move(surroundings.inheritedLock));
+        problem = letLibvirtIn(environment.lockOut, journal->lockOut, std::move(environment.inheritedLock));
     }
     if (!problem.empty()) summary.warnings.push_back(problem);
     for (const JournalDomain& domain : journal->domains) {
         summary.domains.push_back(conclude(domain));
-        releaseFiles(surroundings.paths, directory, domain);
+        releaseFiles(environment.paths, directory, domain);
     }
     journal->keepLost();
     directory.keep(*journal);
@@ -136,11 +136,11 @@ ExitCode RecoverSummary::exitCode() const {
     return needed ? ExitCode::Lost : ExitCode::Done;
 }
 
-RecoverSummary recover(RecoverSurroundings surroundings) {
-    const auto deadline = std::chrono::steady_clock::now() + guardianPatience;
+RecoverSummary recover(RecoverEnvironment environment) {
+    const auto deadline = std::chrono::steady_clock::now() + guardianTimeout;
     for (;;) {
         try {
-            return recoverNow(surroundings);
+            return recoverNow(environment);
         } catch (const LockedOutAlready&) {
             // The guardian of a killed upgrade has libvirt's lock and waits for the one that we had until now: it is the one to
             // recover.
@@ -150,9 +150,9 @@ RecoverSummary recover(RecoverSurroundings surroundings) {
     }
 }
 
-void forgetLost(const RecoverSurroundings& surroundings, const std::string& name) {
-    const JournalDirectory directory(surroundings.runtimeDirectory);
-    const UniqueFd lock = lockOf(directory, surroundings.wait);
+void forgetLost(const RecoverEnvironment& environment, const std::string& name) {
+    const JournalDirectory directory(environment.runtimeDirectory);
+    const UniqueFd lock = lockOf(directory, environment.wait);
     std::optional<UpgradeJournal> journal = directory.read();
     const auto isIt = [&](const JournalDomain& domain) {
         return domain.phase == DomainPhase::Lost && (domain.uuid == name || domain.title == name);

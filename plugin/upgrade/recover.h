@@ -39,7 +39,7 @@
 
 namespace vh {
 
-struct RecoverSurroundings {
+struct RecoverEnvironment {
     std::string runtimeDirectory;
     HostPaths paths;
     LockOutSettings lockOut;
@@ -69,7 +69,7 @@ std::string recoverText(const RecoverSummary& summary);
 
 /// Throws UpgradeRefused when an upgrade is under way; std::runtime_error when the journal cannot be understood, or libvirt
 /// cannot be kept away.
-RecoverSummary recover(RecoverSurroundings surroundings);
+RecoverSummary recover(RecoverEnvironment environment);
 
 /// Starts the guardian of an upgrade: a process beside it that has the lock on libvirt (lock_out.h) and waits for the upgrade's
 /// end. When it ended well there is no journal, and the guardian ends; when it was killed, the guardian recovers, and libvirt was
@@ -77,6 +77,6 @@ RecoverSummary recover(RecoverSurroundings surroundings);
 void startGuardian(const std::string& runtimeDirectory, int lock);
 
 /// Drops a lost domain, by UUID or name, that a person has put in order. Throws UpgradeRefused when there is none.
-void forgetLost(const RecoverSurroundings& surroundings, const std::string& domain);
+void forgetLost(const RecoverEnvironment& environment, const std::string& domain);
 
 }  // namespace vh

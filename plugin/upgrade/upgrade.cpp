@@ -50,11 +50,11 @@ struct Candidate {
 
 class Upgrade {
  public:
-    Upgrade(const UpgradeRequest& request, const UpgradeSurroundings& surroundings)
+    Upgrade(const UpgradeRequest& request, const UpgradeEnvironment& environment)
         : request_(request),
-          surroundings_(surroundings),
-          directory_(surroundings.runtimeDirectory),
-          manager_(surroundings.runtimeDirectory) {}
+          environment_(environment),
+          directory_(environment.runtimeDirectory),
+          manager_(environment.runtimeDirectory) {}
 
     UpgradeSummary run() {
         const UniqueFd lock = directory_.tryLock();
@@ -80,15 +80,15 @@ class Upgrade {
     }
 
     bool interrupted() const {
-        pollfd entry{surroundings_.interrupts, POLLIN, 0};
-        return surroundings_.interrupts >= 0 && ::poll(&entry, 1, 0) > 0;
+        pollfd entry{environment_.interrupts, POLLIN, 0};
+        return environment_.interrupts >= 0 && ::poll(&entry, 1, 0) > 0;
     }
 
     void end(DomainOutcome outcome) { ended_.push_back(std::move(outcome)); }
 
     /// Step 1. The connection is closed at the end: libvirt is about to go.
     void prepare() {
-        const LibvirtConnection libvirt(surroundings_.uri, libvirtTimeout);
+        const LibvirtConnection libvirt(environment_.uri, libvirtTimeout);
         std::vector<LibvirtDomain> domains = request_.all ? libvirt.running() : std::vector<LibvirtDomain>();
         for (const std::string& name : request_.domains) domains.push_back(libvirt.find(name));
         std::set<std::string> seen;
@@ -99,9 +99,9 @@ class Upgrade {
     }
 
     void prepare(const LibvirtConnection& libvirt, const LibvirtDomain& domain) {
-        surroundings_.say("checking domain '" + domain.name + "'");
+        environment_.say("checking domain '" + domain.name + "'");
         const Readiness readiness =
-            checkReadiness(libvirt, surroundings_.paths, domain, {.emulator = request_.emulator, .force = request_.force});
+            checkReadiness(libvirt, environment_.paths, domain, {.emulator = request_.emulator, .force = request_.force});
         DomainOutcome outcome{.domain = domain.name,
                               .uuid = domain.uuid,
                               .outcome = request_.all ? "skipped" : "refused",
@@ -140,7 +140,7 @@ class Upgrade {
         plan.domain.old = ProcessIdentity::of(readiness.status.pid);
         plan.domain.upgrade = ProcessIdentity::of(::getpid());
         plan.domain.emulator = readiness.installed.path;
-        plan.domain.capabilityFlags = capabilityFlags(surroundings_.paths.capabilitiesDirectory, readiness.installed.path);
+        plan.domain.capabilityFlags = capabilityFlags(environment_.paths.capabilitiesDirectory, readiness.installed.path);
         plan.statusXml = readiness.statusXml;
         plan.native = libvirt.nativeCommand(readiness.domain.uuid);
         dropOldRecord(plan.domain);
@@ -162,7 +162,7 @@ class Upgrade {
     void reserve() {
         std::erase_if(candidates_, [this](Candidate& candidate) {
             try {
-                reserveFiles(surroundings_.paths, directory_, candidate.plan);
+                reserveFiles(environment_.paths, directory_, candidate.plan);
                 return false;
             } catch (const std::exception& error) {
                 candidate.outcome.cause = error.what();
@@ -175,16 +175,16 @@ class Upgrade {
 
     /// Steps 3 to 5.
     void exchange() {
-        journal_.lockOut = planLockOut(surroundings_.lockOut);
+        journal_.lockOut = planLockOut(environment_.lockOut);
         for (const Candidate& candidate : candidates_) journal_.domains.push_back(candidate.plan.domain);
         directory_.write(journal_);
         const auto began = steady_clock::now();
-        surroundings_.say("stopping libvirt; guests run on");
+        environment_.say("stopping libvirt; guests run on");
         try {
-            LockOut lockOut(surroundings_.lockOut, journal_.lockOut);
-            startGuardian(surroundings_.runtimeDirectory, lockOut.descriptor());
+            LockOut lockOut(environment_.lockOut, journal_.lockOut);
+            startGuardian(environment_.runtimeDirectory, lockOut.descriptor());
             handOverAll();
-            surroundings_.say("starting libvirt again");
+            environment_.say("starting libvirt again");
             if (const std::string problem = lockOut.release(); !problem.empty()) warnings_.push_back(problem);
         } catch (const std::exception& error) {
             for (Candidate& candidate : candidates_)
@@ -219,7 +219,7 @@ class Upgrade {
         JournalDomain now = domain;
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
-            const AdoptOrder order = makeOrder(surroundings_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
+            const AdoptOrder order = makeOrder(environment_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
             replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), toJson(order).dump(2));
             now.phase = DomainPhase::HandingOver;
             set(domain, now);
@@ -231,19 +231,19 @@ class Upgrade {
             if (now.phase == DomainPhase::Ended) conclude(now, outcome);
             return;
         }
-        surroundings_.say("handing over domain '" + domain.title + "'");
+        environment_.say("handing over domain '" + domain.title + "'");
         outcome.outcome.clear();
         try {
-            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, surroundings_.interrupts);
+            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, environment_.interrupts);
             if (report) takeReport(*report, now, outcome);
         } catch (const std::exception& error) {
             outcome.cause = error.what();
         }
         if (now.phase == DomainPhase::Committed) {
             note(domain, now);
-            finish(surroundings_.paths, directory_, now);
+            finish(environment_.paths, directory_, now);
         }
-        if (now.unfinished()) settle(surroundings_.paths, directory_, manager_, now);
+        if (now.unfinished()) settle(environment_.paths, directory_, manager_, now);
         if (outcome.cause.empty() && interrupted()) outcome.cause = "interrupted";
         noticeItsEnd(now);
         note(domain, now);
@@ -256,7 +256,7 @@ class Upgrade {
         candidate.outcome.outcome.clear();
         candidate.outcome.cause = cause;
         if (now.unfinished())
-            settle(surroundings_.paths, directory_, manager_, now);
+            settle(environment_.paths, directory_, manager_, now);
         else if (now.phase == DomainPhase::Prepared)
             now.phase = DomainPhase::Unchanged;
         note(domain, now);
@@ -321,7 +321,7 @@ class Upgrade {
         const auto deadline = steady_clock::now() + returnDeadline;
         for (;;) {
             try {
-                const LibvirtConnection libvirt(surroundings_.uri, returnDeadline);
+                const LibvirtConnection libvirt(environment_.uri, returnDeadline);
                 libvirt.version();
                 awayMs_ = since(began);
                 for (Candidate& candidate : candidates_) verify(libvirt, candidate);
@@ -344,7 +344,7 @@ class Upgrade {
             const LibvirtDomain now = libvirt.find(domain.uuid);
             if (now.state != candidate.state)
                 throw std::runtime_error("it was " + candidate.state + " before, and libvirt says that it is " + now.state);
-            const pid_t pid = readStatus(readFile(surroundings_.paths.statusFile(domain.title))).pid;
+            const pid_t pid = readStatus(readFile(environment_.paths.statusFile(domain.title))).pid;
             if (pid != candidate.outcome.pid)
                 throw std::runtime_error("libvirt says that its QEMU is pid " + std::to_string(pid) + ", but it is pid " +
                                          std::to_string(candidate.outcome.pid));
@@ -357,7 +357,7 @@ class Upgrade {
     }
 
     void tidyUp() {
-        for (const JournalDomain& domain : journal_.domains) releaseFiles(surroundings_.paths, directory_, domain);
+        for (const JournalDomain& domain : journal_.domains) releaseFiles(environment_.paths, directory_, domain);
         journal_.keepLost();
         try {
             directory_.keep(journal_);
@@ -373,7 +373,7 @@ class Upgrade {
     }
 
     const UpgradeRequest& request_;
-    const UpgradeSurroundings& surroundings_;
+    const UpgradeEnvironment& environment_;
     const JournalDirectory directory_;
     const ManagerCommand manager_;
     std::vector<Candidate> candidates_;
@@ -445,8 +445,8 @@ std::string upgradeText(const UpgradeSummary& summary) {
     return text;
 }
 
-UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeSurroundings& surroundings) {
-    return Upgrade(request, surroundings).run();
+UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeEnvironment& environment) {
+    return Upgrade(request, environment).run();
 }
 
 }  // namespace vh

@@ -69,7 +69,7 @@ struct UpgradeSummary {
 nlohmann::json toJson(const UpgradeSummary& summary);
 std::string upgradeText(const UpgradeSummary& summary);
 
-struct UpgradeSurroundings {
+struct UpgradeEnvironment {
     std::string uri;
     std::string runtimeDirectory;
     HostPaths paths;
@@ -79,6 +79,6 @@ struct UpgradeSurroundings {
 };
 
 /// Throws UpgradeRefused, LibvirtUnreachable; nothing was touched then.
-UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeSurroundings& surroundings);
+UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeEnvironment& environment);
 
 }  // namespace vh

@@ -90,7 +90,7 @@ class DbusTest : public testing::Test {
             return error.what();
         }
     }
-    static constexpr DbusClient::Patience impatient{milliseconds(300), milliseconds(20)};
+    static constexpr DbusClient::Timeouts impatient{milliseconds(300), milliseconds(20)};
 
     const TemporaryDirectory directory_;
     Recorder verbs_;

@@ -39,7 +39,7 @@ TEST_F(CommandTest, saysWhatItWroteAndHowItEnded) {
 TEST_F(CommandTest, endsOneThatTakesTooLong) {
     const CommandResult result = run({.argv = {"sh", "-c", "trap '' TERM; while :; do sleep 1; done"},
                                       .deadline = milliseconds(100),
-                                      .patience = milliseconds(100)});
+                                      .endTimeout = milliseconds(100)});
     EXPECT_EQ(result.status, 128 + SIGKILL);
     EXPECT_TRUE(result.timedOut);
     EXPECT_FALSE(result.left);
@@ -58,8 +58,8 @@ TEST_F(CommandTest, leavesOneThatDoesNotEnd) {
     });
     const CommandResult result = run({.argv = {"sh", "-c", "echo $$ >" + file + "; exec sleep 1000"},
                                       .deadline = milliseconds(3'000),
-                                      .patience = milliseconds(100),
-                                      .killPatience = milliseconds(300)});
+                                      .endTimeout = milliseconds(100),
+                                      .killTimeout = milliseconds(300)});
     keeper.join();
     EXPECT_TRUE(result.timedOut);
     EXPECT_TRUE(result.left);

@@ -157,7 +157,7 @@ TEST(ShellWords, areThoseOfLibvirtsRendering) {
 TEST(Command, endsAtItsDeadlineWhateverTheProgramDoes) {
     const CommandResult result = run({.argv = {"sh", "-c", "trap '' TERM; while :; do echo x; done"},
                                       .deadline = std::chrono::milliseconds(100),
-                                      .patience = std::chrono::milliseconds(100)});
+                                      .endTimeout = std::chrono::milliseconds(100)});
     EXPECT_TRUE(result.timedOut);
     EXPECT_EQ(result.status, 128 + 9);
 }

@@ -43,8 +43,8 @@ using namespace vh::test;
 namespace fs = std::filesystem;
 
 constexpr const char* bridge = "vhbr0";
-constexpr milliseconds verbPatience{120'000};   ///< No verb may take longer, whatever befalls it.
-constexpr milliseconds settlePatience{60'000};  ///< For processes to be gone and descriptors to be closed, once a verb has ended.
+constexpr milliseconds verbTimeout{120'000};   ///< No verb may take longer, whatever befalls it.
+constexpr milliseconds settleTimeout{60'000};  ///< For processes to be gone and descriptors to be closed, once a verb has ended.
 
 volatile sig_atomic_t stopped = 0;
 
@@ -317,13 +317,13 @@ void Chaos::fault(const std::string& kind, const std::string& text) {
 }
 
 std::unique_ptr<Program> Chaos::complete(const std::string& name, bool embedded, const std::vector<std::string>& verb) {
-    const auto end = Clock::now() + settlePatience;
+    const auto end = Clock::now() + settleTimeout;
     for (;;) {
         std::unique_ptr<Program> program = begin(name, embedded, verb);
-        if (!turnUntil([&] { return program->ended(); }, verbPatience)) {
+        if (!turnUntil([&] { return program->ended(); }, verbTimeout)) {
             fault("stuck", "'" + verb.front() + "' of vm '" + name + "' does not end");
             program->send(SIGKILL);
-            turnUntil([&] { return program->ended(); }, settlePatience);
+            turnUntil([&] { return program->ended(); }, settleTimeout);
             return program;
         }
         const json answer = program->answer();
@@ -415,7 +415,7 @@ void Chaos::startDaemon() {
 }
 
 void Chaos::awaitDaemon() {
-    if (!turnUntil([&] { return isListening(workspace_.runtime() + "/manager.sock") || daemon_->ended(); }, verbPatience) ||
+    if (!turnUntil([&] { return isListening(workspace_.runtime() + "/manager.sock") || daemon_->ended(); }, verbTimeout) ||
         daemon_->ended())
         throw std::runtime_error("the daemon does not come up: " + daemon_->error());
 }
@@ -490,7 +490,7 @@ void Chaos::giveUp(Attempt& attempt) {
                     attempt.second->error();
         fault("stuck", text);
         program->send(SIGKILL);
-        turnUntil([&] { return program->ended(); }, settlePatience);
+        turnUntil([&] { return program->ended(); }, settleTimeout);
     }
     attempt.interrupted = true;
 }
@@ -605,7 +605,7 @@ void Chaos::endVisit() {
             seen = seenVmms(directoryOf(visitor_), visitor_.ram);
             return wasInterrupted || seen.size() == (visitorRuns_ ? 0U : 1U);
         },
-        settlePatience);
+        settleTimeout);
     const bool runs = std::ranges::any_of(seen, [](const SeenVmm& vmm) { return vmm.runState == "running"; });
     if (shown->answer().value("state", "") == "running" && !runs)
         fault("lied", "vm 'visitor' is shown as running, and its VMM is " + (seen.empty() ? "not there" : seen.front().runState));
@@ -631,7 +631,7 @@ void Chaos::endVisit() {
             if (!visitorRuns_ && fs::exists(directoryOf(visitor_).path())) wrong = "its directory is there";
             return wrong.empty();
         },
-        settlePatience);
+        settleTimeout);
     if (!wrong.empty()) {
         fault(seen.empty() && visitorRuns_ ? "lost" : "leaked",
               "vm 'visitor' is " + std::string(visitorRuns_ ? "started" : "destroyed") + ", and " + wrong);
@@ -674,7 +674,7 @@ void Chaos::round() {
     if (chance(35)) blows_.push_back({now + milliseconds(below(60)), [this, embedded] { visit(embedded); }});
     for (unsigned i = below(4); i > 0; --i) blows_.push_back({now + milliseconds(below(800)), [this] { look(); }});
 
-    const auto end = now + verbPatience;
+    const auto end = now + verbTimeout;
     for (;;) {
         strikeDue();
         bool allEnded = !visit_ || visit_->ended();
@@ -690,9 +690,9 @@ void Chaos::round() {
     blows_.clear();
     ambushes_.clear();
     for (const Blow& thaw : std::exchange(thaws_, {})) thaw.strike();
-    if (visit_) turnUntil([&] { return visit_->ended(); }, verbPatience);
+    if (visit_) turnUntil([&] { return visit_->ended(); }, verbTimeout);
     turnUntil([&] { return std::ranges::all_of(onlookers_, [](const auto& onlooker) { return onlooker->ended(); }); },
-              verbPatience);
+              verbTimeout);
     for (const auto& onlooker : onlookers_)
         if (onlooker->code() != 0 && !(daemonWasMet_ && onlooker->code() == 5))
             fault("lied", "a look at the VMs ends with " + std::to_string(onlooker->code()) + ": " + onlooker->output() +
@@ -703,7 +703,7 @@ void Chaos::round() {
 
     for (Attempt& attempt : attempts) hear(attempt);
     if (daemonWasMet_) {
-        if (!turnUntil([&] { return daemon_->ended(); }, verbPatience)) fault("stuck", "the daemon does not end");
+        if (!turnUntil([&] { return daemon_->ended(); }, verbTimeout)) fault("stuck", "the daemon does not end");
         startDaemon();
     }
     if (visit_) endVisit();
@@ -778,7 +778,7 @@ void Chaos::settle(Attempt& attempt) {
         const std::unique_ptr<Program> killed = begin(vm.name + "-settles", true, verb);
         std::this_thread::sleep_for(within(vm.typical));
         if (killed->send(SIGKILL)) met("recovering command killed", isDry ? "dry run" : "upgrade");
-        if (!turnUntil([&] { return killed->ended(); }, settlePatience)) fault("stuck", "a killed command does not end");
+        if (!turnUntil([&] { return killed->ended(); }, settleTimeout)) fault("stuck", "a killed command does not end");
     }
     const std::unique_ptr<Program> settled = complete(vm.name + "-settles", true, verb);
     const json report = settled->answer();
@@ -894,7 +894,7 @@ std::vector<Fault> Chaos::faultsOf(Vm& vm, bool remember) {
 
 void Chaos::inspect(Vm& vm) {
     std::vector<Fault> faults;
-    const auto end = Clock::now() + settlePatience;
+    const auto end = Clock::now() + settleTimeout;
     do {
         faults = faultsOf(vm, true);
     } while (!faults.empty() && Clock::now() < end && (std::this_thread::sleep_for(milliseconds(100)), true));
@@ -925,7 +925,7 @@ void Chaos::inspectHost() {
                 found.erase(bridge);
                 return found.size() == taps;
             },
-            settlePatience);
+            settleTimeout);
         if (found.size() != taps) fault("leaked", "taps:" + differenceOf(found, {}));
     }
     std::string more;
@@ -942,7 +942,7 @@ void Chaos::inspectHost() {
             more = moreIn(files, daemonFiles_);
             return more.empty();
         },
-        settlePatience);
+        settleTimeout);
     if (!more.empty()) {
         fault("leaked", "the daemon has open:" + more);
         daemonFiles_.clear();
@@ -975,13 +975,13 @@ void Chaos::repair(Vm& vm) {
     std::cerr << "\n  its record: " << (record.is_discarded() ? "none" : record.dump()) << std::endl;
     complete(vm.name, true, {"destroy", vm.name});
     for (const SeenVmm& vmm : seenVmms(directoryOf(vm), vm.ram)) Target(vmm.pid, Process(vmm.pid).startTime()).send(SIGKILL);
-    turnUntil([&] { return seenVmms(directoryOf(vm), vm.ram).empty(); }, settlePatience);
+    turnUntil([&] { return seenVmms(directoryOf(vm), vm.ram).empty(); }, settleTimeout);
     std::error_code ignored;
     fs::remove_all(directoryOf(vm).path(), ignored);
 }
 
 void Chaos::endAll() {
-    if (daemon_ && daemon_->send(SIGTERM)) turnUntil([&] { return daemon_->ended(); }, verbPatience);
+    if (daemon_ && daemon_->send(SIGTERM)) turnUntil([&] { return daemon_->ended(); }, verbTimeout);
     std::vector<const Vm*> all{&visitor_};
     for (const std::unique_ptr<Vm>& vm : vms_) all.push_back(vm.get());
     for (const Vm* vm : all)

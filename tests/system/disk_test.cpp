@@ -92,7 +92,7 @@ TEST_F(DiskTest, namesTheImageThatIsInUse) {
     EXPECT_NE(refused.code, ExitCode::Done);
     EXPECT_THAT(refused.value.dump(), AllOf(HasSubstr(image), HasSubstr("lock"), Not(HasSubstr("fdset"))));
 
-    // And in the last words of a new VMM.
+    // And at the end of the stderr of a new VMM.
     const json report = upgrade({.binary = workspace.impostor("echo 'qemu: could not open /dev/fdset/1: no' >&2; exit 1")});
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
     EXPECT_THAT(report.value("cause", ""), HasSubstr("could not open " + image + ": no"));
