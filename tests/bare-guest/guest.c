@@ -43,9 +43,9 @@ extern volatile uint32_t cpus;
 volatile uint64_t ticks;
 
 static struct {
-    uint64_t ramMib, rateMibPerSecond, writeMib;
+    uint64_t ramMib, rateMibPerSecond, writeMib, beatMs;
     bool ramMibGiven;
-} options = {.rateMibPerSecond = 64};
+} options = {.rateMibPerSecond = 64, .beatMs = 1};
 
 // The other CPUs begin to write when there is an area.
 static volatile uint64_t writePages;
@@ -141,6 +141,9 @@ static void readOptions(void) {
     if ((value = valueOf(commandLine, "probe.ram_mib="))) options.ramMib = numberIn(value), options.ramMibGiven = true;
     if ((value = valueOf(commandLine, "probe.rate_mib_s="))) options.rateMibPerSecond = numberIn(value);
     if ((value = valueOf(commandLine, "probe.write_mib="))) options.writeMib = numberIn(value);
+    // More than ten seconds would not fit into the timer.
+    if ((value = valueOf(commandLine, "probe.beat_ms=")) && numberIn(value) > 0 && numberIn(value) <= 10000)
+        options.beatMs = numberIn(value);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- memory
@@ -340,7 +343,7 @@ static void sendStatus(void) {
     if (hasDisk) addField(&text, " io_errors=", diskCounts.ioErrors);
     addField(&text, " unsent=", unsent);
     addField(&text, " mismatches=", ram.mismatches + diskCounts.mismatches + writtenMismatches);
-    addField(&text, " uptime_ms=", ticks);
+    addField(&text, " uptime_ms=", ticks * options.beatMs);
     addField(&text, " cpus=", cpus);
     add(&text, "\n");
     sendText(&text);
@@ -397,7 +400,7 @@ static void startTimer(void) {
     localApic[0x0f0 / 4] = 0x1ff;                  // On, with a spurious vector.
     localApic[0x3e0 / 4] = 3;                      // Divided by 16,
     localApic[0x320 / 4] = 0x20000 | TimerVector;  // again and again.
-    localApic[0x380 / 4] = TicksPerMs;
+    localApic[0x380 / 4] = (uint32_t)(TicksPerMs * options.beatMs);
 }
 
 int main(void) {
@@ -423,7 +426,8 @@ int main(void) {
 
     struct Writer writer = writerOf(0, 0, 1);
     const bool writes = writePages > 0 && cpus == 1;
-    const uint64_t pagesPerBeat = options.rateMibPerSecond > 0 ? (options.rateMibPerSecond * 256 + 999) / 1000 : 64;
+    const uint64_t pagesPerBeat =
+        options.rateMibPerSecond > 0 ? (options.rateMibPerSecond * options.beatMs * 256 + 999) / 1000 : 64;
     uint64_t diskMismatches = 0;
     for (uint64_t done = 0;;) {
         if (writes) {

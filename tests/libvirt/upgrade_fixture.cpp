@@ -123,11 +123,17 @@ std::string snippet(const std::string& name, const std::string& xml) {
     return file;
 }
 
-std::string diskToPlugIn(const std::string& image) {
+std::string roomToPlugIn(int ports) {
+    std::string xml = "    <controller type='pci' model='pcie-root'/>\n";
+    for (int port = 0; port < ports; ++port) xml += "    <controller type='pci' model='pcie-root-port'/>\n";
+    return xml;
+}
+
+std::string diskToPlugIn(const std::string& image, const std::string& target) {
     const std::string file = freshImage(image);
     runProgram({"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", file, "16M"}, patience);
     return snippet(image, "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" + file +
-                              "'/><target dev='vdb' bus='virtio'/></disk>");
+                              "'/><target dev='" + target + "' bus='virtio'/></disk>");
 }
 
 std::string writeProgram(const std::string& path, const std::string& text) {

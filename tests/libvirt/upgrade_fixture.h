@@ -63,8 +63,10 @@ std::string freshImage(const std::string& name);
 /// A file with a piece of XML.
 std::string snippet(const std::string& name, const std::string& xml);
 
-/// An image of 16 MiB, made anew, and a file with the XML that plugs it in as `vdb`; returns the latter.
-std::string diskToPlugIn(const std::string& image);
+/// XML of a domain's PCI Express ports, into each of which a device can be plugged; some of them take those that it starts with.
+std::string roomToPlugIn(int ports);
+/// An image of 16 MiB, made anew, and a file with the XML that plugs it in; returns the latter.
+std::string diskToPlugIn(const std::string& image, const std::string& target = "vdb");
 
 /// A program that everybody may execute, from its text; returns its path.
 std::string writeProgram(const std::string& path, const std::string& text);

@@ -177,12 +177,7 @@ TEST(UpgradeAsDebianHasIt, keepsTheNetworkOfADomainOnABridge) {
 
 TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
     const LibvirtHost host(GetParam());
-    // Slots to plug into.
-    const std::string root = "    <controller type='pci' model='pcie-root'/>\n";
-    const std::string port = "    <controller type='pci' model='pcie-root-port'/>\n";
-    const TestDomain domain(
-        host,
-        {.name = "plugged", .network = true, .moreDevices = root + port + port + port + port + port + port + port + port + port});
+    const TestDomain domain(host, {.name = "plugged", .network = true, .moreDevices = roomToPlugIn(9)});
     domain.start();
     domain.expectGuestIsWell();
     const std::string disk = diskToPlugIn("b.qcow2");
