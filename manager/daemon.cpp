@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <functional>
 
 #include <CLI/CLI.hpp>
 
@@ -18,20 +19,13 @@ namespace {
 
 constexpr const char* program = "virt-handoverd";
 
-void say(const std::string& line) {
-    vh::log(program, {LOG_INFO, line, {}});
-}
-
-void warn(const std::string& line) {
-    vh::log(program, {LOG_WARNING, line, {}});
-}
-
 /// What is left of a libvirt domain that was handed over and has now ended: nobody else would ever ask for it.
-void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, const vh::HookNotice& notice) {
+void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, const vh::HookNotice& notice,
+                       const std::function<void(const std::string&)>& say) {
     if (notice.operation != "stopped" && notice.operation != "release") return;
     const std::string vm = vh::nameOfDomain(notice.uuid);
     if (!std::filesystem::exists(vh::VmDirectory(runtimeDirectory, vm).path())) return;
-    host.forgetAdopted(vm, [notice](const vh::VerbResult& result) {
+    host.forgetAdopted(vm, [notice, say](const vh::VerbResult& result) {
         const std::string domain = "libvirt's domain '" + notice.name + "' has ended";
         say(result.code == vh::ExitCode::Done ? domain + "; what was kept of its handovers is removed"
                                               : domain + ", but: " + vh::JsonReader(result.value).text("/error", "it is in use"));
@@ -51,15 +45,18 @@ int main(int argc, char** argv) {
     app.set_version_flag("--version", std::string("virt-handoverd ") + VH_VERSION);
     CLI11_PARSE(app, argc, argv);
 
+    ServiceLog log(program);
+    const auto say = [&log](const std::string& line) { log.tell({LOG_INFO, line, {}}); };
+    const auto warn = [&log](const std::string& line) { log.tell({LOG_WARNING, line, {}}); };
     try {
         ::mkdir(runtimeDirectory.c_str(), 0755);
         Host host(runtimeDirectory, definitionDirectory);
         host.onNotice(say);
-        host.onEnded([](const HandoverReport& report) { log(program, logEntryOf(report)); });
+        host.onEnded([&log](const HandoverReport& report) { log.tell(logEntryOf(report)); });
         host.recoverAll(warn);
         const DbusService service(host, runtimeDirectory);
         const HookInbox inbox(
-            runtimeDirectory, [&](const HookNotice& notice) { forgetEndedDomain(host, runtimeDirectory, notice); }, warn);
+            runtimeDirectory, [&](const HookNotice& notice) { forgetEndedDomain(host, runtimeDirectory, notice, say); }, warn);
         say("ready on '" + managerSocket(runtimeDirectory) + "'");
 
         GMainLoop* loop = g_main_loop_new(nullptr, FALSE);
@@ -78,7 +75,7 @@ int main(int argc, char** argv) {
         g_main_loop_unref(loop);
         return 0;
     } catch (const std::exception& error) {
-        vh::log(program, {LOG_ERR, error.what(), {}});
+        log.tell({LOG_ERR, error.what(), {}});
         return 1;
     }
 }

@@ -3,16 +3,25 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
 #include <iostream>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include <glib.h>
 
 #include "vmm-shim/terminal_text.h"
 #include "vmm-shim/text.h"
+#include "vmm-shim/thread.h"
 
 namespace vh {
 namespace {
+
+constexpr std::size_t mostWaiting = 1'000;
 
 int priorityOf(const HandoverReport& report) {
     if (report.outcome == State::Lost || report.silent) return LOG_ERR;
@@ -59,9 +68,59 @@ bool tellJournal(const char* program, const LogEntry& entry) {
     return g_log_writer_journald(G_LOG_LEVEL_MESSAGE, fields.data(), fields.size(), nullptr) == G_LOG_WRITER_HANDLED;
 }
 
-void log(const char* program, const LogEntry& entry) {
+namespace {
+
+void write(const char* program, const LogEntry& entry) {
     if (g_log_writer_is_journald(STDERR_FILENO) && tellJournal(program, entry)) return;
     std::cerr << program << ": " << forTerminal(entry.text) << std::endl;
+}
+
+}  // namespace
+
+struct ServiceLog::Queue {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::deque<LogEntry> entries;  ///< The first is the one that is being written.
+    std::size_t lost = 0;
+    bool isClosed = false;
+};
+
+ServiceLog::ServiceLog(const char* program) : queue_(std::make_shared<Queue>()) {
+    // Detached: a write that does not return must not keep the service from its end.
+    threadWithoutSignals([queue = queue_, program] {
+        std::unique_lock guard(queue->mutex);
+        for (;;) {
+            queue->changed.wait(guard, [&] { return !queue->entries.empty() || queue->isClosed; });
+            if (queue->entries.empty()) return;
+            const LogEntry entry = queue->entries.front();
+            guard.unlock();
+            write(program, entry);
+            guard.lock();
+            queue->entries.pop_front();
+            queue->changed.notify_all();
+        }
+    }).detach();
+}
+
+ServiceLog::~ServiceLog() {
+    std::unique_lock guard(queue_->mutex);
+    queue_->changed.wait_for(guard, std::chrono::seconds(2), [this] { return queue_->entries.empty(); });
+    queue_->isClosed = true;
+    queue_->changed.notify_all();
+}
+
+void ServiceLog::tell(LogEntry entry) {
+    const std::lock_guard guard(queue_->mutex);
+    if (queue_->entries.size() >= mostWaiting) {
+        ++queue_->lost;
+        return;
+    }
+    if (queue_->lost > 0)
+        queue_->entries.push_back(
+            {LOG_WARNING, "lines that nobody read, and that are lost: " + std::to_string(queue_->lost), {}});
+    queue_->lost = 0;
+    queue_->entries.push_back(std::move(entry));
+    queue_->changed.notify_all();
 }
 
 }  // namespace vh

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 
 #include "manager/record/report.h"
@@ -26,7 +27,21 @@ LogEntry logEntryOf(const HandoverReport& report);
 /// To the journal, and nowhere else: for a command, which says on its terminal how it ended. No journal, no entry.
 bool tellJournal(const char* program, const LogEntry& entry);
 
-/// For a service: to the journal when standard error leads there, which would lose the fields; else a line on standard error.
-void log(const char* program, const LogEntry& entry);
+/// The log of a service: entries go to the journal when standard error leads there, which would lose the fields; else each is a
+/// line on standard error. They are written by a thread of its own, so that a reader who does not read stops no handover; what is
+/// too much to wait is lost, and a line says how much that was.
+class ServiceLog {
+ public:
+    explicit ServiceLog(const char* program);
+    ServiceLog(const ServiceLog&) = delete;
+    /// Gives what was told two seconds to be read.
+    ~ServiceLog();
+
+    void tell(LogEntry entry);
+
+ private:
+    struct Queue;
+    std::shared_ptr<Queue> queue_;
+};
 
 }  // namespace vh

@@ -1,9 +1,16 @@
 #include "manager/service/event_log.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <syslog.h>
+#include <unistd.h>
+
+#include <string>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "vmm-shim/unique_fd.h"
 
 namespace vh {
 namespace {
@@ -68,9 +75,56 @@ TEST(EventLog, isOneLineOnStandardErrorWhereThatIsNotTheJournal) {
     HandoverReport report = ended(State::Lost);
     report.cause = "the new VMM said: a\nb\x1b[31m";
     testing::internal::CaptureStderr();
-    log("virt-handoverd", logEntryOf(report));
+    ServiceLog("virt-handoverd").tell(logEntryOf(report));
     const std::string said = testing::internal::GetCapturedStderr();
     EXPECT_THAT(said, AllOf(testing::StartsWith("virt-handoverd: vm 'web1': lost, "), Not(HasSubstr("\x1b"))));
+}
+
+/// Has standard error lead into a pipe that nobody reads until it is asked what came.
+class UnreadErrors {
+ public:
+    UnreadErrors() : before_(::dup(STDERR_FILENO)) {
+        int ends[2];
+        EXPECT_EQ(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+        reading_ = UniqueFd(ends[0]);
+        const UniqueFd writing(ends[1]);
+        const std::string page(4096, '.');
+        while (::write(writing.get(), page.data(), page.size()) > 0) continue;
+        ::fcntl(writing.get(), F_SETFL, 0);
+        ::dup2(writing.get(), STDERR_FILENO);
+    }
+    UnreadErrors(const UnreadErrors&) = delete;
+    ~UnreadErrors() { ::dup2(before_.get(), STDERR_FILENO); }
+
+    /// What is read until `last` has come; for a minute at most.
+    std::string readUntil(const std::string& last) const {
+        std::string text;
+        for (int second = 0; second < 60 && text.find(last) == std::string::npos; ++second) {
+            pollfd entry{reading_.get(), POLLIN, 0};
+            char buffer[4096];
+            for (ssize_t length; ::poll(&entry, 1, 1000) > 0 && (length = ::read(reading_.get(), buffer, sizeof buffer)) > 0;)
+                text.append(buffer, static_cast<std::size_t>(length));
+        }
+        return text;
+    }
+
+ private:
+    UniqueFd before_, reading_;
+};
+
+TEST(EventLog, keepsNobodyWaitingForAReader) {
+    const UnreadErrors errors;
+    ServiceLog log("tester");
+    for (int i = 0; i < 1'500; ++i) log.tell({LOG_INFO, "line " + std::to_string(i), {}});
+    EXPECT_THAT(errors.readUntil("line 999\n"), HasSubstr("tester: line 0\n"));
+    log.tell({LOG_INFO, "behind them", {}});
+    EXPECT_THAT(errors.readUntil("behind them\n"), HasSubstr("tester: lines that nobody read, and that are lost: 500\n"));
+}
+
+TEST(EventLog, endsAlthoughNobodyReads) {
+    const UnreadErrors errors;
+    ServiceLog("tester").tell({LOG_INFO, "a line", {}});
+    EXPECT_THAT(errors.readUntil("a line\n"), HasSubstr("tester: a line\n"));
 }
 
 }  // namespace
