@@ -103,8 +103,8 @@ RecoverSummary recoverNow(RecoverEnvironment& environment) {
             try {
                 directory.write(*journal);
             } catch (const std::exception& error) {
-                // No reason to let libvirt in before all are settled: with a guest of which it does not know the QEMU, it might be
-                // told to start that domain again.
+                // No reason to let libvirt in before all are settled: with a guest of which it does not know the QEMU, it might
+                // be told to start that domain again.
                 summary.warnings.push_back(std::string("the journal could not be kept up to date: ") + error.what());
             }
         }
