@@ -31,4 +31,8 @@ std::optional<Design> designNamed(std::string_view text) {
     return design && !rowOf(*design).byHandOf ? design : std::nullopt;
 }
 
+std::string quoted(Design design) {
+    return "design '" + std::string(name(design)) + "'";
+}
+
 }  // namespace vh

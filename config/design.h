@@ -27,6 +27,8 @@ struct Release {
 
     auto operator<=>(const Release&) const = default;
 };
+/// Since this release both sides of CPR know passed-through devices.
+constexpr Release firstWithDevices{10, 1};
 /// Of `10.0.2`; 0.0 for what is no version.
 Release releaseOf(std::string_view version);
 /// `10.0`
@@ -47,6 +49,8 @@ struct DesignRow {
     std::string_view name;  ///< `--design`
     RamPath ram;
     StatePath state;
+    /// The manager stands in QEMU's CPR channel: it sees all that goes through, adapts it and can hold it.
+    bool relays = false;
     std::optional<MemoryOwner> owner{};  ///< What the VM must have been started with; none: either.
     std::string_view ownerReason{};
     /// The oldest QEMU on either side; 0.0: any. Since 8.2 `migrate` and `migrate-incoming` have the argument `channels`
@@ -68,6 +72,7 @@ constexpr std::array designRows = {
               .name = "relayed",
               .ram = RamPath::Descriptors,
               .state = StatePath::Cpr,
+              .relays = true,
               .oldestOld = {10, 0},
               .oldestNew = {10, 0},
               .standsBy = true,
@@ -212,8 +217,23 @@ constexpr bool everyHandHasItsDesign() {
     return true;
 }
 
+/// Only QEMU's own channel can be stood in. Of two QEMUs that are alone in it, the old one's RAM is its own.
+constexpr bool everyChannelHasItsOwner() {
+    for (const DesignRow& row : designRows) {
+        if (row.relays && (row.state != StatePath::Cpr || row.ram != RamPath::Descriptors || row.byHandOf)) return false;
+        if (row.state == StatePath::Cpr && !row.relays && row.owner != MemoryOwner::Vmm) return false;
+    }
+    return true;
+}
+
+/// Whoever owns the RAM, with devices, between releases that do not understand each other; it can be held, and undone.
+constexpr bool takesEveryVm(const DesignRow& row) {
+    return !row.owner && row.noDevices.empty() && row.relays && row.standsBy && row.wayBack && !row.baseline && !row.byHandOf;
+}
+
 static_assert(everyDesignHasItsRow());
 static_assert(everyHandHasItsDesign());
+static_assert(everyChannelHasItsOwner());
 
 }  // namespace proofs
 
@@ -221,9 +241,18 @@ constexpr const DesignRow& rowOf(Design design) {
     return designRows[static_cast<std::size_t>(design)];
 }
 
+/// What is taken where nobody names one, and what remedies name.
+constexpr Design defaultDesign = Design::Relayed;
+static_assert(proofs::takesEveryVm(rowOf(defaultDesign)));
+
 /// The guest's RAM is not moved, and nowhere twice.
 constexpr bool sharesRam(Design design) {
     return rowOf(design).ram != RamPath::Copied;
+}
+
+/// RAM is sent while the guest runs, and only the last of it while it stands still.
+constexpr bool copiesRunningGuest(Design design) {
+    return rowOf(design).ram == RamPath::Copied && rowOf(design).state == StatePath::Stream;
 }
 
 template <>
@@ -238,5 +267,7 @@ std::vector<Design> allDesigns();
 std::vector<Design> designsOfUpgrades();
 /// The one of these that is called `text`, if there is one.
 std::optional<Design> designNamed(std::string_view text);
+/// `design 'relayed'`
+std::string quoted(Design design);
 
 }  // namespace vh

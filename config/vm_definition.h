@@ -125,7 +125,7 @@ struct Deadlines {
 };
 
 struct HandoverSettings {
-    Design design = Design::Relayed;
+    Design design = defaultDesign;
     std::chrono::milliseconds pauseBudget{1'000};  ///< The guest goes back to the old VMM when it has been stopped for this long.
     Deadlines deadlines;
     OnFailure onFailure = OnFailure::Report;

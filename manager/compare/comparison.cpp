@@ -373,7 +373,7 @@ class Comparison {
             const std::string old = vm.definition.vmm.binary;
             if (vm.binary != old) {
                 const std::string from = vm.binary;
-                const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = Design::Relayed});
+                const HandoverReport report = control_->upgrade(vm, {.binary = old, .design = defaultDesign});
                 if (report.exitCode() != ExitCode::Done) {
                     note("VMs had to be started anew in place of going back from " + from + " to " + old + ": " + report.cause);
                     throw GuestLost{vm.number};

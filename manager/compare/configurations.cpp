@@ -273,7 +273,7 @@ VmDefinition guestLike(const VmDefinition& own, const std::string& oldBinary, co
     vm.console.log.clear();
     vm.vmm.binary = oldBinary;
     vm.vmm.sandbox = false;
-    vm.handover.design = Design::Relayed;
+    vm.handover.design = defaultDesign;
     letItTakeItsTime(vm.handover);
     return vm;
 }

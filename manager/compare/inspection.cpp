@@ -324,9 +324,8 @@ void CloseLook::see(const HandoverProgress& step) {
     if (step.state != State::Retiring || !step.inherited) return;
     look();
     unlessImpossible([&] {
-        const char* passedBy = design_ == Design::Relayed                ? "relay"
-                               : rowOf(design_).state == StatePath::Exec ? "exec"
-                                                                         : "CPR channel";
+        const DesignRow& row = rowOf(design_);
+        const char* passedBy = row.relays ? "relay" : row.state == StatePath::Exec ? "exec" : "CPR channel";
         found_.memoryBothBytes = memoryInUse({step.oldPid, step.newPid});
         found_.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy, {newBinary_, program()});
     });

@@ -40,18 +40,17 @@ json metricTitles() {
 
 /// What goes from whom to whom in a handover: `from` the old VMM, or the manager to both; `how` and `through` what.
 json pathsOf(const DesignRow& row) {
-    // Only with the manager in QEMU's channel may RAM be of either owner.
-    const bool isRelayed = row.state == StatePath::Cpr && !row.owner, isOneProcess = row.state == StatePath::Exec;
+    const bool isOneProcess = row.state == StatePath::Exec;
     const std::string way = row.state == StatePath::File ? "file" : isOneProcess ? "exec" : "";
     const auto path = [](const char* what, const char* from, const char* how, const std::string& through) {
         return json{{"what", what}, {"from", from}, {"how", how}, {"through", through}};
     };
-    const bool ofManager = row.ram == RamPath::File || isRelayed, copied = row.ram == RamPath::Copied;
+    const bool ofManager = row.ram == RamPath::File || row.relays, copied = row.ram == RamPath::Copied;
     json paths = json::array();
     paths.push_back(ofManager ? path("guest RAM", "manager", "descriptor", "")
                               : path("guest RAM", "old", copied ? "copy" : "descriptor", way));
     paths.push_back(row.ram == RamPath::Descriptors
-                        ? path("firmware, ROMs, video memory", "old", "descriptor", isRelayed ? "manager" : way)
+                        ? path("firmware, ROMs, video memory", "old", "descriptor", row.relays ? "manager" : way)
                         : path("firmware, ROMs, video memory", "old", "copy", way));
     paths.push_back(path("device state", "old", "stream", way));
     paths.push_back(isOneProcess ? path("disks, taps, sockets", "old", "descriptor", way)

@@ -130,7 +130,7 @@ struct Inspection {
 
 /// One design's rounds in one configuration.
 struct Series {
-    Design design = Design::Relayed;
+    Design design = defaultDesign;
     std::string notRun;  ///< Why it is not run, or not any more when there are rounds; empty while it is.
     std::vector<Round> rounds;
     std::optional<Inspection> inspection;

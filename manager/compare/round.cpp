@@ -45,9 +45,9 @@ PhaseTimes phasesOf(const HandoverReport& report) {
     for (const StepTime& step : report.steps)
         for (const auto& [state, phase] : phases)
             if (step.state == state) times.*phase = (times.*phase).value_or(0) + step.durationMs;
-    // `copy` sends RAM while it is switching, and the guest runs all the while but for the end.
+    // RAM that is copied while the guest runs is sent in the switch.
     const std::optional<double> stopped = report.stopToResumeMs;
-    if (report.design == Design::Copy && stopped && times.pause && times.exchange) {
+    if (report.design && copiesRunningGuest(*report.design) && stopped && times.pause && times.exchange) {
         const double sending = std::max(0.0, *times.pause - *stopped);
         *times.exchange += sending;
         *times.pause -= sending;

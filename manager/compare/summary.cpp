@@ -235,7 +235,7 @@ void judge(const std::vector<Ratio*>& ratios, double margin) {
 
 /// Which designs are compared, the first with the second: first those in which the manager and the VMM own guest RAM, which
 /// is what the comparison is for, then each of ours with what it rests on when that is driven by hand, which is what our part
-/// costs, and then all others with the one that works with the fewest conditions on the host.
+/// costs, and then all others with the one that takes every VM.
 std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vector<Sample>& samples) {
     std::vector<std::pair<const Sample*, const Sample*>> contrasts;
     const auto owns = [](const Sample& sample, MemoryOwner owner) {
@@ -248,8 +248,8 @@ std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vect
         for (const Sample& other : samples)
             if (rowOf(other.design).byHandOf == one.design) contrasts.emplace_back(&one, &other);
     if (samples.empty()) return contrasts;
-    const auto relayed = std::ranges::find(samples, Design::Relayed, &Sample::design);
-    const Sample& reference = relayed == samples.end() ? samples.front() : *relayed;
+    const auto usual = std::ranges::find(samples, defaultDesign, &Sample::design);
+    const Sample& reference = usual == samples.end() ? samples.front() : *usual;
     for (const Sample& one : samples) {
         const bool isThere = std::ranges::any_of(contrasts, [&](const auto& pair) {
             return pair == std::pair(&one, &reference) || pair == std::pair(&reference, &one);

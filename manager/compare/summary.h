@@ -121,7 +121,7 @@ struct MetricSummary {
 };
 
 struct SeriesSummary {
-    Design design = Design::Relayed;
+    Design design = defaultDesign;
     std::size_t rounds = 0, failed = 0, disturbed = 0;  ///< A RoundCount.
     bool tooDisturbed = false;
     std::map<std::string_view, MetricSummary> metrics;  ///< All of `metrics`, by name.
@@ -142,8 +142,8 @@ inline constexpr unsigned usualMarginPercent = 10;
 /// Of one design to another, by pairs of the same round and VM.
 struct Ratio {
     std::string_view metric;
-    Design design = Design::Relayed;
-    Design reference = Design::Relayed;
+    Design design = defaultDesign;
+    Design reference = defaultDesign;
     std::size_t cells = 0;                           ///< How many are pooled; 0 of a single one's.
     std::size_t count = 0;                           ///< Of pairs.
     std::size_t rounds = 0;                          ///< What the rest is made of.

@@ -47,7 +47,7 @@ struct MeasuredVm {
     bool running = false;
     GuestWatch watch;
     // The round that it was handed over in last; 0: none that is kept.
-    Design lastDesign = Design::Relayed;
+    Design lastDesign = defaultDesign;
     unsigned lastRound = 0;
 };
 

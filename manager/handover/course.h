@@ -36,8 +36,8 @@ struct HandoverRequest {
     VmRecord record;
     /// The definition that the VM was started with, resolved; its handover block may be the file's of today.
     VmDefinition definition;
-    Design design = Design::Relayed;  ///< Of this handover; the definition's own may be another.
-    std::string binary;               ///< The new VMM.
+    Design design = defaultDesign;  ///< Of this handover; the definition's own may be another.
+    std::string binary;             ///< The new VMM.
     /// A reason to refuse that was found before there was a handover, or empty.
     std::string refusal;
     bool dryRun = false;

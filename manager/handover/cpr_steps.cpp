@@ -198,8 +198,8 @@ class RelayedSteps : public CprSteps {
 }  // namespace
 
 std::unique_ptr<Steps> cprSteps(Course& course) {
-    if (course.design.owner == MemoryOwner::Vmm) return std::make_unique<VmmOwnedSteps>(course);
-    return std::make_unique<RelayedSteps>(course);
+    if (course.design.relays) return std::make_unique<RelayedSteps>(course);
+    return std::make_unique<VmmOwnedSteps>(course);
 }
 
 }  // namespace vh

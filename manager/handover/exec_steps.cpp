@@ -59,8 +59,8 @@ class ExecSteps : public Steps {
         const auto tried = [this, &facts, then](const std::string& problem) {
             facts.exec.shimProblem = problem;
             if (problem.empty())
-                course_.warn(
-                    "design 'vmm-exec' has no way back once the new VMM has been executed, just after the guest is stopped");
+                course_.warn(quoted(course_.request.design) +
+                             " has no way back once the new VMM has been executed, just after the guest is stopped");
             then();
         };
         course_.gatherRam(*course_.oldVmm, [this, &facts, then, program, tried](const std::vector<RamBlock>& blocks) {

@@ -14,15 +14,24 @@ using Answer = std::optional<Obstacle>;
 constexpr std::uint64_t socketSpaceBytes = 256 * 1024;  ///< Enough for the directory, sockets and record of one more VMM.
 constexpr std::uint64_t leanVmmBytes = 16 << 20;        ///< Anonymous, of a QEMU 10.0 or 11.1 that has built its machine: 15 MiB.
 
-std::string quoted(Design design) {
-    return "design '" + std::string(name(design)) + "'";
+std::string use(Design design) {
+    return "use " + quoted(design);
 }
 
-/// The design for VMMs that have no CPR.
-std::string withoutCpr(const HandoverFacts& facts) {
-    const bool sharesFile = facts.definition.memory.owner == MemoryOwner::Manager &&
-                            (facts.old.kind != "QEMU" || releaseOf(facts.old.version) >= rowOf(Design::ManagerOwned).oldestOld);
-    return sharesFile ? "use design 'manager-owned'" : "use design 'copy'";
+constexpr bool needsNothing(const DesignRow& row) {
+    return row.ram != RamPath::Descriptors && !row.owner && row.oldestOld == Release() && !row.byHandOf;
+}
+static_assert(std::ranges::any_of(designRows, needsNothing));
+
+/// The first design without CPR that the VM and its VMM are fit for.
+std::string useOneWithoutCpr(const HandoverFacts& facts) {
+    const std::vector<Design> designs = designsOfUpgrades();
+    return use(*std::ranges::find_if(designs, [&](Design design) {
+        const DesignRow& row = rowOf(design);
+        return row.ram != RamPath::Descriptors &&
+               row.owner.value_or(facts.definition.memory.owner) == facts.definition.memory.owner &&
+               (facts.old.kind != "QEMU" || releaseOf(facts.old.version) >= row.oldestOld);
+    }));
 }
 
 Answer ofDesign(const HandoverFacts& facts) {
@@ -30,13 +39,13 @@ Answer ofDesign(const HandoverFacts& facts) {
     if (row.owner && *row.owner != facts.definition.memory.owner)
         return Obstacle{quoted(facts.design) + " does not fit a VM that was started with memory.owner '" +
                             std::string(name(facts.definition.memory.owner)) + "'",
-                        "use 'relayed', or change the definition and power-cycle the VM"};
+                        use(defaultDesign) + ", or change the definition and power-cycle the VM"};
     if (facts.standby && row.state == StatePath::Exec)
         return Obstacle{quoted(facts.design) + " has nothing to hold: the new VMM takes the old one's process",
-                        "stand by with 'relayed'"};
+                        "stand by with " + quoted(defaultDesign)};
     if (facts.standby && !row.standsBy)
         return Obstacle{quoted(facts.design) + " has nothing to prepare: it moves guest RAM when it switches",
-                        "stand by with 'relayed'"};
+                        "stand by with " + quoted(defaultDesign)};
     return {};
 }
 
@@ -45,7 +54,7 @@ Answer ofDevices(const HandoverFacts& facts) {
     const std::string devices =
         "passed-through devices ('" + facts.devices.front().id + "'" + (facts.devices.size() > 1 ? ", ...)" : ")");
     if (const std::string_view why = rowOf(facts.design).noDevices; !why.empty())
-        return Obstacle{quoted(facts.design) + " cannot carry " + devices + ": " + std::string(why), "use 'relayed'"};
+        return Obstacle{quoted(facts.design) + " cannot carry " + devices + ": " + std::string(why), use(defaultDesign)};
     if (facts.definition.accelerator == Accelerator::Tcg)
         return Obstacle{devices +
                             " cannot be handed over from a VMM with accelerator 'tcg': QEMU crashes on MSI-X without KVM when "
@@ -85,7 +94,7 @@ Answer ofHost(const HandoverFacts& facts) {
                             formatSize(facts.definition.memory.sizeBytes) + " of guest RAM",
                         "set handover.save_directory to one that has"};
     if (!sharesRam(facts.design) && facts.availableBytes < facts.definition.memory.sizeBytes)
-        return Obstacle{quoted(facts.design) + " needs " + formatSize(facts.definition.memory.sizeBytes) +
+        return Obstacle{quoted(facts.design) + " needs " + exactSize(facts.definition.memory.sizeBytes) +
                             " of memory for a second copy of guest RAM, and the host has not that much available",
                         "use a design that shares guest RAM"};
     if (Answer no = ofMemoryRoom(facts)) return no;
@@ -112,16 +121,16 @@ Answer ofRelease(const HandoverFacts& facts, bool isNew, const std::string& subj
     if (row.state == StatePath::Exec && !isQemu)
         return Obstacle{subject + (isNew ? " is no QEMU, and only that can be executed in another one's place"
                                          : " is no QEMU, and only that can execute another one in its place"),
-                        "use design 'relayed'"};
+                        use(defaultDesign)};
     if (row.state == StatePath::Exec && release < oldest)
         return Obstacle{subject +
                             (isNew ? " cannot be executed in the old one's place" : " cannot execute another one in its place") +
                             ": that needs QEMU " + text(oldest) + " or newer on both sides",
-                        "use design 'relayed'"};
+                        use(defaultDesign)};
     if (row.state == StatePath::Cpr && release < oldest)
         return Obstacle{subject + (isNew ? " cannot take a VM over by CPR" : " cannot hand over by CPR") + ": that needs QEMU " +
                             text(oldest) + " or newer",
-                        withoutCpr(facts)};
+                        useOneWithoutCpr(facts)};
     if (!facts.devices.empty() && release < firstWithDevices)
         return Obstacle{subject +
                             (isNew ? " cannot take passed-through devices over" : " cannot hand passed-through devices over") +
@@ -133,7 +142,7 @@ Answer ofRelease(const HandoverFacts& facts, bool isNew, const std::string& subj
                              : isNew                                ? " cannot take a guest over"
                                                                     : " cannot hand its guest over so") +
                             ": that needs QEMU " + text(oldest) + " or newer",
-                        isNew ? "hand over to a newer one" : "use design 'copy'"};
+                        isNew ? "hand over to a newer one" : useOneWithoutCpr(facts)};
     return {};
 }
 
@@ -157,25 +166,26 @@ Answer ofPrivateRam(const HandoverFacts& facts) {
     if (rowOf(facts.design).state == StatePath::Exec)
         return Obstacle{"RAM block '" + facts.guest.privateRamBlock +
                             "' of the old VMM is no shared file that it keeps open: an exec would lose its content",
-                        "give its memory backend share=on, or use design 'copy'"};
+                        "give its memory backend share=on, or " + useOneWithoutCpr(facts)};
     return Obstacle{"RAM block '" + facts.guest.privateRamBlock + "' of the old VMM is private memory of its own, which " +
                         quoted(facts.design) + " cannot hand over",
-                    withoutCpr(facts) + ", or power-cycle the VM (a memory backend in vmm.arguments needs share=on)"};
+                    useOneWithoutCpr(facts) + ", or power-cycle the VM (a memory backend in vmm.arguments needs share=on)"};
 }
 
 Answer ofOldVmm(const HandoverFacts& facts) {
     if (facts.old.version.empty()) return {};
     const std::string subject = "the old VMM, " + facts.old.kind + " " + facts.old.version + ",";
     if (Answer no = ofRelease(facts, false, subject, facts.old.kind, facts.old.version)) return no;
-    if (facts.design == Design::VmmOwned && facts.newBinary && sendsVfioSubsection(facts.old.version) &&
+    const DesignRow& row = rowOf(facts.design);
+    if (row.state == StatePath::Cpr && !row.relays && facts.newBinary && sendsVfioSubsection(facts.old.version) &&
         !sendsVfioSubsection(facts.newBinary->version))
         return Obstacle{"QEMU " + facts.newBinary->version + " cannot read the CPR state of QEMU " + facts.old.version +
                             ", which has a part that 10.1 introduced",
-                        "use design 'relayed', which leaves it out, or a new VMM of 10.1 or later"};
+                        use(defaultDesign) + ", which leaves it out, or a new VMM of 10.1 or later"};
     if (!facts.exec.forbidden.empty()) return Obstacle{facts.exec.forbidden, ""};
     if (!facts.exec.shimProblem.empty()) return Obstacle{facts.exec.shimProblem, ""};
     // An exec would lose it without a word, so that is known before all of the guest's own obstacles.
-    if (rowOf(facts.design).state == StatePath::Exec) return ofPrivateRam(facts);
+    if (row.state == StatePath::Exec) return ofPrivateRam(facts);
     return {};
 }
 

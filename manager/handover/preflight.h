@@ -18,12 +18,10 @@ namespace vh {
 
 /// Since this release QEMU's `migrate` has the argument `channels`, and can save to a file (qapi/migration.json).
 constexpr Release firstWithChannels{8, 2};
-/// Since this release both sides of CPR know passed-through devices.
-constexpr Release firstWithDevices{10, 1};
 
 struct HandoverFacts {
     // What was asked for, and what the VM is.
-    Design design = Design::Relayed;
+    Design design = defaultDesign;
     bool standby = false;
     VmDefinition definition;  ///< As it was started, resolved.
     std::vector<PassedDevice> devices;

@@ -32,7 +32,7 @@ class StreamSteps : public Steps {
 
     void switchOver() override {
         // A guest that runs while its RAM is copied has its network until it is stopped.
-        if (sharesRam(course_.request.design)) holdNetwork();
+        if (!copiesRunningGuest(course_.request.design)) holdNetwork();
         course_.migrateSent = true;
         const bool knowsChannels =
             releaseOf(course_.report.old.version) >= firstWithChannels || course_.report.old.kind != "QEMU";
@@ -49,7 +49,7 @@ class StreamSteps : public Steps {
     }
 
     void guestStopped() override {
-        if (!sharesRam(course_.request.design)) holdNetwork();
+        if (copiesRunningGuest(course_.request.design)) holdNetwork();
     }
 
  private:

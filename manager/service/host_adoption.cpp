@@ -44,7 +44,7 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
         operation->directory.write(record);
         HandoverRequest request{.record = record,
                                 .definition = record.definition(),
-                                .design = Design::Relayed,
+                                .design = defaultDesign,
                                 .binary = order.binary,
                                 .dryRun = order.dryRun};
         request.definition.handover.pauseBudget = milliseconds(order.pauseBudgetMs);

@@ -84,47 +84,48 @@ INSTANTIATE_TEST_SUITE_P(
     OfTheDesign, PreflightRefusal,
     testing::Values(changed(
                         "managerOwned", good(Design::ManagerOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Vmm; },
-                        "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'", "use 'relayed'"),
+                        "design 'manager-owned' does not fit a VM that was started with memory.owner 'vmm'",
+                        "use design 'relayed'"),
                     changed(
                         "vmmOwned", good(Design::VmmOwned), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
                         "memory.owner 'manager'", "power-cycle"),
                     changed(
                         "vmmExec", good(Design::VmmExec), [](F& f) { f.definition.memory.owner = MemoryOwner::Manager; },
-                        "memory.owner 'manager'", "use 'relayed'"),
+                        "memory.owner 'manager'", "use design 'relayed'"),
                     changed(
                         "execHoldsNothing", good(Design::VmmExec), [](F& f) { f.standby = true; }, "has nothing to hold",
-                        "stand by with 'relayed'"),
+                        "stand by with design 'relayed'"),
                     changed(
                         "copyPreparesNothing", good(Design::Copy), [](F& f) { f.standby = true; }, "has nothing to prepare",
-                        "stand by with 'relayed'")),
+                        "stand by with design 'relayed'")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
     OfDevices, PreflightRefusal,
-    testing::Values(changed(
-                        "managerOwned", withDevice(Design::ManagerOwned), [](F&) {},
-                        "cannot carry passed-through devices ('nic0')", "use 'relayed'"),
-                    changed(
-                        "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use 'relayed'"),
-                    changed(
-                        "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use 'relayed'"),
-                    changed(
-                        "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use 'relayed'"),
-                    changed(
-                        "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
-                    changed(
-                        "several", withDevice(),
-                        [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; },
-                        "('nic0', ...)", ""),
-                    changed(
-                        "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason",
-                        ""),
-                    changed(
-                        "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; },
-                        "cannot hand passed-through devices over", "power-cycled"),
-                    changed(
-                        "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
-                        "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
+    testing::Values(
+        changed(
+            "managerOwned", withDevice(Design::ManagerOwned), [](F&) {}, "cannot carry passed-through devices ('nic0')",
+            "use design 'relayed'"),
+        changed(
+            "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use design 'relayed'"),
+        changed(
+            "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use design 'relayed'"),
+        changed(
+            "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use design 'relayed'"),
+        changed(
+            "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
+        changed(
+            "several", withDevice(),
+            [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; }, "('nic0', ...)",
+            ""),
+        changed(
+            "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason", ""),
+        changed(
+            "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; }, "cannot hand passed-through devices over",
+            "power-cycled"),
+        changed(
+            "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
+            "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
