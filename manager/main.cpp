@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <filesystem>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -17,7 +16,9 @@
 #include "manager/runner.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/terminal.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/terminal_text.h"
 #include "vmm-shim/text.h"
 
@@ -83,7 +84,7 @@ int start(const Options& options) {
     const std::optional<milliseconds> wait = duration("--wait-heartbeat", options.waitHeartbeat);
     // The daemon has its own working directory.
     const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
-    const std::string what = isFile ? std::filesystem::absolute(options.vm).string() : options.vm;
+    const std::string what = isFile ? absolutePath(options.vm) : options.vm;
     const auto text = [](const json& value) {
         const JsonReader vm(value);
         return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " + vm.shown("/pid") +
@@ -110,7 +111,7 @@ class Progress {
 
 int upgrade(const Options& options) {
     UpgradeOptions request;
-    request.binary = options.binary.empty() ? "" : std::filesystem::absolute(options.binary).string();
+    request.binary = absolutePath(options.binary);
     request.design = options.design.empty() ? std::nullopt : designNamed(options.design);
     request.pauseBudget = duration("--pause-budget", options.pauseBudget);
     request.dryRun = options.dryRun;
@@ -233,18 +234,14 @@ int verbPosition(int argc, char** argv) {
 
 /// Becomes the program for libvirt's domains, which is apart because it needs libvirt's library.
 int runForLibvirt(const Options& options, int verb, int argc, char** argv) {
-    namespace fs = std::filesystem;
     std::vector<char*> arguments{argv[verb]};
     for (int i = 1; i < argc; ++i)
         if (i != verb) arguments.push_back(argv[i]);
     arguments.push_back(nullptr);
-    const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-    for (const fs::path& path :
-         {here.parent_path() / "plugin" / "virt-handover-libvirt", fs::path(VH_LIBEXECDIR) / "virt-handover-libvirt"})
-        if (::access(path.c_str(), X_OK) == 0) ::execv(path.c_str(), arguments.data());
-    return answer(options, {ExitCode::Usage,
-                            {{"error", std::string("cannot run '") + VH_LIBEXECDIR +
-                                           "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}});
+    ::execv(ownProgram({"../plugin/virt-handover-libvirt", VH_LIBEXECDIR "/virt-handover-libvirt"}).c_str(), arguments.data());
+    return answer(options,
+                  {ExitCode::Usage,
+                   {{"error", "cannot run '" VH_LIBEXECDIR "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}});
 }
 
 std::vector<std::string> verbsOf(const CLI::App& app) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <filesystem>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -21,6 +20,7 @@
 #include "plugin/upgrade/readiness.h"
 #include "plugin/upgrade/recover.h"
 #include "plugin/upgrade/upgrade.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/terminal_text.h"
@@ -70,11 +70,6 @@ milliseconds duration(const std::string& option, const std::string& text) {
     }
 }
 
-/// The daemon has its own working directory, and so has each QEMU.
-std::string absolute(const std::string& path) {
-    return path.empty() ? path : std::filesystem::absolute(path).string();
-}
-
 LockOutSettings lockOutOf(const Options& options) {
     LockOutSettings settings = lockOutSettings();
     settings.stopDeadline = duration("--stop-deadline", options.stopDeadline);
@@ -104,7 +99,7 @@ int check(const Options& options) {
     bool ready = true;
     for (const LibvirtDomain& domain : asked) {
         const Readiness readiness = checkReadiness(
-            libvirt, HostPaths(), domain, {.emulator = absolute(options.request.emulator), .force = options.request.force});
+            libvirt, HostPaths(), domain, {.emulator = absolutePath(options.request.emulator), .force = options.request.force});
         ready = ready && readiness.ready();
         domains.push_back(toJson(readiness));
     }
@@ -145,7 +140,7 @@ int upgradeDomains(const Options& options) {
     if (options.request.all == !options.request.domains.empty()) throw std::invalid_argument("name domains, or give '--all'");
     const Interrupts interrupts;
     UpgradeRequest request = options.request;
-    request.emulator = absolute(request.emulator);
+    request.emulator = absolutePath(request.emulator);
     request.pauseBudget = duration("--pause-budget", options.pauseBudget);
     const UpgradeSummary summary = upgrade(request, {.uri = options.uri,
                                                      .runtimeDirectory = options.runtimeDirectory,

@@ -104,6 +104,13 @@ PrivateDirectory::~PrivateDirectory() {
     fs::remove_all(path_, ignored);
 }
 
+std::string absolutePath(const std::string& path) {
+    fs::path whole;
+    for (const fs::path& part : path.empty() ? fs::path() : fs::absolute(path))
+        if (part != ".") whole /= part;
+    return whole;
+}
+
 void makeDirectories(const std::string& path, mode_t mode) {
     fs::create_directories(fs::path(path).parent_path());
     if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) throwErrno("create directory '" + path + "'");

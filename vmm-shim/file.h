@@ -43,6 +43,10 @@ class PrivateDirectory {
     std::string path_;
 };
 
+/// The same path for a process that has another working directory. `..` stays: where it leads is for the file system to say. Of
+/// no path, none.
+std::string absolutePath(const std::string& path);
+
 /// mkdir -p, with this mode for the last component.
 void makeDirectories(const std::string& path, mode_t mode);
 

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <set>
 #include <span>
@@ -107,6 +108,9 @@ class Process {
     pid_t pid_;
     std::string directory_;
 };
+
+/// The first of these places, seen from the directory of our own program, where there is one that we may execute; or empty.
+std::string ownProgram(std::initializer_list<std::string_view> places);
 
 /// All that there are.
 std::vector<pid_t> allProcesses(const std::string& proc = "/proc");

@@ -68,10 +68,6 @@ class ProgressLine {
     steady_clock::time_point firstDone_;
 };
 
-std::string absolute(const std::string& path) {
-    return std::filesystem::absolute(path).lexically_normal().string();
-}
-
 std::string environmentOr(const char* variable, const std::string& otherwise) {
     const char* value = std::getenv(variable);
     return value && *value ? value : otherwise;
@@ -95,8 +91,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (plan.pairs.empty() || !options.old.empty() || !options.newBinary.empty()) {
         const std::string usual = own ? own->vmm.binary : VmDefinition().vmm.binary;
         BinaryPair pair = plan.pairs.size() == 1 ? plan.pairs.front() : BinaryPair{usual, ""};
-        if (!options.old.empty()) pair.old = absolute(options.old);
-        if (!options.newBinary.empty()) pair.new_ = absolute(options.newBinary);
+        if (!options.old.empty()) pair.old = absolutePath(options.old);
+        if (!options.newBinary.empty()) pair.new_ = absolutePath(options.newBinary);
         if (pair.new_.empty()) pair.new_ = pair.old;
         plan.pairs = {pair};
     }
@@ -115,8 +111,8 @@ void apply(const CompareOptions& options, ComparePlan& plan, const std::optional
     if (options.seed) plan.seed = *options.seed;
     if (!plan.seed) plan.seed = std::random_device{}();
     if (own) return;
-    if (!options.kernel.empty()) plan.guest.kernel = absolute(options.kernel);
-    if (!options.initrd.empty()) plan.guest.initrd = absolute(options.initrd);
+    if (!options.kernel.empty()) plan.guest.kernel = absolutePath(options.kernel);
+    if (!options.initrd.empty()) plan.guest.initrd = absolutePath(options.initrd);
     if (plan.guest.kernel.empty()) plan.guest.kernel = environmentOr("VH_GUEST_KERNEL", "");
     if (plan.guest.initrd.empty()) plan.guest.initrd = environmentOr("VH_GUEST_INITRAMFS", "");
     if (plan.bareGuest.kernel.empty()) plan.bareGuest.kernel = environmentOr("VH_BARE_GUEST", "");
@@ -129,7 +125,7 @@ std::string newOutputDirectory() {
     ::localtime_r(&now, &parts);
     char name[64];
     std::strftime(name, sizeof(name), "virt-handover-compare-%Y%m%d-%H%M%S", &parts);
-    return absolute(name);
+    return absolutePath(name);
 }
 
 /// A results file that was named on the command line.
@@ -256,8 +252,8 @@ int compare(const CompareOptions& options, bool asJson) {
             std::cout << forTerminal(checkText(result));
         return exitCode(result);
     }
-    const std::string directory = !options.resume.empty()   ? absolute(options.resume)
-                                  : !options.output.empty() ? absolute(options.output)
+    const std::string directory = !options.resume.empty()   ? absolutePath(options.resume)
+                                  : !options.output.empty() ? absolutePath(options.output)
                                                             : newOutputDirectory();
     const std::string resultsFile = directory + "/results.json";
     if (options.resume.empty() && std::filesystem::exists(resultsFile))

@@ -144,7 +144,7 @@ void unlessImpossible(Read read) {
 }
 
 std::uint64_t privateBytes(pid_t pid) {
-    const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+    const std::string path = Process(pid).path("smaps_rollup");
     const std::string rollup = readIfThere(path);
     const auto kilobytes = [&](const char* key) { return std::strtoull(valueIn(rollup, key).c_str(), nullptr, 10); };
     const std::uint64_t all = kilobytes("Pss:"), shared = kilobytes("Pss_Shmem:");
@@ -183,7 +183,7 @@ PageFaults parsePageFaults(std::string_view stat) {
 }
 
 PageFaults pageFaults(pid_t pid) {
-    return parsePageFaults(readFile("/proc/" + std::to_string(pid) + "/stat"));
+    return parsePageFaults(readFile(Process(pid).path("stat")));
 }
 
 std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy,

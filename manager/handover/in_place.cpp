@@ -7,19 +7,15 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 #include <stdexcept>
-#include <system_error>
 
+#include "config/design.h"
 #include "manager/vmm/vmm_process.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"
-#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
-
-namespace fs = std::filesystem;
 
 /// Enough for what a QEMU opens between the look and the exec: it gets the lowest free numbers, which are below the new VMM's.
 constexpr int headroom = 32;
@@ -27,14 +23,14 @@ constexpr int headroom = 32;
 /// MAX_INSNS_PER_PATH, Linux 6.1), some 650 filters of QEMU 11.1's.
 constexpr int mostFilters = 200;
 
+/// What goes on where an exec cannot: a new VMM in a process of its own.
+std::string useNewProcess() {
+    return "use " + quoted(defaultDesign);
+}
+
 long numberIn(const Process& process, const std::string& file, std::string_view key, int base = 10) {
     const std::string value = process.field(file, key);
     return value.empty() ? -1 : std::strtol(value.c_str(), nullptr, base);
-}
-
-bool isExecutable(const std::string& path) {
-    struct stat status {};
-    return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && ::access(path.c_str(), X_OK) == 0;
 }
 
 }  // namespace
@@ -45,10 +41,11 @@ std::string whyExecIsForbidden(pid_t vmm) {
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
         if (arguments[i].ends_with("-sandbox") && arguments[i + 1].find("spawn=deny") != std::string::npos)
             return "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken "
-                   "back; start it with 'handover.design: vmm-exec' or 'vmm.sandbox: false', or use design 'relayed'";
+                   "back; start it with 'handover.design: " +
+                   std::string(name(Design::VmmExec)) + "' or 'vmm.sandbox: false', or " + useNewProcess();
     if (const long filters = numberIn(process, "status", "Seccomp_filters:"); filters > mostFilters)
-        return "the VMM has been executed so often that its process has " + std::to_string(filters) +
-               " sandboxes; use design 'relayed', whose new VMM is a new process";
+        return "the VMM has been executed so often that its process has " + std::to_string(filters) + " sandboxes; " +
+               useNewProcess() + ", whose new VMM is a new process";
     return {};
 }
 
@@ -62,13 +59,13 @@ std::string blockLostByExec(const std::vector<RamBlock>& blocks) {
 
 UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
     if (!vmm.inboxDescriptor)
-        throw std::runtime_error(
-            "the VMM was started without an inbox for descriptors; use design 'relayed', or power-cycle the VM");
+        throw std::runtime_error("the VMM was started without an inbox for descriptors; " + useNewProcess() +
+                                 ", or power-cycle the VM");
     UniqueFd inbox = Process(vmm.pid).take(*vmm.inboxDescriptor);
     const std::string path = directory + "/exec.sock";
     if (!isInbox(inbox.get(), path))
         throw std::runtime_error("descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +
-                                 " is not the inbox '" + path + "'; use design 'relayed'");
+                                 " is not the inbox '" + path + "'; " + useNewProcess());
     return inbox;
 }
 
@@ -97,10 +94,10 @@ DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, s
     if (limit >= 0 && limit < needed)
         throw std::runtime_error("the new VMM needs " + std::to_string(needed) + " descriptors for a moment, and pid " +
                                  std::to_string(vmm) + " may have " + std::to_string(limit) +
-                                 "; raise its limit (prlimit --nofile), or use design 'relayed'");
+                                 "; raise its limit (prlimit --nofile), or " + useNewProcess());
     if (count > mostInParcel)
         throw std::runtime_error("the new VMM needs " + std::to_string(count) + " descriptors, and not more than " +
-                                 std::to_string(mostInParcel) + " can be handed over; use design 'relayed'");
+                                 std::to_string(mostInParcel) + " can be handed over; " + useNewProcess());
     return plan;
 }
 
@@ -110,16 +107,10 @@ bool runsAProgram(pid_t pid) {
 
 std::string shimProgram() {
     if (const char* named = std::getenv("VH_SHIM"); named && *named) return named;
-    std::error_code ignored;
-    const fs::path here = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-    std::string tried;
-    for (const fs::path& path :
-         {here / "vmm-shim", here.parent_path() / "vmm-shim" / "vmm-shim", fs::path(VH_BINDIR) / "vmm-shim"}) {
-        if (isExecutable(path)) return path;
-        append(tried, "'" + path.string() + "'");
-    }
-    throw std::runtime_error("the program that the VMM has to execute, vmm-shim, is at none of " + tried +
-                             "; install it, or name it in VH_SHIM");
+    if (std::string program = ownProgram({"vmm-shim", "../vmm-shim/vmm-shim", VH_BINDIR "/vmm-shim"}); !program.empty())
+        return program;
+    throw std::runtime_error("the program that the VMM has to execute, vmm-shim, is neither beside this one nor in '" VH_BINDIR
+                             "'; install it, or name it in VH_SHIM");
 }
 
 ShimTrial::ShimTrial(int program, const std::string& name, const Identity& identity, std::function<void(std::string)> done) {

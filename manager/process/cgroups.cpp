@@ -3,6 +3,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "vmm-shim/proc.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -26,7 +27,7 @@ bool CgroupPlace::controls(const std::string& what) const {
 
 std::vector<CgroupPlace> cgroupsOf(pid_t pid, const std::string& procRoot) {
     std::vector<CgroupPlace> places;
-    std::ifstream lines = opened(procRoot + "/" + std::to_string(pid) + "/cgroup");
+    std::ifstream lines = opened(Process(pid, procRoot).path("cgroup"));
     for (std::string line; std::getline(lines, line);) {
         const std::size_t first = line.find(':'), second = line.find(':', first + 1);
         if (second == std::string::npos) continue;

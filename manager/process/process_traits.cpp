@@ -29,16 +29,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string procPath(pid_t pid, const std::string& name) {
-    return "/proc/" + std::to_string(pid) + "/" + name;
-}
-
 std::uint64_t hexadecimal(const std::string& text) {
     return std::strtoull(text.c_str(), nullptr, 16);
 }
 
 /// /proc/PID/limits (fs/proc/base.c:proc_pid_limits, 6.18): prlimit() asks for CAP_SYS_RESOURCE to read those of another user.
-std::map<int, rlimit> limitsOf(pid_t pid) {
+std::map<int, rlimit> limitsOf(const Process& process) {
     static const std::map<std::string, int> resources = {
         {"Max cpu time", RLIMIT_CPU},           {"Max file size", RLIMIT_FSIZE},     {"Max data size", RLIMIT_DATA},
         {"Max stack size", RLIMIT_STACK},       {"Max core file size", RLIMIT_CORE}, {"Max resident set", RLIMIT_RSS},
@@ -48,7 +44,7 @@ std::map<int, rlimit> limitsOf(pid_t pid) {
         {"Max realtime timeout", RLIMIT_RTTIME}};
     constexpr std::size_t nameWidth = 26;
     std::map<int, rlimit> limits;
-    std::istringstream lines(readFile(procPath(pid, "limits")));
+    std::istringstream lines(readFile(process.path("limits")));
     for (std::string line; std::getline(lines, line);) {
         std::string name = line.substr(0, nameWidth);
         name.erase(name.find_last_not_of(' ') + 1);
@@ -93,6 +89,7 @@ std::vector<std::string> filesToGetFrom(pid_t from, pid_t to, bool wholeProcess)
 }  // namespace
 
 ProcessTraits ProcessTraits::of(pid_t pid) {
+    const Process process(pid);
     ProcessTraits traits;
     for (const std::string& file : filesToGetFrom(::getpid(), pid, true)) {
         traits.cgroups_.emplace_back(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
@@ -100,24 +97,24 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
     }
     struct stat its {
     }, ours{};
-    const std::string mounts = procPath(pid, "ns/mnt");
+    const std::string mounts = process.path("ns/mnt");
     if (::stat(mounts.c_str(), &its) != 0 || ::stat("/proc/self/ns/mnt", &ours) != 0) throwErrno("look at '" + mounts + "'");
     if (its.st_ino != ours.st_ino) {
         traits.mountNamespace_ = UniqueFd(::open(mounts.c_str(), O_RDONLY | O_CLOEXEC));
         if (!traits.mountNamespace_) throwErrno("open '" + mounts + "'");
     }
-    traits.workingDirectory_ = fs::read_symlink(procPath(pid, "cwd"));
-    const std::string environment = readFile(procPath(pid, "environ"));
+    traits.workingDirectory_ = fs::read_symlink(process.path("cwd"));
+    const std::string environment = readFile(process.path("environ"));
     traits.environment_.assign(environment.begin(), environment.end());
     traits.environment_.push_back('\0');
     for (char* entry = traits.environment_.data(); *entry != '\0'; entry += std::strlen(entry) + 1)
         traits.environmentPointers_.push_back(entry);
     traits.environmentPointers_.push_back(nullptr);
 
-    const std::string status = readFile(procPath(pid, "status"));
+    const std::string status = readFile(process.path("status"));
     const auto field = [&](const std::string& name) {
         if (("\n" + status).find("\n" + name + ":") == std::string::npos)
-            throw std::runtime_error("'" + procPath(pid, "status") + "' has no " + name);
+            throw std::runtime_error("'" + process.path("status") + "' has no " + name);
         return valueIn(status, name + ":");
     };
     traits.umask_ = static_cast<mode_t>(std::strtoul(field("Umask").c_str(), nullptr, 8));
@@ -132,7 +129,7 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
 
     if (::sched_getaffinity(pid, sizeof(traits.affinity_), &traits.affinity_) != 0)
         throwErrno("read the CPU affinity of its VMM");
-    for (const auto& [resource, value] : limitsOf(pid)) {
+    for (const auto& [resource, value] : limitsOf(process)) {
         rlimit own{};
         ::getrlimit(static_cast<__rlimit_resource>(resource), &own);
         if (own.rlim_cur != value.rlim_cur || own.rlim_max != value.rlim_max) traits.limits_.push_back({resource, value});
@@ -140,7 +137,7 @@ ProcessTraits ProcessTraits::of(pid_t pid) {
 
     // `name (mode)` is AppArmor's, `user:role:type:level` SELinux's; EINVAL where no security module has labels.
     std::string whole;
-    std::getline(std::ifstream(procPath(pid, "attr/current")) >> std::ws, whole);
+    std::getline(std::ifstream(process.path("attr/current")) >> std::ws, whole);
     whole = whole.c_str();  // SELinux ends it with a zero byte.
     const std::string label = whole.substr(0, whole.find(' '));
     if (!label.empty() && label != "unconfined") {

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "manager/process/cgroups.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/unique_fd.h"
 
 namespace vh {
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t unlimited = std::numeric_limits<std::uint64_t>::max();
 
 std::string scoreFile(pid_t pid) {
-    return "/proc/" + std::to_string(pid) + "/oom_score_adj";
+    return Process(pid).path("oom_score_adj");
 }
 
 /// The number in a file of a cgroup; `max`, or what version 1 has for it (PAGE_COUNTER_MAX in bytes), is unlimited. None where
@@ -116,7 +117,7 @@ std::optional<MemoryRoom> leastMemoryRoom(pid_t pid, const std::string& procRoot
 }
 
 ResidentMemory residentMemoryOf(pid_t pid) {
-    const std::string status = "/proc/" + std::to_string(pid) + "/status";
+    const std::string status = Process(pid).path("status");
     return {sumOf(status, {"RssAnon:"}) * 1024, sumOf(status, {"RssShmem:"}) * 1024};
 }
 

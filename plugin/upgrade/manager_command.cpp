@@ -6,6 +6,7 @@
 
 #include "plugin/host/command.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/proc.h"
 
 namespace vh {
 namespace {
@@ -26,8 +27,7 @@ enum ManagerCode { refused = 2, personNeeded = 4 };
 
 std::string find() {
     if (const char* given = std::getenv("VH_CLI")) return given;
-    const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path() / "virt-handover";
-    return fs::exists(beside) ? beside.string() : VH_BINDIR "/virt-handover";
+    return ownProgram({"virt-handover", VH_BINDIR "/virt-handover"});
 }
 
 json answerOf(const CommandResult& result) {
@@ -44,7 +44,7 @@ std::string why(const CommandResult& result) {
 
 ManagerCommand::ManagerCommand(std::string runtimeDirectory) : program_(find()), runtimeDirectory_(std::move(runtimeDirectory)) {
     if (!fs::exists(program_))
-        throw std::runtime_error("the manager's program '" + program_ +
+        throw std::runtime_error("the manager's program '" + (program_.empty() ? VH_BINDIR "/virt-handover" : program_) +
                                  "' is not there; VH_CLI in the environment can name another");
 }
 

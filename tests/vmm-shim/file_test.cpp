@@ -39,6 +39,15 @@ TEST(File, ofTheKernelsHasNoSizeAndIsReadWhole) {
     EXPECT_NE(readFile("/proc/self/status").find("Pid:"), std::string::npos);
 }
 
+TEST(File, hasAPathFromTheRootWhateverTheWorkingDirectory) {
+    const std::string here = fs::current_path();
+    EXPECT_EQ(absolutePath("x"), here + "/x");
+    EXPECT_EQ(absolutePath("./a/./b"), here + "/a/b");
+    EXPECT_EQ(absolutePath("../x"), here + "/../x") << "what is above is not known from the text, for there may be links";
+    EXPECT_EQ(absolutePath("/a/x"), "/a/x");
+    EXPECT_EQ(absolutePath(""), "");
+}
+
 TEST(File, thatCannotBeReadIsNamedOrEmpty) {
     for (const std::string path : {"/nonexistent/x", "/"}) {
         EXPECT_EQ(readIfThere(path), "");

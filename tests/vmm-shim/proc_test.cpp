@@ -311,6 +311,16 @@ TEST_F(ProcessTest, isConfinedByTheWordOfItsLabel) {
     }
 }
 
+TEST(OwnProgram, isTheFirstThatCanBeExecutedSeenFromThisOne) {
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe"), name = std::filesystem::path(self).filename();
+    const TemporaryDirectory directory;
+    const std::string text = directory.write("text", "no program");
+    EXPECT_EQ(ownProgram({"no-such-program", text, directory.path(), name, "/bin/sh"}), self);
+    EXPECT_EQ(ownProgram({"../" + std::filesystem::path(self).parent_path().filename().string() + "/" + name}), self);
+    EXPECT_EQ(ownProgram({"no-such-program", "/bin/sh"}), "/bin/sh");
+    EXPECT_EQ(ownProgram({"no-such-program"}), "");
+}
+
 TEST(AllProcesses, areWhatHasANumberForItsName) {
     const TemporaryDirectory proc;
     for (const char* name : {"1", "22", "self", "3x", "-4", "0", "99999999999999"})

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "vmm-shim/file.h"
+#include "vmm-shim/proc.h"
 #include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
@@ -161,7 +162,7 @@ RamBlockExchange openBackingFiles(std::vector<RamBlock> blocks, pid_t pid) {
     for (const RamBlock& block : exchange.blocks) {
         exchange.descriptors.emplace_back();
         if (!block.file || block.file->fd < 0) continue;
-        const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(block.file->fd);
+        const std::string path = Process(pid).path("fd/" + std::to_string(block.file->fd));
         exchange.descriptors.back() = UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC));
         if (!exchange.descriptors.back()) throwErrno("open '" + path + "', the file of RAM block '" + block.idstr + "'");
     }
