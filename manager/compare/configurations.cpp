@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "manager/compare/own_network.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -178,8 +179,7 @@ void addConfigurations(const ComparePlan& plan, const std::optional<VmDefinition
             all.push_back(std::move(one));
         });
     }
-    for (const std::string& accelerator : accelerators)
-        results.host.accelerator += (results.host.accelerator.empty() ? "" : ", ") + accelerator;
+    results.host.accelerator = joined(accelerators);
 }
 
 std::string missingGuest(const ComparePlan& plan, const std::vector<Configuration>& configurations) {

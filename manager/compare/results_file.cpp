@@ -9,6 +9,7 @@
 
 #include "manager/compare/answer.h"
 #include "vmm-shim/file.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -270,7 +271,7 @@ Value readNamed(const Node& node) {
     std::string expected;
     for (const Value value : allOf<Value>()) {
         if (name(value) == text) return value;
-        expected += (expected.empty() ? "" : ", ") + inQuotes(name(value));
+        append(expected, inQuotes(name(value)));
     }
     node.unexpected("one of " + expected);
 }

@@ -27,6 +27,7 @@
 #include "manager/handover/in_place.h"
 #include "manager/handover/steps.h"
 #include "vmm-shim/exec_inbox.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -197,7 +198,7 @@ class ExecSteps : public Steps {
         postParcel(course_.oldVmm->directory() + "/exec.sock", label, course_.newVmm->parcel());
         course_.newVmm->release();
         std::string close;
-        for (const int fd : plan.close) close += (close.empty() ? "" : ",") + std::to_string(fd);
+        for (const int fd : plan.close) append(close, std::to_string(fd), ",");
         std::vector<std::string> command{"exec",
                                          "--inbox",
                                          std::to_string(old.inboxDescriptor.value()),

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "manager/resources/passthrough.h"
+#include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/text.h"
 
 namespace vh {
@@ -91,7 +92,7 @@ Answer ofHost(const HandoverFacts& facts) {
                         "free some there"};
     if (inFile && facts.saveFreeBytes < facts.definition.memory.sizeBytes)
         return Obstacle{"'" + facts.definition.handover.saveDirectory + "' has no room for " +
-                            formatSize(facts.definition.memory.sizeBytes) + " of guest RAM",
+                            exactSize(facts.definition.memory.sizeBytes) + " of guest RAM",
                         "set handover.save_directory to one that has"};
     if (!sharesRam(facts.design) && facts.availableBytes < facts.definition.memory.sizeBytes)
         return Obstacle{quoted(facts.design) + " needs " + exactSize(facts.definition.memory.sizeBytes) +
@@ -155,7 +156,7 @@ Answer ofNewBinary(const HandoverFacts& facts) {
                         "use a QEMU that still has it"};
     if (!binary.missingModels.empty()) {
         std::string models;
-        for (const std::string& model : binary.missingModels) models += (models.empty() ? "'" : ", '") + model + "'";
+        for (const std::string& model : binary.missingModels) append(models, "'" + model + "'");
         return Obstacle{subject + " lacks the device model " + models, "install the package that has its module"};
     }
     return ofRelease(facts, true, subject, binary.kind, binary.version);
@@ -218,7 +219,8 @@ Answer ofGuest(const HandoverFacts& facts) {
     if (!facts.guest.isOwnAnswer)
         return Obstacle{"another process than the old VMM, pid " + std::to_string(facts.oldPid) + ", answers on its monitor",
                         "find out which process that is, and end nothing before: it may have the guest"};
-    if (facts.guest.runState != "running" && facts.guest.runState != "paused")
+    const RunState runState = runStateOf(facts.guest.runState);
+    if (runState != RunState::Running && runState != RunState::Paused)
         return Obstacle{"the guest is in the state '" + facts.guest.runState + "'", ""};
     if (facts.guest.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
     if (Answer no = ofHeld(facts)) return no;

@@ -14,6 +14,7 @@
 #include "manager/resources/passthrough.h"
 #include "manager/vmm/strays.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/qmp/vmm_state.h"
 #include "vmm-shim/throw_errno.h"
 
 namespace vh {
@@ -123,7 +124,7 @@ void Questions::askGuest(std::function<void()> then) {
         if (!status.ok()) throw std::runtime_error(course_.errorText(old, "query-status", *status.error));
         facts_.guest.isOwnAnswer = old.hasOwnAnswer();
         facts_.guest.runState = status.text("status");
-        course_.wasRunning = facts_.guest.runState == "running";
+        course_.wasRunning = runStateOf(facts_.guest.runState) == RunState::Running;
         judge();
         course_.send(old, "query-block-jobs", nullptr, [this, then](const QmpReply& jobs) {
             facts_.guest.hasBlockJobs = jobs.ok() && !jobs.value.empty();

@@ -135,7 +135,7 @@ INSTANTIATE_TEST_SUITE_P(
             "socketSpace", good(), [](F& f) { f.runtimeFreeBytes = 100 << 10; },
             "'/run/virt-handover' has 100 KiB free, and the new VMM's sockets and record need 256 KiB", "free some"),
         changed(
-            "saveSpace", good(Design::SaveRestore), [](F& f) { f.saveFreeBytes = 1 << 20; }, "'/var/tmp' has no room for 1GiB",
+            "saveSpace", good(Design::SaveRestore), [](F& f) { f.saveFreeBytes = 1 << 20; }, "'/var/tmp' has no room for 1 GiB",
             "handover.save_directory"),
         changed(
             "secondCopy", good(Design::Copy), [](F& f) { f.availableBytes = gibibyte - 1; }, "second copy of guest RAM",
