@@ -273,9 +273,9 @@ int main(int argc, char** argv) {
     app.fallthrough();  // Global options are understood behind the verb, too.
     app.footer(
         "Exit codes: 0 done; 1 usage or definition error; 2 refused, nothing was touched; 3 rolled back, the guest runs on the\n"
-        "old VMM; 4 lost or silent, a person is needed; 5 the manager cannot be reached, or the command was interrupted before\n"
-        "it answered. compare: 2 nothing was measured; 3 a regression against --check; 130 interrupted, and what was measured\n"
-        "is written.");
+        "old VMM; 4 a person is needed: lost, the guest is silent, or upgraded and the old VMM does not end; 5 the manager\n"
+        "cannot be reached, or the command was interrupted before it answered. compare: 2 nothing was measured; 3 a regression\n"
+        "against --check; 130 interrupted, and what was measured is written.");
     app.add_flag("--embed", options.embed, "work in this process instead of asking virt-handoverd");
     app.add_flag("--json", options.asJson, "answer with a JSON object");
     app.add_option("--runtime-dir", options.runtimeDirectory, "where running VMs have their sockets and records")

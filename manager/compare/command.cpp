@@ -23,6 +23,7 @@
 #include "manager/record/report.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/terminal_text.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -203,15 +204,20 @@ void print(const json& value) {
 }  // namespace
 
 void addCompareOptions(CLI::App& command, CompareOptions& options) {
+    std::vector<std::string_view> baselines;
+    for (const DesignRow& row : designRows)
+        if (row.baseline) baselines.push_back(row.name);
     command.add_option("VM.yaml", options.definition,
                        "a VM of your own to measure with, on copies of its disks; without it, the probe guest");
     command.add_option("--plan", options.plan, "what to measure; every key is in config/README.md");
     command.add_option("--old", options.old, "the old VMM's binary");
     command.add_option("--new", options.newBinary, "the new VMM's binary; without it the old one's, for a handover to the same");
-    command.add_option("--design", options.designs, "only these designs")->delimiter(',');
+    command.add_option("--design", options.designs, "only these of " + joined(namesOf<Design>))->delimiter(',');
     command.add_option("--rounds", options.rounds, "measured rounds of each design (12, the fewest that anything is said of)")
         ->check(CLI::Range(1U, 10'000U));
-    command.add_option("--baseline-rounds", options.baselineRounds, "those of copy and save-restore, which take long (as many)")
+    command
+        .add_option("--baseline-rounds", options.baselineRounds,
+                    "those of " + joined(baselines, " and ") + ", which take long (as many)")
         ->check(CLI::Range(1U, 10'000U));
     command
         .add_option(
@@ -298,7 +304,8 @@ int compare(const CompareOptions& options, bool asJson) {
                   << (checked ? forTerminal(checkText(*checked)) : "");
     }
     if (!complete) return interruptedCode;
-    return checked ? exitCode(*checked) : 0;
+    if (checked) return exitCode(*checked);
+    return static_cast<int>(hasRounds(results) ? ExitCode::Done : ExitCode::Refused);
 }
 
 }  // namespace vh

@@ -217,6 +217,7 @@ TEST_F(CompareTest, saysWhyADesignIsNotRunAlsoWhereMemoryIsNotEnough) {
                                                              "\"}]\nram: [{size: 8TiB, touched: 64MiB, baselines: false}]\n" +
                                                              "rounds: 1\ndesigns: [relayed, copy]\n" + disturbedByNothing);
     const Ran ran = run({"--plan", plan, "--output", output()});
+    EXPECT_EQ(ran.code, 2) << "no round was measured: " << ran.output;
     EXPECT_THAT(series(results(), "relayed")["notRun"].get<std::string>(), HasSubstr("of memory")) << ran.error;
     EXPECT_THAT(series(results(), "copy")["notRun"].get<std::string>(), HasSubstr("the plan leaves it out"));
 }
