@@ -34,6 +34,8 @@ import threading
 import time
 
 sys.dont_write_bytecode = True  # No __pycache__ in the source tree.
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+from designs import OWNERS
 from yardstick import Qmp, Yardstick
 
 PARTS = ("yardstick", "ram", "daemon", "shim", "fleet")
@@ -105,7 +107,7 @@ name: {self.name}
 machine: pc-q35-10.0
 accelerator: {guest["accelerator"]}
 cpu: {{model: {guest["cpu"]}}}
-memory: {{size: {memory_mib}MiB, owner: {"vmm" if design == "vmm-owned" else "manager"}}}
+memory: {{size: {memory_mib}MiB, owner: {OWNERS[design]}}}
 boot:{guest["boot"]}{
       f" probe.ram_mib={touched_mib}" if touched_mib else ""}"
 disks: [{{id: root, file: "{disk}"}}]

@@ -12,12 +12,15 @@ many        12 cells, 100 rounds         bare        an object without any membe
 import argparse
 import json
 import math
+import os
 import random
 import statistics
 import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+from designs import ALL as DESIGNS, BASELINES, BY_HAND
+
 MIB = 1 << 20
-DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore", "cpr-transfer", "x-ignore-shared"]
 PHASES = ["prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"]
 METRICS = {  # As in manager/compare/metrics.h.
     "stopToResumeMs": "stopToResumeMs", "guestPauseMs": "guestPauseMs", "workLostMs": "writeRate.workLostMs", "brownOutMs": "writeRate.brownOutMs",
@@ -48,7 +51,7 @@ def median_interval(random_, values):
 
 def a_round(random_, design, cell, number, order, disturbed):
     ram_mib = cell["touchedBytes"] / MIB
-    baseline = design in ("copy", "save-restore")
+    baseline = design in BASELINES
     pause = {"relayed": 12, "manager-owned": 11, "vmm-owned": 12.5, "vmm-exec": 30, "copy": 190, "save-restore": 2.0 * ram_mib, "cpr-transfer": 9, "x-ignore-shared": 8}[design]
     pause = noisy(random_, pause * (1.7 if disturbed else 1))
     guest = pause + noisy(random_, 32)
@@ -128,7 +131,7 @@ def summarize(random_, cells):
         contrasts = [(one, "relayed") for one in designs if one != "relayed" and "relayed" in designs]
         if "manager-owned" in designs and "vmm-owned" in designs:
             contrasts.insert(0, ("manager-owned", "vmm-owned"))
-        contrasts += [pair for pair in (("manager-owned", "x-ignore-shared"), ("vmm-owned", "cpr-transfer")) if set(pair) <= set(designs)]
+        contrasts += [pair for pair in BY_HAND if set(pair) <= set(designs)]
         for metric in COMPARED:
             for design, reference in contrasts:
                 a, b = values[design, metric], values[reference, metric]

@@ -1,4 +1,6 @@
-// The JSON Schema and the README say the same as the parser: the same keys, enums and defaults, in both directions.
+// The JSON Schema and the README say the same as the parser: the same keys, enums and defaults, in both directions. Whoever else
+// lists the designs says the same as their rows.
+#include <cstdio>
 #include <map>
 #include <regex>
 #include <set>
@@ -13,6 +15,7 @@
 #include "config/parse.h"
 #include "config/vm_definition.h"
 #include "tests/support/golden.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 namespace {
@@ -253,6 +256,66 @@ TEST(Readme, hasTheDefaultsAndTheRequiredKeysOfTheSchema) {
             EXPECT_TRUE(documented.empty() || documented == "required") << key << " has no default, documented: " << documented;
         }
     }
+}
+
+TEST(Readme, hasExactlyTheEnumValuesOfTheSchema) {
+    const auto rows = readmeKeys();
+    for (const auto& [key, node] : schemaKeys()) {
+        std::string values;
+        for (const json& value : node.value("enum", json::array())) append(values, "`" + value.get<std::string>() + "`");
+        if (values.empty()) continue;
+        EXPECT_EQ(rows.at(key).at(1), values) << key;
+    }
+}
+
+/// The names of the designs for which this holds, as a document has them.
+template <class Holds>
+std::vector<std::string> designsThat(Holds holds) {
+    std::vector<std::string> names;
+    for (const Design design : designsOfUpgrades())
+        if (holds(rowOf(design))) names.push_back("`" + std::string(name(design)) + "`");
+    return names;
+}
+
+TEST(Documents, sayWhichDesignNeedsWhichOwner) {
+    const auto neededBy = [](MemoryOwner owner) {
+        return joined(designsThat([&](const DesignRow& row) { return row.owner == owner; }), " and ");
+    };
+    const std::string owners = "`manager` for design " + neededBy(MemoryOwner::Manager) + ", `vmm` for " +
+                               neededBy(MemoryOwner::Vmm) + "; the other designs take either";
+    EXPECT_EQ(readmeKeys().at("memory.owner").at(4), owners);
+    EXPECT_EQ(schemaKeys().at("memory.owner").at("description"),
+              "Who makes the memory file: " + std::regex_replace(owners, std::regex("`"), "") + ".");
+}
+
+TEST(Documents, sayWhichDesignsTakeDevices) {
+    const std::string designs = joined(designsThat([](const DesignRow& row) { return row.noDevices.empty(); }), " or ");
+    EXPECT_THAT(readmeKeys().at("vfio[].address").at(4),
+                HasSubstr(designs + ", KVM and QEMU " + text(firstWithDevices) + " or newer on both sides"));
+}
+
+TEST(Documents, listTheDesignsThatResultsMayHave) {
+    std::string designs;
+    for (const DesignRow& row : designRows) append(designs, "`" + std::string(row.name) + "`");
+    EXPECT_THAT(fileText(inSourceTree("manager/compare/README.md")), HasSubstr("\n| `design` | " + designs + " |\n"));
+}
+
+TEST(Scripts, readTheDesignsOutOfTheirRows) {
+    const auto orNothing = [](std::string_view word) { return std::string(word.empty() ? "-" : word) + "\n"; };
+    const auto oldest = [](Release release) { return release == Release() ? "any " : text(release) + " "; };
+    std::string rows, said;
+    for (const DesignRow& row : designRows)
+        rows += std::string(row.name) + " " + std::string(row.owner ? name(*row.owner) : "either") + " " +
+                (row.byHandOf   ? "by-hand "
+                 : row.baseline ? "baseline "
+                                : "upgrade ") +
+                oldest(row.oldestOld) + oldest(row.oldestNew) + (row.noDevices.empty() ? "devices " : "- ") +
+                orNothing(row.byHandOf ? name(*row.byHandOf) : "");
+    FILE* script = ::popen(("'" + inSourceTree("scripts/designs") + "'").c_str(), "r");
+    ASSERT_NE(script, nullptr);
+    for (int character; (character = std::fgetc(script)) != EOF;) said += static_cast<char>(character);
+    EXPECT_EQ(::pclose(script), 0);
+    EXPECT_EQ(said, rows);
 }
 
 std::string cellOf(Release oldest) {

@@ -16,10 +16,10 @@ is not counted.
 """
 import argparse, datetime, json, os, re, shutil, statistics, sys, time
 
-from question_runs import HERE, Bench, compact, run
+from question_runs import HERE, OWNERS, Bench, compact, run
 
 # By owner of guest RAM, for a VM has one: each is handed over by all of these, in turn.
-SETS = {"manager": ["relayed", "manager-owned", "copy"], "vmm": ["vmm-owned", "vmm-exec"]}
+SETS = {owner: [design for design in ("relayed", "manager-owned", "copy", "vmm-owned", "vmm-exec") if OWNERS[design] == owner] for owner in ("manager", "vmm")}
 EVENTS = ["vmstate_downtime_*", "vm_state_notify", "monitor_protocol_event_queue", "migrate_set_state", "qmp_enter_migrate_incoming",
           "qmp_enter_cont", "qmp_exit_cont"]
 MANY = 8

@@ -2,15 +2,17 @@
 """usage: tests/results/question.py [--check]
 
 Writes question.md, the readers' form of question-runs.json, question-lines.json, silent-loss.json and pause-parts.json; with --check says
-whether it is that, and exits with 1 if not. The oldest QEMU of each design is read from config/design.h.
+whether it is that, and exits with 1 if not. The designs are read from config/design.h.
 """
 import json, os, re, sys
 from statistics import median
 
 from published import HERE, publish
 
-ROOT = os.path.dirname(os.path.dirname(HERE))
-DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore"]
+sys.path.insert(0, os.path.join(HERE, "../support"))
+from designs import OF_UPGRADES as DESIGNS, ROWS, WITH_DEVICES
+
+OLDEST = {row.name: row for row in ROWS}
 FAULTS = ["nothing", "`aux-ram-share` missing", "`x-ignore-shared` missing", "an entry removed", "an entry renamed", "two descriptors swapped", "another file",
           "a descriptor that is read-only", "a private mapping", "a file of another size", "larger video memory", "a malformed service byte",
           "a missing descriptor", "a truncated state", "bytes after the end"]
@@ -27,18 +29,6 @@ def table(head, rows):
 
 def coded(names):
     return ", ".join(f"`{name}`" for name in names) or "-"
-
-
-def releases():
-    """Design -> the oldest QEMU on either side, as the manager has it."""
-    with open(os.path.join(ROOT, "config", "design.h")) as file:
-        text = file.read()
-    found = {}
-    for row in text.split("DesignRow{.design = ")[1:]:
-        oldest = {side: re.search(rf"\.oldest{side} = \{{(\d+), (\d+)\}}", row) for side in ("Old", "New")}
-        found[re.search(r'\.name = "([^"]+)"', row).group(1)] = {
-            side: ".".join(match.groups()) if match else "any" for side, match in oldest.items()}
-    return found
 
 
 # What each design must be told
@@ -157,7 +147,7 @@ def interface(runs):
     every = {side: set.intersection(*[{entry[0] for entry in seen[design]["commands"][side]} for design in DESIGNS]) for side in ("old", "new")}
     rows = []
     for design in DESIGNS:
-        one, oldest = seen[design], releases()[design]
+        one, oldest = seen[design], OLDEST[design]
         own = {side: sorted({entry[0] for entry in one["commands"][side]} - every[side]) for side in ("old", "new")}
         entries = [entry for side in ("old", "new") for entry in one["commands"][side]]
         on = [word.split(" ")[-1][:-3] for word in words(entries, True)]
@@ -166,7 +156,7 @@ def interface(runs):
         channels = sorted({word.replace("channels ", "") for command, arguments in entries if command.startswith("migrate") for word in arguments if word.startswith("channels")})
         arguments = [re.sub(r"-incoming \{.*", "-incoming (cpr channel)", argument) for argument in one["arguments"] if argument.startswith(("-incoming", "-add-fd"))]
         arguments = sorted({re.sub(r"fd=\d+", "fd=N", argument) for argument in arguments} - {"-incoming defer"})
-        rows.append([f"`{design}`", oldest["Old"], oldest["New"], coded(arguments), coded(on), coded(modes), coded(channels), coded(own["old"]), coded(own["new"])])
+        rows.append([f"`{design}`", oldest.oldest_old, oldest.oldest_new, coded(arguments), coded(on), coded(modes), coded(channels), coded(own["old"]), coded(own["new"])])
     used = {entry[0] for design in DESIGNS for side in ("old", "new") for entry in seen[design]["commands"][side]}
     capabilities = {word.split(" ")[-1].rsplit("=", 1)[0] for design in DESIGNS for side in ("old", "new") for word in words(seen[design]["commands"][side], True)}
     return f"""## How much interface
@@ -193,8 +183,8 @@ def memfds(one):
 
 
 # How a VM of part `host` has its devices -> what that is, who serves them, and the designs that do not refuse it.
-HOSTED = {"vhost": ("a tap with vhost-net", ["vhost"], DESIGNS), "cdev": ("devices by cdev and iommufd", ["VFIO", "iommufd"], ["relayed", "vmm-owned"]),
-          "group": ("devices by group and container", ["VFIO"], ["relayed", "vmm-owned"])}
+HOSTED = {"vhost": ("a tap with vhost-net", ["vhost"], DESIGNS), "cdev": ("devices by cdev and iommufd", ["VFIO", "iommufd"], WITH_DEVICES),
+          "group": ("devices by group and container", ["VFIO"], WITH_DEVICES)}
 
 
 def span(values):

@@ -12,10 +12,12 @@ As root, in a network namespace of its own (a bridge is made in it). Each part r
   host      what both VMMs ask of KVM, vhost, VFIO and iommufd, on the test host (tests/test-host; --new is its QEMU): not in what is done
             without --part. --headers: where linux/iommufd.h of a kernel like that one's is (an unpacked linux-libc-dev), and not of this machine's
 """
-import argparse, collections, fcntl, json, os, re, shutil, signal, socket, struct, subprocess, tempfile, time
+import argparse, collections, fcntl, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DESIGNS = {"relayed": "manager", "manager-owned": "manager", "vmm-owned": "vmm", "vmm-exec": "vmm", "copy": "manager", "save-restore": "manager"}
+sys.path.insert(0, os.path.join(HERE, "../support"))
+from designs import OF_UPGRADES as DESIGNS, OWNERS, WITH_DEVICES
+
 SANDBOXES = {
     "off": None,
     "on": "on",
@@ -29,7 +31,7 @@ PREFIXES = [("KVM_", "KVM"), ("VFIO_", "VFIO"), ("IOMMU_", "iommufd"), ("VHOST_"
 # What a VMM asks of KVM because its guest runs, and not because it is set up.
 OF_RUNNING = {"KVM_RUN", "KVM_IRQ_LINE", "KVM_IRQ_LINE_STATUS", "KVM_SIGNAL_MSI", "KVM_INTERRUPT"}
 # Part `host`: how a VM has its devices -> modules of the test host, and the designs that do not refuse it.
-ON_HOST = {"vhost": ("iommufd", list(DESIGNS)), "cdev": ("iommufd", ["relayed", "vmm-owned"]), "group": ("stock", ["relayed", "vmm-owned"])}
+ON_HOST = {"vhost": ("iommufd", DESIGNS), "cdev": ("iommufd", WITH_DEVICES), "group": ("stock", WITH_DEVICES)}
 # <linux/sockios.h>, <linux/if.h>
 SIOCBRADDBR, SIOCSIFFLAGS, IFF_UP = 0x89A0, 0x8914, 1
 TRACED = "ioctl,memfd_create,mmap,openat,execve,seccomp,connect"
@@ -86,7 +88,7 @@ class Bench:
 machine: pc-q35-10.0
 accelerator: {accelerator}
 {"cpu: {model: kvm64}" if accelerator == "kvm" else ""}
-memory: {{size: 192MiB, owner: {DESIGNS[design]}}}
+memory: {{size: 192MiB, owner: {OWNERS[design]}}}
 boot: {{kernel: {self.path("bare-guest.elf")}, firmware: {self.path("bare-firmware.bin")}, cmdline: bare}}
 disks: [{{id: root, file: {disk}}}]
 networks: [{{id: net0, type: tap, bridge: vhq0}}]
@@ -551,7 +553,7 @@ exec {binary} "$@" """)
 machine: q35
 accelerator: kvm
 cpu: {{model: host}}
-memory: {{size: 192MiB, owner: {DESIGNS[design]}}}
+memory: {{size: 192MiB, owner: {OWNERS[design]}}}
 boot:
   kernel: {guest}/vmlinuz
   initrd: {guest}/initramfs.gz

@@ -3,13 +3,14 @@
 `results` is the results file, `made` its summary as figures.recompute() makes it. A sentence that has nothing to say is left out, so
 that any result has true ones.
 """
-import re
+import os, re, sys
 from collections import Counter
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+from designs import ALL as DESIGNS, BY_HAND  # In the order that the answer has them in.
 
 TITLES = {"stopToResumeMs": "STOP to RESUME", "guestPauseMs": "guest pause (heartbeats)", "workLostMs": "guest work lost",
           "brownOutMs": "brown-out", "networkGapMs": "longest network gap", "networkLost": "echo requests lost", "totalMs": "whole handover"}
-DESIGNS = ["relayed", "manager-owned", "vmm-owned", "vmm-exec", "copy", "save-restore", "cpr-transfer", "x-ignore-shared"]  # As the answer has them.
-BY_HAND = [("vmm-owned", "cpr-transfer"), ("manager-owned", "x-ignore-shared")]  # What a design rests on, driven by hand.
 VERDICTS = ("larger", "smaller", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say")
 # What a cell is made of: name, members that vary together, and how a value is shown.
 FACTORS = [
