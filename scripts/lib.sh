@@ -32,19 +32,21 @@ fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # The comment at the top of the script, to the first empty line, is its help.
 printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
 
-# configureAndBuild DIRECTORY [TARGET...]: meson reconfigures an existing build directory by itself. Eight files are compiled as one,
+# configureAndBuild DIRECTORY [FILE...]: all, or only these files of the build directory. meson reconfigures an existing build directory by itself. Eight files are compiled as one,
 # for most of a file's time goes to the headers that it shares with its neighbours; scripts/clang-check looks at each alone.
 configureAndBuild() {
     local directory=$1
     shift
     if [ ! -f "$directory/build.ninja" ]; then
-        meson setup -Dunity=on -Dunity_size=8 "$directory" "$sourceDir" || return
+        endingWithUs meson setup -Dunity=on -Dunity_size=8 "$directory" "$sourceDir" || return
     fi
-    setpriv --pdeathsig KILL -- meson compile -C "$directory" "$@"
+    # Not `meson compile`, which would leave its ninja when it is ended. Where even ninja is killed, compilers finish their file.
+    endingWithUs ninja -C "$directory" "$@"
 }
 
 # endingWithUs COMMAND...: does not outlive us, whatever ends us. On SIGINT and SIGTERM it has ten seconds to clean up, and then
-# whenInterrupted STATUS has to end us.
+# whenInterrupted STATUS ends us.
+whenInterrupted() { exit "$1"; }
 endingWithUs() {
     local child status=0
     # What a shell starts in the background ignores SIGINT, and so would every test.
