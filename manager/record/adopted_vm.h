@@ -1,5 +1,5 @@
 // A VM that another manager started and goes on managing, such as a domain of libvirt: all that it takes to start a second VMM
-// for it. Who that manager is, and how the arguments came about, is of no interest here.
+// for it. How the arguments came about is of no interest here, and of that manager only what its VM is called (nameOfDomain).
 //
 // Its VMM is not described by a definition, its descriptors come from the old VMM's process and not from us, and the new VMM is
 // made to resemble the old one's process (process_traits.h). All else of a handover is that of our own VMs.
