@@ -21,7 +21,6 @@
 #include "plugin/upgrade/recover.h"
 #include "plugin/upgrade/upgrade.h"
 #include "vmm-shim/file.h"
-#include "vmm-shim/json_text.h"
 #include "vmm-shim/qmp/monitor.h"
 #include "vmm-shim/terminal_text.h"
 #include "vmm-shim/text.h"
@@ -77,8 +76,8 @@ LockOutSettings lockOutOf(const Options& options) {
 }
 
 /// Those of the domains that were asked for, or all; none while an upgrade is at work, or is to be recovered by its journal.
-json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) {
-    json found = json::array();
+std::vector<Orphan> orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) {
+    std::vector<Orphan> found;
     if (::geteuid() != 0) return found;  // What is to be compared is for root only.
     const JournalDirectory directory(options.runtimeDirectory);
     const UniqueFd lock = directory.tryLock();
@@ -86,7 +85,7 @@ json orphansOf(const Options& options, const std::vector<LibvirtDomain>& asked) 
     for (const Orphan& orphan : findOrphans(HostPaths(), ManagerCommand(options.runtimeDirectory)))
         if (options.request.domains.empty() ||
             std::ranges::any_of(asked, [&](const LibvirtDomain& domain) { return domain.uuid == orphan.domain.uuid; }))
-            found.push_back(toJson(orphan));
+            found.push_back(orphan);
     return found;
 }
 
@@ -95,22 +94,20 @@ int check(const Options& options) {
     std::vector<LibvirtDomain> asked;
     for (const std::string& name : options.request.domains) asked.push_back(libvirt.find(name));
     if (options.request.domains.empty()) asked = libvirt.running();
-    json domains = json::array();
-    bool ready = true;
-    for (const LibvirtDomain& domain : asked) {
-        const Readiness readiness = checkReadiness(
-            libvirt, HostPaths(), domain, {.emulator = absolutePath(options.request.emulator), .force = options.request.force});
-        ready = ready && readiness.ready();
-        domains.push_back(toJson(readiness));
-    }
+    std::vector<Readiness> domains;
+    for (const LibvirtDomain& domain : asked)
+        domains.push_back(checkReadiness(libvirt, HostPaths(), domain,
+                                         {.emulator = absolutePath(options.request.emulator), .force = options.request.force}));
+    const std::vector<Orphan> orphans = orphansOf(options, asked);
+    json value{{"libvirt", libvirt.version()}, {"domains", json::array()}, {"orphans", json::array()}};
+    for (const Readiness& one : domains) value["domains"].push_back(toJson(one));
     std::string text = asked.empty() ? "no domain is running here\n" : readinessText(domains);
-    const json orphans = orphansOf(options, asked);
-    for (const json& one : orphans) {
-        const JsonReader orphan(one);
-        text += "domain '" + orphan.text("/domain") + "': " + orphan.text("/what") + "\n    " + orphan.text("/remedy") + "\n";
+    for (const Orphan& one : orphans) {
+        value["orphans"].push_back(toJson(one));
+        text += orphanText(one);
     }
-    return answer(options, ready && orphans.empty() ? ExitCode::Done : ExitCode::Refused,
-                  {{"libvirt", libvirt.version()}, {"domains", domains}, {"orphans", orphans}}, text);
+    const bool ready = orphans.empty() && std::ranges::all_of(domains, &Readiness::ready);
+    return answer(options, ready ? ExitCode::Done : ExitCode::Refused, value, text);
 }
 
 int prepare(const Options& options) {

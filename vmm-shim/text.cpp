@@ -1,7 +1,7 @@
 #include "vmm-shim/text.h"
 
+#include <algorithm>
 #include <array>
-#include <cstddef>
 #include <cstdio>
 
 namespace vh {
@@ -10,6 +10,23 @@ namespace {
 constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
 
 }  // namespace
+
+std::string Table::text() const {
+    std::vector<std::size_t> widths;
+    for (const Row& row : rows_) {
+        widths.resize(std::max(widths.size(), row.cells.size()));
+        for (std::size_t i = 0; i < row.cells.size(); ++i) widths[i] = std::max(widths[i], row.cells[i].size());
+    }
+    std::string text;
+    for (const Row& row : rows_) {
+        std::string line;
+        for (std::size_t i = 0; i < row.cells.size(); ++i)
+            line += row.cells[i] + std::string(widths[i] - row.cells[i].size() + gap_, ' ');
+        line.erase(line.find_last_not_of(' ') + 1);
+        text += line + "\n" + row.below;
+    }
+    return text;
+}
 
 std::vector<std::string> split(std::string_view text, char separator) {
     std::vector<std::string> parts(1);

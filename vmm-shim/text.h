@@ -2,10 +2,12 @@
 #pragma once
 
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace vh {
@@ -23,6 +25,24 @@ std::string joined(const Items& items, std::string_view separator = ", ") {
     for (const auto& item : items) append(list, item, separator);
     return list;
 }
+
+/// Columns as wide as their widest cell, with `gap` blanks between them.
+class Table {
+ public:
+    explicit Table(std::vector<std::string> header, std::size_t gap = 2) : gap_(gap) { add(std::move(header)); }
+    void add(std::vector<std::string> row) { rows_.push_back({std::move(row), {}}); }
+    /// Whole lines below the latest row, which are no part of its columns.
+    void addBelow(const std::string& lines) { rows_.back().below += lines; }
+    std::string text() const;
+
+ private:
+    struct Row {
+        std::vector<std::string> cells;
+        std::string below;
+    };
+    std::vector<Row> rows_;
+    std::size_t gap_;
+};
 
 /// What stands between the separators, empty parts too.
 std::vector<std::string> split(std::string_view text, char separator);

@@ -15,7 +15,6 @@
 #include "manager/compare/answer.h"
 #include "manager/compare/results_file.h"
 #include "manager/record/report.h"
-#include "manager/service/terminal.h"
 #include "vmm-shim/terminal_text.h"
 #include "vmm-shim/text.h"
 
@@ -81,7 +80,7 @@ std::string tables(const std::vector<Column>& columns) {
             for (const Column* column : shown) cells.push_back(cellOf(*column));
             return cells;
         };
-        Table table(row([](const Column& column) { return column.title; }));
+        Table table(row([](const Column& column) { return column.title; }), 3);
         for (std::size_t i = 0; i < columns.front().cells.size(); ++i)
             table.add(row([i](const Column& column) { return column.cells[i]; }));
         text += (text.empty() ? "" : "\n") + table.text();

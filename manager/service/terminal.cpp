@@ -14,6 +14,7 @@
 #include "manager/record/last_report.h"
 #include "manager/record/ram_section.h"
 #include "vmm-shim/json_text.h"
+#include "vmm-shim/text.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {
@@ -85,24 +86,6 @@ ConsoleEnd converse(int socket, bool& readInput) {
 
 }  // namespace
 
-std::string Table::text() const {
-    std::vector<std::size_t> widths;
-    for (const auto& row : rows_)
-        for (std::size_t column = 0; column < row.size(); ++column) {
-            if (column == widths.size()) widths.push_back(0);
-            widths[column] = std::max(widths[column], row[column].size());
-        }
-    std::string text;
-    for (const auto& row : rows_) {
-        std::string line;
-        for (std::size_t column = 0; column < row.size(); ++column)
-            line += row[column] + std::string(widths[column] - row[column].size() + 3, ' ');
-        line.erase(line.find_last_not_of(' ') + 1);
-        text += line + "\n";
-    }
-    return text;
-}
-
 ProgressPrinter::ProgressPrinter(std::ostream& out)
     : out_(out), colour_(::isatty(&out == &std::cout ? STDOUT_FILENO : STDERR_FILENO) == 1) {}
 
@@ -171,7 +154,7 @@ int runConsole(const std::string& vm, const std::function<std::string()>& whereN
 std::string listText(const json& value) {
     const json& vms = JsonReader(value).list("/vms");
     if (vms.empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";
-    Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"});
+    Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"}, 3);
     std::string errors;
     for (const json& entry : vms) {
         const JsonReader vm(entry);

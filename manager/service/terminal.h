@@ -4,24 +4,12 @@
 #include <functional>
 #include <ostream>
 #include <string>
-#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "manager/handover/handover.h"
 
 namespace vh {
-
-/// Columns as wide as their widest cell.
-class Table {
- public:
-    explicit Table(std::vector<std::string> header) { add(std::move(header)); }
-    void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-    std::string text() const;
-
- private:
-    std::vector<std::vector<std::string>> rows_;
-};
 
 /// One line a state, with the time it took once it is over; coloured on a terminal only. Nothing is written while the guest may
 /// be stopped: a terminal that does not take its output (Ctrl-S, a full pipe) would keep it stopped.

@@ -193,6 +193,10 @@ class Search {
     std::map<std::string, ManagerRecord> records_;
 };
 
+std::string whatHelps(const Orphan& orphan) {
+    return orphan.remedy.empty() ? "'virt-handover libvirt recover' puts it right" : orphan.remedy;
+}
+
 }  // namespace
 
 std::vector<Orphan> findOrphans(const HostPaths& paths, const ManagerCommand& manager) {
@@ -200,12 +204,12 @@ std::vector<Orphan> findOrphans(const HostPaths& paths, const ManagerCommand& ma
 }
 
 json toJson(const Orphan& orphan) {
-    return {{"domain", orphan.domain.title},
-            {"uuid", orphan.domain.uuid},
-            {"pid", orphan.qemu},
-            {"libvirtsPid", orphan.domain.old.pid},
-            {"what", orphan.what},
-            {"remedy", orphan.remedy.empty() ? "'virt-handover libvirt recover' puts it right" : orphan.remedy}};
+    return {{"domain", orphan.domain.title},        {"uuid", orphan.domain.uuid}, {"pid", orphan.qemu},
+            {"libvirtsPid", orphan.domain.old.pid}, {"what", orphan.what},        {"remedy", whatHelps(orphan)}};
+}
+
+std::string orphanText(const Orphan& orphan) {
+    return "domain '" + orphan.domain.title + "': " + orphan.what + "\n    " + whatHelps(orphan) + "\n";
 }
 
 }  // namespace vh

@@ -28,4 +28,7 @@ std::vector<Orphan> findOrphans(const HostPaths& paths, const ManagerCommand& ma
 
 nlohmann::json toJson(const Orphan& orphan);
 
+/// What it is, and below that what helps.
+std::string orphanText(const Orphan& orphan);
+
 }  // namespace vh

@@ -1,15 +1,14 @@
 #include "plugin/upgrade/readiness.h"
 
 #include <algorithm>
-#include <array>
 #include <pugixml.hpp>
 #include <stdexcept>
 
 #include "plugin/domain/xml_tree.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "vmm-shim/file.h"
-#include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
+#include "vmm-shim/text.h"
 
 namespace vh {
 
@@ -120,34 +119,19 @@ json toJson(const Readiness& readiness) {
             {"runsInstalled", readiness.runsInstalled()}};
 }
 
-std::string readinessText(const json& domains) {
-    using Row = std::array<std::string, 4>;
-    const auto known = [](const std::string& version) { return version.empty() ? std::string("?") : version; };
-    std::vector<Row> rows{{"DOMAIN", "READY", "RUNS", "INSTALLED"}};
-    for (const json& entry : domains) {
-        const JsonReader domain(entry);
-        rows.push_back({domain.shown("/domain"), domain.isTrue("/ready") ? "yes" : "no",
-                        known(domain.text("/running/version")) + (domain.isTrue("/runsInstalled") ? "" : " (old)"),
-                        known(domain.text("/installed/version")) + " " + domain.text("/installed/path")});
+std::string readinessText(const std::vector<Readiness>& domains) {
+    const auto known = [](const std::string& version) { return version.empty() ? "?" : version; };
+    Table table({"DOMAIN", "READY", "RUNS", "INSTALLED"});
+    for (const Readiness& one : domains) {
+        table.add({one.domain.name, one.ready() ? "yes" : "no",
+                   known(one.running.version) + (one.runsInstalled() ? "" : " (old)"),
+                   known(one.installed.version) + " " + one.installed.path});
+        for (const Obstacle& obstacle : one.obstacles)
+            table.addBelow("    not ready: " + obstacle.what + "\n" +
+                           (obstacle.remedy.empty() ? "" : "        " + obstacle.remedy + "\n"));
+        for (const std::string& note : one.notes) table.addBelow("    note: " + note + "\n");
     }
-    Row::value_type text;
-    std::array<std::size_t, 4> widths{};
-    for (const Row& row : rows)
-        for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        for (std::size_t column = 0; column < 3; ++column)
-            text += rows[i][column] + std::string(widths[column] - rows[i][column].size() + 2, ' ');
-        text += rows[i][3] + "\n";
-        if (i == 0) continue;
-        const JsonReader domain(domains.at(i - 1));
-        for (const json& entry : domain.list("/reasons")) {
-            const JsonReader reason(entry);
-            text += "    not ready: " + reason.shown("/what") + "\n";
-            if (const std::string remedy = reason.text("/remedy"); !remedy.empty()) text += "        " + remedy + "\n";
-        }
-        for (const json& note : domain.list("/notes")) text += "    note: " + JsonReader(note).shown("") + "\n";
-    }
-    return text;
+    return table.text();
 }
 
 }  // namespace vh

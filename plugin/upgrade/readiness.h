@@ -40,6 +40,6 @@ Readiness checkReadiness(const LibvirtConnection& libvirt, const HostPaths& path
 nlohmann::json toJson(const Readiness& readiness);
 
 /// One line a domain, and below it what is in the way.
-std::string readinessText(const nlohmann::json& domains);
+std::string readinessText(const std::vector<Readiness>& domains);
 
 }  // namespace vh

@@ -15,6 +15,7 @@
 
 #include "plugin/host/command.h"
 #include "plugin/machine/inherited_descriptors.h"
+#include "plugin/upgrade/orphans.h"
 #include "plugin/upgrade/tested_versions.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/elf_file.h"
@@ -180,6 +181,36 @@ TEST(Readiness, isToldByBuildIdWhenThereIsOne) {
     EXPECT_TRUE(readiness.runsInstalled());
     readiness.running.replaced = true;
     EXPECT_FALSE(readiness.runsInstalled());
+}
+
+TEST(Readiness, isALineADomainAndBelowItWhatIsInTheWay) {
+    Readiness ready;
+    ready.domain.name = "web1";
+    ready.running = ready.installed = {.path = "/usr/bin/qemu", .version = "11.1.3", .buildId = "aa"};
+    ready.notes = {"it is transient"};
+    Readiness old = ready;
+    old.domain.name = "database";
+    old.running = {.path = "/usr/bin/qemu", .version = "10.0.2", .buildId = "bb"};
+    old.obstacles = {{"a job is under way", "wait for it"}, {"it is off", ""}};
+    old.notes.clear();
+    EXPECT_EQ(readinessText({ready, old}),
+              "DOMAIN    READY  RUNS          INSTALLED\n"
+              "web1      yes    11.1.3        11.1.3 /usr/bin/qemu\n"
+              "    note: it is transient\n"
+              "database  no     10.0.2 (old)  11.1.3 /usr/bin/qemu\n"
+              "    not ready: a job is under way\n"
+              "        wait for it\n"
+              "    not ready: it is off\n");
+}
+
+TEST(Orphan, isToldWithWhatHelps) {
+    Orphan orphan;
+    orphan.domain.title = "web1";
+    orphan.what = "QEMU pid 5 runs it";
+    EXPECT_EQ(orphanText(orphan), "domain 'web1': QEMU pid 5 runs it\n    'virt-handover libvirt recover' puts it right\n");
+    orphan.remedy = "end it";
+    EXPECT_EQ(orphanText(orphan), "domain 'web1': QEMU pid 5 runs it\n    end it\n");
+    EXPECT_EQ(toJson(orphan).at("remedy"), "end it");
 }
 
 }  // namespace

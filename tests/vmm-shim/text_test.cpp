@@ -34,5 +34,22 @@ TEST(Text, doesNotRoundASizeThatMustBeExact) {
     EXPECT_EQ(exactSize((2 << 20) + 1), "2097153 bytes");
 }
 
+TEST(Table, hasColumnsAsWideAsTheirWidestCellAndNoBlanksAtTheEndOfALine) {
+    Table table({"VM", "STATE", "PID"}, 3);
+    EXPECT_EQ(table.text(), "VM   STATE   PID\n");
+    table.add({"web1", "up", ""});
+    table.add({"b"});
+    EXPECT_EQ(table.text(), "VM     STATE   PID\nweb1   up\nb\n");
+}
+
+TEST(Table, hasLinesBelowARowThatAreAsWideAsTheyLike) {
+    Table table({"A", "B"});
+    table.add({"1", "2"});
+    table.addBelow("    one line that is wide\n");
+    table.addBelow("    another\n");
+    table.add({"3", "4"});
+    EXPECT_EQ(table.text(), "A  B\n1  2\n    one line that is wide\n    another\n3  4\n");
+}
+
 }  // namespace
 }  // namespace vh

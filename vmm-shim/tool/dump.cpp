@@ -21,22 +21,6 @@ namespace {
 
 using nlohmann::json;
 
-/// Columns as wide as their widest cell, with two spaces between them; the first row is the heading.
-std::string table(const std::vector<std::vector<std::string>>& rows) {
-    std::vector<std::size_t> widths;
-    for (const auto& row : rows) {
-        widths.resize(std::max(widths.size(), row.size()));
-        for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-    }
-    std::string text;
-    for (const auto& row : rows) {
-        std::string line;
-        for (std::size_t i = 0; i < row.size(); ++i) line += row[i] + std::string(widths[i] - row[i].size() + 2, ' ');
-        text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-    }
-    return text;
-}
-
 std::string counted(std::size_t count, const std::string& thing) {
     return std::to_string(count) + " " + thing + (count == 1 ? "" : "s");
 }
@@ -57,14 +41,13 @@ std::string flagsText(const RamBlock& block) {
 void addVfioDevices(const CprState& state, Dump& dump) {
     if (!state.vfioDevices) return;
     dump.value["vfioDevices"] = json::array();
-    std::vector<std::vector<std::string>> rows{{"VFIO DEVICE", "DEVID", "IOAS", "HWPT"}};
+    Table table({"VFIO DEVICE", "DEVID", "IOAS", "HWPT"});
     for (const CprVfioDevice& device : *state.vfioDevices) {
         dump.value["vfioDevices"].push_back(
             {{"name", device.name}, {"devid", device.devid}, {"ioas_id", device.ioas_id}, {"hwpt_id", device.hwpt_id}});
-        rows.push_back(
-            {device.name, std::to_string(device.devid), std::to_string(device.ioas_id), std::to_string(device.hwpt_id)});
+        table.add({device.name, std::to_string(device.devid), std::to_string(device.ioas_id), std::to_string(device.hwpt_id)});
     }
-    if (!state.vfioDevices->empty()) dump.text += "\n" + table(rows);
+    if (!state.vfioDevices->empty()) dump.text += "\n" + table.text();
 }
 
 Dump dumpCprState(std::string_view bytes) {
@@ -74,12 +57,12 @@ Dump dumpCprState(std::string_view bytes) {
             (state.vfioDevices ? counted(state.vfioDevices->size(), "vfio device") : "no list of vfio devices (QEMU 10.0)") +
             "\n",
         {{"kind", "cpr-state"}, {"bytes", bytes.size()}, {"fds", json::array()}}};
-    std::vector<std::vector<std::string>> rows{{"NAME", "ID"}};
+    Table table({"NAME", "ID"});
     for (const CprFd& entry : state.fds) {
         dump.value["fds"].push_back({{"name", entry.name}, {"id", entry.id}});
-        rows.push_back({entry.name, std::to_string(entry.id)});
+        table.add({entry.name, std::to_string(entry.id)});
     }
-    dump.text += table(rows);
+    dump.text += table.text();
     addVfioDevices(state, dump);
     return dump;
 }
@@ -89,12 +72,12 @@ class PartPrinter {
  public:
     json parts = json::array();
 
-    std::string text() const { return table(rows_); }
+    std::string text() const { return rows_.text(); }
 
     void operator()(const CommandPart& part) {
         const std::string command(name(part.command));
         parts.push_back({{"kind", "COMMAND"}, {"command", command}, {"bytes", part.data.size()}});
-        rows_.push_back({"COMMAND", "", command, counted(part.data.size(), "byte")});
+        rows_.add({"COMMAND", "", command, counted(part.data.size(), "byte")});
     }
     void operator()(const RamPart& part) {
         const char* kind = part.kind == RamPart::Kind::START ? "START" : part.kind == RamPart::Kind::PART ? "PART" : "END";
@@ -117,11 +100,11 @@ class PartPrinter {
         std::size_t zero = 0, copied = 0;
         for (const auto& [block, count] : zeroPages) zero += count;
         for (const auto& [block, count] : copiedPages) copied += count;
-        rows_.push_back({kind, std::to_string(part.section_id), "ram",
-                         (blocks.empty() ? "" : counted(blocks.size(), "block") + ", ") + counted(copied, "page") + " copied, " +
-                             std::to_string(zero) + " of zeroes"});
+        rows_.add({kind, std::to_string(part.section_id), "ram",
+                   (blocks.empty() ? "" : counted(blocks.size(), "block") + ", ") + counted(copied, "page") + " copied, " +
+                       std::to_string(zero) + " of zeroes"});
         for (const json& block : blocks)
-            rows_.push_back({"", "", "  " + block["idstr"].get<std::string>(), block["used_length"].dump() + " bytes"});
+            rows_.add({"", "", "  " + block["idstr"].get<std::string>(), block["used_length"].dump() + " bytes"});
     }
     void operator()(const DevicePart& part) {
         parts.push_back({{"kind", "FULL"},
@@ -130,9 +113,9 @@ class PartPrinter {
                          {"instance_id", part.instance_id},
                          {"version_id", part.version_id},
                          {"bytes", part.state.size()}});
-        rows_.push_back({"FULL", std::to_string(part.section_id), part.idstr,
-                         "instance " + std::to_string(part.instance_id) + ", version " + std::to_string(part.version_id) + ", " +
-                             counted(part.state.size(), "byte")});
+        rows_.add({"FULL", std::to_string(part.section_id), part.idstr,
+                   "instance " + std::to_string(part.instance_id) + ", version " + std::to_string(part.version_id) + ", " +
+                       counted(part.state.size(), "byte")});
     }
 
  private:
@@ -143,7 +126,7 @@ class PartPrinter {
         return value;
     }
 
-    std::vector<std::vector<std::string>> rows_{{"PART", "SECTION", "IDSTR", "WHAT"}};
+    Table rows_{{"PART", "SECTION", "IDSTR", "WHAT"}};
     std::string block_;  ///< That of the page before.
 };
 
@@ -181,22 +164,21 @@ Dump dump(std::string_view bytes) {
 
 Dump dump(const std::vector<RamBlock>& blocks) {
     Dump dump{"", json::array()};
-    std::vector<std::vector<std::string>> rows{{"RAM BLOCK", "USED", "MAX", "PAGE", "ALIGN", "FLAGS", "FILE", "SIZE", "FD"}};
+    Table table({"RAM BLOCK", "USED", "MAX", "PAGE", "ALIGN", "FLAGS", "FILE", "SIZE", "FD"});
     for (const RamBlock& block : blocks) {
         dump.value.push_back(toJson(block));
-        rows.push_back({block.idstr, std::to_string(block.used_length), std::to_string(block.max_length),
-                        std::to_string(block.page_size), std::to_string(block.align), flagsText(block),
-                        block.file ? identityText(block.file->identity) : "-",
-                        block.file ? std::to_string(block.file->size) : "-",
-                        block.file && block.file->fd >= 0 ? std::to_string(block.file->fd) : "-"});
+        table.add({block.idstr, std::to_string(block.used_length), std::to_string(block.max_length),
+                   std::to_string(block.page_size), std::to_string(block.align), flagsText(block),
+                   block.file ? identityText(block.file->identity) : "-", block.file ? std::to_string(block.file->size) : "-",
+                   block.file && block.file->fd >= 0 ? std::to_string(block.file->fd) : "-"});
     }
-    dump.text = table(rows);
+    dump.text = table.text();
     return dump;
 }
 
 Dump dump(const CprCapture& capture, const std::vector<RamBlock>& blocks) {
     Dump dump{"", {{"fds", json::array()}}};
-    std::vector<std::vector<std::string>> rows{{"NAME", "ID", "FILE", "SIZE", "RAM BLOCK"}};
+    Table table({"NAME", "ID", "FILE", "SIZE", "RAM BLOCK"});
     for (std::size_t i = 0; i < capture.state.fds.size(); ++i) {
         const CprFd& entry = capture.state.fds[i];
         struct stat status {};
@@ -208,10 +190,10 @@ Dump dump(const CprCapture& capture, const std::vector<RamBlock>& blocks) {
         json value{{"name", entry.name}, {"id", entry.id}, {"file", toJson(identity, size)}, {"ramBlock", nullptr}};
         if (block != blocks.end()) value["ramBlock"] = block->idstr;
         dump.value["fds"].push_back(value);
-        rows.push_back({entry.name, std::to_string(entry.id), identityText(identity), std::to_string(size),
-                        block == blocks.end() ? "-" : block->idstr});
+        table.add({entry.name, std::to_string(entry.id), identityText(identity), std::to_string(size),
+                   block == blocks.end() ? "-" : block->idstr});
     }
-    dump.text = table(rows);
+    dump.text = table.text();
     addVfioDevices(capture.state, dump);
     return dump;
 }
