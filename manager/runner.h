@@ -8,7 +8,7 @@
 #include <glib.h>
 
 #include "manager/process/event_loop.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/service/host.h"
 #include "manager/service/verbs.h"
 

@@ -17,7 +17,7 @@
 #include "manager/compare/huge_pages.h"
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/vmm/strays.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/throw_errno.h"

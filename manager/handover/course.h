@@ -23,7 +23,7 @@
 #include "manager/handover/handover_table.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/report.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/resources/network_switch.h"
 #include "manager/vmm/binary_probe.h"
 #include "manager/vmm/heartbeat.h"

@@ -13,7 +13,7 @@
 #include "manager/handover/exec_recovery.h"
 #include "manager/handover/recovery_course.h"
 #include "manager/handover/recovery_verdict.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/vmm/vmm_process.h"
 
 namespace vh {

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/vmm/vmm_process.h"
 
 namespace vh {

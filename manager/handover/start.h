@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/vmm/binary_probe.h"
 #include "manager/vmm/heartbeat.h"
 #include "manager/vmm/vmm_process.h"

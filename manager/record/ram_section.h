@@ -7,7 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 
 namespace vh {
 

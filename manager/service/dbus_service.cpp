@@ -7,7 +7,7 @@
 #include <memory>
 #include <stdexcept>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh {

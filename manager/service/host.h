@@ -19,7 +19,7 @@
 #include "manager/handover/handover.h"
 #include "manager/handover/recovery.h"
 #include "manager/handover/start.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/service/verbs.h"
 #include "manager/vmm/guest_states.h"
 #include "manager/vmm/strays.h"

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/resources/passthrough.h"
 
 namespace vh {

@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "manager/process/event_loop.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/vmm/vmm_process.h"
 #include "vmm-shim/proc.h"
 

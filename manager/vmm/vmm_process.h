@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "manager/process/child_process.h"
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/resources/resources.h"
 #include "manager/vmm/qemu_command.h"
 #include "manager/vmm/qmp_client.h"

@@ -14,7 +14,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/service/hook_inbox.h"
 #include "manager/vmm/heartbeat.h"
 #include "tests/libvirt/libvirt_fixture.h"

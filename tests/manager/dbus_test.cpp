@@ -12,7 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/dbus_service.h"
 #include "tests/support/golden.h"

@@ -16,6 +16,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "manager/record/vm_directory.h"
 #include "tests/support/golden.h"
 #include "tests/support/main_loop.h"
 #include "tests/support/temporary_directory.h"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "manager/record/vm_record.h"
+#include "manager/record/vm_directory.h"
 
 namespace vh::test {
 
