@@ -186,15 +186,17 @@ PageFaults pageFaults(pid_t pid) {
     return parsePageFaults(readFile(Process(pid).path("stat")));
 }
 
-std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy,
-                                           const std::vector<std::string>& scripts) {
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const std::vector<NamedIdentity>& inherited,
+                                           const std::string& passedBy, const std::vector<std::string>& scripts) {
     const std::vector<Seen> all = descriptorsIn(newPid), before = descriptorsIn(oldPid);
     const std::set<FileIdentity> ignored = identitiesOf(scripts);
     std::vector<FoundDescriptor> found;
     for (const Seen& seen : all) {
         if (ignored.contains(seen.file)) continue;
-        if (const std::string name = seen.identity ? inherited.nameOf(*seen.identity) : ""; !name.empty()) {
-            found.push_back({name, "manager", "inherited"});
+        const auto known =
+            std::ranges::find_if(inherited, [&](const NamedIdentity& one) { return seen.identity == one.identity; });
+        if (known != inherited.end()) {
+            found.push_back({known->name, "manager", "inherited"});
             continue;
         }
         // A process that became the new VMM itself cannot be compared with what it was: only its memory files are surely older.
@@ -321,13 +323,13 @@ void CloseLook::see(const HandoverProgress& step) {
     if (step.newPid != 0) vmms_.insert(step.newPid);
     // A new VMM that was only rehearsed has all that it will have, and is about to end.
     if (step.state == State::Verifying) look();
-    if (step.state != State::Retiring || !step.inherited) return;
+    if (step.state != State::Retiring || step.inherited.empty()) return;
     look();
     unlessImpossible([&] {
         const DesignRow& row = rowOf(design_);
         const char* passedBy = row.relays ? "relay" : row.state == StatePath::Exec ? "exec" : "CPR channel";
         found_.memoryBothBytes = memoryInUse({step.oldPid, step.newPid});
-        found_.descriptors = descriptorsOf(step.oldPid, step.newPid, *step.inherited, passedBy, {newBinary_, program()});
+        found_.descriptors = descriptorsOf(step.oldPid, step.newPid, step.inherited, passedBy, {newBinary_, program()});
     });
 }
 

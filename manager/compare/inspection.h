@@ -37,8 +37,8 @@ PageFaults parsePageFaults(std::string_view stat);
 ///
 /// QEMU closes what it put into fd sets (system/vl.c:cleanup_add_fd) and keeps duplicates under other numbers, so what was
 /// inherited is known by its identity.
-std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const Resources& inherited, const std::string& passedBy,
-                                           const std::vector<std::string>& scripts = {});
+std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const std::vector<NamedIdentity>& inherited,
+                                           const std::string& passedBy, const std::vector<std::string>& scripts = {});
 
 /// What a trace says.
 struct TraceCount {

@@ -49,7 +49,7 @@ void Course::enter(State state) {
     if (!isFinal(state)) report.steps.push_back({state, now});
     if (observer_)
         observer_({state, now, oldVmm ? oldVmm->record().pid : 0, newVmm ? newVmm->record().pid : 0, guestIsStopped(),
-                   newVmm ? &newVmm->resources() : nullptr});
+                   newVmm ? newVmm->resources().identities() : std::vector<NamedIdentity>()});
     if (epoch != epoch_) return;  // The observer cancelled.
     if (isFinal(state)) return finish();
     restartDeadline(std::string(name(state)));

@@ -25,6 +25,7 @@
 #include "manager/record/report.h"
 #include "manager/record/vm_directory.h"
 #include "manager/resources/network_switch.h"
+#include "manager/resources/resources.h"
 #include "manager/vmm/binary_probe.h"
 #include "manager/vmm/heartbeat.h"
 #include "manager/vmm/vmm_process.h"
@@ -54,8 +55,8 @@ struct HandoverProgress {
     pid_t oldPid;
     pid_t newPid;  ///< 0 while there is none.
     bool stopped;  ///< QEMU said that the guest is stopped.
-    /// What the new VMM was started with, while the observer is called; none in a process that only asked for the handover.
-    const Resources* inherited = nullptr;
+    /// What the new VMM was started with; none in a process that only asked for the handover.
+    std::vector<NamedIdentity> inherited{};
 };
 
 using HandoverObserver = std::function<void(const HandoverProgress&)>;

@@ -66,13 +66,9 @@ std::optional<DescriptorIdentity> DescriptorIdentity::of(const Process& process,
 void Resources::add(const std::string& name, UniqueFd fd) {
     const Process self(::getpid());
     const std::string place = "fd/" + std::to_string(fd.get());
-    identities_.push_back(DescriptorIdentity::of(self, {fd.get(), self.path(place), self.link(place)}));
+    if (const auto identity = DescriptorIdentity::of(self, {fd.get(), self.path(place), self.link(place)}))
+        identities_.push_back({name, *identity});
     named_.push_back({name, std::move(fd)});
-}
-
-std::string Resources::nameOf(const DescriptorIdentity& identity) const {
-    const auto found = std::ranges::find(identities_, std::optional(identity));
-    return found == identities_.end() ? "" : named_[static_cast<std::size_t>(found - identities_.begin())].name;
 }
 
 std::size_t Resources::indexOf(const std::string& name) const {

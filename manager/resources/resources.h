@@ -29,6 +29,11 @@ struct DescriptorIdentity {
     bool operator==(const DescriptorIdentity&) const = default;
 };
 
+struct NamedIdentity {
+    std::string name;
+    DescriptorIdentity identity;
+};
+
 class Resources {
  public:
     /// Adds a descriptor; `name` is unique, like `disk/root/rw`.
@@ -41,8 +46,8 @@ class Resources {
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
     int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
-    /// Which one that is, also when it is closed here; empty for none of them.
-    std::string nameOf(const DescriptorIdentity& identity) const;
+    /// Of those that have one, also when they are closed here.
+    const std::vector<NamedIdentity>& identities() const { return identities_; }
     /// All of them, borrowed, in the order of their numbers.
     std::vector<int> descriptors() const;
 
@@ -52,7 +57,7 @@ class Resources {
  private:
     std::size_t indexOf(const std::string& name) const;
     std::vector<NamedDescriptor> named_;
-    std::vector<std::optional<DescriptorIdentity>> identities_;  ///< As many.
+    std::vector<NamedIdentity> identities_;
     int first_ = ChildProcess::firstDescriptor;
 };
 

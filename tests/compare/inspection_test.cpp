@@ -120,7 +120,7 @@ TEST_F(Inspection, tellsWhoMadeADescriptor) {
                                                    entry("memfd:own", "new VMM", ""),
                                                    entry("eventfd", "old VMM", "relay"),
                                                    entry("eventfd", "new VMM", "")};
-    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources, "relay"), expected);
+    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources.identities(), "relay"), expected);
     end(older);
     end(newer);
 }
@@ -151,8 +151,9 @@ TEST_F(Inspection, knowsAFileByWhatItIsAndNotByHowItIsOpen) {
                                                    entry(strayPath, "new VMM", ""),
                                                    entry("console/log", "manager", "inherited"),
                                                    entry("disk/first/ro", "manager", "inherited")};
-    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources, "relay"), expected);
-    EXPECT_THAT(descriptorsOf(older.pid(), newer.pid(), resources, "relay", {directory_.file("stray")}), testing::SizeIs(6))
+    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources.identities(), "relay"), expected);
+    EXPECT_THAT(descriptorsOf(older.pid(), newer.pid(), resources.identities(), "relay", {directory_.file("stray")}),
+                testing::SizeIs(6))
         << "what a shell has left open";
     end(older);
     end(newer);
@@ -192,7 +193,7 @@ TEST_F(Inspection, countsTheMemoryOfAVmmThatIsGoneBeforeTheGuestRuns) {
     look.see({State::Launching, 0, old.pid(), 0, false});
     look.see({State::Verifying, 1, old.pid(), rehearsed.pid(), false});
     end(rehearsed);
-    look.see({State::Retiring, 2, old.pid(), old.pid(), false, nullptr});
+    look.see({State::Retiring, 2, old.pid(), old.pid(), false});
     const vh::Inspection found = look.found(old.pid());
     EXPECT_GE(found.memoryOldBytes, size);
     EXPECT_GE(found.extraMemoryBytes, size);
@@ -236,7 +237,7 @@ TEST_F(Inspection, seesThatANumberWasTakenByAnotherFile) {
     const UniqueFd other(::eventfd(0, EFD_CLOEXEC));
     const ChildProcess older = holder({}), newer = holder({other.get(), resources.fd("qmp")});
     const std::vector<FoundDescriptor> expected = {entry("eventfd", "new VMM", ""), entry("qmp", "manager", "inherited")};
-    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources, "CPR channel"), expected);
+    EXPECT_EQ(descriptorsOf(older.pid(), newer.pid(), resources.identities(), "CPR channel"), expected);
     end(older);
     end(newer);
 }
