@@ -16,6 +16,7 @@
 #include "manager/runner.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/terminal.h"
+#include "manager/service/vm_summary.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
@@ -86,9 +87,9 @@ int start(const Options& options) {
     const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
     const std::string what = isFile ? absolutePath(options.vm) : options.vm;
     const auto text = [](const json& value) {
-        const JsonReader vm(value);
-        return vm.shown("/vm") + ": running on " + vm.text("/vmm") + " " + vm.text("/version") + ", pid " + vm.shown("/pid") +
-               ", " + vm.text("/machine") + ", " + vm.text("/accelerator") + "\n" + warningsText(value);
+        const VmSummary vm = vmSummaryFromJson(value);
+        return vm.vm + ": running on " + vm.kind + " " + vm.version + ", pid " + std::to_string(vm.pid) + ", " + vm.machine +
+               ", " + vm.accelerator + "\n" + warningsText(value);
     };
     return ask(
         options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, text);

@@ -24,4 +24,18 @@ inline nlohmann::json toJson(const RamBlock& block) {
     return value;
 }
 
+/// What toJson() made. Throws nlohmann::json::exception for what is none.
+inline RamBlock ramBlockFromJson(const nlohmann::json& value) {
+    RamBlock block;
+    value.at("idstr").get_to(block.idstr);
+    value.at("used_length").get_to(block.used_length);
+    value.at("max_length").get_to(block.max_length);
+    value.at("page_size").get_to(block.page_size);
+    value.at("align").get_to(block.align);
+    if (const nlohmann::json& file = value.at("file"); !file.is_null())
+        block.file = BackingFile{{file.at("st_dev"), file.at("st_ino")}, file.at("st_size"), file.at("fd")};
+    for (const auto& [bit, name, member] : ramBlockFlags) value.at(name).get_to(block.*member);
+    return block;
+}
+
 }  // namespace vh

@@ -25,30 +25,39 @@ void keepLastReport(const VmDirectory& directory, const HandoverReport& report) 
     replaceFile(directory.path() + "/" + fileName, jsonText(toJson(report), 2) + "\n", 0600, Outlives::Writer);
 }
 
-json lastReport(const VmDirectory& directory) {
+std::optional<LastReport> lastReport(const VmDirectory& directory) {
     const std::string path = directory.path() + "/" + fileName;
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) return {};
+    if (::stat(path.c_str(), &status) != 0) return std::nullopt;
     try {
-        json value = toJson(handoverReportFromJson(json::parse(readFile(path))));
-        value["at"] = utc(status.st_mtime);
-        return value;
+        return LastReport{handoverReportFromJson(json::parse(readFile(path))), utc(status.st_mtime), {}};
     } catch (const std::exception& error) {
-        return {{"error", "'" + path + "' cannot be understood: " + error.what()}};
+        return LastReport{{}, {}, "'" + path + "' cannot be understood: " + error.what()};
     }
 }
 
-std::string lastReportText(const json& value) {
-    if (!value.is_object()) return {};
+json toJson(const LastReport& last) {
+    if (!last.error.empty()) return {{"error", last.error}};
+    json value = toJson(last.report);
+    value["at"] = last.at;
+    return value;
+}
+
+LastReport lastReportFromJson(const json& value) {
+    const JsonReader reader(value);
+    if (!reader.at("/error").is_null()) return {{}, {}, reader.shown("/error")};
     try {
-        if (value.contains("error")) return "last handover: " + JsonReader(value).shown("/error") + "\n";
-        const HandoverReport report = handoverReportFromJson(value);
-        return "last handover, ended " + JsonReader(value).shown("/at") +
-               (report.recovery ? " by a manager that settled what an earlier one had left half done" : "") + ":\n  " +
-               reportText(report);
+        return {handoverReportFromJson(value), reader.shown("/at"), {}};
     } catch (const std::exception& error) {
-        return std::string("last handover: cannot be understood: ") + error.what() + "\n";
+        return {{}, {}, std::string("cannot be understood: ") + error.what()};
     }
+}
+
+std::string lastReportText(const LastReport& last) {
+    if (!last.error.empty()) return "last handover: " + last.error + "\n";
+    return "last handover, ended " + last.at +
+           (last.report.recovery ? " by a manager that settled what an earlier one had left half done" : "") + ":\n  " +
+           reportText(last.report);
 }
 
 }  // namespace vh

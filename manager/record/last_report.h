@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctime>
+#include <optional>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -11,16 +12,26 @@
 
 namespace vh {
 
+struct LastReport {
+    HandoverReport report;
+    std::string at;     ///< When it ended (UTC).
+    std::string error;  ///< Why the report cannot be told; empty when it can.
+};
+
 /// `2026-11-30T08:00:00Z`
 std::string utc(std::time_t time);
 
 /// In place of the one before, at once. Throws std::system_error.
 void keepLastReport(const VmDirectory& directory, const HandoverReport& report);
 
-/// The report as JSON, with `at` (UTC), when there is one; `error` alone when it cannot be understood. Null when there is none.
-nlohmann::json lastReport(const VmDirectory& directory);
+/// None when there was no handover.
+std::optional<LastReport> lastReport(const VmDirectory& directory);
 
-/// What there is to say of a JSON value of lastReport().
-std::string lastReportText(const nlohmann::json& value);
+/// The report's own JSON with `at`, or `error` alone.
+nlohmann::json toJson(const LastReport& last);
+/// Also of what a manager of another version has said: what is no such JSON has its `error`.
+LastReport lastReportFromJson(const nlohmann::json& value);
+
+std::string lastReportText(const LastReport& last);
 
 }  // namespace vh

@@ -14,6 +14,14 @@ namespace vh {
 
 using nlohmann::json;
 
+namespace {
+
+std::string notUnderstood(const std::exception& error) {
+    return std::string("cannot be understood: ") + error.what();
+}
+
+}  // namespace
+
 std::string ramSectionPath(const VmDirectory& directory, unsigned generation) {
     return directory.generation(generation) + "/ram-blocks";
 }
@@ -24,33 +32,43 @@ void keepRamSection(const VmDirectory& directory, unsigned generation, std::stri
     replaceFile(ramSectionPath(directory, generation), section, 0600, Outlives::Writer);
 }
 
-json keptRamBlocks(const VmDirectory& directory, unsigned generation) {
-    const std::string path = ramSectionPath(directory, generation);
+std::optional<KeptRamBlocks> keptRamBlocks(const VmDirectory& directory, unsigned generation) {
+    KeptRamBlocks kept{ramSectionPath(directory, generation), {}, {}};
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) return {};
-    json value{{"file", path}};
+    if (::stat(kept.file.c_str(), &status) != 0) return std::nullopt;
     try {
-        json blocks = json::array();
-        for (const RamBlock& block : decodeRamBlocks(readFile(path, maxRamBlockSectionBytes))) blocks.push_back(toJson(block));
-        value["blocks"] = blocks;
+        kept.blocks = decodeRamBlocks(readFile(kept.file, maxRamBlockSectionBytes));
     } catch (const std::exception& error) {
-        value["error"] = std::string("cannot be understood: ") + error.what();
+        kept.error = notUnderstood(error);
     }
-    return value;
+    return kept;
 }
 
-std::string keptRamBlocksText(const json& value) {
-    const JsonReader kept(value);
-    const std::string file = "'" + kept.text("/file") + "'";
-    if (!value.is_object()) return {};
-    if (const std::string error = kept.text("/error"); !error.empty()) return "RAM blocks: " + file + " " + error + "\n";
-    std::string text = "RAM blocks, as the last handover found them ('vmm-shim dump " + kept.text("/file") + "' has the rest):\n";
-    for (const json& one : kept.list("/blocks")) {
-        const JsonReader block(one);
-        const std::uint64_t used = block.count("/used_length"), most = block.count("/max_length");
-        text += "  " + block.shown("/idstr") + ": " + exactSize(used) + (used == most ? "" : " of " + exactSize(most)) +
-                (block.isTrue("/shared") ? ", shared" : "") + (block.isTrue("/resizable") ? ", resizable" : "") + "\n";
+json toJson(const KeptRamBlocks& kept) {
+    if (!kept.error.empty()) return {{"file", kept.file}, {"error", kept.error}};
+    json blocks = json::array();
+    for (const RamBlock& block : kept.blocks) blocks.push_back(toJson(block));
+    return {{"file", kept.file}, {"blocks", blocks}};
+}
+
+KeptRamBlocks keptRamBlocksFromJson(const json& value) {
+    const JsonReader reader(value);
+    KeptRamBlocks kept{reader.text("/file"), {}, reader.text("/error")};
+    try {
+        for (const json& block : reader.list("/blocks")) kept.blocks.push_back(ramBlockFromJson(block));
+    } catch (const std::exception& error) {
+        kept.error = notUnderstood(error);
     }
+    return kept;
+}
+
+std::string keptRamBlocksText(const KeptRamBlocks& kept) {
+    if (!kept.error.empty()) return "RAM blocks: '" + kept.file + "' " + kept.error + "\n";
+    std::string text = "RAM blocks, as the last handover found them ('vmm-shim dump " + kept.file + "' has the rest):\n";
+    for (const RamBlock& block : kept.blocks)
+        text += "  " + block.idstr + ": " + exactSize(block.used_length) +
+                (block.used_length == block.max_length ? "" : " of " + exactSize(block.max_length)) +
+                (block.shared ? ", shared" : "") + (block.resizable ? ", resizable" : "") + "\n";
     return text;
 }
 

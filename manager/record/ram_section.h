@@ -2,14 +2,23 @@
 // compared by (vmm-shim/ram_block_section.h), for `show`, and for `vmm-shim dump` and `vmm-shim diff`. Nothing is decided by it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "manager/record/vm_directory.h"
+#include "vmm-shim/ram_blocks.h"
 
 namespace vh {
+
+struct KeptRamBlocks {
+    std::string file;
+    std::vector<RamBlock> blocks;
+    std::string error;  ///< Why they cannot be told; empty when they can.
+};
 
 /// Where a generation's section is.
 std::string ramSectionPath(const VmDirectory& directory, unsigned generation);
@@ -17,11 +26,14 @@ std::string ramSectionPath(const VmDirectory& directory, unsigned generation);
 /// In place of the one before, at once. Throws std::system_error.
 void keepRamSection(const VmDirectory& directory, unsigned generation, std::string_view section);
 
-/// `{"file": PATH, "blocks": [...]}` of what is kept; `error` in place of the blocks when it cannot be understood. Null when
-/// nothing is.
-nlohmann::json keptRamBlocks(const VmDirectory& directory, unsigned generation);
+/// None when nothing is kept.
+std::optional<KeptRamBlocks> keptRamBlocks(const VmDirectory& directory, unsigned generation);
 
-/// What there is to say of a JSON value of keptRamBlocks().
-std::string keptRamBlocksText(const nlohmann::json& value);
+/// `{"file": PATH, "blocks": [...]}`, or `error` in place of the blocks.
+nlohmann::json toJson(const KeptRamBlocks& kept);
+/// Also of what a manager of another version has said: blocks that are not as this one knows them have an `error`.
+KeptRamBlocks keptRamBlocksFromJson(const nlohmann::json& value);
+
+std::string keptRamBlocksText(const KeptRamBlocks& kept);
 
 }  // namespace vh

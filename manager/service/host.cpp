@@ -5,9 +5,6 @@
 #include <utility>
 
 #include "config/parse.h"
-#include "manager/record/last_report.h"
-#include "manager/record/ram_section.h"
-#include "vmm-shim/json_text.h"
 
 namespace vh {
 namespace {
@@ -32,6 +29,23 @@ std::string stateOnRecord(const VmRecord& record, const VmDirectory& directory) 
     return record.adopted && record.vmm.generation == 1 ? "running" : "";
 }
 
+VmDetails detailsOf(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    return {.summary = summary(vm, record, directory),
+            .definitionFile = record.definitionFile,
+            .definition = flatten(record.definition()),
+            .directory = directory.generation(record.vmm.generation),
+            .lastHandover = lastReport(directory),
+            .ramBlocks = keptRamBlocks(directory, record.vmm.generation),
+            .handoverTo = record.new_};
+}
+
+VerbResult consoleOf(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    if (!record.definition().console.enabled)
+        return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
+    if (stateOnRecord(record, directory) == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
+    return {ExitCode::Done, {{"vm", vm}, {"socket", directory.generation(record.vmm.generation) + "/console.sock"}}};
+}
+
 /// Of a directory, however it is called (by a link, from here, with a slash at its end): what a VMM listens on and writes to is
 /// known by its path.
 std::string onlyNameOf(const std::string& directory) {
@@ -51,19 +65,17 @@ VerbResult noSuchVm(const std::string& vm) {
     return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
 }
 
-json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
-    json devices = json::array();
-    for (const PassedDevice& device : record.passthrough) devices.push_back(toJson(device));
-    return {{"vm", vm},
-            {"state", stateOnRecord(record, directory)},
-            {"pid", record.vmm.pid},
-            {"vmm", record.vmm.kind},
-            {"version", record.vmm.version},
-            {"binary", record.vmm.binary},
-            {"machine", record.machine},
-            {"accelerator", name(record.accelerator)},
-            {"uuid", record.uuid},
-            {"passthrough", devices}};
+VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
+    return {.vm = vm,
+            .state = stateOnRecord(record, directory),
+            .pid = record.vmm.pid,
+            .kind = record.vmm.kind,
+            .version = record.vmm.version,
+            .binary = record.vmm.binary,
+            .machine = record.machine,
+            .accelerator = std::string(name(record.accelerator)),
+            .uuid = record.uuid,
+            .passthrough = record.passthrough};
 }
 
 std::string leftText(const VmRecord& record) {
@@ -153,40 +165,52 @@ void Host::end(const Operation& operation, VerbResult result) {
 }
 
 void Host::list(Done done) {
-    json vms = json::array();
+    std::vector<VmSummary> vms;
     for (const std::string& vm : recordedVms(runtimeDirectory_)) {
         try {
             if (const auto record = directoryOf(vm).read()) vms.push_back(summary(vm, *record, directoryOf(vm)));
         } catch (const std::exception& error) {
-            vms.push_back({{"vm", vm}, {"state", "unreadable"}, {"error", error.what()}});
+            vms.push_back({.vm = vm, .state = "unreadable", .error = error.what()});
         }
     }
-    fillStates(vms, [done](const json& filled) { done({ExitCode::Done, {{"vms", filled}}}); });
+    fillStates(std::move(vms), [done](const std::vector<VmSummary>& filled) {
+        json value{{"vms", json::array()}};
+        for (const VmSummary& one : filled) value["vms"].push_back(toJson(one));
+        done({ExitCode::Done, value});
+    });
 }
 
 void Host::show(const std::string& vm, Done done) {
-    const VerbResult known = recorded(vm);
-    if (known.code != ExitCode::Done) return done(known);
-    fillStates(json::array({known.value}), [done](const json& filled) { done({ExitCode::Done, filled.front()}); });
+    std::optional<VmDetails> found;
+    try {
+        if (const auto record = directoryOf(vm).read()) found = detailsOf(vm, *record, directoryOf(vm));
+    } catch (const std::exception& error) {
+        return done(failure(ExitCode::Refused, error.what()));
+    }
+    if (!found) return done(noSuchVm(vm));
+    fillStates({found->summary}, [done, shown = *found](const std::vector<VmSummary>& filled) mutable {
+        shown.summary = filled.front();
+        done({ExitCode::Done, toJson(shown)});
+    });
 }
 
 void Host::console(const std::string& vm, Done done) {
-    const VerbResult known = recorded(vm);
-    if (known.code != ExitCode::Done) return done(known);
-    const JsonReader value(known.value);
-    if (value.text("/definition/console.enabled") != "true")
-        return done(failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so"));
-    if (value.text("/state") == "dead") return done(failure(ExitCode::Refused, "vm '" + vm + "' is dead"));
-    done({ExitCode::Done, {{"vm", vm}, {"socket", value.text("/directory") + "/console.sock"}}});
+    VerbResult place = noSuchVm(vm);
+    try {
+        if (const auto record = directoryOf(vm).read()) place = consoleOf(vm, *record, directoryOf(vm));
+    } catch (const std::exception& error) {
+        place = failure(ExitCode::Refused, error.what());
+    }
+    done(place);
 }
 
-void Host::fillStates(json summaries, std::function<void(json)> then) {
+void Host::fillStates(std::vector<VmSummary> vms, std::function<void(const std::vector<VmSummary>&)> then) {
     std::vector<GuestStates::Question> questions;
     std::vector<std::size_t> unknown;
-    for (std::size_t i = 0; i < summaries.size(); ++i) {
-        if (summaries[i].at("state") != "") continue;
+    for (std::size_t i = 0; i < vms.size(); ++i) {
+        if (!vms[i].state.empty()) continue;
         try {
-            const VmDirectory directory = directoryOf(summaries[i].at("vm"));
+            const VmDirectory directory = directoryOf(vms[i].vm);
             const std::optional<VmRecord> record = directory.read();
             if (!record) continue;
             questions.push_back({record->vmm, directory.generation(record->vmm.generation)});
@@ -195,32 +219,14 @@ void Host::fillStates(json summaries, std::function<void(json)> then) {
         }
     }
     std::erase_if(questions_, [](const auto& question) { return question->isAnswered(); });
-    const auto fill = [summaries = std::move(summaries), unknown,
-                       then = std::move(then)](const std::vector<std::string>& states) {
-        json filled = summaries;
-        for (std::size_t i = 0; i < unknown.size(); ++i) filled[unknown[i]]["state"] = states[i];
-        for (json& summary : filled)
-            if (summary.at("state") == "") summary["state"] = "no answer";
+    const auto fill = [vms = std::move(vms), unknown, then = std::move(then)](const std::vector<std::string>& states) {
+        std::vector<VmSummary> filled = vms;
+        for (std::size_t i = 0; i < unknown.size(); ++i) filled[unknown[i]].state = states[i];
+        for (VmSummary& one : filled)
+            if (one.state.empty()) one.state = "no answer";
         then(filled);
     };
     questions_.push_back(std::make_unique<GuestStates>(std::move(questions), fill));
-}
-
-VerbResult Host::recorded(const std::string& vm) const {
-    try {
-        const auto record = directoryOf(vm).read();
-        if (!record) return noSuchVm(vm);
-        json value = summary(vm, *record, directoryOf(vm));
-        value["definitionFile"] = record->definitionFile;
-        value["definition"] = flatten(record->definition());
-        value["directory"] = directoryOf(vm).generation(record->vmm.generation);
-        if (const json last = lastReport(directoryOf(vm)); !last.is_null()) value["lastHandover"] = last;
-        if (const json kept = keptRamBlocks(directoryOf(vm), record->vmm.generation); !kept.is_null()) value["ramBlocks"] = kept;
-        if (record->new_) value["handoverTo"] = {{"pid", record->new_->pid}, {"binary", record->new_->binary}};
-        return {ExitCode::Done, value};
-    } catch (const std::exception& error) {
-        return failure(ExitCode::Refused, error.what());
-    }
 }
 
 }  // namespace vh

@@ -21,6 +21,7 @@
 #include "manager/handover/start.h"
 #include "manager/record/vm_directory.h"
 #include "manager/service/verbs.h"
+#include "manager/service/vm_summary.h"
 #include "manager/vmm/guest_states.h"
 #include "manager/vmm/strays.h"
 
@@ -106,8 +107,7 @@ class Host : public Verbs {
     using Begun = std::function<void(const Operation&)>;
 
     /// Asks the VMMs of these VMs how their guests are, where the summary does not say it already.
-    void fillStates(nlohmann::json summaries, std::function<void(nlohmann::json)> then);
-    VerbResult recorded(const std::string& vm) const;
+    void fillStates(std::vector<VmSummary> vms, std::function<void(const std::vector<VmSummary>&)> then);
     VmDirectory directoryOf(const std::string& vm) const { return {runtimeDirectory_, vm}; }
     /// Begins an upgrade, which always answers with a report, also when there was no handover to report on.
     void beginUpgrade(const std::string& vm, const Done& done, const Begun& then);
@@ -176,7 +176,7 @@ VerbResult failure(ExitCode code, const std::string& error);
 VerbResult noSuchVm(const std::string& vm);
 
 /// What `list` says of a VM, and `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
-nlohmann::json summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
+VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
 
 /// Of a VMM that was sent SIGKILL and has not ended.
 std::string leftText(const VmRecord& record);

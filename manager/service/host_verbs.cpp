@@ -44,8 +44,9 @@ void Host::startAnew(const Operation& operation, const StartRequest& request) {
     removeEnded(operation);
     operation->parts.start =
         std::make_unique<Start>(request, operation->directory, [this, operation](const Start::Result& result) {
-            json value = summary(operation->vm, result.record, operation->directory);
-            value["state"] = result.guestRuns ? "running" : "not started";
+            VmSummary started = summary(operation->vm, result.record, operation->directory);
+            started.state = result.guestRuns ? "running" : "not started";
+            json value = toJson(started);
             if (!result.warnings.empty()) value["warnings"] = result.warnings;
             if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
             value["error"] = "vm '" + operation->vm + "': " + result.problem;

@@ -11,8 +11,7 @@
 #include <system_error>
 #include <thread>
 
-#include "manager/record/last_report.h"
-#include "manager/record/ram_section.h"
+#include "manager/service/vm_summary.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/text.h"
 #include "vmm-shim/unix_socket.h"
@@ -82,6 +81,10 @@ ConsoleEnd converse(int socket, bool& readInput) {
             if (end != buffer + count) return ConsoleEnd::Left;
         }
     }
+}
+
+std::string pidText(const VmSummary& vm) {
+    return vm.pid > 0 ? std::to_string(vm.pid) : "?";
 }
 
 }  // namespace
@@ -157,34 +160,31 @@ std::string listText(const json& value) {
     Table table({"VM", "STATE", "PID", "VMM", "MACHINE", "ACCELERATOR"}, 3);
     std::string errors;
     for (const json& entry : vms) {
-        const JsonReader vm(entry);
-        table.add({vm.shown("/vm"), vm.shown("/state"), vm.shown("/pid"), vm.text("/vmm") + " " + vm.text("/version"),
-                   vm.text("/machine"), vm.text("/accelerator")});
-        if (const std::string error = vm.text("/error"); !error.empty()) errors += error + "\n";
-        if (vm.text("/state") == "handover interrupted")
-            errors += "vm '" + vm.text("/vm") +
+        const VmSummary vm = vmSummaryFromJson(entry);
+        table.add({vm.vm, vm.state, pidText(vm), vm.kind + " " + vm.version, vm.machine, vm.accelerator});
+        if (!vm.error.empty()) errors += vm.error + "\n";
+        if (vm.state == "handover interrupted")
+            errors += "vm '" + vm.vm +
                       "': a manager died in the middle of a handover, and its guest may stand still; 'virt-handover upgrade " +
-                      vm.text("/vm") + " --dry-run' finishes or undoes that\n";
+                      vm.vm + " --dry-run' finishes or undoes that\n";
     }
     return table.text() + errors;
 }
 
 std::string showText(const json& value) {
-    const JsonReader vm(value);
-    std::string text;
-    for (const std::string key :
-         {"vm", "state", "pid", "vmm", "version", "binary", "machine", "accelerator", "uuid", "definitionFile", "directory"})
-        text += key + ": " + vm.shown("/" + key) + "\n";
-    for (const json& entry : vm.list("/passthrough")) {
-        const JsonReader device(entry);
-        text += "passed through: " + device.shown("/id") + ", " + device.shown("/address") + ", by its " +
-                device.shown("/interface") + " ('" + device.shown("/node") + "')\n";
-    }
-    text += lastReportText(vm.at("/lastHandover"));
-    text += keptRamBlocksText(vm.at("/ramBlocks"));
+    const VmDetails details = vmDetailsFromJson(value);
+    const VmSummary& vm = details.summary;
+    std::string text = "vm: " + vm.vm + "\nstate: " + vm.state + "\npid: " + pidText(vm) + "\nvmm: " + vm.kind +
+                       "\nversion: " + vm.version + "\nbinary: " + vm.binary + "\nmachine: " + vm.machine +
+                       "\naccelerator: " + vm.accelerator + "\nuuid: " + vm.uuid + "\ndefinitionFile: " + details.definitionFile +
+                       "\ndirectory: " + details.directory + "\n";
+    for (const PassedDevice& device : vm.passthrough)
+        text += "passed through: " + device.id + ", " + device.address + ", by its " + std::string(name(device.interface)) +
+                " ('" + device.node + "')\n";
+    if (details.lastHandover) text += lastReportText(*details.lastHandover);
+    if (details.ramBlocks) text += keptRamBlocksText(*details.ramBlocks);
     text += "started with:\n";
-    if (const json& definition = vm.at("/definition"); definition.is_object())
-        for (const auto& [key, entry] : definition.items()) text += "  " + key + ": " + JsonReader(entry).shown("") + "\n";
+    for (const auto& [key, entry] : details.definition) text += "  " + key + ": " + entry + "\n";
     return text;
 }
 

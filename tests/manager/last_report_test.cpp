@@ -27,16 +27,17 @@ class LastReportTest : public testing::Test {
 };
 
 TEST_F(LastReportTest, isNoneBeforeThereIsOne) {
-    EXPECT_TRUE(lastReport(directory_).is_null());
-    EXPECT_EQ(lastReportText(json()), "");
+    EXPECT_FALSE(lastReport(directory_));
 }
 
 TEST_F(LastReportTest, isReadAsItWasKeptAndSaysWhen) {
     keepLastReport(directory_, report_);
-    json value = lastReport(directory_);
+    const LastReport last = lastReport(directory_).value();
+    json value = toJson(last);
     EXPECT_THAT(value["at"].get<std::string>(), testing::MatchesRegex("20[0-9-]+T[0-9:]+Z"));
-    EXPECT_THAT(lastReportText(value), testing::AllOf(HasSubstr("last handover, ended 20"), HasSubstr("web1: lost"),
-                                                      HasSubstr("cause: nobody answers")));
+    EXPECT_THAT(lastReportText(last), testing::AllOf(HasSubstr("last handover, ended 20"), HasSubstr("web1: lost"),
+                                                     HasSubstr("cause: nobody answers")));
+    EXPECT_EQ(lastReportText(lastReportFromJson(value)), lastReportText(last));
     value.erase("at");
     EXPECT_EQ(value, toJson(report_));
 }
@@ -45,8 +46,8 @@ TEST_F(LastReportTest, ofARecoverySaysThatItIsOne) {
     report_.recovery = true;
     report_.outcome = State::RolledBack;
     keepLastReport(directory_, report_);
-    EXPECT_EQ(lastReport(directory_)["recovery"], true);
-    EXPECT_THAT(lastReportText(lastReport(directory_)), HasSubstr("what an earlier one had left half done"));
+    EXPECT_EQ(toJson(lastReport(directory_).value())["recovery"], true);
+    EXPECT_THAT(lastReportText(lastReport(directory_).value()), HasSubstr("what an earlier one had left half done"));
 }
 
 TEST_F(LastReportTest, outlivesTheRecordsReplacementAndGoesWithTheDirectory) {
@@ -55,19 +56,21 @@ TEST_F(LastReportTest, outlivesTheRecordsReplacementAndGoesWithTheDirectory) {
     report_.cause = "another";
     keepLastReport(directory_, report_);
     directory_.removeOtherGenerations({});
-    EXPECT_EQ(lastReport(directory_)["cause"], "another");
+    EXPECT_EQ(lastReport(directory_).value().report.cause, "another");
     EXPECT_FALSE(std::filesystem::exists(file() + ".new"));
     directory_.remove();
-    EXPECT_TRUE(lastReport(directory_).is_null());
+    EXPECT_FALSE(lastReport(directory_));
 }
 
 TEST_F(LastReportTest, saysSoWhenItCannotBeUnderstood) {
     for (const std::string text : {"", "no JSON", "[]", "{}", "{\"vm\": 5}"}) {
         runtime_.write("web1/last-report.json", text);
-        EXPECT_THAT(lastReport(directory_)["error"].get<std::string>(), HasSubstr("cannot be understood"));
-        EXPECT_THAT(lastReportText(lastReport(directory_)), HasSubstr("'" + file() + "' cannot be understood"));
+        const json value = toJson(lastReport(directory_).value());
+        EXPECT_THAT(value["error"].get<std::string>(), HasSubstr("'" + file() + "' cannot be understood"));
+        EXPECT_EQ(lastReportText(lastReportFromJson(value)), "last handover: " + value["error"].get<std::string>() + "\n");
     }
-    EXPECT_THAT(lastReportText(json{{"vm", "x"}}), HasSubstr("cannot be understood")) << "as of a manager of another version";
+    EXPECT_THAT(lastReportText(lastReportFromJson({{"vm", "x"}})), HasSubstr("cannot be understood"))
+        << "as of a manager of another version";
 }
 
 }  // namespace
