@@ -13,7 +13,6 @@
 #include "manager/service/event_log.h"
 #include "manager/service/hook_inbox.h"
 #include "manager/service/host.h"
-#include "vmm-shim/json_text.h"
 
 namespace {
 
@@ -28,7 +27,7 @@ void forgetEndedDomain(vh::Host& host, const std::string& runtimeDirectory, cons
     host.forgetAdopted(vm, [notice, say](const vh::VerbResult& result) {
         const std::string domain = "libvirt's domain '" + notice.name + "' has ended";
         say(result.code == vh::ExitCode::Done ? domain + "; what was kept of its handovers is removed"
-                                              : domain + ", but: " + vh::JsonReader(result.value).text("/error", "it is in use"));
+                                              : domain + ", but: " + result.obstacle().text());
     });
 }
 

@@ -145,11 +145,11 @@ VerbResult askHolder(const Options& options, const std::function<void(Verbs&, Ve
     } catch (const NotThere&) {
         if (!options.embed) throw;
         return {ExitCode::Refused,
-                {{"error", "no command holds an upgrade of vm '" + options.vm +
-                               "' that stands by. If virt-handoverd does, leave out "
-                               "--embed; if a command did and was killed, 'virt-handover --embed upgrade " +
-                               options.vm + " --dry-run' undoes what it had prepared; 'virt-handover --embed upgrade " +
-                               options.vm + " --standby' prepares one"}}};
+                {{"error", "no command holds an upgrade of vm '" + options.vm + "' that stands by"},
+                 {"remedy",
+                  "if virt-handoverd does, leave out --embed; if a command did and was killed, 'virt-handover --embed upgrade " +
+                      options.vm + " --dry-run' undoes what it had prepared; 'virt-handover --embed upgrade " + options.vm +
+                      " --standby' prepares one"}}};
     }
 }
 
@@ -240,9 +240,9 @@ int runForLibvirt(const Options& options, int verb, int argc, char** argv) {
         if (i != verb) arguments.push_back(argv[i]);
     arguments.push_back(nullptr);
     ::execv(ownProgram({"../plugin/virt-handover-libvirt", VH_LIBEXECDIR "/virt-handover-libvirt"}).c_str(), arguments.data());
-    return answer(options,
-                  {ExitCode::Usage,
-                   {{"error", "cannot run '" VH_LIBEXECDIR "/virt-handover-libvirt': install virt-handover's libvirt plugin"}}});
+    return answer(options, {ExitCode::Usage,
+                            {{"error", "cannot run '" VH_LIBEXECDIR "/virt-handover-libvirt'"},
+                             {"remedy", "install virt-handover's libvirt plugin"}}});
 }
 
 std::vector<std::string> verbsOf(const CLI::App& app) {

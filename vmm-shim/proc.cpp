@@ -166,9 +166,9 @@ UniqueFd Process::take(int number) const {
     return fd;
 }
 
-std::string ownProgram(std::initializer_list<std::string_view> places) {
+std::string ownProgram(const std::vector<std::string>& places) {
     const fs::path here = fs::path(Process(::getpid()).link("exe")).parent_path();
-    for (const std::string_view place : places) {
+    for (const std::string& place : places) {
         const fs::path program = (here / place).lexically_normal();
         std::error_code ignored;
         if (program.is_absolute() && fs::is_regular_file(program, ignored) && ::access(program.c_str(), X_OK) == 0)

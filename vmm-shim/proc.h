@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <set>
 #include <span>
@@ -110,7 +109,7 @@ class Process {
 };
 
 /// The first of these places, seen from the directory of our own program, where there is one that we may execute; or empty.
-std::string ownProgram(std::initializer_list<std::string_view> places);
+std::string ownProgram(const std::vector<std::string>& places);
 
 /// All that there are.
 std::vector<pid_t> allProcesses(const std::string& proc = "/proc");

@@ -306,8 +306,7 @@ class Comparison {
                 control_->upgrade(vm, {.binary = binaryOf(configuration.new_), .design = series->design, .dryRun = true});
             learn(report, configuration.old, vm.pid);
             learn(report, configuration.new_, 0);
-            if (!report.dryRun && series->rounds.empty())
-                series->notRun = report.cause + (report.remedy.empty() ? "" : "; " + report.remedy);
+            if (!report.dryRun && series->rounds.empty()) series->notRun = Obstacle{report.cause, report.remedy}.text();
         }
         control_->setRunning(vm, false);
         configuration.title = titleOf(configuration, results_);

@@ -19,7 +19,6 @@
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_directory.h"
 #include "manager/vmm/strays.h"
-#include "vmm-shim/json_text.h"
 #include "vmm-shim/throw_errno.h"
 #include "vmm-shim/unix_socket.h"
 
@@ -150,8 +149,7 @@ void VmControl::start(MeasuredVm& vm, milliseconds bootWait) {
     const VerbResult result = wait([&](Verbs::Done done) {
         host_.start(file, vm.definition.heartbeat ? std::optional(bootTimeout) : std::nullopt, std::move(done));
     });
-    const JsonReader answer(result.value);
-    if (result.code != ExitCode::Done) throw std::runtime_error(answer.text("/error", "the VM did not start"));
+    if (result.code != ExitCode::Done) throw std::runtime_error(result.obstacle().text());
     locate(vm);
     vm.binary = vm.definition.vmm.binary;
     vm.running = true;

@@ -82,9 +82,9 @@ void Course::post(Event event, const std::string& cause) {
 }
 
 void Course::fail(const std::exception& error) {
-    const auto* refusal = dynamic_cast<const Refusal*>(&error);
-    if (refusal && report.cause.empty()) report.remedy = refusal->obstacle().remedy;
-    fail(std::string(error.what()));
+    const Obstacle obstacle = obstacleOf(error);
+    if (report.cause.empty()) report.remedy = obstacle.remedy;
+    fail(obstacle.what);
 }
 
 void Course::failUnlessNewDies(const std::string& cause) {

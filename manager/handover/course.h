@@ -37,12 +37,11 @@ struct HandoverRequest {
     VmRecord record;
     /// The definition that the VM was started with, resolved; its handover block may be the file's of today.
     VmDefinition definition;
-    Design design = defaultDesign;  ///< Of this handover; the definition's own may be another.
-    std::string binary;             ///< The new VMM.
-    /// A reason to refuse that was found before there was a handover, or empty.
-    std::string refusal;
+    Design design = defaultDesign;    ///< Of this handover; the definition's own may be another.
+    std::string binary;               ///< The new VMM.
+    std::optional<Obstacle> refusal;  ///< What was found before there was a handover.
     bool dryRun = false;
-    std::vector<std::string> warnings;  ///< Of an earlier attempt, for the report.
+    std::vector<std::string> warnings;  ///< Of the request itself and of an earlier attempt, for the report.
     unsigned timesStartedOver = 0;      ///< Because the old VMM had changed under an earlier attempt.
     bool standby = false;               ///< Hold before the guest is stopped, until commit().
     HeartbeatMonitor::Listener heard;   ///< Told every line of the guest probe, for who wants to know more than the report says.
@@ -210,16 +209,6 @@ class Course {
     unsigned epoch_ = 0;  ///< Counts the states entered; see within().
     EventSource deadline_, pauseBudget_, timer_;
     std::optional<Clock::time_point> stoppedAt_;  ///< When STOP was said; none while the guest runs.
-};
-
-/// A refusal with its remedy, where what throws has one.
-class Refusal : public std::runtime_error {
- public:
-    explicit Refusal(Obstacle obstacle) : std::runtime_error(obstacle.what), obstacle_(std::move(obstacle)) {}
-    const Obstacle& obstacle() const { return obstacle_; }
-
- private:
-    Obstacle obstacle_;
 };
 
 /// `250 ms`

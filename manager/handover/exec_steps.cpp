@@ -51,15 +51,15 @@ class ExecSteps : public Steps {
     bool rehearses() const override { return true; }
 
     void addFacts(HandoverFacts& facts, Then then) override {
-        facts.exec.forbidden = whyExecIsForbidden(course_.record().vmm.pid);
-        if (!facts.exec.forbidden.empty()) return then();
+        facts.execProblem = obstacleToExec(course_.record().vmm.pid);
+        if (facts.execProblem) return then();
         inbox_ = takeInbox(course_.oldVmm->record(), course_.oldVmm->directory());
         const std::string program = shimProgram();
         shim_ = UniqueFd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
         if (!shim_) throwErrno("open '" + program + "'");
-        const auto tried = [this, &facts, then](const std::string& problem) {
-            facts.exec.shimProblem = problem;
-            if (problem.empty())
+        const auto tried = [this, &facts, then](const std::optional<Obstacle>& problem) {
+            facts.execProblem = problem;
+            if (!problem)
                 course_.warn(quoted(course_.request.design) +
                              " has no way back once the new VMM has been executed, just after the guest is stopped");
             then();

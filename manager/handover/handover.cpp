@@ -77,9 +77,9 @@ void Handover::begin(State state) {
 // Preflight.
 
 void Handover::preflight() {
-    if (!request.refusal.empty()) throw std::runtime_error(request.refusal);
+    if (request.refusal) throw Refusal(*request.refusal);
     oldVmm = std::make_unique<VmmProcess>(record().vmm, directory.generation(record().vmm.generation));
-    if (!oldVmm->alive()) throw Refusal({"the VM is not running", "start it with the new VMM instead"});
+    questions_.judgeRequest();
     oldVmm->process().onExit([this] { oldVmmEnded(); });
     listenTo(*oldVmm);
     questions_.ask([this] {

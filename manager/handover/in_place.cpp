@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <stdexcept>
+#include <system_error>
 
 #include "config/design.h"
 #include "manager/vmm/vmm_process.h"
@@ -35,17 +35,19 @@ long numberIn(const Process& process, const std::string& file, std::string_view 
 
 }  // namespace
 
-std::string whyExecIsForbidden(pid_t vmm) {
-    const Process process(vmm);
+std::optional<Obstacle> obstacleToExec(pid_t vmm, const std::string& proc) {
+    const Process process(vmm, proc);
     const std::vector<std::string> arguments = process.commandLine();
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i)
         if (arguments[i].ends_with("-sandbox") && arguments[i + 1].find("spawn=deny") != std::string::npos)
-            return "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken "
-                   "back; start it with 'handover.design: " +
-                   std::string(name(Design::VmmExec)) + "' or 'vmm.sandbox: false', or " + useNewProcess();
+            return Obstacle{
+                "the VM was started with a sandbox that forbids to execute programs (spawn=deny), and that cannot be taken back",
+                useNewProcess() + ", or power-cycle the VM with 'handover.design: " + std::string(name(Design::VmmExec)) +
+                    "' or 'vmm.sandbox: false'"};
     if (const long filters = numberIn(process, "status", "Seccomp_filters:"); filters > mostFilters)
-        return "the VMM has been executed so often that its process has " + std::to_string(filters) + " sandboxes; " +
-               useNewProcess() + ", whose new VMM is a new process";
+        return Obstacle{"the VMM has been executed so often that its process has " + std::to_string(filters) +
+                            " sandboxes, and the kernel bounds what they may be together",
+                        useNewProcess() + ", whose new VMM is a new process"};
     return {};
 }
 
@@ -59,13 +61,13 @@ std::string blockLostByExec(const std::vector<RamBlock>& blocks) {
 
 UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory) {
     if (!vmm.inboxDescriptor)
-        throw std::runtime_error("the VMM was started without an inbox for descriptors; " + useNewProcess() +
-                                 ", or power-cycle the VM");
+        throw Refusal({"the VMM was started without an inbox for descriptors", useNewProcess() + ", or power-cycle the VM"});
     UniqueFd inbox = Process(vmm.pid).take(*vmm.inboxDescriptor);
     const std::string path = directory + "/exec.sock";
     if (!isInbox(inbox.get(), path))
-        throw std::runtime_error("descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +
-                                 " is not the inbox '" + path + "'; " + useNewProcess());
+        throw Refusal({"descriptor " + std::to_string(*vmm.inboxDescriptor) + " of pid " + std::to_string(vmm.pid) +
+                           " is not the inbox '" + path + "'",
+                       useNewProcess()});
     return inbox;
 }
 
@@ -92,12 +94,13 @@ DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, s
     const long limit = numberIn(process, "limits", "Max open files");
     const long needed = std::max(plan.first, plan.close.empty() ? 0 : plan.close.back() + 1) + 3 * static_cast<long>(count);
     if (limit >= 0 && limit < needed)
-        throw std::runtime_error("the new VMM needs " + std::to_string(needed) + " descriptors for a moment, and pid " +
-                                 std::to_string(vmm) + " may have " + std::to_string(limit) +
-                                 "; raise its limit (prlimit --nofile), or " + useNewProcess());
+        throw Refusal({"the new VMM needs " + std::to_string(needed) + " descriptors for a moment, and pid " +
+                           std::to_string(vmm) + " may have " + std::to_string(limit),
+                       "raise its limit (prlimit --nofile), or " + useNewProcess()});
     if (count > mostInParcel)
-        throw std::runtime_error("the new VMM needs " + std::to_string(count) + " descriptors, and not more than " +
-                                 std::to_string(mostInParcel) + " can be handed over; " + useNewProcess());
+        throw Refusal({"the new VMM needs " + std::to_string(count) + " descriptors, and not more than " +
+                           std::to_string(mostInParcel) + " can be handed over",
+                       useNewProcess()});
     return plan;
 }
 
@@ -105,15 +108,18 @@ bool runsAProgram(pid_t pid) {
     return !Process(pid).link("exe").empty();
 }
 
-std::string shimProgram() {
+std::string shimProgram(const std::vector<std::string>& places) {
     if (const char* named = std::getenv("VH_SHIM"); named && *named) return named;
-    if (std::string program = ownProgram({"vmm-shim", "../vmm-shim/vmm-shim", VH_BINDIR "/vmm-shim"}); !program.empty())
-        return program;
-    throw std::runtime_error("the program that the VMM has to execute, vmm-shim, is neither beside this one nor in '" VH_BINDIR
-                             "'; install it, or name it in VH_SHIM");
+    if (std::string program = ownProgram(places); !program.empty()) return program;
+    throw Refusal({"the program that the VMM has to execute, vmm-shim, is neither beside this one nor in '" VH_BINDIR "'",
+                   "install it, or name it in VH_SHIM"});
 }
 
-ShimTrial::ShimTrial(int program, const std::string& name, const Identity& identity, std::function<void(std::string)> done) {
+std::string shimProgram() {
+    return shimProgram({"vmm-shim", "../vmm-shim/vmm-shim", VH_BINDIR "/vmm-shim"});
+}
+
+ShimTrial::ShimTrial(int program, const std::string& name, const Identity& identity, Done done) {
     log_ = UniqueFd(::memfd_create("trial-log", MFD_CLOEXEC));
     process_ =
         ChildProcess::launch({.argv = {"/proc/self/fd/" + std::to_string(ChildProcess::firstDescriptor), "exec", "--check"},
@@ -127,8 +133,9 @@ ShimTrial::ShimTrial(int program, const std::string& name, const Identity& ident
         const std::string ended = process_.howItEnded();
         if (ended == "exited with status 0") return done({});
         const std::string said = stderrTailOf(log_.get());
-        done("'" + name + "', which the VMM has to execute, " + ended + (said.empty() ? "" : " (" + said + ")") +
-             " when the VMM's user executed it; make it readable and executable for everyone, on a file system that allows it");
+        done(Obstacle{"'" + name + "', which the VMM has to execute, " + ended + (said.empty() ? "" : " (" + said + ")") +
+                          " when the VMM's user executed it",
+                      "make it readable and executable for everyone, on a file system that allows it"});
     });
     deadline_ = EventSource::after(std::chrono::milliseconds(5'000), [this] { process_.killAll(); });
 }

@@ -4,9 +4,11 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "config/obstacle.h"
 #include "manager/process/child_process.h"
 #include "manager/process/event_loop.h"
 #include "manager/record/vm_record.h"
@@ -15,15 +17,15 @@
 
 namespace vh {
 
-/// A sentence part and a remedy when the sandbox of a running VMM forbids it to execute anything; else empty. No sandbox is ever
-/// loosened, not even by an exec.
-std::string whyExecIsForbidden(pid_t vmm);
+/// When the sandbox of a running VMM forbids it to execute anything, or there are too many. No sandbox is ever loosened, not even
+/// by an exec.
+std::optional<Obstacle> obstacleToExec(pid_t vmm, const std::string& proc = "/proc");
 
 /// The first block that would not outlive an exec, or empty. QEMU asks for none of this itself: cpr-exec has no blockers for RAM,
 /// and such a block is silently zeros afterwards (migration/cpr-exec.c, system/physmem.c:ram_block_add_cpr_blocker; 11.1).
 std::string blockLostByExec(const std::vector<RamBlock>& blocks);
 
-/// The VMM's inbox, taken out of its process. Throws std::runtime_error when it has none, or when it cannot be had.
+/// The VMM's inbox, taken out of its process. Throws a Refusal when it has none, and std::system_error when it cannot be had.
 UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory);
 
 /// Where descriptors go in a VMM that is going to be executed.
@@ -33,21 +35,25 @@ struct DescriptorPlan {
 };
 
 /// Looks at the process's descriptors. `blocks` are its RAM blocks, whose files stay open; `count` is how many descriptors will
-/// come. Throws std::runtime_error when the process may not have so many.
+/// come. Throws a Refusal when the process may not have so many.
 DescriptorPlan planDescriptors(pid_t vmm, const std::vector<RamBlock>& blocks, std::size_t count);
 
 /// False when the process has ended as far as programs are concerned: it has no memory any more, and lets go of its files.
 bool runsAProgram(pid_t pid);
 
-/// The program that a VMM executes to become another one (`vmm-shim exec`): what VH_SHIM in the environment names, else the one
-/// beside this program, in its build directory, or where it would be installed. Throws std::runtime_error when there is none.
+/// The program that a VMM executes to become another one (`vmm-shim exec`): what VH_SHIM in the environment names, else the first
+/// of these places where there is one, seen from the directory of our own program. Throws a Refusal when there is none.
+std::string shimProgram(const std::vector<std::string>& places);
+/// The same of where it is built and installed.
 std::string shimProgram();
 
 /// Executes it once as the VMM's user, from an open descriptor as the VMM will, and tells whether it worked.
 class ShimTrial {
  public:
-    /// `done` gets an empty text, or what is wrong. Comes from the main loop, once; destroying the trial ends it without.
-    ShimTrial(int program, const std::string& name, const Identity& identity, std::function<void(std::string)> done);
+    using Done = std::function<void(std::optional<Obstacle>)>;
+
+    /// `done` is told what is wrong, from the main loop, once; destroying the trial ends it without.
+    ShimTrial(int program, const std::string& name, const Identity& identity, Done done);
     ~ShimTrial();
 
  private:

@@ -35,6 +35,14 @@ std::string useOneWithoutCpr(const HandoverFacts& facts) {
     }));
 }
 
+Answer ofOldProcess(const HandoverFacts& facts) {
+    if (!facts.oldLives) return Obstacle{"the VM is not running", "start it with the new VMM instead"};
+    if (facts.monitorProblem)
+        return Obstacle{"the old VMM's monitor does not answer: " + *facts.monitorProblem,
+                        "see whether another client is connected to it"};
+    return {};
+}
+
 Answer ofDesign(const HandoverFacts& facts) {
     const DesignRow& row = rowOf(facts.design);
     if (row.owner && *row.owner != facts.definition.memory.owner)
@@ -60,11 +68,10 @@ Answer ofDevices(const HandoverFacts& facts) {
         return Obstacle{devices +
                             " cannot be handed over from a VMM with accelerator 'tcg': QEMU crashes on MSI-X without KVM when "
                             "it is told to (seen with 11.1.3)",
-                        ""};
-    if (const std::string argument = obstacleToPassthrough(facts.definition.vmm.arguments); !argument.empty())
-        return Obstacle{devices + " cannot be handed over with the argument " + argument, ""};
-    if (!facts.devicesProblem.empty()) return Obstacle{facts.devicesProblem, ""};
-    return {};
+                        "power-cycle the VM, with accelerator 'kvm' where the host has it"};
+    if (const Answer no = obstacleToPassthrough(facts.definition.vmm.arguments))
+        return Obstacle{devices + " cannot be handed over with the argument " + no->what, no->remedy};
+    return facts.devicesProblem;
 }
 
 /// What the two VMMs share is there already. Of its own a new VMM has at least as much as one that was just started, or as the
@@ -148,6 +155,7 @@ Answer ofRelease(const HandoverFacts& facts, bool isNew, const std::string& subj
 }
 
 Answer ofNewBinary(const HandoverFacts& facts) {
+    if (facts.newBinaryProblem) return Obstacle{"the new VMM: " + facts.newBinaryProblem->what, facts.newBinaryProblem->remedy};
     if (!facts.newBinary) return {};
     const VmmBinary& binary = *facts.newBinary;
     const std::string subject = "the new VMM '" + binary.path + "' (" + binary.kind + " " + binary.version + ")";
@@ -183,8 +191,7 @@ Answer ofOldVmm(const HandoverFacts& facts) {
         return Obstacle{"QEMU " + facts.newBinary->version + " cannot read the CPR state of QEMU " + facts.old.version +
                             ", which has a part that 10.1 introduced",
                         use(defaultDesign) + ", which leaves it out, or a new VMM of 10.1 or later"};
-    if (!facts.exec.forbidden.empty()) return Obstacle{facts.exec.forbidden, ""};
-    if (!facts.exec.shimProblem.empty()) return Obstacle{facts.exec.shimProblem, ""};
+    if (facts.execProblem) return facts.execProblem;
     // An exec would lose it without a word, so that is known before all of the guest's own obstacles.
     if (row.state == StatePath::Exec) return ofPrivateRam(facts);
     return {};
@@ -221,7 +228,8 @@ Answer ofGuest(const HandoverFacts& facts) {
                         "find out which process that is, and end nothing before: it may have the guest"};
     const RunState runState = runStateOf(facts.guest.runState);
     if (runState != RunState::Running && runState != RunState::Paused)
-        return Obstacle{"the guest is in the state '" + facts.guest.runState + "'", ""};
+        return Obstacle{"the guest is in the state '" + facts.guest.runState + "'",
+                        "find out what has stopped it, and let it run on or pause it; or power-cycle the VM"};
     if (facts.guest.hasBlockJobs) return Obstacle{"a block job is running", "wait for it or cancel it"};
     if (Answer no = ofHeld(facts)) return no;
     if (!facts.guest.blockers.empty()) return cannotHandOver(facts.guest.blockers.front());
@@ -247,8 +255,20 @@ bool losesWritesOfRunningGuest(const HandoverFacts& facts) {
 }
 
 std::optional<Obstacle> obstacleTo(const HandoverFacts& facts) {
-    for (const auto judge : {ofDevices, ofDesign, ofHost, ofNewBinary, ofOldVmm, ofGuest})
+    for (const auto judge : {ofOldProcess, ofDevices, ofDesign, ofHost, ofNewBinary, ofOldVmm, ofGuest})
         if (Answer no = judge(facts)) return no;
+    return {};
+}
+
+std::optional<Obstacle> changeOfInstalled(const std::string& binary, const FileStamp& probed, const FileStamp& now,
+                                          const std::string& replacedCode) {
+    const std::string again = "prepare the upgrade again, so that what is there now is looked at";
+    if (now != probed)
+        return Obstacle{"'" + binary + "' was " + (now == FileStamp{} ? "deleted" : "replaced") +
+                            " after it was probed and the new VMM was started from it",
+                        again};
+    if (!replacedCode.empty())
+        return Obstacle{"'" + replacedCode + "', which the new VMM runs, was deleted or replaced after its start", again};
     return {};
 }
 

@@ -2,6 +2,7 @@
 // come in (questions.h), the cheap ones first; what is not known yet stands against nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -34,19 +35,20 @@ struct HandoverFacts {
     struct MissingFile {
         std::string path, why;
     };
-    std::vector<MissingFile> missingFiles;  ///< That the new VMM opens at its start.
-    std::string devicesProblem;             ///< What the kernel says against handing these devices over.
+    std::vector<MissingFile> missingFiles;   ///< That the new VMM opens at its start.
+    std::optional<Obstacle> devicesProblem;  ///< What the kernel says against handing these devices over.
 
     std::optional<VmmBinary> newBinary;
+    std::optional<Obstacle> newBinaryProblem;  ///< Of one that was asked and is none.
 
+    pid_t oldPid = 0;
+    bool oldLives = true;
+    std::optional<std::string> monitorProblem;  ///< Why the old VMM's monitor does not answer.
     struct OldVmm {
         std::string kind, version;  ///< Empty until it has said so.
     } old;
-    struct Exec {
-        std::string forbidden, shimProblem;
-    } exec;
+    std::optional<Obstacle> execProblem;  ///< What the old VMM's process, or the program that it is to execute, has against it.
 
-    pid_t oldPid = 0;
     /// By its VMM; what is not known yet is empty.
     struct Guest {
         std::string runState;
@@ -61,6 +63,14 @@ struct HandoverFacts {
 
 /// What stands against the handover by what is known, or nothing.
 std::optional<Obstacle> obstacleTo(const HandoverFacts& facts);
+
+/// Tells one file at a path from another: device, inode, size and time of its last change. All zero when there is none.
+using FileStamp = std::array<std::int64_t, 5>;
+
+/// What has become of a new VMM's files meanwhile: of its binary, which was `probed`, and is that `now`; and of `replacedCode`, a
+/// file that it runs and whose name is another one's by now, or no one's. Empty: there is no such.
+std::optional<Obstacle> changeOfInstalled(const std::string& binary, const FileStamp& probed, const FileStamp& now,
+                                          const std::string& replacedCode);
 
 /// Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its RAM is copied: a guest was seen to crash
 /// on the new VMM after each of eight live copies from 7.2 (9.0 has "physmem: Fix migration dirty bitmap coherency with TCG

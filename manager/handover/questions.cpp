@@ -62,8 +62,12 @@ void Questions::judge() const {
     if (const std::optional<Obstacle> obstacle = obstacleTo(facts_)) throw Refusal(*obstacle);
 }
 
-void Questions::ask(std::function<void()> then) {
+void Questions::judgeRequest() {
+    facts_.oldLives = course_.oldVmm->alive();
     judge();
+}
+
+void Questions::ask(std::function<void()> then) {
     askHost();
     judge();
     const HandoverRequest& request = course_.request;
@@ -72,8 +76,9 @@ void Questions::ask(std::function<void()> then) {
         request.binary, course_.identity(),
         request.record.adopted ? request.record.adopted->models : deviceModels(request.definition),
         course_.deadlineOf(State::Launching)};
-    const auto answered = [this, then = std::move(then)](const VmmBinary& binary, const std::string& cause) {
-        if (!cause.empty()) throw std::runtime_error("the new VMM: " + cause);
+    const auto answered = [this, then = std::move(then)](const VmmBinary& binary, const std::optional<Obstacle>& problem) {
+        facts_.newBinaryProblem = problem;
+        judge();
         course_.newBinary = binary;
         course_.report.new_.kind = binary.kind;
         course_.report.new_.version = binary.version;
@@ -94,14 +99,13 @@ void Questions::askHost() {
     facts_.room = leastMemoryRoom(isAdopted ? old : ::getpid());
     facts_.resident = residentMemoryOf(old);
     if (!isAdopted) facts_.missingFiles = missingFilesOf(course_.definition());
-    if (!facts_.devices.empty()) facts_.devicesProblem = whyNotHandedOver(facts_.devices, old);
+    if (!facts_.devices.empty()) facts_.devicesProblem = obstacleToDevices(facts_.devices, old);
 }
 
 void Questions::askOldVmm(std::function<void()> then) {
     course_.send(*course_.oldVmm, "query-version", nullptr, [this, then = std::move(then)](const QmpReply& reply) {
-        if (!reply.ok())
-            throw Refusal({"the old VMM's monitor does not answer: " + reply.error->description,
-                           "see whether another client is connected to it"});
+        if (!reply.ok()) facts_.monitorProblem = reply.error->description;
+        judge();
         facts_.old = {vmmKind(reply.value), qemuVersion(reply.value)};
         course_.report.old.kind = facts_.old.kind;
         course_.report.old.version = facts_.old.version;
@@ -220,13 +224,8 @@ void Questions::askRam(std::function<void()> then) {
 
 void Questions::checkStillInstalled() const {
     const std::string& binary = course_.request.binary;
-    const std::string again = "prepare the upgrade again, so that what is there now is looked at";
-    if (const FileStamp stamp = stampOf(binary); stamp != binaryStamp_)
-        throw Refusal({"'" + binary + "' was " + (stamp == FileStamp{} ? "deleted" : "replaced") +
-                           " after it was probed and the new VMM was started from it",
-                       again});
-    if (const std::string file = course_.newVmm ? replacedCodeOf(course_.newVmm->record().pid) : std::string(); !file.empty())
-        throw Refusal({"'" + file + "', which the new VMM runs, was deleted or replaced after its start", again});
+    const std::string replaced = course_.newVmm ? replacedCodeOf(course_.newVmm->record().pid) : std::string();
+    if (const auto obstacle = changeOfInstalled(binary, binaryStamp_, stampOf(binary), replaced)) throw Refusal(*obstacle);
 }
 
 }  // namespace vh

@@ -2,8 +2,6 @@
 // there (preflight.h).
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,20 +13,19 @@
 
 namespace vh {
 
-/// Tells one file at a path from another: device, inode, size and time of its last change. All zero when there is none.
-using FileStamp = std::array<std::int64_t, 5>;
-
 class Questions {
  public:
     Questions(Course& course, Steps& steps);
 
-    /// Everything, up to the guest. `then` when nothing stands against the handover; what does is thrown (Refusal).
+    /// What was asked for, and whether there is an old VMM to ask. What stands against the handover is thrown (Refusal).
+    void judgeRequest();
+    /// Everything else, up to the guest. `then` when nothing stands against the handover.
     void ask(std::function<void()> then);
     /// The guest once more: it may have changed while the new VMM stood by.
     void askGuestAgain(std::function<void()> then);
 
     /// The operator asked for what is installed there, and it was proved when it was probed. Committing another, or one that is
-    /// gone, would leave the guest on what nobody has looked at, or nobody can start again. Throws what has become of it.
+    /// gone, would leave the guest on what nobody has looked at, or nobody can start again. What has become of it is thrown.
     void checkStillInstalled() const;
 
  private:

@@ -1,6 +1,5 @@
 #include "manager/handover/start.h"
 
-#include <stdexcept>
 #include <utility>
 
 #include "manager/resources/passthrough.h"
@@ -18,7 +17,7 @@ void Start::guarded(const std::function<void()>& step) {
     try {
         step();
     } catch (const std::exception& error) {
-        fail(error.what());
+        fail(obstacleOf(error));
     }
 }
 
@@ -26,7 +25,8 @@ void Start::begin() {
     const VmDefinition& definition = request_.definition;
     if (!definition.vfio.empty()) checkMemoryLock(definition.memory.sizeBytes);
     if (request_.waitHeartbeat && !definition.heartbeat)
-        throw std::runtime_error("there is no heartbeat to wait for: the definition says 'heartbeat: false'");
+        throw Refusal({"there is no heartbeat to wait for: the definition says 'heartbeat: false'",
+                       "leave --wait-heartbeat out, or set 'heartbeat: true'"});
     record_.definitionFile = request_.definitionFile;
     record_.definitionText = request_.definitionText;
     record_.uuid = definition.uuid;
@@ -38,9 +38,9 @@ void Start::begin() {
     chooseAccelerator();
     probe_ = std::make_unique<BinaryProbe>(
         BinaryProbe::Question{definition.vmm.binary, Identity::of(definition.vmm.user), deviceModels(definition)},
-        [this](const VmmBinary& binary, const std::string& cause) {
+        [this](const VmmBinary& binary, const std::optional<Obstacle>& problem) {
             guarded([&] {
-                if (!cause.empty()) throw std::runtime_error(cause);
+                if (problem) throw Refusal(*problem);
                 resolve(binary);
                 launch();
             });
@@ -57,7 +57,7 @@ void Start::chooseAccelerator() {
         return;
     }
     if (kvm.guests == KvmAbility::Guests::None)
-        throw std::runtime_error("accelerator 'kvm': " + kvm.why + "; use 'auto' or 'tcg' on this host");
+        throw Refusal({"accelerator 'kvm': " + kvm.why, "use 'auto' or 'tcg' on this host"});
     if (kvm.guests == KvmAbility::Guests::Plain)
         warnings_.push_back("accelerator 'kvm': " + kvm.why +
                             "; Linux and ordinary firmware do not run under KVM on this host: use 'auto' or 'tcg' for them");
@@ -68,10 +68,12 @@ void Start::resolve(const VmmBinary& binary) {
     const auto alias = binary.aliases.find(machine);
     record_.machine = alias == binary.aliases.end() ? machine : alias->second;
     if (!binary.machines.contains(record_.machine))
-        throw std::runtime_error("QEMU " + binary.version + " ('" + binary.path + "') has no machine type '" + machine + "'");
+        throw Refusal({"QEMU " + binary.version + " ('" + binary.path + "') has no machine type '" + machine + "'",
+                       "name one that it has: '" + binary.path + " -machine help' lists them"});
     if (!binary.missingModels.empty())
-        throw std::runtime_error("QEMU " + binary.version + " ('" + binary.path + "') lacks the device model '" +
-                                 *binary.missingModels.begin() + "'; install the package that has its module");
+        throw Refusal(
+            {"QEMU " + binary.version + " ('" + binary.path + "') lacks the device model '" + *binary.missingModels.begin() + "'",
+             "install the package that has its module"});
     record_.vmm.kind = binary.kind;
     record_.vmm.version = binary.version;
     shareImplicitRam_ = binary.majorVersion >= 10;
@@ -141,8 +143,9 @@ void Start::awaitHeartbeat() {
     vmm_->process().onExit(
         [this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->stderrTail()); });
     timer_ = EventSource::after(*request_.waitHeartbeat, [this] {
-        finish("no heartbeat from the guest's probe, with its RAM filled, within " +
-                   std::to_string(request_.waitHeartbeat->count()) + " ms; the guest runs",
+        finish(Obstacle{"no heartbeat from the guest's probe, with its RAM filled, within " +
+                            std::to_string(request_.waitHeartbeat->count()) + " ms; the guest runs",
+                        ""},
                true);
     });
     heartbeat_.listen(vmm_->takeHeartbeat());
@@ -153,16 +156,16 @@ void Start::awaitHeartbeat() {
     });
 }
 
-void Start::fail(const std::string& problem) {
+void Start::fail(const Obstacle& problem) {
     const auto undo = [this, problem] {
-        std::string text = withFileNames(problem, request_.definition);
-        for (const std::string& more : releaseDevices(record_.passthrough)) text += "; " + more;
+        std::string what = withFileNames(problem.what, request_.definition);
+        for (const std::string& more : releaseDevices(record_.passthrough)) what += "; " + more;
         try {
             directory_.remove();
         } catch (const std::exception& error) {
-            text += std::string("; ") + error.what();
+            what += std::string("; ") + error.what();
         }
-        finish(text, false);
+        finish(Obstacle{what, problem.remedy}, false);
     };
     if (!vmm_ || !vmm_->alive()) return undo();
     timer_ = EventSource::after(std::chrono::milliseconds(2'000), undo);  // SIGKILL waits for a disk at most.
@@ -170,11 +173,11 @@ void Start::fail(const std::string& problem) {
     vmm_->process().killAll();
 }
 
-void Start::finish(const std::string& problem, bool guestRuns) {
+void Start::finish(std::optional<Obstacle> problem, bool guestRuns) {
     timer_.reset();
     heartbeat_.onLine(nullptr);
     if (vmm_) vmm_->process().ignoreExit();
-    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, problem, guestRuns, warnings_}] {
+    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, std::move(problem), guestRuns, warnings_}] {
         if (done) done(result);
     });
 }

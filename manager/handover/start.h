@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "config/obstacle.h"
 #include "manager/record/vm_directory.h"
 #include "manager/vmm/binary_probe.h"
 #include "manager/vmm/heartbeat.h"
@@ -25,11 +26,11 @@ struct StartRequest {
 
 class Start {
  public:
-    /// `problem` is empty when the guest runs. Otherwise nothing of the attempt is left, but for `guestRuns`: only the wait
+    /// There is no `problem` when the guest runs. Otherwise nothing of the attempt is left, but for `guestRuns`: only the wait
     /// failed.
     struct Result {
         VmRecord record;
-        std::string problem;
+        std::optional<Obstacle> problem;
         bool guestRuns = false;
         std::vector<std::string> warnings;
     };
@@ -45,8 +46,9 @@ class Start {
     void launch();
     void letRun();
     void awaitHeartbeat();
-    void fail(const std::string& problem);
-    void finish(const std::string& problem, bool guestRuns);
+    void fail(const std::string& what) { fail(Obstacle{what, ""}); }
+    void fail(const Obstacle& problem);
+    void finish(std::optional<Obstacle> problem, bool guestRuns);
     /// Runs a step; what it throws is the start's failure.
     void guarded(const std::function<void()>& step);
 

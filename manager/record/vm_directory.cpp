@@ -61,19 +61,18 @@ std::optional<VmRecord> VmDirectory::read() const {
         if (vm != vm_) throw std::runtime_error("it is the record of vm '" + vm + "'");
         return record;
     } catch (const json::parse_error& error) {
-        throw std::runtime_error(unreadable("it is damaged, or cut off, at byte " + std::to_string(error.byte)));
+        throw Refusal(unreadable("it is damaged, or cut off, at byte " + std::to_string(error.byte)));
     } catch (const std::exception& error) {
-        throw std::runtime_error(unreadable(error.what()));
+        throw Refusal(unreadable(error.what()));
     }
 }
 
 /// `why` is cut short, for a parser's words may have what it could not parse, which may be the whole definition.
-std::string VmDirectory::unreadable(const std::string& why) const {
+Obstacle VmDirectory::unreadable(const std::string& why) const {
     constexpr std::size_t mostShown = 200;
-    return "vm '" + vm_ + "': its record '" + path() + "/record.json' cannot be used: " + why.substr(0, mostShown) +
-           (why.size() > mostShown ? "..." : "") +
-           "; its VMM goes on if it lives, and nobody but you can tell: put the right record " +
-           "back, or end the VM, guest and all, with 'virt-handover destroy " + vm_ + "'";
+    return {"vm '" + vm_ + "': its record '" + path() + "/record.json' cannot be used: " + why.substr(0, mostShown) +
+                (why.size() > mostShown ? "..." : "") + "; its VMM goes on if it lives, and nobody but you can tell",
+            "put the right record back, or end the VM, guest and all, with 'virt-handover destroy " + vm_ + "'"};
 }
 
 void VmDirectory::write(const VmRecord& record) const {

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "config/obstacle.h"
 #include "manager/record/vm_record.h"
 #include "vmm-shim/unique_fd.h"
 
@@ -35,8 +36,7 @@ class VmDirectory {
     const std::string& runtime() const { return runtime_; }
     const std::string& vm() const { return vm_; }
 
-    /// The record, if the VM has one. Throws std::runtime_error that says what is wrong and what to do when the file cannot be
-    /// understood, or is another VM's.
+    /// The record, if the VM has one. Throws a Refusal when the file cannot be understood, or is another VM's.
     std::optional<VmRecord> read() const;
 
     /// Replaces the record: the old one or the new one is on disk at every moment. Throws std::system_error.
@@ -66,7 +66,7 @@ class VmDirectory {
     bool isBeingSettled() const;
 
  private:
-    std::string unreadable(const std::string& why) const;
+    Obstacle unreadable(const std::string& why) const;
 
     std::string runtime_;
     std::string vm_;

@@ -204,7 +204,7 @@ std::string userOf(const std::string& node, const KernelRoots& roots) {
     return {};
 }
 
-/// Whether QEMU would map this device's BARs from a dma-buf, which it cannot hand over: see whyNotHandedOver(). Only a device
+/// Whether QEMU would map this device's BARs from a dma-buf, which it cannot hand over: see obstacleToDevices(). Only a device
 /// that is bound to an iommufd answers (drivers/vfio/vfio_main.c), so it is, for a moment; nobody else has it yet.
 bool offersDmaBuf(const std::string& node, const KernelRoots& roots) {
     const UniqueFd iommufd = openNode(roots.dev + "/iommu"), device = openNode(node);
@@ -291,6 +291,11 @@ void openTheWay(PassedDevice& found, const VfioDevice& wanted, const Identity& i
     found.formerOwner = NodeOwner{status.st_uid, status.st_gid};
 }
 
+Obstacle cannotOpen(const std::string& node, const char* module) {
+    return {"open '" + node + "': " + errorText(),
+            "give the manager's user the right to open it, or load its module (modprobe " + std::string(module) + ")"};
+}
+
 }  // namespace
 
 ClaimedDevices claimDevices(const VmDefinition& definition, const Identity& identity, const KernelRoots& roots) {
@@ -344,21 +349,27 @@ std::vector<NamedDescriptor> openDevices(const std::vector<PassedDevice>& device
     return opened;
 }
 
-std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm, const KernelRoots& roots) {
+std::optional<Obstacle> obstacleToDevices(const std::vector<PassedDevice>& devices, pid_t vmm, const KernelRoots& roots) {
     const auto has = [&](VfioInterface interface) {
         return std::ranges::any_of(devices, [interface](const PassedDevice& device) { return device.interface == interface; });
     };
     for (const PassedDevice& device : devices) {
         const SysfsDevice found(roots, device.address);
         const std::string subject = "vfio '" + device.id + "' (" + device.address + ") ";
-        if (!found.exists()) return subject + "is gone from the host";
-        if (found.driver().empty()) return subject + "is being taken away by the host, which waits for the VMM to let go of it";
+        if (!found.exists())
+            return Obstacle{subject + "is gone from the host",
+                            "power-cycle the VM when it is back, or without it in the definition's 'vfio'"};
+        if (found.driver().empty())
+            return Obstacle{subject + "is being taken away by the host, which waits for the VMM to let go of it",
+                            "power-cycle the VM, without it in the definition's 'vfio'"};
         if (!found.isVfio())
-            return subject + "is no longer bound to vfio-pci but to '" + found.driver() + "'; the guest has lost it already";
+            return Obstacle{
+                subject + "is no longer bound to vfio-pci but to '" + found.driver() + "'; the guest has lost it already",
+                "power-cycle the VM with the device bound to vfio-pci again, or without it in the definition's 'vfio'"};
     }
     if (has(VfioInterface::Cdev)) {
         const UniqueFd iommufd(::open((roots.dev + "/iommu").c_str(), O_RDWR | O_CLOEXEC));
-        if (!iommufd) return "open '" + roots.dev + "/iommu': " + errorText();
+        if (!iommufd) return cannotOpen(roots.dev + "/iommu", "iommufd");
         // Of an empty iommufd: the one is to map into an address space that is not there (ENOENT), the other changes nothing.
         IoasMapFile map{};
         map.size = sizeof(map);
@@ -368,44 +379,47 @@ std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm
              {std::pair{::ioctl(iommufd.get(), ioasMapFile, &map) != 0 && errno == ENOTTY, "IOMMU_IOAS_MAP_FILE"},
               std::pair{::ioctl(iommufd.get(), ioasChangeProcess, &change) != 0, "IOMMU_IOAS_CHANGE_PROCESS"}})
             if (missing)
-                return std::string("this kernel's iommufd has no ") + what +
-                       ", without which a device cannot change its VMM (Linux 6.13 has it); use a newer kernel, or power-cycle "
-                       "the VM with 'interface: group'";
+                return Obstacle{std::string("this kernel's iommufd has no ") + what +
+                                    ", without which a device cannot change its VMM (Linux 6.13 has it)",
+                                "use a newer kernel, or power-cycle the VM with 'interface: group'"};
         // One that was mapped for DMA makes IOMMU_IOAS_CHANGE_PROCESS answer EINVAL, which QEMU asks for when the guest is
         // stopped already (drivers/iommu/iommufd/ioas.c, Linux 7.3; hw/vfio/region.c:vfio_region_create_dma_buf, QEMU 11.1).
         for (const OpenFile& file : Process(vmm, roots.proc).visibleFiles())
             if (file.target.starts_with("/dmabuf:"))
-                return "the VMM has mapped BARs of its devices as dma-bufs (the kernel's CONFIG_VFIO_PCI_DMABUF), which the "
-                       "iommufd cannot hand over; power-cycle the VM with 'interface: group', whose container can";
+                return Obstacle{
+                    "the VMM has mapped BARs of its devices as dma-bufs (the kernel's CONFIG_VFIO_PCI_DMABUF), which "
+                    "the iommufd cannot hand over",
+                    "power-cycle the VM with 'interface: group', whose container can"};
     }
     if (has(VfioInterface::Group)) {
         const UniqueFd container(::open((roots.dev + "/vfio/vfio").c_str(), O_RDWR | O_CLOEXEC));
-        if (!container) return "open '" + roots.dev + "/vfio/vfio': " + errorText();
+        if (!container) return cannotOpen(roots.dev + "/vfio/vfio", "vfio_iommu_type1");
         // VFIO_UPDATE_VADDR, which it takes as well, is told of a container in use only (drivers/vfio/vfio_iommu_type1.c:
         // vfio_iommu_type1_check_extension, Linux 7.3): the old VMM asks its own, and is asked before anything stops.
         if (::ioctl(container.get(), VFIO_CHECK_EXTENSION, unmapAllExtension) <= 0)
-            return "this kernel's vfio container has no VFIO_UNMAP_ALL, without which a device cannot change its VMM; use a "
-                   "newer kernel";
+            return Obstacle{"this kernel's vfio container has no VFIO_UNMAP_ALL, without which a device cannot change its VMM",
+                            "use a newer kernel"};
     }
     return {};
 }
 
-std::string obstacleToPassthrough(const std::vector<std::string>& arguments) {
-    struct Obstacle {
-        const char* word;
-        const char* why;
+std::optional<Obstacle> obstacleToPassthrough(const std::vector<std::string>& arguments) {
+    struct Excluded {
+        const char *word, *why, *remedy;
     };
-    static constexpr std::array obstacles = {
-        Obstacle{"sysfsdev=", "a mediated device (mdev) is not a PCI device, and QEMU does not hand it over"},
-        Obstacle{"vfio-user", "QEMU's CPR does not know vfio-user devices"},
-        Obstacle{"vfio-pci", "a device that the manager does not know of; list it under 'vfio'"},
-        Obstacle{"-iommu", "a handover of devices behind a virtual IOMMU was never tried"},
-        Obstacle{"sev-", "memory of a confidential guest (guest_memfd) cannot be handed over"},
-        Obstacle{"tdx-guest", "memory of a confidential guest (guest_memfd) cannot be handed over"},
+    static constexpr const char* without = "power-cycle the VM, without it or with the new VMM";
+    static constexpr std::array excluded = {
+        Excluded{"sysfsdev=", "a mediated device (mdev) is not a PCI device, and QEMU does not hand it over", without},
+        Excluded{"vfio-user", "QEMU's CPR does not know vfio-user devices", without},
+        Excluded{"vfio-pci", "a device that the manager does not know of",
+                 "list the device under 'vfio' in place of the argument, and power-cycle the VM"},
+        Excluded{"-iommu", "a handover of devices behind a virtual IOMMU was never tried", without},
+        Excluded{"sev-", "memory of a confidential guest (guest_memfd) cannot be handed over", without},
+        Excluded{"tdx-guest", "memory of a confidential guest (guest_memfd) cannot be handed over", without},
     };
     for (const std::string& argument : arguments)
-        for (const auto& [word, why] : obstacles)
-            if (argument.find(word) != std::string::npos) return "'" + argument + "': " + why;
+        for (const auto& [word, why, remedy] : excluded)
+            if (argument.find(word) != std::string::npos) return Obstacle{"'" + argument + "': " + why, remedy};
     return {};
 }
 
@@ -458,10 +472,10 @@ void checkMemoryLock(std::uint64_t bytes) {
     rlimit limit{};
     ::getrlimit(RLIMIT_MEMLOCK, &limit);
     if (limit.rlim_max < bytes)
-        throw std::runtime_error("guest RAM of " + roundedSize(static_cast<double>(bytes)) +
-                                 " must be locked for a device's DMA, and this user may lock " +
-                                 roundedSize(static_cast<double>(limit.rlim_max)) +
-                                 " (ulimit -H -l); run the manager as root, or raise the limit");
+        throw Refusal({"guest RAM of " + roundedSize(static_cast<double>(bytes)) +
+                           " must be locked for a device's DMA, and this user may lock " +
+                           roundedSize(static_cast<double>(limit.rlim_max)) + " (ulimit -H -l)",
+                       "run the manager as root, or raise the limit"});
 }
 
 }  // namespace vh

@@ -16,10 +16,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "config/obstacle.h"
 #include "config/vm_definition.h"
 #include "manager/process/child_process.h"
 #include "manager/record/vm_record.h"
@@ -57,11 +59,11 @@ std::string vfioResource(const std::string& id);
 /// Opens what a VMM is to inherit: an iommufd and each cdev; nothing for devices of a group. Throws std::runtime_error.
 std::vector<NamedDescriptor> openDevices(const std::vector<PassedDevice>& devices, const KernelRoots& roots = {});
 
-/// Why these devices of a running VMM cannot be handed over, with the remedy; empty when they can. Looks, and changes nothing.
-std::string whyNotHandedOver(const std::vector<PassedDevice>& devices, pid_t vmm, const KernelRoots& roots = {});
+/// Why these devices of a running VMM cannot be handed over. Looks, and changes nothing.
+std::optional<Obstacle> obstacleToDevices(const std::vector<PassedDevice>& devices, pid_t vmm, const KernelRoots& roots = {});
 
-/// The extra argument of a VMM that rules a handover with passed-through devices out, and why; empty when there is none.
-std::string obstacleToPassthrough(const std::vector<std::string>& arguments);
+/// The extra argument of a VMM that rules a handover with passed-through devices out, and why.
+std::optional<Obstacle> obstacleToPassthrough(const std::vector<std::string>& arguments);
 
 /// What the VMM's CPR state must have of these devices. `kept` are the manager's descriptors by resource name, borrowed.
 CprPassthrough cprPassthrough(const std::vector<PassedDevice>& devices, const std::map<std::string, int>& kept,
@@ -71,7 +73,7 @@ CprPassthrough cprPassthrough(const std::vector<PassedDevice>& devices, const st
 /// enables, and a new VMM gets those that are in the CPR state, which was written before the guest stopped.
 std::set<std::string> eventfdsOf(pid_t pid);
 
-/// Throws std::runtime_error when the manager may not let a VMM lock this much memory for a device's DMA.
+/// Throws a Refusal when the manager may not let a VMM lock this much memory for a device's DMA.
 void checkMemoryLock(std::uint64_t bytes);
 
 }  // namespace vh

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "config/obstacle.h"
 #include "manager/resources/bridge_port.h"
 #include "vmm-shim/exec_inbox.h"
 #include "vmm-shim/proc.h"
@@ -39,10 +40,10 @@ void checkHugePages(std::uint64_t sizeBytes, std::uint64_t pageSizeBytes) {
     std::uint64_t free = 0;
     std::ifstream(directory + "/free_hugepages") >> free;
     if (free * pageSizeBytes < sizeBytes)
-        throw std::runtime_error("guest RAM of " + roundedSize(static_cast<double>(sizeBytes)) + " needs " +
-                                 std::to_string(sizeBytes / pageSizeBytes) + " free huge pages of " +
-                                 roundedSize(static_cast<double>(pageSizeBytes)) + ", this host has " + std::to_string(free) +
-                                 "; raise '" + directory + "/nr_hugepages'");
+        throw Refusal({"guest RAM of " + roundedSize(static_cast<double>(sizeBytes)) + " needs " +
+                           std::to_string(sizeBytes / pageSizeBytes) + " free huge pages of " +
+                           roundedSize(static_cast<double>(pageSizeBytes)) + ", this host has " + std::to_string(free),
+                       "raise '" + directory + "/nr_hugepages'"});
 }
 
 /// A Linux bridge without an address of its own has the lowest one of its ports, so a tap must have a high one: the guest's, but

@@ -41,9 +41,23 @@ VmDetails detailsOf(const std::string& vm, const VmRecord& record, const VmDirec
 
 VerbResult consoleOf(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
     if (!record.definition().console.enabled)
-        return failure(ExitCode::Usage, "vm '" + vm + "' has no console: its definition says so");
-    if (stateOnRecord(record, directory) == "dead") return failure(ExitCode::Refused, "vm '" + vm + "' is dead");
+        return failure(ExitCode::Usage, Obstacle{"vm '" + vm + "' has no console: its definition says so", ""});
+    if (stateOnRecord(record, directory) == "dead")
+        return failure(ExitCode::Refused, {"vm '" + vm + "' is dead", "'virt-handover start " + vm + "' starts it anew"});
     return {ExitCode::Done, {{"vm", vm}, {"socket", directory.generation(record.vmm.generation) + "/console.sock"}}};
+}
+
+/// Who has a VM's lock, for whoever has to go away.
+Obstacle whoIsAtWork(const VmDirectory& directory) {
+    const std::string& vm = directory.vm();
+    const std::optional<VmRecord> record = directory.read();
+    if (record && record->standingBy)
+        return {"vm '" + vm + "' has an upgrade that stands by; nothing was touched",
+                "'virt-handover commit " + vm + "' switches, 'virt-handover cancel " + vm + "' undoes it"};
+    if (directory.isBeingSettled())
+        return {"what an earlier manager left half done on vm '" + vm + "' is still being settled; nothing was touched",
+                "try again in a minute"};
+    return {"another command is at work on vm '" + vm + "'; nothing was touched", "try again when it has ended"};
 }
 
 /// Of a directory, however it is called (by a link, from here, with a slash at its end): what a VMM listens on and writes to is
@@ -57,12 +71,14 @@ std::string onlyNameOf(const std::string& directory) {
 
 }  // namespace
 
-VerbResult failure(ExitCode code, const std::string& error) {
-    return {code, {{"error", error}}};
+VerbResult failure(ExitCode code, const Obstacle& why) {
+    json value{{"error", why.what}};
+    if (!why.remedy.empty()) value["remedy"] = why.remedy;
+    return {code, value};
 }
 
 VerbResult noSuchVm(const std::string& vm) {
-    return failure(ExitCode::Usage, "vm '" + vm + "' is not running here; 'virt-handover list' shows those that are");
+    return failure(ExitCode::Usage, {"vm '" + vm + "' is not running here", "'virt-handover list' shows those that are"});
 }
 
 VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory) {
@@ -78,13 +94,15 @@ VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirecto
             .passthrough = record.passthrough};
 }
 
-std::string leftText(const VmRecord& record) {
+Obstacle leftBehind(const VmRecord& record) {
     const std::string pid = std::to_string(record.retiring->pid);
-    return "a VMM of an earlier upgrade of vm '" + record.definition().name + "', pid " + pid +
-           ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer? '/proc/" + pid +
-           "/stack' says what it waits for). The guest runs on pid " + std::to_string(record.vmm.pid) +
-           " and that one can never run it again, but it still has the guest's memory and files open; every further command on "
-           "this VM tries to end it first";
+    return {
+        "a VMM of an earlier upgrade of vm '" + record.definition().name + "', pid " + pid +
+            ", does not end, not even by SIGKILL, so the kernel holds it (a disk or a device that does not answer?). The guest "
+            "runs on pid " +
+            std::to_string(record.vmm.pid) +
+            " and that one can never run it again, but it still has the guest's memory and files open",
+        "see what it waits for ('/proc/" + pid + "/stack'); every further command on this VM tries to end it first"};
 }
 
 Host::Host(const std::string& runtimeDirectory, std::string definitionDirectory)
@@ -120,19 +138,14 @@ void Host::tryToBegin(const std::string& vm, const Done& done, const Begun& then
             });
             return;
         } else {
-            const std::optional<VmRecord> record = directory.read();
-            return done(failure(
-                ExitCode::Refused,
-                record && record->standingBy ? "vm '" + vm + "' has an upgrade that stands by; 'virt-handover commit " + vm +
-                                                   "' switches, 'virt-handover cancel " + vm + "' undoes it; nothing was touched"
-                : directory.isBeingSettled() ? "what an earlier manager left half done on vm '" + vm +
-                                                   "' is still being settled; nothing was touched; try again in a minute"
-                                             : "another command is at work on vm '" + vm + "'; nothing was touched"));
+            return done(failure(ExitCode::Refused, whoIsAtWork(directory)));
         }
     } catch (const std::invalid_argument& error) {  // No VM can have that name.
-        return done(failure(ExitCode::Usage, error.what()));
+        return done(failure(ExitCode::Usage, obstacleOf(error)));
+    } catch (const Refusal& refusal) {
+        return done(failure(ExitCode::Refused, refusal.obstacle()));
     } catch (const std::exception& error) {
-        return done(failure(ExitCode::Refused, "vm '" + vm + "': " + error.what()));
+        return done(failure(ExitCode::Refused, {"vm '" + vm + "': " + error.what(), ""}));
     }
     guarded(operation, [operation, then] { then(operation); });
 }
@@ -141,7 +154,7 @@ void Host::guarded(const Operation& operation, const std::function<void()>& step
     try {
         step();
     } catch (const std::exception& error) {
-        end(operation, failure(ExitCode::Refused, error.what()));
+        end(operation, failure(ExitCode::Refused, obstacleOf(error)));
     }
 }
 
@@ -170,7 +183,7 @@ void Host::list(Done done) {
         try {
             if (const auto record = directoryOf(vm).read()) vms.push_back(summary(vm, *record, directoryOf(vm)));
         } catch (const std::exception& error) {
-            vms.push_back({.vm = vm, .state = "unreadable", .error = error.what()});
+            vms.push_back({.vm = vm, .state = "unreadable", .error = obstacleOf(error).text()});
         }
     }
     fillStates(std::move(vms), [done](const std::vector<VmSummary>& filled) {
@@ -199,7 +212,7 @@ void Host::console(const std::string& vm, Done done) {
     try {
         if (const auto record = directoryOf(vm).read()) place = consoleOf(vm, *record, directoryOf(vm));
     } catch (const std::exception& error) {
-        place = failure(ExitCode::Refused, error.what());
+        place = failure(ExitCode::Refused, obstacleOf(error));
     }
     done(place);
 }

@@ -172,13 +172,13 @@ class Host : public Verbs {
 };
 
 // What the verbs have in common to say.
-VerbResult failure(ExitCode code, const std::string& error);
+VerbResult failure(ExitCode code, const Obstacle& why);
 VerbResult noSuchVm(const std::string& vm);
 
 /// What `list` says of a VM, and `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
 VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
 
 /// Of a VMM that was sent SIGKILL and has not ended.
-std::string leftText(const VmRecord& record);
+Obstacle leftBehind(const VmRecord& record);
 
 }  // namespace vh

@@ -14,17 +14,17 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
     try {
         vm = readAdoptOrder(file).vm;
     } catch (const std::exception& error) {
-        return done(failure(ExitCode::Usage, error.what()));
+        return done(failure(ExitCode::Usage, obstacleOf(error)));
     }
     beginUpgrade(vm, done, [this, vm, file, observer = std::move(observer)](const Operation& operation) {
         // Only now is it believed, see adopt() in the header.
         const AdoptOrder order = readAdoptOrder(file);
         if (order.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + order.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
-        if (known && known->retiring && isAlive(*known->retiring)) throw std::runtime_error(leftText(*known));
+        if (known && known->retiring && isAlive(*known->retiring)) throw Refusal(leftBehind(*known));
         if (known && Recovery::isDue(*known))
-            throw std::runtime_error("an earlier handover of it was interrupted; 'virt-handover adopt --recover " + order.vm +
-                                     "' comes first");
+            throw Refusal(
+                {"an earlier handover of it was interrupted", "'virt-handover adopt --recover " + order.vm + "' comes first"});
         const auto is = [&](const VmmRecord& vmm) { return vmm.pid == order.pid && vmm.startTime == order.startTime; };
         if (known && !is(known->vmm) && isAlive(known->vmm))
             throw std::runtime_error("pid " + std::to_string(known->vmm.pid) +
@@ -69,7 +69,7 @@ void Host::recoverAdopted(const std::string& vm, Done done) {
         try {
             if (!operation->directory.read()) return end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "none"}}});
         } catch (const std::exception& error) {
-            return end(operation, failure(ExitCode::Lost, error.what()));
+            return end(operation, failure(ExitCode::Lost, obstacleOf(error)));
         }
         withRecord(
             operation, vm, [operation, found](const VmRecord& record) { found(operation, record); }, Whose::Anybodys);
@@ -80,7 +80,7 @@ void Host::forgetAdopted(const std::string& vm, Done done) {
     on(vm, done, [this, vm](const Operation& operation) {
         const std::optional<VmRecord> record = operation->directory.read();
         if (record && (!record->adopted || !livePids(*record).empty()))
-            return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' runs; what is known of it is kept"));
+            return end(operation, failure(ExitCode::Refused, {"vm '" + vm + "' runs; what is known of it is kept", ""}));
         operation->directory.remove();
         end(operation, {ExitCode::Done, {{"vm", vm}, {"state", "forgotten"}}});
     });

@@ -41,7 +41,7 @@ HandoverReport recoveryReport(const std::string& vm, const VmRecord& before, con
 
 /// The same for whoever asked for something else; empty when nothing was done.
 std::string settledText(const VmRecord& before, const VmRecord& settled) {
-    if (settled.retiring) return {};  // It is as it was, see leftText().
+    if (settled.retiring) return {};  // It is as it was, see leftBehind().
     const std::string begun = "an earlier manager had left a handover half done; it was ";
     if (!isAlive(settled.vmm)) return begun + "settled, and no VMM of the guest is left";
     const std::string pid = ", pid " + std::to_string(settled.vmm.pid);
@@ -60,9 +60,9 @@ void Host::withRecord(const Operation& operation, const std::string& vm, std::fu
     const std::optional<VmRecord> record = operation->directory.read();
     if (!record) return end(operation, noSuchVm(vm));
     if (record->adopted && whose == Whose::Ours)
-        return end(operation, failure(ExitCode::Refused, "vm '" + vm + "' is '" + record->adopted->title +
-                                                             "' of another manager, which has to be asked (for libvirt: "
-                                                             "'virt-handover libvirt'); nothing was touched"));
+        return end(operation, failure(ExitCode::Refused, {"vm '" + vm + "' is '" + record->adopted->title +
+                                                              "' of another manager; nothing was touched",
+                                                          "ask that one (for libvirt: 'virt-handover libvirt')"}));
     if (Recovery::isDue(*record)) saySettling(operation, true);
     settleStrays(operation, record, [this, operation, vm, record, then = std::move(then)] {
         recover(operation, *record, [this, operation, vm, then](const std::optional<VmRecord>& settled) {
@@ -71,7 +71,7 @@ void Host::withRecord(const Operation& operation, const std::string& vm, std::fu
             removeEnded(operation);
             end(operation,
                 failure(ExitCode::Usage,
-                        "vm '" + vm + "' is not running: its start had been interrupted, and was undone; " + "start it again"));
+                        {"vm '" + vm + "' is not running: its start had been interrupted, and was undone", "start it again"}));
         });
     });
 }
@@ -82,13 +82,13 @@ void Host::settleStrays(const Operation& operation, const std::optional<VmRecord
             operation->parts.strays.reset();
             if (problem.empty()) return guarded(operation, then);
             const std::string& vm = operation->vm;
-            std::string remedy = "; put the record ";
+            std::string remedy = "put the record ";
             if (const std::set<pid_t> pids = record ? livePids(*record) : std::set<pid_t>(); !pids.empty())
-                remedy = "; 'virt-handover show " + vm + "' says how the VMM on record is, " + processText(*pids.begin()) +
+                remedy = "'virt-handover show " + vm + "' says how the VMM on record is, " + processText(*pids.begin()) +
                          ": if that one runs the guest, end only the other one ('kill PID'). Else put the record ";
-            end(operation,
-                failure(ExitCode::Refused, "vm '" + vm + "': " + problem + remedy + (record ? "that names it " : "") +
-                                               "back, or end it, and its guest, with 'virt-handover destroy " + vm + "'"));
+            remedy += (record ? "that names it " : "") + std::string("back, or end it, and its guest, with ") +
+                      "'virt-handover destroy " + vm + "'";
+            end(operation, failure(ExitCode::Refused, {"vm '" + vm + "': " + problem, remedy}));
         });
 }
 
@@ -106,18 +106,17 @@ void Host::recover(const Operation& operation, const VmRecord& record, std::func
             if (!record.starting || !problem.empty()) keepReport(operation->directory, report);
             if (problem.empty() && settled && !record.starting && !operation->isRecovery)
                 operation->settledFirst = settledText(record, *settled);
-            if (problem.empty() && settled && settled->retiring) operation->warnings.push_back(leftText(*settled));
+            if (problem.empty() && settled && settled->retiring) operation->warnings.push_back(leftBehind(*settled).text());
             if (problem.empty()) return guarded(operation, [goOn, settled] { goOn(settled); });
             end(operation,
-                failure(ExitCode::Lost, "vm '" + operation->vm + "': an earlier manager left it half done: " + problem));
+                failure(ExitCode::Lost, {"vm '" + operation->vm + "': an earlier manager left it half done: " + problem, ""}));
         });
 }
 
 void Host::recoverAll(const std::function<void(const std::string&)>& report) {
     const Done told = [this, report](const VerbResult& result) {
         // One that nobody could settle has been told of.
-        if (result.value.contains("error") && !(ended_ && result.code == ExitCode::Lost))
-            report(JsonReader(result.value).shown("/error"));
+        if (result.value.contains("error") && !(ended_ && result.code == ExitCode::Lost)) report(result.obstacle().text());
         for (const json& warning : JsonReader(result.value).list("/warnings")) report(JsonReader(warning).shown(""));
     };
     // Whoever is at work on a VM settles it himself, or leaves it half done when he dies: so it is looked at when he has ended.

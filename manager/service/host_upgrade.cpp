@@ -4,10 +4,9 @@
 #include <thread>
 #include <utility>
 
-#include "config/parse.h"
 #include "manager/record/last_report.h"
 #include "manager/service/host.h"
-#include "vmm-shim/json_text.h"
+#include "manager/service/upgrade_request.h"
 
 namespace vh {
 namespace {
@@ -17,36 +16,6 @@ using std::chrono::milliseconds;
 
 /// How often an old VMM may change under a handover that was prepared; then it is left alone.
 constexpr unsigned mostTimesStartedOver = 3;
-
-/// What a changed definition file may not change while the VM runs: everything but which VMM to use, confined how, and how to
-/// hand over.
-bool fixedWhileRunning(const std::string& key) {
-    return key != "vmm.binary" && key != "vmm.sandbox" && !key.starts_with("handover.");
-}
-
-/// The definition to go by in an upgrade: what the VM was started with, and the file's handover settings and binary of today.
-/// Throws with the reason to refuse when the file has come to describe another machine.
-VmDefinition definitionForUpgrade(const VmRecord& record) {
-    VmDefinition running = record.definition();
-    if (!std::filesystem::exists(record.definitionFile)) return running;  // What is running is on record.
-    VmDefinition today;
-    try {
-        today = loadVmDefinition(record.definitionFile);
-    } catch (const ConfigErrors& errors) {
-        throw std::runtime_error("the definition file has become invalid: " + errors.errors().front().text());
-    }
-    for (const KeyDifference& difference : differences(parseVmDefinition(record.definitionText, record.definitionFile), today)) {
-        if (!fixedWhileRunning(difference.key)) continue;
-        const auto shown = [](const std::string& value) { return value.empty() ? std::string("nothing") : "'" + value + "'"; };
-        throw std::runtime_error("'" + record.definitionFile + "' was changed while the VM runs: " + difference.key + " was " +
-                                 shown(difference.before) + " and is now " + shown(difference.after) +
-                                 "; put it back, or power-cycle the VM to apply it");
-    }
-    running.vmm.binary = today.vmm.binary;
-    running.vmm.sandbox = today.vmm.sandbox;
-    running.handover = today.handover;
-    return running;
-}
 
 /// Whether a handover that was rolled back has left what a recovery comes before: a new VMM that does not end, or a record that
 /// could not be written. Another attempt would write over that.
@@ -67,7 +36,8 @@ void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& th
         HandoverReport report;
         report.vm = vm;
         report.outcome = result.code == ExitCode::Lost ? State::Lost : State::Refused;
-        report.cause = JsonReader(result.value).text("/error");
+        report.cause = result.obstacle().what;
+        report.remedy = result.obstacle().remedy;
         if (ended_) ended_(report);
         done(VerbResult::of(std::move(report)));
     };
@@ -77,27 +47,16 @@ void Host::beginUpgrade(const std::string& vm, const Done& done, const Begun& th
 void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handover::Observer observer, Done done) {
     endedStandbys_.erase(vm);
     const auto handOver = [this, options, observer = std::move(observer)](const Operation& operation, const VmRecord& record) {
-        HandoverRequest request{.record = record, .dryRun = options.dryRun, .standby = options.standby};
-        try {
-            request.definition = definitionForUpgrade(record);
-        } catch (const std::exception& error) {
-            request.definition = record.definition();
-            request.refusal = error.what();
-        }
+        HandoverRequest request = upgradeRequest(record, options);
         // The record has room for one that does not end.
         if (record.retiring) {
-            request.refusal = leftText(record);
+            request.refusal = leftBehind(record);
             operation->warnings.clear();  // It is the cause.
         }
-        request.binary =
-            options.binary.empty() ? request.definition.vmm.binary : std::filesystem::absolute(options.binary).string();
-        HandoverSettings& settings = request.definition.handover;
-        request.design = options.design.value_or(settings.design);
-        if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;
         request.heard = [this, vm = operation->vm](const HeardLine& line) {
             if (guestListener_) guestListener_(vm, line);
         };
-        runHandover(operation, request, observer, settings.onFailure == OnFailure::Retry ? 1 : 0);
+        runHandover(operation, request, observer, request.definition.handover.onFailure == OnFailure::Retry ? 1 : 0);
     };
     beginUpgrade(vm, done, [this, vm, handOver](const Operation& operation) {
         withRecord(operation, vm, [operation, handOver](const VmRecord& record) { handOver(operation, record); });
@@ -174,7 +133,7 @@ void Host::keepReport(const VmDirectory& directory, HandoverReport& report) {
 Host::Operation Host::standingBy(const std::string& vm, const Done& done) {
     for (const auto& operation : operations_)
         if (operation->vm == vm && operation->parts.handover && operation->parts.handover->standsBy()) return operation;
-    std::string why = "has no upgrade that stands by";
+    Obstacle why{"has no upgrade that stands by", "'virt-handover upgrade " + vm + " --standby' prepares one"};
     try {
         const std::optional<VmRecord> record = directoryOf(vm).read();
         if (!record) {
@@ -182,18 +141,19 @@ Host::Operation Host::standingBy(const std::string& vm, const Done& done) {
             return nullptr;
         }
         if (const auto ended = endedStandbys_.find(vm); ended != endedStandbys_.end())
-            why = "has no upgrade that stands by any more: " +
-                  (ended->second.cause.empty() ? "it was committed" : ended->second.cause);
+            why.what += " any more: " + (ended->second.cause.empty() ? "it was committed" : ended->second.cause);
         const bool isOurs = std::ranges::any_of(operations_, [&vm](const auto& operation) { return operation->vm == vm; });
         if (record->standingBy && isOurs)
-            why = "has an upgrade that is being committed or undone just now";
+            why = {"has an upgrade that is being committed or undone just now", "wait for its end"};
         else if (record->standingBy && !directoryOf(vm).tryLock())
-            why = "stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
-                  " --standby'; use --embed";
+            why = {"stands by under a manager that is not this one: the command 'virt-handover --embed upgrade " + vm +
+                       " --standby'",
+                   "use --embed"};
     } catch (const std::exception& error) {
-        why = error.what();
+        done(failure(ExitCode::Refused, obstacleOf(error)));
+        return nullptr;
     }
-    done(failure(ExitCode::Refused, "vm '" + vm + "' " + why));
+    done(failure(ExitCode::Refused, {"vm '" + vm + "' " + why.what, why.remedy}));
     return nullptr;
 }
 
@@ -216,8 +176,9 @@ void Host::cancel(const std::string& vm, Done done) {
     operation->done = [vm, done](const VerbResult& result) {
         if (result.code == ExitCode::RolledBack)
             return done({ExitCode::Done, {{"vm", vm}, {"state", "cancelled; the guest runs on the old VMM as before"}}});
-        const std::string why = result.report ? result.report->cause : JsonReader(result.value).text("/error");
-        done({result.code, {{"vm", vm}, {"error", "vm '" + vm + "': " + why}}});
+        VerbResult failed = failure(result.code, {"vm '" + vm + "': " + result.obstacle().what, result.obstacle().remedy});
+        failed.value["vm"] = vm;
+        done(failed);
     };
     operation->isCancelled = true;
     operation->parts.handover->cancel("cancelled");

@@ -21,7 +21,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
         request.definitionText = readDefinitionFile(request.definitionFile);
         request.definition = parseVmDefinition(request.definitionText, request.definitionFile);
     } catch (const std::exception& error) {
-        return done(failure(ExitCode::Usage, error.what()));
+        return done(failure(ExitCode::Usage, obstacleOf(error)));
     }
     const std::string vm = request.definition.name;
     on(vm, done, [this, vm, request](const Operation& operation) {
@@ -48,9 +48,11 @@ void Host::startAnew(const Operation& operation, const StartRequest& request) {
             started.state = result.guestRuns ? "running" : "not started";
             json value = toJson(started);
             if (!result.warnings.empty()) value["warnings"] = result.warnings;
-            if (result.problem.empty()) return end(operation, {ExitCode::Done, value});
-            value["error"] = "vm '" + operation->vm + "': " + result.problem;
-            end(operation, {ExitCode::Refused, value});
+            if (!result.problem) return end(operation, {ExitCode::Done, value});
+            VerbResult failed =
+                failure(ExitCode::Refused, {"vm '" + operation->vm + "': " + result.problem->what, result.problem->remedy});
+            failed.value.update(value);
+            end(operation, failed);
         });
 }
 
@@ -83,7 +85,7 @@ void Host::shutdown(const std::string& vm, milliseconds timeout, Done done) {
             operation->parts.vmm->process().ignoreExit();
             operation->parts.timer.reset();
             end(operation,
-                failure(ExitCode::Refused, "vm '" + vm + "': " + why + "; 'virt-handover destroy " + vm + "' ends it at once"));
+                failure(ExitCode::Refused, {"vm '" + vm + "': " + why, "'virt-handover destroy " + vm + "' ends it at once"}));
         };
         operation->parts.timer = EventSource::after(timeout, [giveUp, timeout] {
             giveUp("the guest did not power off within " + std::to_string(timeout.count()) + " ms");
@@ -112,22 +114,21 @@ void Host::destroy(const std::string& vm, Done done) {
             isUsable = false;
         }
         if (record && record->adopted)
-            throw std::runtime_error("vm '" + vm + "' is '" + record->adopted->title +
-                                     "' of another manager, which has to be asked to end it");
+            throw Refusal({"vm '" + vm + "' is '" + record->adopted->title + "' of another manager", "ask that one to end it"});
         // Without recovery first: whichever VMM holds the guest, it is to end.
         const std::set<pid_t> onRecord = record ? livePids(*record) : std::set<pid_t>();
         std::set<pid_t> pids = onRecord;
         for (const pid_t pid : onRecord)
             if (!isVmmOf(operation->directory, pid))
-                throw std::runtime_error("vm '" + vm + "': its record names " + processText(pid) +
-                                         ", which is no VMM of it: it neither listens nor writes in '" +
-                                         operation->directory.path() + "'; nothing was ended. Put the " +
-                                         "right record back, or remove that directory");
+                throw Refusal({"vm '" + vm + "': its record names " + processText(pid) +
+                                   ", which is no VMM of it: it neither listens nor writes in '" + operation->directory.path() +
+                                   "'; nothing was ended",
+                               "put the right record back, or remove that directory"});
         for (const StrayVmm& stray : strayVmms(operation->directory, onRecord)) pids.insert(stray.pid);
         if (pids.empty() && !isUsable)
-            throw std::runtime_error("vm '" + vm + "' has a record that cannot be used ('virt-handover show " + vm +
-                                     "' says why), and no VMM of it was found; when you are sure that there is none, remove '" +
-                                     operation->directory.path() + "'");
+            throw Refusal({"vm '" + vm + "' has a record that cannot be used ('virt-handover show " + vm +
+                               "' says why), and no VMM of it was found",
+                           "when you are sure that there is none, remove '" + operation->directory.path() + "'"});
         if (pids.empty() && !record) {
             operation->directory.remove();  // An earlier one may have been killed half way.
             return end(operation, noSuchVm(vm));
@@ -158,7 +159,7 @@ void Host::endAll(const Operation& operation, const std::set<pid_t>& pids, const
             process.ignoreExit();
             if (process.alive()) append(text, processText(process.pid()));
         }
-        end(operation, failure(ExitCode::Lost, "vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text));
+        end(operation, failure(ExitCode::Lost, {"vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text, ""}));
     });
     for (ChildProcess& process : operation->parts.ending) {
         process.onExit([ended] { callSoon(ended); });

@@ -10,8 +10,10 @@
 #include <nlohmann/json.hpp>
 
 #include "config/design.h"
+#include "config/obstacle.h"
 #include "manager/handover/handover.h"
 #include "manager/record/report.h"
+#include "vmm-shim/json_text.h"
 
 namespace vh {
 
@@ -24,6 +26,11 @@ struct VerbResult {
     std::optional<HandoverReport> report{};
 
     static VerbResult of(HandoverReport report) { return {report.exitCode(), {}, std::move(report)}; }
+    /// Why it is not Done.
+    Obstacle obstacle() const {
+        if (report) return {report->cause, report->remedy};
+        return {JsonReader(value).text("/error"), JsonReader(value).text("/remedy")};
+    }
 };
 
 /// As D-Bus carries it and --json prints it.

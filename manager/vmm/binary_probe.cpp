@@ -16,6 +16,12 @@ namespace vh {
 
 using nlohmann::json;
 
+namespace {
+
+constexpr const char* nameAnother = "name a QEMU that works on this host, with --to or in the definition's vmm.binary";
+
+}  // namespace
+
 BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move(question)), answer_(std::move(answer)) {
     binary_.path = question_.path;
     struct stat status {};
@@ -27,7 +33,7 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
     else if (::access(question_.path.c_str(), X_OK) != 0)
         cause = "'" + question_.path + "' is not executable";
     if (!cause.empty()) {
-        deadline_ = EventSource::after(std::chrono::milliseconds(0), [this, cause] { finish(cause); });
+        deadline_ = EventSource::after(std::chrono::milliseconds(0), [this, cause] { finish(Obstacle{cause, nameAnother}); });
         return;
     }
     auto [ours, theirs] = unixPair();
@@ -42,12 +48,15 @@ BinaryProbe::BinaryProbe(Question question, Answer answer) : question_(std::move
          .endsWithManager = true});
     monitor_ = std::make_unique<QmpClient>(std::move(ours));
     deadline_ = EventSource::after(question_.deadline, [this] {
-        finish("'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) +
-               " ms: is it one, and is the host not overloaded?");
+        finish(Obstacle{
+            "'" + question_.path + "' did not answer as a QEMU within " + std::to_string(question_.deadline.count()) + " ms",
+            "see whether it is one, and whether the host is overloaded"});
     });
     process_.onExit([this] {
         const std::string said = stderrTailOf(log_.get());
-        finish("'" + question_.path + "' is not a working QEMU: it " + process_.howItEnded() + (said.empty() ? "" : ": " + said));
+        finish(Obstacle{
+            "'" + question_.path + "' is not a working QEMU: it " + process_.howItEnded() + (said.empty() ? "" : ": " + said),
+            nameAnother});
     });
     ask();
 }
@@ -61,9 +70,10 @@ void BinaryProbe::ask() {
     monitor_->execute("query-version", nullptr, question_.deadline, [this](QmpReply reply) {
         if (!reply.ok()) return;
         if (monitor_->peer() != process_.pid())
-            return finish("'" + question_.path + "' does not become the VMM but starts it as a child of its own, pid " +
-                          std::to_string(monitor_->peer()) +
-                          "; if it is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\"");
+            return finish(
+                Obstacle{"'" + question_.path + "' does not become the VMM but starts it as a child of its own, pid " +
+                             std::to_string(monitor_->peer()),
+                         "if it is a script, have it execute the VMM as its last command: exec qemu-system-x86_64 \"$@\""});
         binary_.kind = vmmKind(reply.value);
         binary_.version = qemuVersion(reply.value);
         binary_.majorVersion = std::atoi(binary_.version.c_str());
@@ -90,12 +100,12 @@ void BinaryProbe::askModels(std::size_t index) {
     });
 }
 
-void BinaryProbe::finish(std::string cause) {
+void BinaryProbe::finish(std::optional<Obstacle> problem) {
     process_.ignoreExit();
     process_.killAll();
     deadline_.reset();
     const Answer answer = std::exchange(answer_, nullptr);
-    if (answer) answer(std::move(binary_), std::move(cause));
+    if (answer) answer(std::move(binary_), std::move(problem));
 }
 
 }  // namespace vh

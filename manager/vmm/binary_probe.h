@@ -5,10 +5,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "config/obstacle.h"
 #include "manager/process/child_process.h"
 #include "manager/vmm/qmp_client.h"
 
@@ -32,8 +34,8 @@ class BinaryProbe {
         std::vector<std::string> deviceModels;  ///< Device models that must be there.
         std::chrono::milliseconds deadline{10'000};
     };
-    /// The cause is empty when the binary answered, else a sentence part such as `'/bin/true' is not a QEMU: it exited with ...`.
-    using Answer = std::function<void(VmmBinary, std::string cause)>;
+    /// No problem when the binary answered, else a sentence part such as `'/bin/true' is not a working QEMU: it exited with ...`.
+    using Answer = std::function<void(VmmBinary, std::optional<Obstacle> problem)>;
 
     /// Answers from the main loop, once; the process has been killed by then. Destroying the probe ends it without an answer.
     BinaryProbe(Question question, Answer answer);
@@ -42,7 +44,7 @@ class BinaryProbe {
  private:
     void ask();
     void askModels(std::size_t index);
-    void finish(std::string cause);
+    void finish(std::optional<Obstacle> problem);
     Question question_;
     Answer answer_;
     VmmBinary binary_;

@@ -11,6 +11,7 @@
 #include <system_error>
 #include <thread>
 
+#include "config/obstacle.h"
 #include "plugin/domain/status_xml.h"
 #include "plugin/machine/machine_arguments.h"
 #include "vmm-shim/file.h"
@@ -30,18 +31,14 @@ constexpr milliseconds monitorDeadline{5'000};
 // libvirt's own entries for a few more vCPU threads and longer pids; the file is a few tens of KiB.
 constexpr std::size_t spareBytes = 64 * 1024;
 
-void refuseHandover(const std::string& why) {
-    throw std::runtime_error(why);
-}
-
 /// What QEMU itself says against a handover at this moment.
 void askQemu(Monitor& monitor) {
     const std::string state = monitor.execute("query-status").value("status", "");
     if (const RunState its = runStateOf(state); its != RunState::Running && its != RunState::Paused)
-        refuseHandover("its QEMU is in state '" + state + "', not running or paused");
+        throw Refusal({"its QEMU is in state '" + state + "'", "wait until it runs or is paused"});
     if (!monitor.execute("query-block-jobs").empty())
-        refuseHandover("a block job is under way; wait for it, or end it with 'virsh blockjob'");
-    if (!monitor.execute("query-jobs").empty()) refuseHandover("a job of QEMU's is under way; wait for it");
+        throw Refusal({"a block job is under way", "wait for it, or end it with 'virsh blockjob'"});
+    if (!monitor.execute("query-jobs").empty()) throw Refusal({"a job of QEMU's is under way", "wait for it"});
 }
 
 std::uint64_t memoryBytes(Monitor& monitor) {
@@ -101,13 +98,13 @@ std::map<std::string, std::string> terminals(Monitor& monitor) {
 /// libvirt ends a running domain whose files it does not believe: so believe nothing here.
 void checkNew(const JournalDomain& domain, const DomainStatus& status) {
     const std::string pid = std::to_string(domain.new_.pid);
-    if (!domain.new_.isAlive()) refuseHandover("its new QEMU, pid " + pid + ", has ended");
+    if (!domain.new_.isAlive()) throw std::runtime_error("its new QEMU, pid " + pid + ", has ended");
     const std::vector<std::string> words = Process(domain.new_.pid).commandLine();
     const auto uuid = std::ranges::find(words, "-uuid");
     if (uuid == words.end() || uuid + 1 == words.end() || *(uuid + 1) != domain.uuid)
-        refuseHandover("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
-    if (!isListening(status.monitorPath)) refuseHandover("nobody listens on its monitor '" + status.monitorPath + "'");
-    if (domain.capabilityFlags.empty()) refuseHandover("the new QEMU's capabilities are not known");
+        throw std::runtime_error("pid " + pid + " is not a QEMU of this domain: its command line has another -uuid");
+    if (!isListening(status.monitorPath)) throw std::runtime_error("nobody listens on its monitor '" + status.monitorPath + "'");
+    if (domain.capabilityFlags.empty()) throw std::runtime_error("the new QEMU's capabilities are not known");
 }
 
 // Space under /run may be freed, and a monitor's socket is listened on again a moment after its last client went.
@@ -166,10 +163,10 @@ AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, millisecond
     const std::string statusXml = readFile(paths.statusFile(domain.title));
     const DomainStatus status = readStatus(statusXml);
     if (status.pid != domain.old.pid || !domain.old.isAlive())
-        refuseHandover("it was restarted, or ended, in the meantime; try again");
+        throw Refusal({"it was restarted, or ended, in the meantime", "try again"});
     if (definitionIn(statusXml) != definitionIn(plan.statusXml))
-        refuseHandover("it was changed in the meantime (a hotplug?); try again");
-    if (status.hasBlockJob || status.hasJob) refuseHandover("a job was begun in the meantime; wait for it and try again");
+        throw Refusal({"it was changed in the meantime (a hotplug?)", "try again"});
+    if (status.hasBlockJob || status.hasJob) throw Refusal({"a job was begun in the meantime", "wait for it and try again"});
 
     Monitor monitor(status.monitorPath, monitorDeadline);
     oldVersion = monitor.version();
@@ -200,9 +197,10 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
     const std::string file = paths.statusFile(domain.title);
     const std::string before = readFile(file);
     const DomainStatus status = readStatus(before);
-    if (status.uuid != domain.uuid) refuseHandover("'" + file + "' is about domain " + status.uuid);
+    if (status.uuid != domain.uuid) throw std::runtime_error("'" + file + "' is about domain " + status.uuid);
     if (status.pid != domain.old.pid && status.pid != domain.new_.pid)
-        refuseHandover("'" + file + "' is about pid " + std::to_string(status.pid) + ", neither the old QEMU nor the new one");
+        throw std::runtime_error("'" + file + "' is about pid " + std::to_string(status.pid) +
+                                 ", neither the old QEMU nor the new one");
     checkNew(domain, status);
     if (status.pid != domain.new_.pid) {
         Monitor monitor(status.monitorPath, monitorDeadline);
@@ -213,7 +211,7 @@ void adoptInFiles(const HostPaths& paths, const JournalDomain& domain) {
                                                          .terminals = terminals(monitor)});
         const DomainStatus rewritten = readStatus(after);
         if (rewritten.pid != domain.new_.pid || rewritten.uuid != domain.uuid || rewritten.monitorPath != status.monitorPath)
-            refuseHandover("the rewritten status XML does not say what it should");
+            throw std::runtime_error("the rewritten status XML does not say what it should");
         replaceFromReserved(paths.reservedStatusFile(domain.title), file, after);
     }
     const std::string pidFile = paths.newPidFile(domain.title);

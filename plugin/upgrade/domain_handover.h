@@ -27,8 +27,8 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
 /// Removes what reserveFiles() made, but for the copy of a lost domain.
 void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
 
-/// The manager's order (manager/README.md: adopt). Throws std::runtime_error for what speaks against a handover now: nothing was
-/// touched then. `oldVersion` is what the old QEMU says of itself.
+/// The manager's order (manager/README.md: adopt). Throws a Refusal, or why it cannot tell, and nothing was touched then.
+/// `oldVersion` is what the old QEMU says of itself.
 AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono::milliseconds pauseBudget,
                      std::string& oldVersion);
 

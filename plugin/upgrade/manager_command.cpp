@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "config/obstacle.h"
 #include "plugin/host/command.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"
@@ -35,9 +36,12 @@ json answerOf(const CommandResult& result) {
     return answer.is_object() ? answer : json::object();
 }
 
+Obstacle obstacleIn(const json& answer, const std::string& otherwise = {}) {
+    return {JsonReader(answer).text("/error", otherwise), JsonReader(answer).text("/remedy")};
+}
+
 std::string why(const CommandResult& result) {
-    const json answer = answerOf(result);
-    return JsonReader(answer).text("/error", result.describe());
+    return obstacleIn(answerOf(result), result.describe()).text();
 }
 
 }  // namespace
@@ -59,8 +63,10 @@ std::optional<HandoverReport> ManagerCommand::adopt(const std::string& specFile,
         run({.argv = command({specFile}), .deadline = deadline, .endTimeout = rollBackTimeout, .stop = stop});
     const json answer = answerOf(result);
     // What it says before it begins is an error and nothing else.
-    if (answer.contains("error") && (result.status == refused || result.status == 1))
-        return HandoverReport{.outcome = State::Refused, .cause = JsonReader(answer).shown("/error")};
+    if (answer.contains("error") && (result.status == refused || result.status == 1)) {
+        const Obstacle why = obstacleIn(answer);
+        return HandoverReport{.outcome = State::Refused, .cause = why.what, .remedy = why.remedy};
+    }
     try {
         return handoverReportFromJson(answer);
     } catch (const std::exception&) {

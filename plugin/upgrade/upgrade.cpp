@@ -225,6 +225,7 @@ class Upgrade {
             set(domain, now);
         } catch (const std::exception& error) {
             outcome.cause = error.what();
+            outcome.remedy = obstacleOf(error).remedy;
             now.phase = DomainPhase::Unchanged;
             noticeItsEnd(now);
             note(domain, now);
@@ -291,6 +292,7 @@ class Upgrade {
                 outcome.outcome = "ended";
                 outcome.pid = 0;
                 outcome.cause = domain.cause;
+                outcome.remedy.clear();
                 return;
         }
         outcome.outcome = "lost";

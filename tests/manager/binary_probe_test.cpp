@@ -16,25 +16,30 @@ namespace {
 using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::HasSubstr;
-using testing::IsEmpty;
 
 class BinaryProbeTest : public MainLoopTest {
  protected:
-    /// The cause that a probe ends with.
-    std::string causeFor(const std::string& path, milliseconds deadline = milliseconds(60'000)) {
-        std::optional<std::string> cause;
+    /// The problem that a probe ends with.
+    Obstacle problemOf(const std::string& path, milliseconds deadline = milliseconds(60'000)) {
+        std::optional<Obstacle> problem;
         int answers = 0;
         const auto probe = std::make_unique<BinaryProbe>(BinaryProbe::Question{path, {}, {"virtio-blk-pci"}, deadline},
-                                                         [&](const VmmBinary& binary, const std::string& found) {
+                                                         [&](const VmmBinary& binary, const std::optional<Obstacle>& found) {
                                                              EXPECT_EQ(binary.path, path);
                                                              ++answers;
-                                                             cause = found;
+                                                             problem = found;
                                                          });
         EXPECT_EQ(answers, 0) << "never before the main loop's turn";
-        EXPECT_TRUE(loopUntil([&] { return cause.has_value(); }));
+        EXPECT_TRUE(loopUntil([&] { return answers > 0; }));
         loopWhileBusy();
         EXPECT_EQ(answers, 1);
-        return cause.value_or("(no answer)");
+        return problem.value_or(Obstacle{"(none)", ""});
+    }
+    /// What it is, of one that another binary would not have.
+    std::string causeFor(const std::string& path) {
+        const Obstacle problem = problemOf(path);
+        EXPECT_THAT(problem.remedy, HasSubstr("name a QEMU that works on this host, with --to"));
+        return problem.what;
     }
 
     std::string script(const std::string& text) const { return directory_.write("vmm", "#!/bin/sh\n" + text + "\n", 0755); }
@@ -97,14 +102,14 @@ TEST_F(BinaryProbeTest, refusesAProgramThatDrownsUsInOutput) {
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAProgramThatHangs) {
     const std::string path = script("exec sleep 1000");
-    EXPECT_EQ(causeFor(path, milliseconds(50)),
-              "'" + path + "' did not answer as a QEMU within 50 ms: is it one, and is the host not overloaded?");
+    EXPECT_EQ(problemOf(path, milliseconds(50)), (Obstacle{"'" + path + "' did not answer as a QEMU within 50 ms",
+                                                           "see whether it is one, and whether the host is overloaded"}));
 }
 
 TEST_F(BinaryProbeTest, doesNotWaitForeverForAMonitorThatAnswersNonsense) {
     const std::string path =
         script(R"(printf '{"QMP": {}}\n{"id": 1, "return": []}\n{"id": 2, "error": {}}\n' >&3; exec sleep 1000)");
-    EXPECT_THAT(causeFor(path, milliseconds(200)), HasSubstr("did not answer as a QEMU"));
+    EXPECT_THAT(problemOf(path, milliseconds(200)).what, HasSubstr("did not answer as a QEMU"));
 }
 
 TEST_F(BinaryProbeTest, asksWhoeverSpeaksQmp) {
@@ -113,8 +118,8 @@ TEST_F(BinaryProbeTest, asksWhoeverSpeaksQmp) {
     '{"id": 2, "return": [{"name": "pc-q35-12.3", "alias": "q35"}, {"name": "none"}]}' \
     '{"id": 3, "error": {"class": "DeviceNotFound", "desc": "no"}}' >&3; exec sleep 1000)");
     std::optional<VmmBinary> found;
-    const BinaryProbe probe({path, {}, {"virtio-blk-pci"}}, [&](const VmmBinary& binary, const std::string& cause) {
-        EXPECT_THAT(cause, IsEmpty());
+    const BinaryProbe probe({path, {}, {"virtio-blk-pci"}}, [&](const VmmBinary& binary, const std::optional<Obstacle>& problem) {
+        EXPECT_FALSE(problem.has_value());
         found = binary;
     });
     ASSERT_TRUE(loopUntil([&] { return found.has_value(); }));
@@ -128,7 +133,7 @@ TEST_F(BinaryProbeTest, asksWhoeverSpeaksQmp) {
 
 TEST_F(BinaryProbeTest, endsTheProgramWhenDestroyed) {
     auto probe = std::make_unique<BinaryProbe>(BinaryProbe::Question{script("exec sleep 1000"), {}, {}},
-                                               [](const VmmBinary&, const std::string&) { FAIL() << "answered"; });
+                                               [](const VmmBinary&, const std::optional<Obstacle>&) { FAIL() << "answered"; });
     EXPECT_TRUE(haveChildren());
     probe.reset();
     EXPECT_TRUE(loopUntil([] { return !haveChildren(); }));
@@ -137,10 +142,11 @@ TEST_F(BinaryProbeTest, endsTheProgramWhenDestroyed) {
 TEST_F(BinaryProbeTest, mayBeDestroyedInItsAnswer) {
     bool answered = false;
     std::unique_ptr<BinaryProbe> probe;
-    probe = std::make_unique<BinaryProbe>(BinaryProbe::Question{"/bin/true", {}, {}}, [&](const VmmBinary&, const std::string&) {
-        probe.reset();
-        answered = true;
-    });
+    probe = std::make_unique<BinaryProbe>(BinaryProbe::Question{"/bin/true", {}, {}},
+                                          [&](const VmmBinary&, const std::optional<Obstacle>&) {
+                                              probe.reset();
+                                              answered = true;
+                                          });
     EXPECT_TRUE(loopUntil([&] { return answered; }));
 }
 

@@ -14,6 +14,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/is_obstacle.h"
 #include "tests/support/main_loop.h"
 #include "tests/support/temporary_directory.h"
 #include "vmm-shim/exec_inbox.h"
@@ -23,14 +24,16 @@ namespace {
 
 using testing::AllOf;
 using testing::Contains;
+using testing::Eq;
 using testing::HasSubstr;
 using testing::Not;
+using testing::Optional;
 
-std::string refusalOf(const std::function<void()>& action) {
+Obstacle refusalOf(const std::function<void()>& action) {
     try {
         action();
     } catch (const std::exception& error) {
-        return error.what();
+        return obstacleOf(error);
     }
     return {};
 }
@@ -66,11 +69,21 @@ class InPlaceTest : public MainLoopTest {
 
 TEST_F(InPlaceTest, knowsASandboxThatForbidsToExecute) {
     ChildProcess forbidden = waiting({}, {"-sandbox", "on,obsolete=deny,spawn=deny,resourcecontrol=deny"});
-    EXPECT_THAT(whyExecIsForbidden(forbidden.pid()), AllOf(HasSubstr("spawn=deny"), HasSubstr("use design 'relayed'")));
+    EXPECT_THAT(obstacleToExec(forbidden.pid()), Optional(isObstacle("spawn=deny", "use design 'relayed'")));
     ChildProcess allowed = waiting({}, {"-sandbox", "on,obsolete=deny", "-name", "spawn=deny"});
-    EXPECT_EQ(whyExecIsForbidden(allowed.pid()), "");
+    EXPECT_THAT(obstacleToExec(allowed.pid()), Eq(std::nullopt));
     end(forbidden);
     end(allowed);
+}
+
+TEST_F(InPlaceTest, countsTheSandboxesThatExecsHaveLeft) {
+    const TemporaryDirectory proc;
+    std::filesystem::create_directory(proc.file("4711"));
+    proc.write("4711/cmdline", std::string("qemu\0-sandbox\0on", 16));
+    proc.write("4711/status", "Name:\tqemu\nSeccomp:\t2\nSeccomp_filters:\t200\n");
+    EXPECT_THAT(obstacleToExec(4711, proc.path()), Eq(std::nullopt));
+    proc.write("4711/status", "Name:\tqemu\nSeccomp:\t2\nSeccomp_filters:\t201\n");
+    EXPECT_THAT(obstacleToExec(4711, proc.path()), Optional(isObstacle("its process has 201 sandboxes", "use design 'relayed'")));
 }
 
 TEST_F(InPlaceTest, knowsTheBlockThatAnExecWouldLose) {
@@ -101,7 +114,9 @@ TEST_F(InPlaceTest, closesWhatAProcessWasStartedWithButNotItsMemory) {
     EXPECT_THAT(plan.close, AllOf(Contains(3), Contains(4), Not(Contains(5)), Not(Contains(1))));
     EXPECT_GT(plan.first, 5 + 10) << "with room for what the process may open meanwhile";
     EXPECT_EQ(planDescriptors(process.pid(), {ram}, 10).first, plan.first);
-    EXPECT_THAT(refusalOf([&] { planDescriptors(process.pid(), {ram}, 1'000'000); }), HasSubstr("raise its limit"));
+    EXPECT_THAT(
+        refusalOf([&] { planDescriptors(process.pid(), {ram}, 1'000'000); }),
+        isObstacle("descriptors for a moment, and pid " + std::to_string(process.pid()) + " may have", "raise its limit"));
     end(process);
 }
 
@@ -115,11 +130,12 @@ TEST_F(InPlaceTest, takesAnInboxOutOfAProcess) {
         EXPECT_EQ(takeParcels(taken.get()).at(0).label, "hello");
     }
     record.inboxDescriptor = 5;
-    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }), HasSubstr("is not the inbox"));
+    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }), isObstacle("is not the inbox", "use design 'relayed'"));
     record.inboxDescriptor = 77;
-    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }), HasSubstr("take descriptor 77 out of pid"));
+    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }).what, HasSubstr("take descriptor 77 out of pid"));
     record.inboxDescriptor.reset();
-    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }), HasSubstr("started without an inbox"));
+    EXPECT_THAT(refusalOf([&] { takeInbox(record, directory_.path()); }),
+                isObstacle("started without an inbox", "power-cycle the VM"));
     end(process);
 }
 
@@ -133,36 +149,61 @@ TEST_F(InPlaceTest, tellsAProcessFromOneThatHasEnded) {
 
 class ShimTrialTest : public InPlaceTest {
  protected:
-    std::string trialOf(const std::string& program) {
+    std::optional<Obstacle> trialOf(const std::string& program) {
         const UniqueFd fd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
-        std::optional<std::string> problem;
-        ShimTrial trial(fd.get(), program, Identity::of("nobody"), [&](const std::string& text) { problem = text; });
-        EXPECT_TRUE(loopUntil([&] { return problem.has_value(); }));
-        return problem.value_or("no answer");
+        bool isOver = false;
+        std::optional<Obstacle> problem;
+        ShimTrial trial(fd.get(), program, Identity::of("nobody"), [&](const std::optional<Obstacle>& found) {
+            isOver = true;
+            problem = found;
+        });
+        EXPECT_TRUE(loopUntil([&] { return isOver; }));
+        return problem;
     }
 };
 
 TEST_F(ShimTrialTest, executesWhatTheVmmWillExecute) {
-    EXPECT_EQ(trialOf("/bin/true"), "");
-    EXPECT_THAT(trialOf("/bin/false"), AllOf(HasSubstr("'/bin/false'"), HasSubstr("exited with status 1")));
+    EXPECT_THAT(trialOf("/bin/true"), Eq(std::nullopt));
+    EXPECT_THAT(trialOf("/bin/false"),
+                Optional(isObstacle("'/bin/false', which the VMM has to execute, exited with status 1", "make it readable")));
 }
 
 TEST_F(ShimTrialTest, needsNoWayToTheProgramButTheRightToExecuteIt) {
     // As in a build directory below somebody's home.
     std::filesystem::copy_file("/bin/true", directory_.file("true"));
     ::chmod(directory_.path().c_str(), 0700);
-    EXPECT_EQ(trialOf(directory_.file("true")), "");
+    EXPECT_THAT(trialOf(directory_.file("true")), Eq(std::nullopt));
     if (::geteuid() != 0) GTEST_SKIP() << "who is not root tries as himself, and may execute what he likes; run as root";
     ::chmod(directory_.file("true").c_str(), 0700);
-    EXPECT_THAT(trialOf(directory_.file("true")), AllOf(HasSubstr("Permission denied"), HasSubstr("executable for everyone")));
+    EXPECT_THAT(trialOf(directory_.file("true")), Optional(isObstacle("Permission denied", "executable for everyone")));
 }
 
-TEST(ShimProgram, isTheOneThatTheEnvironmentNames) {
-    const char* before = std::getenv("VH_SHIM");
-    const std::string kept = before ? before : "";
+class ShimProgram : public testing::Test {
+ protected:
+    ~ShimProgram() override { before_ ? ::setenv("VH_SHIM", before_->c_str(), 1) : ::unsetenv("VH_SHIM"); }
+
+ private:
+    static std::optional<std::string> named() {
+        const char* name = std::getenv("VH_SHIM");
+        return name ? std::optional<std::string>(name) : std::nullopt;
+    }
+    const std::optional<std::string> before_ = named();
+};
+
+TEST_F(ShimProgram, isTheOneThatTheEnvironmentNames) {
     ::setenv("VH_SHIM", "/some/where", 1);
     EXPECT_EQ(shimProgram(), "/some/where");
-    before ? ::setenv("VH_SHIM", kept.c_str(), 1) : ::unsetenv("VH_SHIM");
+}
+
+TEST_F(ShimProgram, isTheFirstThatCanBeExecuted) {
+    ::unsetenv("VH_SHIM");
+    const TemporaryDirectory directory;
+    const std::string text = directory.write("text", "", 0644), program = directory.write("vmm-shim", "", 0755);
+    EXPECT_EQ(shimProgram({text, directory.path(), program, "/bin/true"}), program);
+    EXPECT_THAT(refusalOf([&] {
+                    shimProgram({text, "/no/where"});
+                }),
+                isObstacle("vmm-shim, is neither beside this one nor in", "install it, or name it in VH_SHIM"));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/is_obstacle.h"
 #include "tests/support/temporary_directory.h"
 
 namespace vh {
@@ -23,6 +24,7 @@ using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Optional;
 using testing::Pair;
 using testing::UnorderedElementsAre;
 
@@ -253,31 +255,50 @@ TEST_F(PassthroughTest, warnsOfATcgVm) {
 TEST_F(PassthroughTest, saysWhenADeviceIsGoneOrTaken) {
     const std::vector<PassedDevice> devices = claim().devices;
     setDriver("0000:00:10.0", "nvme");
-    EXPECT_THAT(whyNotHandedOver(devices, ::getpid(), roots_), HasSubstr("no longer bound to vfio-pci but to 'nvme'"));
+    EXPECT_THAT(obstacleToDevices(devices, ::getpid(), roots_),
+                Optional(isObstacle("no longer bound to vfio-pci but to 'nvme'", "bound to vfio-pci again")));
     setDriver("0000:00:10.0", "");
-    EXPECT_THAT(whyNotHandedOver(devices, ::getpid(), roots_), HasSubstr("is being taken away by the host"));
+    EXPECT_THAT(obstacleToDevices(devices, ::getpid(), roots_),
+                Optional(isObstacle("is being taken away by the host", "power-cycle the VM")));
     fs::remove_all(device("0000:00:10.0"));
-    EXPECT_EQ(whyNotHandedOver(devices, ::getpid(), roots_), "vfio 'hd0' (0000:00:10.0) is gone from the host");
+    EXPECT_THAT(obstacleToDevices(devices, ::getpid(), roots_),
+                Optional(isObstacle("vfio 'hd0' (0000:00:10.0) is gone from the host", "when it is back")));
 }
 
 TEST_F(PassthroughTest, saysWhatTheKernelLacks) {
     // A file that answers ENOTTY to everything, as an older kernel does to what it does not know.
-    EXPECT_THAT(whyNotHandedOver(claim().devices, ::getpid(), roots_),
-                HasSubstr("this kernel's iommufd has no IOMMU_IOAS_MAP_FILE"));
+    EXPECT_THAT(obstacleToDevices(claim().devices, ::getpid(), roots_),
+                Optional(isObstacle("this kernel's iommufd has no IOMMU_IOAS_MAP_FILE", "use a newer kernel")));
     const ClaimedDevices group = claim({.id = "hd0", .address = "0000:00:10.0", .interface = VfioInterface::Group});
-    EXPECT_THAT(whyNotHandedOver(group.devices, ::getpid(), roots_), HasSubstr("vfio container has no VFIO_UNMAP_ALL"));
+    EXPECT_THAT(obstacleToDevices(group.devices, ::getpid(), roots_),
+                Optional(isObstacle("vfio container has no VFIO_UNMAP_ALL", "use a newer kernel")));
+}
+
+TEST_F(PassthroughTest, saysWhatItCannotOpen) {
+    const std::vector<PassedDevice> cdev = claim().devices;
+    const std::vector<PassedDevice> group =
+        claim({.id = "hd0", .address = "0000:00:10.0", .interface = VfioInterface::Group}).devices;
+    fs::remove(root_.file("dev/iommu"));
+    EXPECT_THAT(obstacleToDevices(cdev, ::getpid(), roots_),
+                Optional(isObstacle("dev/iommu': No such file", "modprobe iommufd")));
+    fs::remove(root_.file("dev/vfio/vfio"));
+    EXPECT_THAT(obstacleToDevices(group, ::getpid(), roots_),
+                Optional(isObstacle("dev/vfio/vfio': No such file", "modprobe vfio_iommu_type1")));
 }
 
 TEST_F(PassthroughTest, refusesArgumentsThatRuleAHandoverOut) {
-    EXPECT_EQ(obstacleToPassthrough({"-device", "virtio-rng-pci,id=rng0"}), "");
+    EXPECT_EQ(obstacleToPassthrough({"-device", "virtio-rng-pci,id=rng0"}), std::nullopt);
     for (const auto& [argument, why] : {std::pair{"vfio-pci,sysfsdev=/sys/bus/mdev/devices/x", "mdev"},
                                         {"vfio-user-pci,socket=/s", "vfio-user"},
-                                        {"vfio-pci,host=0000:01:00.0", "under 'vfio'"},
+                                        {"vfio-pci,host=0000:01:00.0", "does not know of"},
                                         {"intel-iommu,intremap=on", "virtual IOMMU"},
                                         {"virtio-iommu-pci", "virtual IOMMU"},
                                         {"sev-snp-guest,id=s", "guest_memfd"},
                                         {"tdx-guest,id=t", "guest_memfd"}})
-        EXPECT_THAT(obstacleToPassthrough({"-device", argument}), AllOf(HasSubstr(argument), HasSubstr(why)));
+        EXPECT_THAT(obstacleToPassthrough({"-device", argument}),
+                    AllOf(Optional(isObstacle(argument, "power-cycle the VM")), Optional(isObstacle(why, "power-cycle the VM"))));
+    EXPECT_THAT(obstacleToPassthrough({"-device", "vfio-pci,host=0000:01:00.0"}),
+                Optional(isObstacle("", "list the device under 'vfio'")));
 }
 
 TEST_F(PassthroughTest, expectsTheInterruptsThatTheKernelDelivers) {

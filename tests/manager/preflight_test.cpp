@@ -12,6 +12,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 constexpr std::uint64_t gibibyte = 1 << 30;
 
@@ -74,10 +75,9 @@ TEST_P(PreflightRefusal, refusesWithTheReasonAndARemedy) {
     const std::optional<Obstacle> obstacle = obstacleTo(GetParam().facts);
     ASSERT_TRUE(obstacle.has_value());
     EXPECT_THAT(obstacle->what, HasSubstr(GetParam().what));
-    if (GetParam().remedy.empty())
-        EXPECT_EQ(obstacle->remedy, "");
-    else
-        EXPECT_THAT(obstacle->remedy, HasSubstr(GetParam().remedy));
+    ASSERT_NE(GetParam().remedy, "");
+    EXPECT_THAT(obstacle->remedy, HasSubstr(GetParam().remedy));
+    EXPECT_THAT(obstacle->what, Not(HasSubstr(GetParam().remedy))) << "a script reads them apart";
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -102,30 +102,42 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     OfDevices, PreflightRefusal,
-    testing::Values(
-        changed(
-            "managerOwned", withDevice(Design::ManagerOwned), [](F&) {}, "cannot carry passed-through devices ('nic0')",
-            "use design 'relayed'"),
-        changed(
-            "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them", "use design 'relayed'"),
-        changed(
-            "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use design 'relayed'"),
-        changed(
-            "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use design 'relayed'"),
-        changed(
-            "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'", ""),
-        changed(
-            "several", withDevice(),
-            [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; }, "('nic0', ...)",
-            ""),
-        changed(
-            "kernel", withDevice(), [](F& f) { f.devicesProblem = "the kernel's reason"; }, "the kernel's reason", ""),
-        changed(
-            "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; }, "cannot hand passed-through devices over",
-            "power-cycled"),
-        changed(
-            "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
-            "cannot take passed-through devices over: that needs QEMU 10.1", "newer")),
+    testing::Values(changed(
+                        "managerOwned", withDevice(Design::ManagerOwned), [](F&) {},
+                        "cannot carry passed-through devices ('nic0')", "use design 'relayed'"),
+                    changed(
+                        "vmmExec", withDevice(Design::VmmExec), [](F&) {}, "it was never tried with them",
+                        "use design 'relayed'"),
+                    changed(
+                        "copy", withDevice(Design::Copy), [](F&) {}, "cannot be copied", "use design 'relayed'"),
+                    changed(
+                        "saveRestore", withDevice(Design::SaveRestore), [](F&) {}, "cannot be copied", "use design 'relayed'"),
+                    changed(
+                        "tcg", withDevice(), [](F& f) { f.definition.accelerator = Accelerator::Tcg; }, "accelerator 'tcg'",
+                        "with accelerator 'kvm'"),
+                    changed(
+                        "several", withDevice(),
+                        [](F& f) { f.devices.push_back(f.devices.front()), f.definition.accelerator = Accelerator::Tcg; },
+                        "('nic0', ...)", "with accelerator 'kvm'"),
+                    changed(
+                        "argument", withDevice(),
+                        [](F& f) {
+                            f.definition.vmm.arguments = {"-device", "intel-iommu"};
+                        },
+                        "('nic0') cannot be handed over with the argument 'intel-iommu': a handover of devices behind",
+                        "power-cycle the VM, without it"),
+                    changed(
+                        "kernel", withDevice(),
+                        [](F& f) {
+                            f.devicesProblem = {"the kernel's reason", "use a newer one"};
+                        },
+                        "the kernel's reason", "use a newer one"),
+                    changed(
+                        "oldRelease", withDevice(), [](F& f) { f.old.version = "10.0.2"; },
+                        "cannot hand passed-through devices over", "power-cycled"),
+                    changed(
+                        "newRelease", withDevice(), [](F& f) { f.newBinary->version = "10.0.2"; },
+                        "cannot take passed-through devices over: that needs QEMU 10.1", "hand over to a newer one")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -167,6 +179,19 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     OfTheVmms, PreflightRefusal,
     testing::Values(changed(
+                        "notRunning", good(), [](F& f) { f.oldLives = false; }, "the VM is not running",
+                        "start it with the new VMM"),
+                    changed(
+                        "silentMonitor", good(), [](F& f) { f.monitorProblem = "no answer within 10000 ms"; },
+                        "the old VMM's monitor does not answer: no answer within 10000 ms", "another client"),
+                    changed(
+                        "newIsNone", good(),
+                        [](F& f) {
+                            f.newBinary.reset();
+                            f.newBinaryProblem = {"'/bin/true' is not a working QEMU", "name another"};
+                        },
+                        "the new VMM: '/bin/true' is not a working QEMU", "name another"),
+                    changed(
                         "machine", good(), [](F& f) { f.definition.machine = "pc-q35-7.2"; },
                         "'/opt/qemu' (QEMU 11.1.3) has no machine type 'pc-q35-7.2'", "still has it"),
                     changed(
@@ -212,9 +237,11 @@ INSTANTIATE_TEST_SUITE_P(
                         "backTo100", good(Design::VmmOwned), [](F& f) { f.newBinary->version = "10.0.2"; },
                         "QEMU 10.0.2 cannot read the CPR state of QEMU 11.1.3", "use design 'relayed'"),
                     changed(
-                        "sandbox", good(Design::VmmExec), [](F& f) { f.exec.forbidden = "its sandbox"; }, "its sandbox", ""),
-                    changed(
-                        "shim", good(Design::VmmExec), [](F& f) { f.exec.shimProblem = "no such file"; }, "no such file", "")),
+                        "exec", good(Design::VmmExec),
+                        [](F& f) {
+                            f.execProblem = {"its sandbox", "use 'relayed'"};
+                        },
+                        "its sandbox", "use 'relayed'")),
     nameOf);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -224,7 +251,8 @@ INSTANTIATE_TEST_SUITE_P(
             "impostor", good(), [](F& f) { f.guest.isOwnAnswer = false; }, "another process than the old VMM, pid 4711, answers",
             "it may have the guest"),
         changed(
-            "state", good(), [](F& f) { f.guest.runState = "io-error"; }, "the guest is in the state 'io-error'", ""),
+            "state", good(), [](F& f) { f.guest.runState = "io-error"; }, "the guest is in the state 'io-error'",
+            "find out what has stopped it"),
         changed(
             "blockJob", good(), [](F& f) { f.guest.hasBlockJobs = true; }, "a block job is running", "wait for it or cancel it"),
         changed(
@@ -267,6 +295,21 @@ TEST(Preflight, isNotStoppedByWhatIsNotKnownYet) {
     facts.old = {};
     facts.guest.runState.clear();
     EXPECT_FALSE(obstacleTo(facts).has_value());
+}
+
+TEST(Preflight, refusesToCommitWhatWasReplacedSinceItWasProbed) {
+    const FileStamp probed{1, 2, 3, 4, 5}, other{1, 7, 3, 4, 5}, gone{};
+    EXPECT_FALSE(changeOfInstalled("/opt/qemu", probed, probed, "").has_value());
+    const auto whatOf = [](const std::optional<Obstacle>& obstacle) {
+        EXPECT_THAT(obstacle.value_or(Obstacle{}).remedy, HasSubstr("prepare the upgrade again"));
+        return obstacle.value_or(Obstacle{}).what;
+    };
+    EXPECT_THAT(whatOf(changeOfInstalled("/opt/qemu", probed, other, "")),
+                HasSubstr("'/opt/qemu' was replaced after it was probed"));
+    EXPECT_THAT(whatOf(changeOfInstalled("/opt/qemu", probed, gone, "")),
+                HasSubstr("'/opt/qemu' was deleted after it was probed"));
+    EXPECT_THAT(whatOf(changeOfInstalled("/opt/qemu", probed, probed, "/lib/libc.so")),
+                HasSubstr("'/lib/libc.so', which the new VMM runs, was deleted or replaced after its start"));
 }
 
 TEST(Preflight, knowsWhichVmmsLoseWritesOfARunningGuest) {

@@ -27,14 +27,14 @@ class RealQemu : public MainLoopTest {
 
     static VmmBinary probed(const Identity& identity) {
         std::optional<VmmBinary> found;
-        std::string problem;
+        std::optional<Obstacle> problem;
         const BinaryProbe probe({binary(), identity, {"virtio-blk-pci", "model-of-the-future", "virtio-net-pci"}},
-                                [&](const VmmBinary& answer, const std::string& cause) {
-                                    problem = cause;
+                                [&](const VmmBinary& answer, const std::optional<Obstacle>& why) {
+                                    problem = why;
                                     found = answer;
                                 });
         EXPECT_TRUE(loopUntil([&] { return found.has_value(); }));
-        EXPECT_EQ(problem, "");
+        EXPECT_FALSE(problem.has_value()) << problem->what;
         return found.value_or(VmmBinary());
     }
 };

@@ -19,6 +19,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "config/obstacle.h"
 #include "manager/compare/own_network.h"
 #include "tests/support/open_descriptors.h"
 #include "tests/support/temporary_directory.h"
@@ -117,9 +118,13 @@ TEST_F(ResourcesTest, giveGuestRamToTheVmmsUser) {
 
 TEST_F(ResourcesTest, refuseHugePagesThatTheHostDoesNotHave) {
     vm_.memory = {.sizeBytes = std::uint64_t{1} << 50, .pageSizeBytes = 2 << 20};
-    EXPECT_THAT(errorOf<std::runtime_error>([this] { createGuestRam(vm_, identity_); }),
-                AllOf(HasSubstr("guest RAM of 1024 TiB needs 536870912 free huge pages of 2 MiB, this host has "),
-                      HasSubstr("; raise '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'")));
+    try {
+        createGuestRam(vm_, identity_);
+        FAIL() << "it has them";
+    } catch (const Refusal& refusal) {
+        EXPECT_THAT(refusal.what(), HasSubstr("guest RAM of 1024 TiB needs 536870912 free huge pages of 2 MiB, this host has "));
+        EXPECT_EQ(refusal.obstacle().remedy, "raise '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'");
+    }
 }
 
 TEST_F(ResourcesTest, openTheSameGuestRamAgain) {

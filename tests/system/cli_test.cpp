@@ -90,7 +90,8 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     EXPECT_THAT(budget.error, HasSubstr("'5'"));
     const Ran nobody = run({"--embed", "show", "nobody"});
     EXPECT_EQ(nobody.code, 1);
-    EXPECT_EQ(nobody.error, "virt-handover: vm 'nobody' is not running here; 'virt-handover list' shows those that are\n");
+    EXPECT_EQ(nobody.error,
+              "virt-handover: vm 'nobody' is not running here\n  remedy: 'virt-handover list' shows those that are\n");
     const Ran upgrade = run({"--embed", "upgrade", "nobody"});
     EXPECT_EQ(upgrade.code, 1);
     EXPECT_EQ(upgrade.error, nobody.error);

@@ -236,6 +236,7 @@ TEST_P(RefusalTest, refusesWhenTheDefinitionFileWasChanged) {
     const json report = upgradeTo(newQemu());
     replaceIn(definition(), "256MiB", "192MiB");
     expectGuestStayed(report, "refused", HasSubstr("memory.size was '192MiB' and is now '256MiB'"));
+    EXPECT_EQ(report.value("remedy", ""), "put it back, or power-cycle the VM to apply it");
 }
 
 TEST_P(RefusalTest, refusesWhenTheDefinitionFileHasBecomeInvalid) {

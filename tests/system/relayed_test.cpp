@@ -142,6 +142,7 @@ TEST_F(RelayedTest, standsByAndSwitchesOnCommit) {
         wait([&](Verbs::Done done) { host().upgrade("vm", {.binary = newQemu()}, nullptr, std::move(done)); });
     EXPECT_EQ(second.code, ExitCode::Refused);
     EXPECT_THAT(second.value["cause"].get<std::string>(), HasSubstr("has an upgrade that stands by"));
+    EXPECT_THAT(second.value["remedy"].get<std::string>(), HasSubstr("'virt-handover commit vm' switches"));
 
     const VerbResult committed = commit();
     EXPECT_EQ(committed.code, ExitCode::Done);
@@ -158,7 +159,9 @@ TEST_F(RelayedTest, standsByAndUndoesItOnCancel) {
     EXPECT_EQ(state(), "running");
     EXPECT_EQ(vmmPid(host(), "vm"), oldPid_);
     EXPECT_EQ(cancel().code, ExitCode::Refused);
-    EXPECT_THAT(commit().value["error"].get<std::string>(), HasSubstr("has no upgrade that stands by"));
+    const VerbResult late = commit();
+    EXPECT_THAT(late.value["error"].get<std::string>(), HasSubstr("has no upgrade that stands by"));
+    EXPECT_THAT(late.value["remedy"].get<std::string>(), HasSubstr("--standby"));
     expectGuestIsWell(host(), "vm");
     EXPECT_EQ(upgrade({.binary = newQemu()})["outcome"], "upgraded");
 }

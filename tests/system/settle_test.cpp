@@ -70,7 +70,7 @@ class SettleTest : public HostFixture {
         std::vector<std::string> said;
         const auto take = [&](const VerbResult& result) {
             EXPECT_EQ(result.code, ExitCode::Refused) << result.value;
-            said.push_back(result.value.value("error", result.value.value("cause", "")));
+            said.push_back(result.obstacle().text());
         };
         for (const bool dryRun : {true, false})
             take(wait([&](Verbs::Done done) {
@@ -107,7 +107,7 @@ TEST_F(SettleTest, refusesToStartAVmmThatIsNotTheStartedProcess) {
                                        std::pair{startingLater(), "it is not the started process"}}) {
         const VerbResult started = start("a", binary);
         EXPECT_EQ(started.code, ExitCode::Refused) << started.value;
-        EXPECT_THAT(started.value.value("error", ""), AllOf(HasSubstr(what), HasSubstr("exec qemu")));
+        EXPECT_THAT(started.obstacle().text(), AllOf(HasSubstr(what), HasSubstr("exec qemu")));
     }
     workspace.expectNothingLeft();
 }
@@ -117,7 +117,7 @@ TEST_F(SettleTest, handsOverToNoVmmThatIsNotTheStartedProcess) {
     const int pid = show("a")["pid"];
     const json report = upgrade("a", {.binary = starting()});
     EXPECT_THAT(report.value("outcome", ""), testing::AnyOf("rolled back", "refused")) << report.dump(2);
-    EXPECT_THAT(report.value("cause", ""), HasSubstr("exec"));
+    EXPECT_THAT(whyNot(report), HasSubstr("; if it is a script, have it execute the VMM"));
     EXPECT_TRUE(lives(pid));
     EXPECT_EQ(upgrade("a", {.binary = executing()})["outcome"], "upgraded");
 }
@@ -493,7 +493,9 @@ TEST_F(SettleTest, remembersANewVmmThatDoesNotEndWhenItIsDiscarded) {
     });
     EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
     EXPECT_THAT(report["warnings"].dump(), AllOf(HasSubstr("pid " + std::to_string(newPid)), HasSubstr("not even by SIGKILL")));
-    EXPECT_THAT(upgrade("a", {.binary = executing()}).value("cause", ""), HasSubstr("pid " + std::to_string(newPid)));
+    const json refused = upgrade("a", {.binary = executing()});
+    EXPECT_THAT(refused.value("cause", ""), HasSubstr("pid " + std::to_string(newPid)));
+    EXPECT_THAT(refused.value("remedy", ""), HasSubstr("'/proc/" + std::to_string(newPid) + "/stack'"));
     EXPECT_EQ(show("a")["state"], "running");
     EXPECT_EQ(show("a")["pid"], old);
     undying->release();
