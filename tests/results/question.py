@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """usage: tests/results/question.py [--check]
 
-Writes question.md, the readers' form of question-runs.json, question-lines.json, silent-loss.json and pause-parts.json; with --check says
-whether it is that, and exits with 1 if not. The designs are read from config/design.h.
+Writes question.md, the readers' form of question-runs.json, question-lines.json, silent-loss.json, pause-parts.json and results.json; with
+--check says whether it is that, and exits with 1 if not. The designs are read from config/design.h.
 """
 import json, os, re, sys
 from statistics import median
 
+import question_costs
 from published import HERE, publish
+from question_costs import table
 
 sys.path.insert(0, os.path.join(HERE, "../support"))
 from designs import OF_UPGRADES as DESIGNS, ROWS, WITH_DEVICES
@@ -21,10 +23,6 @@ FAULTS = ["nothing", "`aux-ram-share` missing", "`x-ignore-shared` missing", "an
 def load(name):
     with open(os.path.join(HERE, name)) as file:
         return json.load(file)
-
-
-def table(head, rows):
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
 def coded(names):
@@ -391,7 +389,7 @@ def short(outcome):
     return "executed" if outcome.startswith("executed") else "fails (EPERM)" if "Operation not permitted" in outcome else outcome
 
 
-def answer(runs, lines, matrix):
+def answer(runs, lines, matrix, results):
     last = list(lines["qemu"].values())[-1]
     cpr = lines_of(last["cpr, the channel and the state"]) + lines_of(last["aux-ram-share"])
     shared = lines_of(last["x-ignore-shared"])
@@ -407,12 +405,14 @@ def answer(runs, lines, matrix):
     denied = [design for design in DESIGNS if runs["sandbox"]["all four"][design]["outcome"] != "upgraded"]
     return f"""# The question
 
+**Who owns guest RAM**, the manager or the VMM: {question_costs.contrast(results)} (`virt-handover compare`, [README.md](README.md))
+
 > One could imagine a solution where the manager extracts internal properties of vfio, ramblock, etc and passes them as creation time parameters on the
 > new qemu command line. And, the manager pre-creates all fd's so they can be passed to old and new qemu. Lots of code required in qemu and in the manager,
 > and all implicitly created objects would need to me made explicit. Yuck. The precreate vmstate approach is much simpler for all.
 
 (Steve Sistare on qemu-devel, answering Peter Xu's mail of 30 May 2024.) Here is what can be counted and seen of it. Made by `question.py` from `question-runs.json` (`question_runs.py`: handovers with
-each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.json` (`question_lines.py`) and `silent-loss.json` (the tests); each can be made again.
+each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.json` (`question_lines.py`), `silent-loss.json` (the tests) and `results.json` (`virt-handover compare`); each can be made again.
 
 - **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
@@ -424,8 +424,9 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
 
 
 def main():
-    runs, lines, matrix = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json")
-    text = "\n".join([answer(runs, lines, matrix), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), pause(load("pause-parts.json")), sandbox(runs)])
+    runs, lines, matrix, results = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json"), load("results.json")
+    text = "\n".join([answer(runs, lines, matrix, results), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), pause(load("pause-parts.json")),
+                      question_costs.costs(results), question_costs.looks(results), sandbox(runs)])
     return publish("question", text, "its data")
 
 
