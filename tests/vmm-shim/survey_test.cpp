@@ -94,6 +94,23 @@ TEST(Survey, takesWhatIsNotKnownForNoDifference) {
     EXPECT_THAT(differences(survey), IsEmpty());
 }
 
+TEST(Survey, showsTheFlagsOfEachBlock) {
+    Survey survey = madeUpSurvey();
+    const std::string card = "| `nic.rom` | `nic` | implicit, of `nic.rom` | 256 KiB | 256 KiB | 2 MiB | ";
+    EXPECT_THAT(describe(survey), HasSubstr("| shared | read_only | resizable |\n"));
+    EXPECT_THAT(describe(survey), HasSubstr(card + "no | no | no |\n"));
+    withCard(survey).machine = "pc-1,aux-ram-share=on";
+    withCard(survey).blocks.front().shared = true;
+    EXPECT_THAT(describe(survey), HasSubstr(card + "yes on `pc-1,aux-ram-share=on`, no on others | no | no |\n"));
+    for (SurveyedStart& start : survey.starts)
+        for (SurveyedBlock& block : start.blocks) block.shared = {}, block.read_only = true, block.resizable = true;
+    EXPECT_THAT(describe(survey), HasSubstr(card + "not told | yes | yes |\n"));
+    survey.starts.at(1).blocks.front().shared = false;
+    withCard(survey).machine = "pc-1";
+    withCard(survey).blocks.front().shared = true;
+    EXPECT_THAT(describe(survey), HasSubstr(card + "yes or no | yes | yes |\n"));
+}
+
 TEST(Survey, isReadAsItWasWritten) {
     Survey survey = madeUpSurvey();
     survey.starts.push_back({"1.0", "pc-1", "tpm", "no backend", {}});

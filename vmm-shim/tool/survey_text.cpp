@@ -123,16 +123,30 @@ std::string nameOf(const std::string& idstr) {
 
 std::string kindOf(const SurveyedBlock& block) {
     std::string kind = block.isExplicit ? "explicit" : "implicit";
-    if (block.resizable) kind += ", resizable";
-    if (block.read_only.value_or(false)) kind += ", read-only";
     if (!block.romFile.empty()) kind += ", of " + code(block.romFile);
     return kind;
 }
+
+/// The machines on which a block has a flag, and on which it has not.
+struct Flag {
+    std::set<std::string> with, without;
+
+    void add(const std::optional<bool>& value, const std::string& machine) {
+        if (value) (*value ? with : without).insert(code(machine));
+    }
+    std::string text() const {
+        if (with.empty()) return without.empty() ? "not told" : "no";
+        if (without.empty()) return "yes";
+        const bool differs = std::ranges::any_of(with, [this](const auto& machine) { return without.contains(machine); });
+        return differs ? "yes or no" : "yes on " + joined(with) + ", no on others";
+    }
+};
 
 /// Every value that a property of a block has anywhere.
 struct Values {
     std::set<std::uint64_t> used, max, align;
     std::set<std::string> kinds;
+    Flag shared, readOnly, resizable;
 };
 
 std::string sizes(const std::set<std::uint64_t>& values) {
@@ -151,14 +165,19 @@ std::string blockTable(const Survey& survey) {
             values.max.insert(block.max_length);
             if (block.align) values.align.insert(*block.align);
             values.kinds.insert(kindOf(block));
+            values.shared.add(block.shared, start.machine);
+            values.readOnly.add(block.read_only, start.machine);
+            values.resizable.add(block.resizable, start.machine);
         }
     std::map<Cells, std::pair<std::set<std::string>, std::set<std::string>>> rows;
     for (const auto& [what, values] : blocks) {
-        auto& [names, devices] = rows[{joined(values.kinds, " or "), sizes(values.used), sizes(values.max), sizes(values.align)}];
+        auto& [names, devices] = rows[{joined(values.kinds, " or "), sizes(values.used), sizes(values.max), sizes(values.align),
+                                       values.shared.text(), values.readOnly.text(), values.resizable.text()}];
         names.insert(code(what.second));
         devices.insert(deviceText(what.first));
     }
-    std::string text = heading({"RAM block", "of", "kind", "used_length", "max_length", "alignment seen"});
+    std::string text =
+        heading({"RAM block", "of", "kind", "used_length", "max_length", "alignment seen", "shared", "read_only", "resizable"});
     for (const auto& [cells, what] : rows) {
         Cells all{joined(what.first), joined(what.second)};
         all.insert(all.end(), cells.begin(), cells.end());
