@@ -8,13 +8,16 @@
 
 Wrong is: an error or exception on the console, a request to anywhere, a page wider than its window, text that its background swallows, an
 answer that is not on the first screen, an empty chart, a chart that is missing, a baseline that is shown unasked or cannot be shown, text
-of the results that became markup, a cell that cannot be chosen, results that cannot be downloaded. Exit status: 0 all
-is well; 1 it is not; 77 there is no browser, so nothing was checked.
+of the results that became markup, a cell that cannot be chosen, results that cannot be downloaded; and beside a results.json, a ratio, a
+verdict or a median in words that is not what its summary has. Exit status: 0 all is well; 1 it is not; 77 there is no browser, so nothing
+was checked.
 """
 
 import argparse
 import base64
+import collections
 import contextlib
+import decimal
 import fcntl
 import json
 import os
@@ -86,6 +89,18 @@ LOOK = """(() => {
     paper: getComputedStyle(document.body).backgroundColor, cells: document.querySelectorAll("#cell-select option").length,
   };
 })()"""
+
+# What a reader is told in figures: of the forest plot [designs, figure, ratio, verdict] a row, of the overview [cell, design, title of the figure, text].
+FIGURES = """(() => {
+  const words = (node) => node.textContent.replaceAll("\u00a0", " ").trim();
+  const forest = [...document.querySelectorAll("#forest tbody")].flatMap((group) => [...group.querySelectorAll("tr:not(.pair)")]
+    .map((row) => [words(group.querySelector("tr.pair th")), words(row.querySelector("th")), words(row.querySelector("td.ratio")), words(row.querySelector("td.said"))]));
+  const overview = document.querySelector("#verdict details[data-key=medians] table"), titles = overview ? [...overview.querySelectorAll("thead th")].map(words) : [];
+  const medians = overview ? [...overview.querySelectorAll("tbody tr")].flatMap((row) => [...row.cells].slice(3).map((cell, i) => [words(row.cells[0]), words(row.cells[1]), titles[i + 3], words(cell)])) : [];
+  return {forest, medians};
+})()"""
+FOREST_METRICS = ("stopToResumeMs", "guestPauseMs", "workLostMs", "networkGapMs")
+UNITS = {"networkLost": ""}  # Of what is in the overview; the others are milliseconds.
 
 
 class Failed(Exception):
@@ -265,7 +280,7 @@ def check_first_screen(seen, height):
             yield f"{name} is {'shown' if checked else 'hidden'} at first"
 
 
-def check_baselines(browser, seen):
+def check_baselines(browser, seen, results):
     """They come when they are asked for, everywhere, and go again."""
     if not any("baseline" in name for name, _ in seen["chips"]):
         return
@@ -274,6 +289,7 @@ def check_baselines(browser, seen):
     settled(browser)
     again = look(browser, seen["windowWidth"])
     yield from (f"with baselines: {problem}" for problem in wrong_with(again, None))
+    yield from (f"with baselines: {problem}" for problem in (check_figures(browser, results) if results else ()))
     if not all(checked for _, checked in again["chips"]) or again["points"] <= seen["points"] > 0:
         yield f"baselines cannot be shown: {again['chips']}, {seen['points']} points before and {again['points']} with them"
     browser.evaluate(click)
@@ -317,7 +333,71 @@ def check_download(browser, directory):
         yield "the downloaded results are not those of the page"
 
 
-def check(browser, page, expected_charts, directory, screenshots):
+def rounded(value, digits):
+    """As a browser does: halves away from zero, of the shortest decimal that is the value."""
+    number = decimal.Decimal(repr(float(value))).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP)
+    return f"{number:,f}".replace(",", " ")
+
+
+def significant(value):
+    size = abs(value)
+    return rounded(value, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 3)
+
+
+def plain(value):
+    return rounded(value, 0 if value == int(value) or abs(value) >= 100 else 1 if abs(value) >= 1 else 2)
+
+
+def ratio_words(ratio):
+    low, high = (None if ratio[end] is None else significant(ratio[end]) for end in ("low", "high"))
+    spread = (f"min {low}, max {high}" if ratio.get("minMax") else f"{low} – {high}") if low and high else f"{low} or more" if low else f"{high} or less" if high else "–"
+    return f"{'open' if ratio['median'] is None else significant(ratio['median'])} ({spread})"
+
+
+def wrong_figures(shown, results, titles, hidden):
+    """`shown` is what FIGURES finds. Of what the page says beside a figure only how it begins is asked."""
+    pooled = [ratio for ratio in results["summary"]["pooled"] if ratio["metric"] in FOREST_METRICS and not {ratio["design"], ratio["reference"]} & hidden]
+    rows = collections.Counter()
+    for designs, figure, ratio, verdict in shown["forest"]:
+        pair = next((f"{one['design']} / {one['reference']}" for one in pooled if (designs + " ").startswith(f"{one['design']} / {one['reference']} ")), designs)
+        rows[pair, next((titles[metric] for metric in FOREST_METRICS if figure.startswith(titles[metric])), figure), ratio, verdict] += 1
+    wanted = collections.Counter((f"{one['design']} / {one['reference']}", titles[one["metric"]], ratio_words(one), one["verdict"]) for one in pooled)
+    yield from (f"the forest plot has a ratio that results.json has not: {row}" for row in rows - wanted)
+    yield from (f"the forest plot lacks a ratio of results.json: {row}" for row in wanted - rows)
+    series = {(cell["id"], one["design"]): one["metrics"] for cell in results["summary"]["cells"] for one in cell["series"]}
+    names = {cell["title"]: cell["id"] for cell in results["cells"]}
+    by_title = {title: metric for metric, title in titles.items()}
+    for cell, design, title, words in shown["medians"]:
+        metric = by_title[title]
+        summary = series[names.get(cell, cell), design][metric]
+        unit = UNITS.get(metric, " ms")
+        median = "–" if summary["median"] is None else ("> " if "median" in summary.get("atLeast", []) else "") + plain(summary["median"]) + unit
+        if not words.startswith(median):
+            yield f"the overview has '{words}' for {title} with {design} in {cell}, results.json {median}"
+    if len(shown["medians"]) < len([one for cell in results["summary"]["cells"] for one in cell["series"] if one["design"] not in hidden]):
+        yield f"the overview has only {len(shown['medians'])} figures"
+
+
+def check_figures(browser, results):
+    shown = browser.evaluate(FIGURES)
+    titles = browser.evaluate("Object.fromEntries(JSON.parse(document.getElementById('data').textContent).metrics.map((metric) => [metric.name, metric.title]))")
+    unchecked = browser.evaluate("[...document.querySelectorAll('#controls .chip')].filter((chip) => !chip.querySelector('input').checked).map((chip) => chip.textContent.trim())")
+    hidden = {series["design"] for cell in results["cells"] for series in cell["series"] if any((chip + " ").startswith(series["design"] + " ") for chip in unchecked)}
+    yield from wrong_figures(shown, results, titles, hidden)
+    # One that cannot find a difference would find none here either.
+    for name, place in (("forest", 2), ("medians", 3)):
+        if shown[name]:
+            kept, shown[name][0][place] = shown[name][0][place], "1.005"
+            if not list(wrong_figures(shown, results, titles, hidden)):
+                yield f"a wrong figure is not noticed ({name})"
+            shown[name][0][place] = kept
+        else:
+            yield f"there are no figures to compare ({name})"
+
+
+def check(browser, page, expected_charts, downloads, screenshots):
+    beside = page.with_name("results.json")
+    results = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
     for form, (width, height, density, mobile) in FORMS.items():
         for scheme in SCHEMES:
             target = browser.open_tab()
@@ -333,9 +413,10 @@ def check(browser, page, expected_charts, directory, screenshots):
             if (form, scheme) == ("desktop", "light"):
                 if screenshots:
                     pictures_of_charts(browser, screenshots / page.stem)
-                problems += check_baselines(browser, seen)
+                problems += check_figures(browser, results) if results else []
+                problems += check_baselines(browser, seen, results)
                 problems += check_choosing_cells(browser, seen)
-                problems += check_download(browser, directory)
+                problems += check_download(browser, downloads)
                 browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
                 settled(browser)
                 if look(browser, width)["paper"] == seen["paper"]:
@@ -382,10 +463,12 @@ def main():
         pages = [(page, None) for page in arguments.pages]
         if arguments.make:
             pages += made_pages(arguments.make, directory, arguments.variant)
+        downloads = directory / "downloads"
+        downloads.mkdir()
         browser = Browser(program, directory)
         try:
             for page, charts in pages:
-                found = list(check(browser, page, charts, directory, arguments.screenshots))
+                found = list(check(browser, page, charts, downloads, arguments.screenshots))
                 print("\n".join(found) if found else f"ok: {page.name}", flush=True)
                 problems += found
         except Failed as failure:
