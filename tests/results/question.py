@@ -81,18 +81,44 @@ The {len(listed)} blocks of the first have {"the same lengths in both releases" 
 """
 
 
+def exchanged(runs, results):
+    wire = runs["wire"]
+    return f"""## Properties that are exchanged
+
+What no QEMU sends, virt-handover looks up in each VMM and writes as a vmstate section, `virt-handover/ram-blocks` version 1 in QEMU's own framing, with QEMU's field names (`vmm-shim/ram_block_section.h`):
+of each block name, used_length, max_length, page size, alignment, flags, and device, inode and size of its file. What is compared is what the two sections say.
+
+**No such section travels between the two QEMUs**, which know nothing of it. In a handover both are encoded, kept on disk, decoded and compared in the manager's own process
+(`manager/handover/course.cpp`, `exchangeRam`); between processes only the tool sends one, with a descriptor of each file (`vmm-shim capture --exchange`, `vmm-shim diff`).
+
+{table(["QEMU", "blocks", "section, bytes", "CPR state, bytes"], [[version, len(one["blocks"]), one["section"]["bytes"], one["cpr state"]["bytes"]] for version, one in wire.items()])}
+(A q35 with 64 MiB of RAM and VGA.) *Verify* is what gathering both VMMs' blocks, encoding and comparing them takes while the guest runs, of all that is prepared; that of `vmm-exec` has its rehearsal
+in it. In the form that is explained under "What a handover costs besides its pause":
+
+{question_costs.verifying(results)}"""
+
+
 def losses(matrix):
     columns = [design for design in ["cpr-transfer, 10.0 to 10.0", "cpr-transfer, 10.0 to 11.1", "x-ignore-shared, 10.0 to 11.1", "relayed",
                                      "relayed, behind the relay", "vmm-owned", "manager-owned"] if design in matrix]
     faults = sorted({fault for faults in matrix.values() for fault in faults if fault != "nothing"}, key=lambda fault: (FAULTS.index(fault) if fault in FAULTS else 99, fault))
-    rows = [[fault, *[matrix[column].get(fault, "") for column in columns]] for fault in faults]
+    def cells(what, of):
+        return [[fault, *[matrix[column].get(fault, {}).get(what, "") for column in of]] for fault in faults]
+
+    ours = [column for column in columns if any("caught by" in found for found in matrix[column].values())]
+    caught = [row for row in cells("caught by", ours) if any(row[1:])]
     return f"""## What happens when it is wrong
 
 Seen in runs of two real QEMUs, and seen again in every run of the tests, which fail when they see otherwise
 (`tests/system/stock_loss_test.cpp`, `handover_loss_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
 monitors alone; an empty cell was not tried, or cannot be. *Behind the relay*: changed between the relay, which had found the state good, and the new VMM.
 
-{table(["fault", *columns], rows)}"""
+{table(["fault", *columns], cells("outcome", columns))}
+Who gave it up with virt-handover: *relay*, which decodes the CPR state on its way and looks at each name and descriptor; *comparison*, of both VMMs' RAM blocks when both are built, with the
+properties in which it found what would be fatal; *the old* or *the new QEMU* by itself, before there was anything to compare. The old one does so where the new one had hung up on a state that it did not take,
+and was not yet told to listen for the stream: a person who has it listen before loses that guest's memory, as above.
+
+{table(["fault", *ours], caught)}"""
 
 
 # Code and interface
@@ -393,10 +419,12 @@ def answer(runs, lines, matrix, results):
     last = list(lines["qemu"].values())[-1]
     cpr = lines_of(last["cpr, the channel and the state"]) + lines_of(last["aux-ram-share"])
     shared = lines_of(last["x-ignore-shared"])
-    lost = [fault for fault, outcome in matrix["cpr-transfer, 10.0 to 11.1"].items() if "lost silently" in outcome]
-    shared_lost = [fault for fault, outcome in matrix["x-ignore-shared, 10.0 to 11.1"].items() if "lost silently" in outcome]
-    ours = [outcome for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for outcome in matrix[design].values()]
-    stayed = sum(outcome == "rolled back, never stopped" for outcome in ours)
+    lost = [fault for fault, found in matrix["cpr-transfer, 10.0 to 11.1"].items() if "lost silently" in found["outcome"]]
+    shared_lost = [fault for fault, found in matrix["x-ignore-shared, 10.0 to 11.1"].items() if "lost silently" in found["outcome"]]
+    ours = [found for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for found in matrix[design].values()]
+    stayed = sum(found["outcome"] == "rolled back, never stopped" for found in ours)
+    met = [sum(found["caught by"].startswith(who) for found in ours) for who in ("relay", "comparison", "the ")]
+    section = " and ".join(sorted({str(one["section"]["bytes"]) for one in runs["wire"].values()}))
     kvm = {design: runs["monitor"]["kvm"][design]["again"]["ioctls"]["KVM"] for design in DESIGNS}
     told_again = f"{kvm['relayed']} requests in each of the six" if len(set(kvm.values())) == 1 else ", ".join(f"{number} with `{design}`" for design, number in kvm.items())
     vhost = "So is vhost." if not skipped(runs["host"], "vhost") else f"Of vhost {len(skipped(runs['host'], 'vhost'))} requests are skipped."
@@ -417,7 +445,8 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
 - **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
 - **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it, {len(lost)} lose guest memory without a word in QEMU's own `cpr-transfer`; of
-  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest.
+  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest:
+  {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself.
 - **The kernel.** KVM is told everything a second time in every design: {told_again}. {vhost} Of passed-through devices CPR skips much: {skips}.
 - **Seccomp.** Under the sandbox that libvirt gives QEMU all designs work but {coded(denied)}.
 """
@@ -425,7 +454,7 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
 
 def main():
     runs, lines, matrix, results = load("question-runs.json"), load("question-lines.json"), load("silent-loss.json"), load("results.json")
-    text = "\n".join([answer(runs, lines, matrix, results), told(runs), losses(matrix), code(lines), interface(runs), kernel(runs), pause(load("pause-parts.json")),
+    text = "\n".join([answer(runs, lines, matrix, results), told(runs), exchanged(runs, results), losses(matrix), code(lines), interface(runs), kernel(runs), pause(load("pause-parts.json")),
                       question_costs.costs(results), question_costs.looks(results), sandbox(runs)])
     return publish("question", text, "its data")
 

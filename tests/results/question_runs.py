@@ -8,7 +8,7 @@ As root, in a network namespace of its own (a bridge is made in it). Each part r
   monitor   commands that the manager sends to either VMM, arguments of the new one, and system calls of both (strace), for TCG and KVM
   sandbox   every design under each setting of -sandbox, new QEMU to new QEMU
   exec      QEMU's own cpr-exec, driven by its monitor alone, under each setting of -sandbox
-  wire      how many bytes and descriptors a CPR state and a main stream with and without x-ignore-shared have
+  wire      how many bytes and descriptors a CPR state, our section of RAM blocks, and a main stream with and without x-ignore-shared have
   host      what both VMMs ask of KVM, vhost, VFIO and iommufd, on the test host (tests/test-host; --new is its QEMU): not in what is done
             without --part. --headers: where linux/iommufd.h of a kernel like that one's is (an unpacked linux-libc-dev), and not of this machine's
 """
@@ -417,12 +417,13 @@ def wire_part(bench):
                           {member["name"] for entry in schema for member in entry.get("members", []) if "unstable" in member.get("features", [])})
         monitor.socket.close()
         monitor.file.close()
-        saved = bench.path("cpr-state")
-        captured = run(bench.options.shim, "capture", bench.path("wire.qmp"), "--pid", str(process.pid), "--save", saved)
+        saved, record = bench.path("cpr-state"), bench.path("record")
+        captured = run(bench.options.shim, "capture", bench.path("wire.qmp"), "--pid", str(process.pid), "--save", saved, "--record", record)
         one = found[f"{version['major']}.{version['minor']}.{version['micro']}"] = {
             "unstable": unstable,
             "blocks": [[line.split()[0], line.split()[-4], line.split()[-3]] for line in blocks],
-            "cpr state": {"bytes": os.path.getsize(saved), "what": run(bench.options.shim, "dump", saved).stdout.splitlines()}}
+            "cpr state": {"bytes": os.path.getsize(saved), "what": run(bench.options.shim, "dump", saved).stdout.splitlines()},
+            "section": {"bytes": os.path.getsize(record)}}
         one["captured"] = captured.returncode
         process.kill()
         process.wait()
@@ -593,7 +594,7 @@ def main():
     if os.path.exists(options.output):
         with open(options.output) as file:
             found = json.load(file)
-    if options.part != "host":  # Which is of another machine.
+    if set(options.part.split(",")) - {"host", "wire"}:  # Which are of another machine, and of no kernel.
         found["about"] = {"old": run(options.old, "--version").stdout.splitlines()[0], "new": run(options.new, "--version").stdout.splitlines()[0],
                           "kernel": os.uname().release}
     bench = Bench(options)

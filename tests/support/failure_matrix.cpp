@@ -41,7 +41,8 @@ void expectAsInFailureMatrix(const SeenFailure& seen) {
 }
 
 void expectAsInLossMatrix(const SeenLoss& seen) {
-    expectAsPublished("silent-loss.json", {seen.design, seen.fault}, seen.outcome);
+    expectAsPublished("silent-loss.json", {seen.design, seen.fault, "outcome"}, seen.outcome);
+    if (!seen.caughtBy.empty()) expectAsPublished("silent-loss.json", {seen.design, seen.fault, "caught by"}, seen.caughtBy);
 }
 
 }  // namespace vh::test

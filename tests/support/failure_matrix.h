@@ -25,7 +25,8 @@ void expectAsInFailureMatrix(const SeenFailure& seen);
 struct SeenLoss {
     std::string design;  ///< Of ours, or `cpr-transfer to 11.1` and the like: QEMU's own, driven by its monitors alone.
     std::string fault;
-    std::string outcome;  ///< In words.
+    std::string outcome;   ///< In words.
+    std::string caughtBy;  ///< Who gave the handover up; empty of QEMU's own, driven by its monitors alone.
 };
 
 void expectAsInLossMatrix(const SeenLoss& seen);

@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@
 #include "tests/support/vm_fixture.h"
 #include "tests/system/cpr_faults.h"
 #include "vmm-shim/file_identity.h"
+#include "vmm-shim/text.h"
 
 namespace vh::test {
 namespace {
@@ -101,6 +103,26 @@ std::string inWords(const json& report) {
     const std::string outcome = report.value("outcome", "refused");
     if (outcome != "rolled back") return outcome;
     return report["vmm"]["stopToResumeMs"].is_null() ? "rolled back, never stopped" : "rolled back";
+}
+
+/// Who gave a handover up: `relay`, which looks at the CPR state on its way; the comparison of RAM blocks, with the properties
+/// that would be fatal; or a QEMU by itself. Empty, which no test here takes, when it was none of them.
+std::string whoMetIt(const json& report) {
+    std::set<std::string> fields;
+    for (const json& difference : report["ramBlocks"]["differences"])
+        if (difference["severity"] == "fatal") fields.insert(difference["field"]);
+    if (!fields.empty()) return "comparison: " + joined(fields);
+    const std::string cause = report.value("cause", "");
+    if (cause.starts_with("the old VMM could not hand over: ")) return "the old QEMU";
+    if (cause.starts_with("the new VMM exited ")) return "the new QEMU";
+    return cause.find("CPR state") == std::string::npos ? "" : "relay";
+}
+
+/// What became of a fault in a handover of ours, as the published matrix has it.
+void publish(const std::string& design, const std::string& fault, const json& report) {
+    const std::string who = whoMetIt(report);
+    EXPECT_NE(who, "") << "nobody known met '" << fault << "': " << report.value("cause", "");
+    expectAsInLossMatrix({design, fault, inWords(report), who});
 }
 
 /// Where the state is changed on its way.
@@ -245,23 +267,23 @@ void RelayedLoss::expectFaultsToBeMet() {
         SCOPED_TRACE(fault.name);
         const json relayMetIt = tamperedUpgrade(fault.change);
         EXPECT_THAT(relayMetIt.value("cause", ""), fault.whenRelayMeetsIt);
-        expectAsInLossMatrix({"relayed", fault.name, inWords(relayMetIt)});
+        publish("relayed", fault.name, relayMetIt);
         expectGuestStayed(relayMetIt);
         const json newVmmMetIt = tamperedUpgrade(fault.change, Leg::ToNewVmm);
         EXPECT_THAT(newVmmMetIt.value("cause", ""), fault.whenNewVmmMeetsIt);
-        expectAsInLossMatrix({"relayed, behind the relay", fault.name, inWords(newVmmMetIt)});
+        publish("relayed, behind the relay", fault.name, newVmmMetIt);
         expectGuestStayed(newVmmMetIt);
         if (HasFatalFailure()) return;
     }
     const json goesOnReport = tamperedUpgrade(goesOn);
     EXPECT_THAT(goesOnReport.value("cause", ""), AnyOf(HasSubstr("byte after the descriptor entries should be 5 and is 97"),
                                                        HasSubstr("8 bytes after the end of the CPR state")));
-    expectAsInLossMatrix({"relayed", "bytes after the end", inWords(goesOnReport)});
+    publish("relayed", "bytes after the end", goesOnReport);
     expectGuestStayed(goesOnReport);
     const json unshared = upgradeTo(vm->workspace.impostor(
         "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
     EXPECT_THAT(unshared.value("cause", ""), HasSubstr("aux-ram-share=on, or share=on of its backend, is missing"));
-    expectAsInLossMatrix({"relayed", "`aux-ram-share` missing", inWords(unshared)});
+    publish("relayed", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -309,7 +331,7 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
                                                                     {"a truncated state", truncated}}) {
         SCOPED_TRACE(name);
         const json report = tamperedUpgrade(change, Leg::ToNewVmm, Design::VmmOwned);
-        expectAsInLossMatrix({"vmm-owned", name, inWords(report)});
+        publish("vmm-owned", name, report);
         expectGuestStayed(report);
         if (HasFatalFailure()) return;
     }
@@ -317,11 +339,11 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
         upgradeTo(vm->workspace.impostor("for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " +
                                          newQemu() + " \"$@\""),
                   nullptr, Design::VmmOwned);
-    expectAsInLossMatrix({"vmm-owned", "`aux-ram-share` missing", inWords(unshared)});
+    publish("vmm-owned", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
     const json larger =
         upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"), nullptr, Design::VmmOwned);
-    expectAsInLossMatrix({"vmm-owned", "larger video memory", inWords(larger)});
+    publish("vmm-owned", "larger video memory", larger);
     expectGuestStayed(larger);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -330,7 +352,7 @@ TEST_F(RelayedLoss, isUndoneWhereTheNewVmmGrewTheOldOnesMemory) {
     const json report = upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
     EXPECT_THAT(report.value("cause", ""), HasSubstr("vga.vram"));
     EXPECT_THAT(report["warnings"].dump(), HasSubstr("it was cut back to what the old VMM has"));
-    expectAsInLossMatrix({"relayed", "larger video memory", inWords(report)});
+    publish("relayed", "larger video memory", report);
     expectGuestStayed(report);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -370,7 +392,7 @@ class ManagerOwnedLoss : public HostFixture {
         SCOPED_TRACE(fault);
         const int pid = vmmPid(host, "vm");
         const json report = upgrade({.binary = workspace.impostor(script), .design = Design::ManagerOwned});
-        expectAsInLossMatrix({"manager-owned", fault, inWords(report)});
+        publish("manager-owned", fault, report);
         EXPECT_EQ(report.value("outcome", ""), "rolled back") << report.dump(2);
         EXPECT_EQ(vmmPid(host, "vm"), pid);
         std::cout << fault << ": " << report.value("cause", "") << std::endl;
