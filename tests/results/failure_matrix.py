@@ -16,12 +16,18 @@ Made from `failure-matrix.json` by `failure_matrix.py`. Every line was seen by a
 sees otherwise: failures of a VMM with the reference VMM (`tests/system/faults_test.cpp`, whose guest notices memory that is not as it left it and
 any second that it ran twice), the manager's death with real QEMUs (`host_test.cpp`, `vmm_exec_test.cpp`).
 
-- *rolled back*: the guest runs on the old VMM as before; *never stopped*: it did not pause for it
+- *rolled back*: the guest runs on the old VMM as before; *never stopped*: it did not pause for it. Else it stood still from STOP on the old VMM until it ran there again: *at once*: until the
+  failure was seen; *at a deadline*: until that of the step or the pause budget (`handover.deadlines`, `handover.pause_budget` of the definition), since a VMM that hangs tells of nothing. How many
+  milliseconds that is, no test asserts: it is the machine's
 - *upgraded*: the failure came too late to matter
 - *refused*: nothing had been begun
 - *silent*: the new VMM said that it runs the guest, and the guest was not heard; the report says so
 - *lost*: no VMM that is left can be shown to have the guest; nothing is ended, and the report says where to look
 - *on the old VMM*, *on the new VMM*: where the guest runs once the next manager, or any verb, has recovered it
+- *-*: not tried, or not possible with this design. VMMs that hang take their deadlines' time, and so do it at every step with the default design only
+
+Where is the rest? `vmm-exec` replaces the program of one process, which the reference VMM cannot do: what becomes of failures of its VMM is in `vmm_exec_test.cpp`, one by one (before the exec it goes back, after it
+the guest is lost or where it is). `copy` and `save-restore` are baselines, tried in `host_test.cpp` with a new VMM that cannot load the guest and one that dies with the guest stopped: both go back.
 """
 
 

@@ -54,9 +54,13 @@ bool mayBeUpgraded(const Case& one) {
 void publish(const Case& one) {
     const std::size_t equals = one.fault.find('=');
     std::string outcome = one.report.value("outcome", "");
-    // The guest is stopped for the stream: whether that was heard before a new VMM that ends at its start is a race.
-    if (outcome == "rolled back" && one.report["vmm"]["stopToResumeMs"].is_null() && !is(one, {"stream-"}))
-        outcome += ", never stopped";
+    if (outcome == "rolled back") {
+        // The guest is stopped for the stream: whether that was heard before a new VMM that ends at its start is a race.
+        const bool neverStopped = one.report["vmm"]["stopToResumeMs"].is_null() && !is(one, {"stream-"});
+        const std::string cause = one.report.value("cause", "");
+        const bool timedOut = cause.find(" took longer than ") != std::string::npos || cause.ends_with(", its pause budget");
+        outcome += neverStopped ? ", never stopped" : timedOut ? " at a deadline" : " at once";
+    }
     expectAsInFailureMatrix({one.design, one.side == Side::Old ? "old VMM" : "new VMM", one.fault.substr(0, equals),
                              one.fault.substr(equals + 1), outcome});
 }
