@@ -84,7 +84,7 @@ MetricSummary metricOf(const Values& values) {
     }
     const auto set = [&result](std::string_view name, std::optional<double> MetricSummary::*member, double bound, double open) {
         result.*member = bound;
-        if (isOpen(open) && !isOpen(bound)) result.atLeast.push_back(name);
+        if (open != bound) result.atLeast.push_back(name);
     };
     const std::vector<Range> rounds = rangeOfEachRound(values);
     const Interval bounds = intervalOf(rounds, &Range::least), open = intervalOf(rounds, &Range::most);
@@ -306,6 +306,11 @@ RoundCount countRounds(const Series& series) {
     for (const Round& round : series.rounds)
         ++(round.counts() ? count.entered : round.upgraded() ? count.disturbed : count.failed);
     return count;
+}
+
+std::optional<Shown> workLostOf(const Round& round) {
+    if (!round.writeRate || !round.writeRate->workLostMs) return std::nullopt;
+    return Shown{*round.writeRate->workLostMs, !round.writeRate->brownOutMs};
 }
 
 std::optional<Shown> brownOutOf(const Round& round) {

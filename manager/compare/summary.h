@@ -49,6 +49,8 @@ std::optional<Shown> figure(const auto& from) {
         return Shown{static_cast<double>(value)};
     }
 }
+/// A guest that was not back at speed when the window ended went on to lose.
+std::optional<Shown> workLostOf(const Round& round);
 std::optional<Shown> brownOutOf(const Round& round);
 std::optional<Shown> networkGapOf(const Round& round);
 
@@ -57,7 +59,7 @@ inline constexpr std::array metrics{
     Metric{"stopToResumeMs", "/stopToResumeMs", "STOP to RESUME", "ms", figure<&Round::stopToResumeMs>},
     Metric{"qemuDowntimeMs", "/qemuDowntimeMs", "QEMU's own downtime", "ms", figure<&Round::qemuDowntimeMs>},
     Metric{"guestPauseMs", "/guestPauseMs", "guest pause (heartbeats)", "ms", figure<&Round::guestPauseMs>},
-    Metric{"workLostMs", "/writeRate/workLostMs", "guest work lost", "ms", figure<&Round::writeRate, &BrownOut::workLostMs>},
+    Metric{"workLostMs", "/writeRate/workLostMs", "guest work lost", "ms", workLostOf},
     Metric{"brownOutMs", "/writeRate/brownOutMs", "brown-out", "ms", brownOutOf},
     Metric{"networkGapMs", "/network/longestGapMs", "longest network gap", "ms", networkGapOf},
     Metric{"networkLost", "/network/lost", "echo requests lost", "", figure<&Round::network, &EchoRequests::lost>},

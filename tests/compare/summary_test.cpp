@@ -102,6 +102,38 @@ TEST(Summary, countsWhatOutlastsTheWindowAsLongerThanIt) {
     EXPECT_FALSE(few["stopToResumeMs"].contains("longer"));
 }
 
+TEST(Summary, takesTheWorkThatAGuestLostForTheLeastWhenItWasNotBackAtSpeed) {
+    json series = seriesWith("relayed", {100, nullptr, 110, 120, nullptr, 130, 140});
+    for (std::size_t i = 0; i < series["rounds"].size(); ++i)
+        series["rounds"][i]["writeRate"]["workLostMs"] = 50.0 + 10.0 * static_cast<double>(i);
+    const json lost = summaryOf({series})["series"][0]["metrics"]["workLostMs"];
+    EXPECT_EQ(lost["count"], 7);
+    EXPECT_EQ(lost["longer"], 2);
+    EXPECT_EQ(lost["max"], 110.0);
+    // 50, over 60, 70, 80, over 90, 100, 110: the middle one may be anything from 80 to 100, and the greatest has no end.
+    EXPECT_EQ(lost["median"], 80.0);
+    EXPECT_EQ(lost.value("atLeast", json()), json({"median", "high", "max"}));
+}
+
+TEST(Summary, claimsNothingOfWorkLostThatRestsOnABound) {
+    const auto ratio = [](const json& brownOut, double lost) {
+        json design = seriesWith("vmm-owned", std::vector<json>(12, brownOut)),
+             reference = seriesWith("relayed", std::vector<json>(12, 100));
+        for (std::size_t i = 0; i < 12; ++i) {
+            design["rounds"][i]["writeRate"]["workLostMs"] = lost;
+            reference["rounds"][i]["writeRate"]["workLostMs"] = 100;
+        }
+        return ratioOf(summaryOf({reference, design}), "workLostMs", "vmm-owned", "relayed");
+    };
+    EXPECT_EQ(ratio(100, 50)["verdict"], "smaller");
+    const json open = ratio(nullptr, 50);
+    EXPECT_EQ(open["verdict"], "no difference shown");
+    EXPECT_EQ(open["tied"], 12);
+    EXPECT_EQ(open["low"], 0.5);
+    EXPECT_TRUE(open["median"].is_null() && open["high"].is_null()) << open;
+    EXPECT_EQ(ratio(nullptr, 200)["verdict"], "larger") << "the least of it is more already";
+}
+
 TEST(Summary, claimsNothingThatRestsOnABound) {
     const std::vector<json> known(12, 1000), unknown(12, nullptr), quick(12, 100);
     const auto ratio = [&](const std::vector<json>& design, const std::vector<json>& reference) {

@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
-# Where a round has it; brown-out and network gap also say whether it is only a bound.
+# Where a round has it; whether it is only a bound is said of brown-out, with it of work lost, and of the network gap.
 POINTERS = {
     "stopToResumeMs": "/stopToResumeMs", "qemuDowntimeMs": "/qemuDowntimeMs", "guestPauseMs": "/guestPauseMs",
     "workLostMs": "/writeRate/workLostMs", "brownOutMs": "/writeRate/brownOutMs", "networkGapMs": "/network/longestGapMs",
@@ -45,6 +45,9 @@ def figure(round_, metric, pointer):
             return rate["brownOutMs"], rate["brownOutMs"]
         seen = rate["firstBinMs"] + rate["binMs"] * len(rate["curvePercent"])
         return (seen, OPEN) if seen > 0 else None
+    if metric == "workLostMs":
+        lost = member(round_, "writeRate", "workLostMs")
+        return None if lost is None else (lost, OPEN if round_["writeRate"].get("brownOutMs") is None else lost)
     if metric == "networkGapMs":
         gap = member(round_, "network", "longestGapMs")
         return None if gap is None else (gap, OPEN if round_["network"].get("notBack") else gap)
@@ -163,7 +166,7 @@ def metric_summary(values):
             its["p99"] = sorted(singles[end])[math.ceil(0.99 * len(values) - 1e-9) - 1]
         found.append(its)
     result.update(found[0])
-    result["atLeast"] = {name for name, value in found[1].items() if value == OPEN}
+    result["atLeast"] = {name for name, value in found[1].items() if value != found[0][name]}
     return result
 
 
@@ -342,9 +345,10 @@ def shown_metric(summary):
     if summary["median"] is None:
         return "-"
     parts = {name: shown(summary[name], name in summary["atLeast"]) for name in ("median", "low", "high")}
+    longer = f", {summary['longer']} of {summary['count']} longer" if summary["longer"] else ""
     if summary.get("minMax"):
-        return f"{parts['median']} (min {parts['low']}, max {parts['high']})"
-    return f"{parts['median']} ({parts['low']} - {parts['high']})"
+        return f"{parts['median']} (min {parts['low']}, max {parts['high']}{longer})"
+    return f"{parts['median']} ({parts['low']} - {parts['high']}{longer})"
 
 
 def cells_table(results, made):

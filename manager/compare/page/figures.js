@@ -154,7 +154,8 @@ function statisticsTable(cell, metricName, more = []) {
 }
 
 /** Whether no more is known of a round's figure than that it is longer. */
-const isBound = (round, metricName) => metricName === "networkGapMs" && record(round.network).notBack === true;
+const isBound = (round, metricName) =>
+  (metricName === "networkGapMs" && record(round.network).notBack === true) || (metricName === "workLostMs" && at(round, "/writeRate/brownOutMs") === null);
 
 /** For an axis: what of a series' rounds is not in its figure, and what is in it as a bound. */
 function leftOut(series, summary) {

@@ -192,7 +192,7 @@ function drawCell() {
   const network = roundsFigure(cell, "networkGapMs", "networkGapMs", "Longest gap in the network", "The host sends the guest echo requests all the time; this is the longest time between two answers around the handover.", "longest gap (ms)");
   const lost = roundsFigure(cell, "networkLost", "networkLost", "Packets lost", "Of the echo requests that the host sends the guest all the time, how many had no answer in a handover.", "echo requests lost",
     [{ title: "Lost of sent, all rounds", of: lostWords }]);
-  const work = roundsFigure(cell, "workLostMs", "workLostMs", "Guest work lost", "What an ordinary thread of the guest did not do from the beginning of the handover to the end of the window, as time at its own speed before: what applications feel. Heartbeats come from a thread that goes before all others.", "work lost (ms)");
+  const work = roundsFigure(cell, "workLostMs", "workLostMs", "Guest work lost", "What an ordinary thread of the guest did not do from the beginning of the handover to the end of the window, as time at its own speed before: what applications feel. A guest that was not back at speed by then went on to lose: its figure is the least. Heartbeats come from a thread that goes before all others.", "work lost (ms)");
   figures = [...pauseFigures, ...ram.flat(), work, phases, brownOut, memory, network, lost];
   const heading = (words) => element("h3", {}, words);
   fill("cell",
