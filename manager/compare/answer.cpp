@@ -1,7 +1,6 @@
 #include "manager/compare/answer.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <map>
 #include <optional>
@@ -14,10 +13,6 @@
 
 namespace vh {
 namespace {
-
-/// How long the guest loses, by three measures: what QEMU says, what a thread of the guest that goes before all others shows, and
-/// what an ordinary one does.
-constexpr std::array<std::string_view, 3> lossMetrics{"stopToResumeMs", "guestPauseMs", "workLostMs"};
 
 std::string nameOf(Design design) {
     return std::string(name(design));
@@ -83,37 +78,70 @@ std::string ratioText(const Ratio& ratio, unsigned marginPercent) {
            inBrackets(ratio, true, marginPercent);
 }
 
-bool has(const std::vector<const Ratio*>& ratios, Verdict verdict) {
+using Ratios = std::vector<const Ratio*>;
+
+bool has(const Ratios& ratios, Verdict verdict) {
     return std::ranges::any_of(ratios, [verdict](const Ratio* ratio) { return ratio->verdict == verdict; });
 }
 
+bool areAll(const Ratios& ratios, Verdict verdict) {
+    return std::ranges::all_of(ratios, [verdict](const Ratio* ratio) { return ratio->verdict == verdict; });
+}
+
+/// By accelerator, in the order in which they were measured.
+std::vector<std::pair<std::string, Ratios>> byAccelerator(const Ratios& ratios) {
+    std::vector<std::pair<std::string, Ratios>> groups;
+    for (const Ratio* ratio : ratios) {
+        auto known = std::ranges::find(groups, ratio->accelerator, &std::pair<std::string, Ratios>::first);
+        if (known == groups.end()) known = groups.insert(groups.end(), {ratio->accelerator, {}});
+        known->second.push_back(ratio);
+    }
+    return groups;
+}
+
+std::vector<std::string_view> metricsOf(const Ratios& ratios) {
+    std::vector<std::string_view> found;
+    for (const Ratio* ratio : ratios)
+        if (std::ranges::find(found, ratio->metric) == found.end()) found.push_back(ratio->metric);
+    return found;
+}
+
+/// ` under TCG`, or nothing of what holds under each accelerator that there is.
+std::string underText(const Ratios& claims, std::size_t all, const HostFacts& host) {
+    if (claims.size() == all) return "";
+    std::vector<std::string> titles;
+    for (const Ratio* ratio : claims) titles.push_back(acceleratorTitle(ratio->accelerator, host));
+    return " under " + together(titles);
+}
+
 /// What those verdicts say of who should own guest RAM, the manager being the first.
-std::string leadOf(const std::vector<const Ratio*>& ratios, unsigned marginPercent) {
+std::string leadOf(const Ratios& ratios, unsigned marginPercent, const HostFacts& host) {
     const bool smaller = has(ratios, Verdict::Smaller), larger = has(ratios, Verdict::Larger);
     const std::string who = "who should own guest RAM, the manager or the VMM";
     if (smaller && larger) return "Who should own guest RAM, the manager or the VMM, depends on what counts";
     if (smaller || larger) {
         std::vector<std::string> by;
         bool little = true;
-        for (const Ratio* ratio : ratios)
-            if (isClaim(ratio->verdict)) {
-                by.push_back(titleOf(ratio->metric));
-                little = little && isWithin(*ratio, marginPercent);
-            }
+        for (const std::string_view metric : metricsOf(ratios)) {
+            Ratios claims, all;
+            for (const Ratio* ratio : ratios)
+                if (ratio->metric == metric) {
+                    all.push_back(ratio);
+                    if (isClaim(ratio->verdict)) claims.push_back(ratio);
+                }
+            if (claims.empty()) continue;
+            by.push_back(titleOf(metric) + underText(claims, all.size(), host));
+            little = little && std::ranges::all_of(claims, [&](const Ratio* ratio) { return isWithin(*ratio, marginPercent); });
+        }
         return "By " + together(by) + " the guest loses " + (little ? "a little " : "") + "less time when " +
                (smaller ? "the manager" : "the VMM") + " owns its RAM";
     }
-    if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->verdict == Verdict::Equivalent; }))
+    if (areAll(ratios, Verdict::Equivalent))
         return "To the guest it makes no difference beyond " + percentText(marginPercent) +
                " who owns its RAM, the manager or the VMM";
     if (has(ratios, Verdict::Equivalent) || has(ratios, Verdict::NoDifference))
         return "No difference is shown between guest RAM that the manager owns and guest RAM that the VMM owns";
     return (has(ratios, Verdict::TooBusy) ? "The host was too busy to say " : "Too few rounds to say ") + who;
-}
-
-/// A contrast of a design in which the manager owns guest RAM with one in which the VMM does.
-bool isOfOwners(const Ratio& ratio) {
-    return rowOf(ratio.design).owner == MemoryOwner::Manager && rowOf(ratio.reference).owner == MemoryOwner::Vmm;
 }
 
 std::set<Design> designsWithRounds(const Results& results) {
@@ -129,31 +157,48 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
     if (first == summary.pooled.end())
         return "Who should own guest RAM, the manager or the VMM, is not answered here: no two designs that differ in it were "
                "measured.";
-    std::vector<const Ratio*> ratios;
-    for (const std::string_view metric : lossMetrics)
-        for (const Ratio& ratio : summary.pooled)
-            if (ratio.metric == metric && ratio.design == first->design && ratio.reference == first->reference)
-                ratios.push_back(&ratio);
+    Ratios ratios;
+    for (const Ratio& ratio : summary.pooled)
+        if (ratio.primary) ratios.push_back(&ratio);
     if (ratios.empty()) ratios.push_back(&*first);
-    std::vector<std::string> figures;
-    std::size_t rounds = 0;
-    for (const Ratio* ratio : ratios) {
-        figures.push_back(ratioText(*ratio, marginOf(results)));
-        rounds = std::max(rounds, ratio->rounds);
+    std::string text =
+        leadOf(ratios, marginOf(results), results.host) + ": " + nameOf(first->design) + " / " + nameOf(first->reference);
+    if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->rounds == 0; }))
+        return text + " have no round in common.";
+    std::string under;
+    for (const auto& [accelerator, its] : byAccelerator(ratios)) {
+        std::vector<std::string> figures;
+        std::size_t rounds = 0;
+        for (const Ratio* ratio : its) {
+            figures.push_back(ratioText(*ratio, marginOf(results)));
+            rounds = std::max(rounds, ratio->rounds);
+        }
+        append(under,
+               "under " + acceleratorTitle(accelerator, results.host) + " " + together(figures) + ", over " +
+                   counted(rounds, "round") + " of " + counted(its.front()->cells, "cell"),
+               "; ");
     }
-    const std::string pair = nameOf(first->design) + " / " + nameOf(first->reference);
-    if (rounds == 0) return leadOf(ratios, marginOf(results)) + ": " + pair + " have no round in common.";
-    return leadOf(ratios, marginOf(results)) + ": " + pair + " is " + together(figures) + ", over " + counted(rounds, "round") +
-           " of " + counted(ratios.front()->cells, "cell") + ".";
+    return text + " is " + under + ".";
 }
 
 /// What those verdicts say of the pause of all other designs against one.
-std::string pauseLead(const std::vector<const Ratio*>& ratios, Design reference, unsigned marginPercent) {
+std::string pauseLead(const Ratios& ratios, Design reference, unsigned marginPercent, const HostFacts& host) {
+    std::vector<Design> compared;
+    for (const Ratio* ratio : ratios)
+        if (std::ranges::find(compared, ratio->design) == compared.end()) compared.push_back(ratio->design);
     std::vector<std::string> claims;
     const auto add = [&](Verdict verdict, bool little, const std::string& words) {
         std::vector<std::string> designs;
-        for (const Ratio* ratio : ratios)
-            if (ratio->verdict == verdict && isWithin(*ratio, marginPercent) == little) designs.push_back(nameOf(ratio->design));
+        for (const Design design : compared) {
+            Ratios its;
+            std::size_t all = 0;
+            for (const Ratio* ratio : ratios) {
+                if (ratio->design != design) continue;
+                ++all;
+                if (ratio->verdict == verdict && isWithin(*ratio, marginPercent) == little) its.push_back(ratio);
+            }
+            if (!its.empty()) designs.push_back(nameOf(design) + underText(its, all, host));
+        }
         if (!designs.empty())
             claims.push_back(together(designs) + (designs.size() == 1 ? " pauses the guest for " : " pause the guest for ") +
                              words);
@@ -164,12 +209,12 @@ std::string pauseLead(const std::vector<const Ratio*>& ratios, Design reference,
     add(Verdict::Smaller, true, "a slightly shorter time");
     const std::string other = nameOf(reference);
     if (!claims.empty()) return together(claims) + " than " + other;
-    const std::string only = ratios.size() == 1 ? nameOf(ratios.front()->design) : "";
-    if (!only.empty() && has(ratios, Verdict::Equivalent))
+    const std::string only = compared.size() == 1 ? nameOf(compared.front()) : "";
+    if (!only.empty() && areAll(ratios, Verdict::Equivalent))
         return only + " pauses the guest for as long as " + other + " does, within " + percentText(marginPercent);
-    if (!only.empty() && has(ratios, Verdict::NoDifference))
+    if (!only.empty() && (has(ratios, Verdict::Equivalent) || has(ratios, Verdict::NoDifference)))
         return only + " is not shown to pause the guest for another time than " + other;
-    if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->verdict == Verdict::Equivalent; }))
+    if (areAll(ratios, Verdict::Equivalent))
         return "No design pauses the guest for longer or for a shorter time than " + other + ", by more than " +
                percentText(marginPercent);
     if (has(ratios, Verdict::Equivalent) || has(ratios, Verdict::NoDifference))
@@ -211,11 +256,10 @@ bool isByHand(Design design) {
 std::string pauseSentence(const Results& results, const Summary& summary) {
     const std::string_view metric = pauseMetric(summary);
     const std::string by = metric == "guestPauseMs" ? "by heartbeats" : "by STOP to RESUME";
-    std::vector<std::pair<Design, std::vector<const Ratio*>>> references;
-    const auto owners = std::ranges::find_if(summary.pooled, isOfOwners);  // What was said in the first sentence.
+    std::vector<std::pair<Design, Ratios>> references;
     for (const Ratio& ratio : summary.pooled) {
-        if (ratio.metric != metric || isByHand(ratio.design) || isByHand(ratio.reference)) continue;
-        if (owners != summary.pooled.end() && ratio.design == owners->design && ratio.reference == owners->reference) continue;
+        // What was said in the first sentence is not said again.
+        if (ratio.metric != metric || isByHand(ratio.design) || isByHand(ratio.reference) || isOfOwners(ratio)) continue;
         auto known = std::ranges::find(references, ratio.reference, &decltype(references)::value_type::first);
         if (known == references.end()) known = references.insert(references.end(), {ratio.reference, {}});
         known->second.push_back(&ratio);
@@ -228,13 +272,21 @@ std::string pauseSentence(const Results& results, const Summary& summary) {
                                : "The guest pauses for a median of " + together(medians) + ", " + by + ".";
     }
     std::string text;
-    for (const auto& [reference, ratios] : references) {
-        std::vector<std::string> figures;
-        for (const Ratio* ratio : ratios)
-            figures.push_back((ratio->median ? figureText(*ratio->median) + (figures.empty() ? " times as long" : "")
-                                             : "not known how much longer") +
-                              " with " + nameOf(ratio->design) + inBrackets(*ratio, !isClaim(ratio->verdict), marginOf(results)));
-        append(text, pauseLead(ratios, reference, marginOf(results)) + ": " + by + " its pause is " + together(figures) + ".",
+    for (auto& [reference, ratios] : references) {
+        // Of few rounds, as of baselines, no more is said than the tables do.
+        if (!areAll(ratios, Verdict::TooFewRounds))
+            std::erase_if(ratios, [](const Ratio* ratio) { return ratio->verdict == Verdict::TooFewRounds; });
+        std::string under;
+        for (const auto& [accelerator, its] : byAccelerator(ratios)) {
+            std::vector<std::string> figures;
+            for (const Ratio* ratio : its)
+                figures.push_back(
+                    (ratio->median ? figureText(*ratio->median) + (under.empty() && figures.empty() ? " times as long" : "")
+                                   : "not known how much longer") +
+                    " with " + nameOf(ratio->design) + inBrackets(*ratio, !isClaim(ratio->verdict), marginOf(results)));
+            append(under, "under " + acceleratorTitle(accelerator, results.host) + " " + together(figures), "; ");
+        }
+        append(text, pauseLead(ratios, reference, marginOf(results), results.host) + ": " + by + " its pause is " + under + ".",
                " ");
     }
     return text;
@@ -297,16 +349,20 @@ std::string lossSentence(const Results& results, const Summary& summary) {
         text = "What the network lost was not measured";
     } else {
         std::vector<std::string> losing;
-        std::vector<std::pair<Design, std::string>> medians;
+        std::vector<std::pair<Design, std::string>> medians, those;
         for (const auto& [design, range] : lost) {
             medians.emplace_back(design, rangeText(range, countText));
-            if (range.second > 0) losing.push_back(nameOf(design));
+            if (range.second <= 0) continue;
+            losing.push_back(nameOf(design));
+            those.push_back(medians.back());
         }
+        const bool isOfSome = !losing.empty() && losing.size() < lost.size();
         const std::string lead = losing.empty() ? "As a rule no packet is lost"
                                  : losing.size() == lost.size()
                                      ? "Every design loses packets"
                                      : together(losing) + (losing.size() == 1 ? " loses packets" : " lose packets");
-        text = lead + ": of echo requests, a median in each handover of " + grouped(medians, " with ", "");
+        text = lead + ": of echo requests, a median in each handover of " + grouped(isOfSome ? those : medians, " with ", "") +
+               (isOfSome ? ", and 0 with all others" : "");
     }
     const Exceptions found = exceptionsOf(results);
     text += "; of " + counted(found.all, "handover") + " " + std::to_string(found.failed) + " failed, " +

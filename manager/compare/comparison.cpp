@@ -16,6 +16,7 @@
 #include "manager/compare/results_file.h"
 #include "manager/compare/round.h"
 #include "manager/compare/round_order.h"
+#include "manager/compare/summary.h"
 #include "manager/compare/vm_set.h"
 #include "manager/process/event_loop.h"
 #include "manager/resources/memory_room.h"
@@ -465,7 +466,8 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .cpuPressureLimitPercent = plan.cpuPressureLimitPercent,
                         .runQueueLimitPercent = plan.runQueueLimitPercent,
                         .beatLimitMs = plan.beatLimit.count(),
-                        .equivalenceMarginPercent = plan.equivalenceMarginPercent};
+                        .equivalenceMarginPercent = plan.equivalenceMarginPercent,
+                        .primaryMetrics = {usualPrimaryMetrics.begin(), usualPrimaryMetrics.end()}};
     results.host = hostFacts();
     addConfigurations(plan, settings.own, probeKvm().guests, results);
     return results;

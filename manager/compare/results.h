@@ -188,6 +188,7 @@ struct MeasurementSettings {
     std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
     std::optional<std::int64_t> beatLimitMs;
     std::optional<unsigned> equivalenceMarginPercent;
+    std::vector<std::string> primaryMetrics;  ///< As summary.h has it; none in files that were measured before it was named.
 };
 
 /// One run of the command that measured into these results.

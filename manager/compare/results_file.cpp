@@ -51,7 +51,8 @@ VH_MEMBERS(Configuration, id, title, old, new_, ramBytes, touchedBytes, pageSize
            devices, load, vms, accelerator, guest, series)
 VH_MEMBERS(MeasuredVmm, binary, version, buildId)
 VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRounds, warmUpRounds, beforeMs, afterMs,
-           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs, equivalenceMarginPercent)
+           stealLimitPercent, cpuPressureLimitPercent, runQueueLimitPercent, beatLimitMs, equivalenceMarginPercent,
+           primaryMetrics)
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
            runQueue, machineId)
 VH_MEMBERS(Sitting, startedAt, finishedAt, command, evenIfBusy)
@@ -59,8 +60,8 @@ VH_MEMBERS(Results, version, command, startedAt, finishedAt, sittings, seed, set
            scratchDirectory, notes)
 VH_MEMBERS(MetricSummary, count, median, low, high, minMax, min, max, p99, longer, atLeast)
 VH_MEMBERS(SeriesSummary, design, rounds, failed, disturbed, tooDisturbed, metrics)
-VH_MEMBERS(Ratio, metric, design, reference, cells, count, rounds, median, low, high, minMax, low90, high90, greater, smaller,
-           tied, p, pHolm, verdict)
+VH_MEMBERS(Ratio, metric, design, reference, accelerator, cells, primary, count, rounds, median, low, high, minMax, low90, high90,
+           greater, smaller, tied, p, pHolm, verdict)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
 VH_MEMBERS(Summary, configurations, pooled)
 
@@ -83,6 +84,7 @@ constexpr bool isLater(std::string_view member) {
                                "runQueueLimitPercent",
                                "beatLimitMs",
                                "equivalenceMarginPercent",
+                               "primaryMetrics",
                                "sittings",
                                "machineId",
                                "preparationMs",
@@ -367,10 +369,11 @@ json toJson(const Summary& summary) {
         if (!saysSomething(object.at(member))) object.erase(member);
     };
     json all = written(summary);
-    for (json& ratio : all.at("pooled")) unlessFalse(ratio, "minMax");
+    for (json& ratio : all.at("pooled"))
+        for (const char* member : {"minMax", "primary"}) unlessFalse(ratio, member);
     for (json& cell : all.at("cells")) {
         for (json& ratio : cell.at("ratios")) {
-            ratio.erase("cells");
+            for (const char* member : {"accelerator", "cells", "primary"}) ratio.erase(member);
             unlessFalse(ratio, "minMax");
         }
         for (json& series : cell.at("series")) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <iterator>
 #include <tuple>
@@ -14,7 +15,7 @@
 namespace vh {
 namespace {
 
-/// Named beforehand, as are the contrasts: each is a test that all claims are corrected for.
+/// Named beforehand, as are the contrasts: each is a test that the claims of its family are corrected for.
 constexpr std::array<std::string_view, 6> compared{"stopToResumeMs", "guestPauseMs", "workLostMs",
                                                    "brownOutMs",     "networkGapMs", "totalMs"};
 constexpr std::size_t valuesForP99 = 100;
@@ -122,14 +123,13 @@ SeriesSummary seriesSummary(const Sample& sample) {
 struct Pairs {
     std::string_view metric;
     Design design, reference;
+    std::string accelerator;
     std::size_t cells = 0, count = 0;
     std::vector<Range> rounds;
     bool isReferenceOpen = false;
     RoundCount ofDesign, ofReference;
 
-    bool isOf(const Pairs& other) const {
-        return metric == other.metric && design == other.design && reference == other.reference;
-    }
+    auto contrast() const { return std::tuple(metric, design, reference); }
     void add(const Pairs& other) {
         ++cells;
         count += other.count;
@@ -152,11 +152,12 @@ Range ratioOfRanges(const Range& value, const Range& reference) {
 }
 
 /// Nothing when neither of the two was measured by it.
-std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, const Sample& reference) {
+std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, const Sample& reference,
+                             const std::string& accelerator) {
     const Values &values = sample.metrics.at(metric), &references = reference.metrics.at(metric);
     if (values.empty() && references.empty()) return std::nullopt;
     Values ratios;
-    Pairs pairs{.metric = metric, .design = sample.design, .reference = reference.design};
+    Pairs pairs{.metric = metric, .design = sample.design, .reference = reference.design, .accelerator = accelerator};
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
         if (other == references.end()) continue;
@@ -181,6 +182,7 @@ Ratio ratioOf(const Pairs& pairs) {
     Ratio result{.metric = pairs.metric,
                  .design = pairs.design,
                  .reference = pairs.reference,
+                 .accelerator = pairs.accelerator,
                  .cells = pairs.cells,
                  .count = pairs.count,
                  .rounds = pairs.rounds.size()};
@@ -220,7 +222,7 @@ Verdict verdictOn(const Ratio& ratio, double margin) {
     return within ? Verdict::Equivalent : Verdict::NoDifference;
 }
 
-/// Corrects the tests of one kind for each other, and says what they show.
+/// Corrects the tests of one family for each other, and says what they show.
 void judge(const std::vector<Ratio*>& ratios, double margin) {
     std::vector<Ratio*> tested;
     std::ranges::copy_if(ratios, std::back_inserter(tested), [](const Ratio* ratio) { return ratio->p.has_value(); });
@@ -233,17 +235,20 @@ void judge(const std::vector<Ratio*>& ratios, double margin) {
     }
 }
 
+/// Of designs that can stand by: what cannot, or is driven by hand, differs in more than that.
+bool ownsGuestRam(Design design, MemoryOwner owner) {
+    return rowOf(design).owner == owner && rowOf(design).standsBy;
+}
+
 /// Which designs are compared, the first with the second: first those in which the manager and the VMM own guest RAM, which
 /// is what the comparison is for, then each of ours with what it rests on when that is driven by hand, which is what our part
 /// costs, and then all others with the one that takes every VM.
 std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vector<Sample>& samples) {
     std::vector<std::pair<const Sample*, const Sample*>> contrasts;
-    const auto owns = [](const Sample& sample, MemoryOwner owner) {
-        return rowOf(sample.design).owner == owner && rowOf(sample.design).standsBy;
-    };
     for (const Sample& one : samples)
         for (const Sample& other : samples)
-            if (owns(one, MemoryOwner::Manager) && owns(other, MemoryOwner::Vmm)) contrasts.emplace_back(&one, &other);
+            if (ownsGuestRam(one.design, MemoryOwner::Manager) && ownsGuestRam(other.design, MemoryOwner::Vmm))
+                contrasts.emplace_back(&one, &other);
     for (const Sample& one : samples)
         for (const Sample& other : samples)
             if (rowOf(other.design).byHandOf == one.design) contrasts.emplace_back(&one, &other);
@@ -259,7 +264,21 @@ std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vect
     return contrasts;
 }
 
-ConfigurationSummary summaryOf(const Configuration& configuration, std::vector<Pairs>& pooled) {
+/// Adds to the one of its contrast and accelerator, which stands beside those of other accelerators.
+void pool(const Pairs& pairs, std::vector<Pairs>& pooled) {
+    const auto isAlike = [&pairs](const Pairs& one) { return one.contrast() == pairs.contrast(); };
+    auto all =
+        std::ranges::find_if(pooled, [&](const Pairs& one) { return isAlike(one) && one.accelerator == pairs.accelerator; });
+    if (all == pooled.end()) {
+        const auto last = std::find_if(pooled.rbegin(), pooled.rend(), isAlike);
+        all = pooled.insert(
+            last == pooled.rend() ? pooled.end() : last.base(),
+            {.metric = pairs.metric, .design = pairs.design, .reference = pairs.reference, .accelerator = pairs.accelerator});
+    }
+    all->add(pairs);
+}
+
+ConfigurationSummary summaryOf(const Configuration& configuration, const std::string& accelerator, std::vector<Pairs>& pooled) {
     std::vector<Sample> samples;
     for (const Series& series : configuration.series) samples.push_back(sampleOf(series));
     ConfigurationSummary result{configuration.id, {}, {}};
@@ -268,13 +287,10 @@ ConfigurationSummary summaryOf(const Configuration& configuration, std::vector<P
     const auto contrasts = contrastsOf(samples);
     for (const std::string_view metric : compared)
         for (const auto& [design, reference] : contrasts) {
-            const std::optional<Pairs> pairs = pairsOf(metric, *design, *reference);
+            const std::optional<Pairs> pairs = pairsOf(metric, *design, *reference, accelerator);
             if (!pairs) continue;
             result.ratios.push_back(ratioOf(*pairs));
-            auto all = std::ranges::find_if(pooled, [&](const Pairs& one) { return one.isOf(*pairs); });
-            if (all == pooled.end())
-                all = pooled.insert(pooled.end(), {.metric = metric, .design = pairs->design, .reference = pairs->reference});
-            all->add(*pairs);
+            pool(*pairs, pooled);
         }
     return result;
 }
@@ -330,20 +346,40 @@ std::vector<double> roundValuesOf(const Series& series, const Metric& metric) {
     return endsOf(rangeOfEachRound(valuesByRound(series, metric)), &Range::least);
 }
 
+bool isOfOwners(const Ratio& ratio) {
+    return ownsGuestRam(ratio.design, MemoryOwner::Manager) && ownsGuestRam(ratio.reference, MemoryOwner::Vmm);
+}
+
+std::string acceleratorTitle(std::string_view accelerator, const HostFacts& host) {
+    if (accelerator.empty()) return "an unknown accelerator";
+    std::string title(accelerator);
+    std::ranges::transform(title, title.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    return accelerator == name(Accelerator::Kvm) && host.virtualized.value_or(false) ? title + " (nested)" : title;
+}
+
 Summary summarize(const Results& results) {
     const double margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent) / 100.0;
     Summary summary;
     std::vector<Pairs> pooled;
-    for (const Configuration& configuration : results.configurations)
-        summary.configurations.push_back(summaryOf(configuration, pooled));
+    for (const Configuration& configuration : results.configurations) {
+        const auto& own = configuration.accelerator;
+        summary.configurations.push_back(
+            summaryOf(configuration, own ? std::string(name(*own)) : results.host.accelerator, pooled));
+    }
     std::ranges::stable_sort(pooled, {}, [](const Pairs& pairs) { return std::ranges::find(compared, pairs.metric); });
     std::ranges::transform(pooled, std::back_inserter(summary.pooled), ratioOf);
-    std::vector<Ratio*> ofCells, ofAll;
+    std::vector<std::string> primary = results.settings.primaryMetrics;
+    if (primary.empty()) primary.assign(usualPrimaryMetrics.begin(), usualPrimaryMetrics.end());
+    std::vector<Ratio*> ofCells, first, others;
     for (ConfigurationSummary& configuration : summary.configurations)
         for (Ratio& ratio : configuration.ratios) ofCells.push_back(&ratio);
-    for (Ratio& ratio : summary.pooled) ofAll.push_back(&ratio);
+    for (Ratio& ratio : summary.pooled) {
+        ratio.primary = isOfOwners(ratio) && std::ranges::find(primary, ratio.metric) != primary.end();
+        (ratio.primary ? first : others).push_back(&ratio);
+    }
     judge(ofCells, margin);
-    judge(ofAll, margin);
+    judge(first, margin);
+    judge(others, margin);
     return summary;
 }
 

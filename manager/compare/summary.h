@@ -3,8 +3,9 @@
 //
 // Which designs are compared by which metrics is fixed before anything is measured: these are the contrasts. Each is tested by
 // the exact sign test of rounds, which needs to know of two values only which is the greater, so that also those count of which
-// no more is known than that they are longer than the window. That a figure is smaller or larger is claimed where the test stands
-// Holm's correction for all tests of its kind: those of single cells, and those of all cells together.
+// no more is known than that they are longer than the window. Rounds of several cells are pooled by accelerator, for what is under
+// TCG and what is under KVM are not one quantity. That a figure is smaller or larger is claimed where the test stands Holm's
+// correction for all tests of its family: the primary ones, all other pooled ones, and those of single cells.
 #pragma once
 
 #include <array>
@@ -136,7 +137,12 @@ constexpr bool isClaim(Verdict verdict) {
     return verdict == Verdict::Smaller || verdict == Verdict::Larger;
 }
 
-/// With how much chance of one wrong claim among all of a kind.
+/// The primary family, which the comparison is for: those in which the manager and the VMM own guest RAM, by how much time the
+/// guest loses, pooled under each accelerator. By what QEMU says, by what a thread of the guest that goes before all others
+/// shows, and by what an ordinary one does. Written into results before anything is measured.
+inline constexpr std::array<std::string_view, 3> usualPrimaryMetrics{"stopToResumeMs", "guestPauseMs", "workLostMs"};
+
+/// With how much chance of one wrong claim among all of a family.
 inline constexpr double claimLevel = 0.05;
 /// Of results that do not name their own.
 inline constexpr unsigned usualMarginPercent = 10;
@@ -146,7 +152,9 @@ struct Ratio {
     std::string_view metric;
     Design design = defaultDesign;
     Design reference = defaultDesign;
+    std::string accelerator{};                       ///< Of those that are pooled.
     std::size_t cells = 0;                           ///< How many are pooled; 0 of a single one's.
+    bool primary = false;                            ///< It is of that family.
     std::size_t count = 0;                           ///< Of pairs.
     std::size_t rounds = 0;                          ///< What the rest is made of.
     std::optional<double> median, low, high;         ///< None where bounds leave it open.
@@ -154,7 +162,7 @@ struct Ratio {
     std::optional<double> low90, high90;             ///< Within the margin on both sides: equivalent. None of too few rounds.
     std::size_t greater = 0, smaller = 0, tied = 0;  ///< Rounds in which the design's figure was that.
     std::optional<double> p;                         ///< Of the sign test; none where nothing is tested.
-    std::optional<double> pHolm;                     ///< Corrected for all tests of its kind.
+    std::optional<double> pHolm;                     ///< Corrected for all tests of its family.
     Verdict verdict = Verdict::TooFewRounds;
 };
 
@@ -166,8 +174,14 @@ struct ConfigurationSummary {
 
 struct Summary {
     std::vector<ConfigurationSummary> configurations;  ///< In the results' order.
-    std::vector<Ratio> pooled;                         ///< Of all configurations that have both designs, together.
+    std::vector<Ratio> pooled;  ///< Of all configurations under an accelerator that have both designs, together.
 };
+
+/// A contrast of a design in which the manager owns guest RAM with one in which the VMM does.
+bool isOfOwners(const Ratio& ratio);
+
+/// `TCG`, `KVM`, and `KVM (nested)` where the host is a virtual machine itself.
+std::string acceleratorTitle(std::string_view accelerator, const HostFacts& host);
 
 /// Nothing in it is random: the same rounds make the same summary.
 Summary summarize(const Results& results);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <iterator>
@@ -188,10 +187,8 @@ std::string disturbedText(const Results& results) {
 
 /// Of whichever host and accelerator: what figures are of.
 std::string hostText(const HostFacts& host) {
-    std::string accelerator = host.accelerator;
-    std::ranges::transform(accelerator, accelerator.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-    return "Accelerator: " + (accelerator.empty() ? "not known yet" : printable(accelerator)) + ". Host: " + printable(host.cpu) +
-           ", " + std::to_string(host.cpus) + (host.cpus == 1 ? " CPU, " : " CPUs, ") +
+    return "Accelerator: " + (host.accelerator.empty() ? "not known yet" : printable(acceleratorTitle(host.accelerator, host))) +
+           ". Host: " + printable(host.cpu) + ", " + std::to_string(host.cpus) + (host.cpus == 1 ? " CPU, " : " CPUs, ") +
            sizeText(static_cast<double>(host.memoryBytes)) +
            (host.virtualized.value_or(false) ? ", itself a virtual machine" : "") + ", Linux " + printable(host.kernel) + ".\n";
 }
@@ -234,7 +231,7 @@ std::string sentenceOn(const Ratio& ratio, unsigned marginPercent) {
     text += ratio.low && ratio.high ? fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals)
             : ratio.low             ? fixed(*ratio.low, decimals) + " or more"
                                     : fixed(*ratio.high, decimals) + " or less";
-    if (ratio.pHolm) text += ", " + chanceText(*ratio.pHolm);
+    if (ratio.pHolm) text += ", " + chanceText(*ratio.pHolm) + (ratio.primary ? ", primary" : "");
     return text + "): " + verdictText(ratio, marginPercent) + "\n";
 }
 
@@ -367,9 +364,16 @@ std::string comparisonText(const Results& results, const Summary& summary) {
     text += "\nIn short\n";
     for (const std::string& sentence : answerOf(results, summary)) text += "\n" + wrapped(sentence);
     const unsigned margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent);
-    std::vector<Ratio> pooled;
-    std::ranges::copy_if(summary.pooled, std::back_inserter(pooled), [](const Ratio& ratio) { return ratio.cells > 1; });
-    if (!pooled.empty()) text += "\nAll cells together\n\n" + indented(ratiosOf(pooled, margin));
+    std::vector<std::pair<std::string, std::vector<Ratio>>> pooled;
+    for (const Ratio& ratio : summary.pooled) {
+        if (ratio.cells < 2) continue;
+        auto of = std::ranges::find(pooled, ratio.accelerator, &decltype(pooled)::value_type::first);
+        if (of == pooled.end()) of = pooled.insert(pooled.end(), {ratio.accelerator, {}});
+        of->second.push_back(ratio);
+    }
+    for (const auto& [accelerator, ratios] : pooled)
+        text += "\nAll cells under " + printable(acceleratorTitle(accelerator, results.host)) + " together\n\n" +
+                indented(ratiosOf(ratios, margin));
     std::size_t tests = 0;
     for (std::size_t i = 0; i < summary.configurations.size(); ++i) {
         const Configuration& configuration = results.configurations[i];
@@ -385,9 +389,10 @@ std::string comparisonText(const Results& results, const Summary& summary) {
             "\nSmaller and larger are said where the sign test of paired rounds has p < 0.05, corrected by Holm's method for "
             "all " +
             std::to_string(tests) +
-            " comparisons\nof cells (all cells together: for all of theirs); equivalent, where the 90 % interval is "
-            "within " +
-            std::to_string(margin) + " %.\n";
+            " comparisons\nof cells (all cells together: for the primary ones, and for all others); equivalent, where the 90 % "
+            "interval is\nwithin " +
+            std::to_string(margin) + " %." +
+            (results.settings.primaryMetrics.empty() ? " Which are primary was named after this was measured.\n" : "\n");
     if (!results.notes.empty()) text += "\nNotes\n";
     for (const std::string& note : results.notes) text += "  " + printable(note) + "\n";
     return text;

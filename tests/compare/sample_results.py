@@ -29,6 +29,7 @@ METRICS = {  # As in manager/compare/metrics.h.
     "confirmMs": "phasesMs.confirm", "retireMs": "phasesMs.retire", "beatP99AfterMs": "beats.after.p99Ms", "bytesSent": "bytesSent",
     "ramCopiedBytes": "ramCopiedBytes", "minorFaults": "pageFaults.minor",
 }
+PRIMARY = ["stopToResumeMs", "guestPauseMs", "workLostMs"]
 COMPARED = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
 HOSTILE = [
     '</script><script>document.title = "broken out"</script>', "<!--<script>", "<img src=x onerror=alert(1)>", "line\u2028separator\u2029here",
@@ -138,11 +139,12 @@ def summarize(random_, cells):
                 if not a and not b:
                     continue
                 paired = [a[key] / b[key] for key in a if key in b]
-                pooled.setdefault((metric, design, reference), []).append(paired)
+                pooled.setdefault((metric, design, reference, cell["accelerator"]), []).append(paired)
                 ratios.append(ratio_of(random_, metric, design, reference, paired))
         summary.append({"id": cell["id"], "series": series_summaries, "ratios": ratios})
     answer = ["Who should own guest RAM is not known: these rounds were made up, manager-owned / vmm-owned is 1.02 (95 % 0.90 - 1.10).", "Every design loses packets: 1 in each handover.", HOSTILE[0]]
-    return {"cells": summary, "answer": answer, "pooled": [{**ratio_of(random_, *key, sum(of_cells, [])), "cells": len(of_cells)} for key, of_cells in pooled.items()]}
+    return {"cells": summary, "answer": answer, "pooled": [{**ratio_of(random_, *key, sum(of_cells, [])), "accelerator": accelerator, "cells": len(of_cells), **({"primary": True} if key[0] in PRIMARY and key[1:] == ("manager-owned", "vmm-owned") else {})}
+                                                              for (*parts, accelerator), of_cells in pooled.items() for key in [tuple(parts)]]}
 
 
 def results_of(seed, pairs, sizes, designs, rounds, loads=("memory",), devices=(("disk", "network"),), hostile=True, failures=True):
@@ -154,7 +156,7 @@ def results_of(seed, pairs, sizes, designs, rounds, loads=("memory",), devices=(
                 for size in sizes:
                     cell = {
                         "id": f"{size}MiB-{load}-{'+'.join(device_set)}-{old}-{new}", "title": "", "old": old, "new": new, "ramBytes": size * MIB, "touchedBytes": size * MIB // 2,
-                        "pageSizeBytes": 4096, "vcpus": 1, "devices": list(device_set), "load": load, "vms": 1, "series": [],
+                        "pageSizeBytes": 4096, "vcpus": 1, "devices": list(device_set), "load": load, "vms": 1, "accelerator": "kvm" if load == "idle" else "tcg", "series": [],
                     }
                     for design in designs:
                         not_run = "QEMU 10.0.2 has no cpr-exec: it came with 10.2" if design == "vmm-exec" and old == 0 else ""
@@ -179,7 +181,7 @@ def results_of(seed, pairs, sizes, designs, rounds, loads=("memory",), devices=(
     return {
         "format": "virt-handover-compare/1", "version": "0.1.0", "command": ["virt-handover", "compare", "--pair", "qemu-10.0,qemu-11.1", "--rounds", str(rounds), "it's"],
         "startedAt": "2026-03-02T08:15:00Z", "finishedAt": "2026-03-02T10:07:30Z", "seed": seed,
-        "settings": {"plan": f"rounds: {rounds}\nram:\n  - size: 512MiB\n", "definition": None, "bootWaitMs": 0, "rounds": rounds, "warmUpRounds": 1, "beforeMs": 1000, "afterMs": 1500, "stealLimitPercent": 5, "equivalenceMarginPercent": 10},
+        "settings": {"plan": f"rounds: {rounds}\nram:\n  - size: 512MiB\n", "definition": None, "bootWaitMs": 0, "rounds": rounds, "warmUpRounds": 1, "beforeMs": 1000, "afterMs": 1500, "stealLimitPercent": 5, "equivalenceMarginPercent": 10, "primaryMetrics": PRIMARY},
         "host": {"cpu": "AMD EPYC 9R14", "cpus": 2, "memoryBytes": 24 << 30, "kernel": "6.18.0", "os": "Debian GNU/Linux 12 (bookworm)", "pageSizeBytes": 4096, "accelerator": "tcg", "virtualized": True, "loadAverage1": 0.31, "stealPercent": 0.4, "runQueue": 0.5},
         "vmms": [{"binary": "/opt/old/bin/qemu-system-x86_64", "version": "10.0.2", "buildId": "8f1c2ad0"}, {"binary": "/opt/new/bin/qemu-system-x86_64", "version": "11.1.3", "buildId": ""}],
         "sittings": [{"startedAt": "2026-03-02T08:15:00.123Z", "finishedAt": None, "command": ["virt-handover", "compare"], "evenIfBusy": False}, {"startedAt": "2026-03-02T09:15:00.123Z", "finishedAt": "2026-03-02T10:07:30.123Z", "command": ["virt-handover", "compare", "--resume", "it's"], "evenIfBusy": True}],

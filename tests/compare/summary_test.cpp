@@ -320,6 +320,84 @@ TEST(Summary, poolsTheRoundsOfAllCellsThatHaveBoth) {
     EXPECT_FALSE(summary["cells"][0]["ratios"][0].contains("cells"));
 }
 
+json under(const std::string& accelerator, json cell) {
+    cell["id"] = accelerator;
+    cell["accelerator"] = accelerator;
+    return cell;
+}
+
+TEST(Summary, poolsNothingOfDifferentAccelerators) {
+    const auto cell = [](double copy) {
+        return sampleCell("", {sampleSeries("relayed", std::vector<double>(12, 10)),
+                               sampleSeries("copy", std::vector<double>(12, copy)), sampleSeries("vmm-exec", {20})});
+    };
+    const json pooled = summarize(sampleResults({under("tcg", cell(20)), under("kvm", cell(5))}))["pooled"];
+    // Beside each other, and each of its own rounds.
+    EXPECT_EQ(pooled[0]["accelerator"], "tcg");
+    EXPECT_EQ(pooled[1]["accelerator"], "kvm");
+    EXPECT_EQ(pooled[0]["design"], pooled[1]["design"]);
+    EXPECT_EQ(pooled[0]["rounds"], 12);
+    EXPECT_EQ(pooled[0]["verdict"], "larger");
+    EXPECT_EQ(pooled[1]["verdict"], "smaller");
+    EXPECT_EQ(pooled[1]["cells"], 1);
+    // A cell that does not say is under the host's.
+    EXPECT_EQ(summarize(sampleResults({cell(20)}))["pooled"][0]["accelerator"], "kvm");
+    EXPECT_FALSE(summaryOf({sampleSeries("relayed", {1}), sampleSeries("copy", {1})})["ratios"][0].contains("accelerator"));
+}
+
+json owners() {
+    json cell = sampleCell("", {sampleSeries("relayed", times(10, 12, 1)), sampleSeries("vmm-owned", std::vector<double>(12, 10)),
+                                sampleSeries("manager-owned", std::vector<double>(12, 5))});
+    for (std::size_t design : {1u, 2u})
+        for (json& round : cell["series"][design]["rounds"]) {
+            round["writeRate"] = writing(100);
+            round["writeRate"]["workLostMs"] = design == 1 ? 50 : 20;
+        }
+    return cell;
+}
+
+TEST(Summary, correctsThePrimaryFamilyForItselfAlone) {
+    const json summary = summarize(sampleResults({under("tcg", owners()), under("kvm", owners())}));
+    std::vector<std::string> primary;
+    for (const json& ratio : summary["pooled"])
+        if (ratio.contains("primary")) {
+            primary.push_back(ratio["metric"].get<std::string>() + " " + ratio["accelerator"].get<std::string>());
+            EXPECT_EQ(ratio["design"], "manager-owned");
+            EXPECT_EQ(ratio["reference"], "vmm-owned");
+            // Six tests that all have the same signs.
+            EXPECT_NEAR(ratio["p"], 2.0 / 4096, 1e-12);
+            EXPECT_NEAR(ratio["pHolm"], 6 * 2.0 / 4096, 1e-12) << ratio;
+        } else if (ratio["design"] == "manager-owned" && ratio["reference"] == "vmm-owned" && ratio["metric"] == "totalMs") {
+            EXPECT_GT(ratio["pHolm"], 6 * 2.0 / 4096) << "of the others there are more";
+        }
+    EXPECT_EQ(primary, (std::vector<std::string>{"stopToResumeMs tcg", "stopToResumeMs kvm", "guestPauseMs tcg",
+                                                 "guestPauseMs kvm", "workLostMs tcg", "workLostMs kvm"}));
+    for (const json& ratio : summary["cells"][0]["ratios"]) EXPECT_FALSE(ratio.contains("primary")) << ratio;
+}
+
+TEST(Summary, takesThePrimaryFamilyThatWasNamedBeforeTheRounds) {
+    json results = sampleResults({under("kvm", owners())});
+    const auto primary = [&results] {
+        std::vector<std::string> metrics;
+        const json summary = summarize(results);
+        for (const json& ratio : summary["pooled"])
+            if (ratio.contains("primary")) metrics.push_back(ratio["metric"]);
+        return metrics;
+    };
+    results["settings"]["primaryMetrics"] = {"totalMs"};
+    EXPECT_EQ(primary(), std::vector<std::string>{"totalMs"});
+    results["settings"].erase("primaryMetrics");
+    EXPECT_EQ(primary(), (std::vector<std::string>{"stopToResumeMs", "guestPauseMs", "workLostMs"}));
+}
+
+TEST(Summary, namesAcceleratorsForPeople) {
+    HostFacts host;
+    EXPECT_EQ(acceleratorTitle("kvm", host), "KVM");
+    host.virtualized = true;
+    EXPECT_EQ(acceleratorTitle("kvm", host), "KVM (nested)");
+    EXPECT_EQ(acceleratorTitle("tcg", host), "TCG");
+}
+
 TEST(Summary, saysSmallerAndLargerWhereTheIntervalLeavesOneOut) {
     const json cell = summaryOf({sampleSeries("relayed", times(10, 20, 1)), sampleSeries("vmm-owned", times(7, 20, 2)),
                                  sampleSeries("copy", times(30, 20, 3))});

@@ -96,7 +96,7 @@ TEST(ComparisonText, saysThatADesignWasGivenUp) {
 
 TEST(ComparisonText, saysOfWhichHostAndAcceleratorItIs) {
     EXPECT_EQ(comparisonText(sampleResults({}))
-                  .rfind("Accelerator: KVM. Host: Some CPU @ 2.50GHz, 2 CPUs, 8.00 GiB, itself a virtual "
+                  .rfind("Accelerator: KVM (nested). Host: Some CPU @ 2.50GHz, 2 CPUs, 8.00 GiB, itself a virtual "
                          "machine, Linux 6.1.0.\n",
                          0),
               0u)
@@ -126,15 +126,14 @@ TEST(ComparisonText, saysWhatAllCellsShowTogetherAndHowSmallADifferenceIs) {
         cells.push_back(sampleCell("c" + std::to_string(i), {sampleSeries("relayed", std::vector<double>(12, 10)),
                                                              sampleSeries("copy", std::vector<double>(12, 10.5))}));
     const std::string text = comparisonText(sampleResults(cells));
-    EXPECT_NE(
-        text.find(
-            "All cells together\n\n  copy / relayed: STOP to RESUME 1.05x (95 % 1.05 - 1.05, p < 0.0001): larger, by less than "
-            "10 %\n"),
-        std::string::npos)
+    EXPECT_NE(text.find("All cells under KVM (nested) together\n\n  copy / relayed: STOP to RESUME 1.05x (95 % 1.05 - 1.05, p < "
+                        "0.0001): larger, by less than "
+                        "10 %\n"),
+              std::string::npos)
         << text;
     EXPECT_NE(text.find("for all 6 comparisons\n"), std::string::npos) << text;
     cells.pop_back();
-    EXPECT_EQ(comparisonText(sampleResults(cells)).find("All cells together"), std::string::npos);
+    EXPECT_EQ(comparisonText(sampleResults(cells)).find("All cells under"), std::string::npos);
 }
 
 TEST(ComparisonText, saysHowManySittingsItTook) {

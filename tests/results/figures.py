@@ -9,11 +9,13 @@ where README.md has others. Exits with 1 when anything differs.
 import json, math, os, re, sys
 
 import sentences
-from sentences import BY_HAND, TITLES
+from sentences import BY_HAND, OWNERS, TITLES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
+# What the comparison is for; a file says itself what was named before it was measured.
+PRIMARY_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs"]
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
 # Where a round has it; whether it is only a bound is said of brown-out, with it of work lost, and of the network gap.
 POINTERS = {
@@ -171,7 +173,7 @@ def metric_summary(values):
 
 
 def contrasts(designs):
-    found = [("manager-owned", "vmm-owned")] if {"manager-owned", "vmm-owned"} <= set(designs) else []
+    found = [OWNERS] if set(OWNERS) <= set(designs) else []
     found += [pair for pair in BY_HAND if set(pair) <= set(designs)]
     reference = "relayed" if "relayed" in designs else designs[0] if designs else None
     return found + [(design, reference) for design in designs
@@ -253,7 +255,8 @@ def recompute(results, pointers):
                 ratio = ratio_of(least, most, len(ratios), open_reference, is_too_disturbed([by_name[design]]) or is_too_disturbed([by_name[reference]]))
                 ratio.update(metric=metric, design=design, reference=reference)
                 made["ratios"].append(ratio)
-                part = parts.setdefault((metric, design, reference), {"least": [], "most": [], "count": 0, "open": False, "cells": 0, "of": [[], []]})
+                accelerator = cell.get("accelerator") or results["host"]["accelerator"]
+                part = parts.setdefault((metric, design, reference, accelerator), {"least": [], "most": [], "count": 0, "open": False, "cells": 0, "of": [[], []]})
                 part["least"] += least
                 part["most"] += most
                 part["count"] += len(ratios)
@@ -263,12 +266,15 @@ def recompute(results, pointers):
                 part["of"][1].append(by_name[reference])
         cells.append(made)
     pooled = []
-    for (metric, design, reference), part in parts.items():
+    named = results["settings"].get("primaryMetrics") or PRIMARY_METRICS
+    for (metric, design, reference, accelerator), part in parts.items():
         ratio = ratio_of(part["least"], part["most"], part["count"], part["open"], any(map(is_too_disturbed, part["of"])))
-        ratio.update(metric=metric, design=design, reference=reference, cells=part["cells"])
+        ratio.update(metric=metric, design=design, reference=reference, accelerator=accelerator, cells=part["cells"],
+                     primary=(design, reference) == OWNERS and metric in named)
         pooled.append(ratio)
     decide([ratio for cell in cells for ratio in cell["ratios"]], margin)
-    decide(pooled, margin)
+    for primary in (True, False):
+        decide([ratio for ratio in pooled if ratio["primary"] == primary], margin)
     return {"cells": cells, "pooled": pooled}
 
 
@@ -293,15 +299,16 @@ def compare_ratio(differences, where, published, made):
         differences.same(f"{where}: {name}", published.get(name), made[name])
     differences.same(f"{where}: minMax", published.get("minMax", False), made.get("minMax", False))
     differences.same(f"{where}: cells", published.get("cells"), made.get("cells"))
+    differences.same(f"{where}: primary", published.get("primary", False), made.get("primary", False))
 
 
 def compare_ratios(differences, where, published, made):
-    keys = [[(ratio["metric"], ratio["design"], ratio["reference"]) for ratio in ratios] for ratios in (published, made)]
+    keys = [[(ratio["metric"], ratio["design"], ratio["reference"], ratio.get("accelerator", "")) for ratio in ratios] for ratios in (published, made)]
     differences.same(f"{where}: contrasts", sorted(keys[0]), sorted(keys[1]))
     by_key = dict(zip(keys[1], made))
     for key, ratio in zip(keys[0], published):
         if key in by_key:
-            compare_ratio(differences, f"{where}: {key[1]} / {key[2]}: {key[0]}", ratio, by_key[key])
+            compare_ratio(differences, f"{where}: {key[1]} / {key[2]}: {key[3]}: {key[0]}", ratio, by_key[key])
 
 
 def compare(differences, published, made):
@@ -371,20 +378,20 @@ def chance(value):
     return "-" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
-def pooled_table(_, made):
+def pooled_table(results, made):
     lines = ["| designs | | ratio | 95 % | in rounds of | longer in | p (Holm) | verdict |", "|---" * 8 + "|"]
     last = None
-    names = list(dict.fromkeys((ratio["design"], ratio["reference"]) for ratio in made["pooled"]))
+    names = [(*pair, accelerator) for pair in sentences.contrasts_of(made) for accelerator in sentences.accelerators_of(made)]
     for name in names:
         for ratio in made["pooled"]:
-            if (ratio["design"], ratio["reference"]) != name:
+            if (ratio["design"], ratio["reference"], ratio["accelerator"]) != name:
                 continue
-            title = f"`{name[0]}` / `{name[1]}`" if name != last else ""
+            title = f"`{name[0]}` / `{name[1]}` under {sentences.accelerator(name[2], results['host'])}" if name != last else ""
             last = name
             few = ratio.get("minMax", False)
             spread_text = f"{shown(ratio['low'], digits=2)} - {shown(ratio['high'], digits=2)}" + (" (min, max)" if few else "")
             lines.append(f"| {title} | {TITLES[ratio['metric']]} | {shown(ratio['median'], digits=2)} | {spread_text} | {ratio['rounds']} | {ratio['greater']} | "
-                         f"{chance(ratio['pHolm'])} | {ratio['verdict']} |")
+                         f"{chance(ratio['pHolm'])}{' (primary)' if ratio['primary'] else ''} | {ratio['verdict']} |")
     return lines
 
 

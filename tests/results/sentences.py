@@ -11,6 +11,7 @@ from designs import ALL as DESIGNS, BY_HAND  # In the order that the answer has 
 
 TITLES = {"stopToResumeMs": "STOP to RESUME", "guestPauseMs": "guest pause (heartbeats)", "workLostMs": "guest work lost",
           "brownOutMs": "brown-out", "networkGapMs": "longest network gap", "networkLost": "echo requests lost", "totalMs": "whole handover"}
+OWNERS = ("manager-owned", "vmm-owned")
 VERDICTS = ("larger", "smaller", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say")
 # What a cell is made of: name, members that vary together, and how a value is shown.
 FACTORS = [
@@ -81,6 +82,18 @@ def medians_of(made, metric):
     return found
 
 
+def accelerator(name, host):
+    return name.upper() + (" (nested)" if name == "kvm" and host.get("virtualized") else "")
+
+
+def accelerators_of(made):
+    return list(dict.fromkeys(ratio["accelerator"] for ratio in made["pooled"]))
+
+
+def contrasts_of(made):
+    return list(dict.fromkeys((ratio["design"], ratio["reference"]) for ratio in made["pooled"]))
+
+
 # How it was measured.
 
 def setup(results, _, next_plan):
@@ -91,13 +104,15 @@ def setup(results, _, next_plan):
     baselines = settings.get("baselineRounds")
     few = f" ({baselines} of baselines)" if baselines not in (None, settings.get("rounds")) else ""
     lines = [f"{settings.get('rounds', '?')} rounds of each design{few} in each of {len(results['cells'])} cells, {len(rounds)} handovers in all; QEMU {together(versions)}; "
-             f"{together(one.upper() for one in accelerators)}, on {host['cpus']} CPUs ({host['cpu']}{', itself a virtual machine' if host.get('virtualized') else ''}), Linux {host['kernel']}."]
+             f"{together(accelerator(one, host) for one in accelerators)}, on {host['cpus']} CPUs ({host['cpu']}{', itself a virtual machine' if host.get('virtualized') else ''}), Linux {host['kernel']}."]
     lines.append("Its plan is `tests/results/full.yaml`." if settings["plan"] and seed_of(settings["plan"]) == seed_of(next_plan) else
                  "Its plan is in it (`settings.plan`); `tests/results/full.yaml` is another one, and not yet run.")
     if not any("disturbance" in round_ for round_ in rounds):
         lines.append("Its rounds are older than what is judged by them now: nothing but steal was looked at to find a busy host, and their order was drawn and not balanced.")
     if settings.get("equivalenceMarginPercent") is None:
         lines.append("The margin of 10 % was named after they were measured.")
+    if not settings.get("primaryMetrics"):
+        lines.append("Which tests are primary was named after they were measured and seen: a later run is the first that it is named before.")
     return lines
 
 
@@ -107,17 +122,23 @@ def seed_of(plan):
 
 # What it says.
 
-def contrast(made, design, reference, margin):
+def contrast(made, design, reference, margin, host):
+    under = [(one, verdicts(made, (design, reference, one), margin)) for one in accelerators_of(made)]
+    return f"**`{design}` / `{reference}`**, " + "; ".join(f"under {accelerator(one, host)} {said}" for one, said in under if said) + "."
+
+
+def verdicts(made, contrast_, margin):
+    """What all cells of an accelerator together show."""
     parts = []
     for verdict in VERDICTS:
-        of = [ratio for ratio in made["pooled"] if (ratio["design"], ratio["reference"], ratio["verdict"]) == (design, reference, verdict)]
+        of = [ratio for ratio in made["pooled"] if (ratio["design"], ratio["reference"], ratio["accelerator"], ratio["verdict"]) == (*contrast_, verdict)]
         if of and verdict in VERDICTS[-2:]:
             parts.append(f"{verdict} in {together(TITLES[ratio['metric']] for ratio in of)}")
         elif of:
             figures = (f"{TITLES[ratio['metric']]} ({'' if ratio['median'] is None else three_digits(ratio['median']) + ', '}{ends(ratio)}"
                        f"{chance(ratio['pHolm']) if verdict in VERDICTS[:2] else ''})" for ratio in of)
             parts.append(f"{verdict}{f' within {margin} %' if verdict == 'equivalent' else ''} in {together(figures)}")
-    return f"**`{design}` / `{reference}`**, all cells together: {'; '.join(parts)}."
+    return ", ".join(parts)
 
 
 def single_cells(made):
@@ -237,7 +258,7 @@ def exceptions(results, made):
 
 def says(results, made):
     margin = results["settings"].get("equivalenceMarginPercent", 10)
-    sentences = [contrast(made, *pair, margin) for pair in dict.fromkeys((ratio["design"], ratio["reference"]) for ratio in made["pooled"])]
+    sentences = [contrast(made, *pair, margin, results["host"]) for pair in contrasts_of(made)]
     sentences += [single_cells(made)] + [factor(results, made, *one) for one in FACTORS]
     sentences += [packets(results, made), slow_guest(made, "brownOutMs", "until the guest writes memory at 95 % of its rate before"),
                   slow_guest(made, "workLostMs", "what an ordinary thread did not do, as time at its speed before"), handed_over(results),
@@ -257,42 +278,55 @@ def answer(results, _):
     return ["- " + sentence for sentence in results["summary"].get("answer", [])]
 
 
-def is_of_pauses(ratio, metric, owners):
-    """A ratio of the answer's second sentence."""
-    pair = (ratio["design"], ratio["reference"])
-    return ratio["metric"] == metric and pair != owners and not set(pair) & {one for _, one in BY_HAND}
+def of_pauses(made, metric):
+    """The ratios of the answer's second sentence: of few rounds where there are no others."""
+    of = [ratio for ratio in made["pooled"] if ratio["metric"] == metric and (ratio["design"], ratio["reference"]) != OWNERS
+          and not {ratio["design"], ratio["reference"]} & {one for _, one in BY_HAND}]
+    enough = {ratio["reference"] for ratio in of if ratio["verdict"] != "too few rounds to say"}
+    return [ratio for ratio in of if ratio["verdict"] != "too few rounds to say" or ratio["reference"] not in enough]
+
+
+def said_under(where, sentence):
+    """What a sentence of the answer says of an accelerator."""
+    clauses = re.split(r"; (?=under )", sentence.partition(": ")[2].replace(" times as long", ""))
+    return " ".join(clause for clause in clauses if f"under {where} " in clause)
 
 
 def missing_from_answer(results, made):
     """Every figure that the answer must have, as made again, and is not in it."""
     text = " ".join(results["summary"].get("answer", [])).replace(" times as long", "")
-    wanted = []
+    wanted, wrong = [], []
     if not text:
         return ["an answer"]
     metric = "guestPauseMs" if medians_of(made, "guestPauseMs") else "stopToResumeMs"
-    owners = next(((ratio["design"], ratio["reference"]) for ratio in made["pooled"] if ratio["design"] == "manager-owned" and ratio["reference"] == "vmm-owned"), None)
+    pauses = of_pauses(made, metric)
     for ratio in made["pooled"]:
-        if (ratio["design"], ratio["reference"]) == owners:
-            if ratio["metric"] in ("stopToResumeMs", "guestPauseMs", "workLostMs"):
-                median = "not known" if ratio["median"] is None else three_digits(ratio["median"])
-                wanted.append(f"{median} by {TITLES[ratio['metric']]} {answered(ratio, False)}")
-        elif is_of_pauses(ratio, metric, owners):
+        where = accelerator(ratio["accelerator"], results["host"])
+        if ratio["primary"]:
+            median = "not known" if ratio["median"] is None else three_digits(ratio["median"])
+            figure, place = f"{median} by {TITLES[ratio['metric']]} {answered(ratio, False)}", 0
+        elif any(ratio is one for one in pauses):
             median = "not known how much longer" if ratio["median"] is None else three_digits(ratio["median"])
-            wanted.append(f"{median} with {ratio['design']} {answered(ratio, ratio['verdict'] in VERDICTS[:2])}")
+            figure, place = f"{median} with {ratio['design']} {answered(ratio, ratio['verdict'] in VERDICTS[:2])}", 1
+        else:
+            continue
+        if figure not in said_under(where, results["summary"]["answer"][place]):
+            wrong.append(f"the answer does not say '{figure}' of what is under {where}")
     lost = {}
     for design, values in medians_of(made, "networkLost").items():
         lost.setdefault(span(values, whole_or_half), []).append(design)
-    wanted += [f"{values} with {together(sorted(designs, key=DESIGNS.index))}" for values, designs in lost.items()]
+    wanted += [f"{values} with " + ("all others" if values == "0" and len(lost) > 1 else together(sorted(designs, key=DESIGNS.index)))
+               for values, designs in lost.items()]
     every = [series for cell in results["cells"] for series in cell["series"]]
     outlasting = sum(1 for series in every for round_ in series["rounds"] if round_["outcome"] == "upgraded" and not round_.get("disturbed") and outlasts(round_))
     failed, disturbed = (sum(series[member] for series in series_of(made)) for member in ("failed", "disturbed"))
     if made["cells"]:
         wanted += [f"of {sum(len(series['rounds']) for series in every)} handover", f" {failed} failed, {disturbed} ", f", and after {outlasting} the guest or its network was not back"]
-    wrong = [f"the answer does not say '{one}'" for one in wanted if one not in text]
+    wrong += [f"the answer does not say '{one}'" for one in wanted if one not in text]
     second = next((one for one in results["summary"]["answer"] if "its pause is" in one), "")
     leads = re.findall(r"(?:^|\. )([^:]*): by [^:]* its pause is ", second)
     for verdict, words in (("larger", " longer "), ("smaller", " shorter time ")):
-        claimed = any(ratio["verdict"] == verdict for ratio in made["pooled"] if is_of_pauses(ratio, metric, owners))
+        claimed = any(ratio["verdict"] == verdict for ratio in pauses)
         if any(words in lead + " " and " pause" in lead.split(words)[0] and not lead.startswith(("No design", "Too few", "The host")) for lead in leads) != claimed:
             wrong.append(f"whether a pause is {verdict} the answer says otherwise than the rounds")
     return wrong

@@ -109,6 +109,9 @@ const devicesName = (cell) => {
 };
 const pagesName = (cell) => (cell.transparentHuge === true ? "transparent huge" : bytes(cell.pageSizeBytes));
 
+/** As summary.h has it: `TCG`, `KVM`, and of a host that is a virtual machine itself `KVM (nested)`. */
+const acceleratorName = (name) => text(name).toUpperCase() + (text(name) === "kvm" && host.virtualized === true ? " (nested)" : "");
+
 /** What was varied, or is the same for all. */
 const FACTORS = [
   { name: "Guest RAM", of: (cell) => bytes(cell.ramBytes) },
@@ -119,7 +122,7 @@ const FACTORS = [
   { name: "Virtual CPUs", of: (cell) => text(cell.vcpus) || "?" },
   { name: "Page size", of: pagesName },
   { name: "Written again and again", of: (cell) => (isNumber(cell.hotSetBytes) ? bytes(cell.hotSetBytes) : "") },
-  { name: "Accelerator", of: (cell) => (text(cell.accelerator) || text(host.accelerator)).toUpperCase() },
+  { name: "Accelerator", of: (cell) => acceleratorName(text(cell.accelerator) || text(host.accelerator)) },
   { name: "Guest", of: (cell) => text(cell.guest) },
   { name: "VMs at once", of: (cell) => text(cell.vms) || "?" },
 ];

@@ -64,7 +64,10 @@ function forestAxis(places) {
     ...places.ticks.map((tick) => drawing("text", { x: places.percent(tick), y: 13, "text-anchor": "middle" }, String(tick))));
 }
 
-/** Ratios of all cells together; who should own guest RAM comes first, as in the summary. */
+/** What was named beforehand to be what the comparison is for stands out from all that is said besides. */
+const figureNode = (ratio) => [metricNamed.get(ratio.metric)?.title ?? text(ratio.metric), ratio.primary === true ? element("span", { class: "small" }, " primary") : null];
+
+/** Ratios of all cells of an accelerator together; who should own guest RAM comes first, as in the summary. */
 function forestPlot() {
   const of = (metrics) => pooled.filter((ratio) => metrics.includes(ratio.metric) && isShown(ratio));
   const shown = of(FOREST_METRICS), others = of(data.metrics.map((metric) => metric.name).filter((name) => !FOREST_METRICS.includes(name)));
@@ -72,12 +75,12 @@ function forestPlot() {
   const places = placesFor(shown);
   const groups = new Map();
   for (const ratio of shown) {
-    const key = JSON.stringify([ratio.design, ratio.reference]);
+    const key = JSON.stringify([ratio.design, ratio.reference, ratio.accelerator]);
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(ratio);
   }
   const row = (ratio) => element("tr", {},
-    element("th", { scope: "row" }, metricNamed.get(ratio.metric)?.title ?? text(ratio.metric)),
+    element("th", { scope: "row" }, figureNode(ratio)),
     element("td", { class: "plot" }, forestRow(ratio, places)),
     element("td", { class: "ratio" }, isNumber(ratio.median) ? significant(ratio.median) : "open", " ", element("span", { class: "small" }, `(${rangeText(ratio)})`)),
     element("td", { class: "said" }, verdictNode(ratio)));
@@ -85,15 +88,15 @@ function forestPlot() {
   const few = shown.some((ratio) => ratio.minMax === true);
   return [
     element("table", { class: "forest", id: "forest" },
-      element("caption", {}, `Ratios of paired rounds, all cells together: left of 1 the first design is faster. Bars: 95 % intervals of the median; shaded: within ${marginPercent} %, which counts as equivalent.`
+      element("caption", {}, `Ratios of paired rounds, all cells of an accelerator together: left of 1 the first design is faster. Bars: 95 % intervals of the median; shaded: within ${marginPercent} %, which counts as equivalent.`
         + (few ? ` Broken: fewer than ${ROUNDS_FOR_INTERVAL} rounds, from the smallest to the largest.` : "") + (open ? " Arrow: open, as some rounds are only known to be longer than was looked." : "")),
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Designs, figure"), element("td", { class: "plot" }, forestAxis(places)), element("th", { scope: "col" }, "Ratio (95 %)"), element("th", { scope: "col" }, "Verdict"))),
       [...groups.values()].map((ratios) => element("tbody", {},
-        element("tr", { class: "pair" }, element("th", { colspan: 4, scope: "rowgroup" }, contrastNode(ratios[0]), element("span", { class: "small" }, ` ${plural(Math.max(...ratios.map((ratio) => ratio.rounds ?? 0)), "round")} in ${plural(ratios[0].cells ?? "?", "cell")}`))),
+        element("tr", { class: "pair" }, element("th", { colspan: 4, scope: "rowgroup" }, contrastNode(ratios[0]), ratios[0].accelerator ? ` under ${acceleratorName(ratios[0].accelerator)}` : null, element("span", { class: "small" }, ` ${plural(Math.max(...ratios.map((ratio) => ratio.rounds ?? 0)), "round")} in ${plural(ratios[0].cells ?? "?", "cell")}`))),
         ratios.map(row)))),
-    details("pooled", "How sure that is, and the other figures", table("Ratios of paired rounds, pooled over all cells that have both designs",
-      [{ title: "Designs" }, { title: "Figure" }, { title: "Rounds", number: true }, { title: "longer in", number: true }, { title: "shorter in", number: true }, ...RATIO_COLUMNS],
-      [...shown, ...others].map((ratio) => [contrastNode(ratio), metricNamed.get(ratio.metric)?.title ?? text(ratio.metric), text(ratio.rounds), text(ratio.greater), text(ratio.smaller),
+    details("pooled", "How sure that is, and the other figures", table("Ratios of paired rounds, pooled over all cells of an accelerator that have both designs",
+      [{ title: "Designs" }, { title: "Accelerator" }, { title: "Figure" }, { title: "Rounds", number: true }, { title: "longer in", number: true }, { title: "shorter in", number: true }, ...RATIO_COLUMNS],
+      [...shown, ...others].map((ratio) => [contrastNode(ratio), acceleratorName(ratio.accelerator), figureNode(ratio), text(ratio.rounds), text(ratio.greater), text(ratio.smaller),
         significant(ratio.median), rangeText(ratio), chanceText(ratio.pHolm), verdictNode(ratio)])))];
 }
 
