@@ -178,18 +178,18 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
                    counted(rounds, "round") + " of " + counted(its.front()->cells, "cell"),
                "; ");
     }
-    return text + " is " + under + ".";
+    return text + " is " + under + (results.settings.primaryMetrics.empty() ? "; its tests were chosen after the rounds." : ".");
 }
 
 /// What those verdicts say of the pause of all other designs against one.
 std::string pauseLead(const Ratios& ratios, Design reference, unsigned marginPercent, const HostFacts& host) {
-    std::vector<Design> compared;
+    std::vector<Design> others;
     for (const Ratio* ratio : ratios)
-        if (std::ranges::find(compared, ratio->design) == compared.end()) compared.push_back(ratio->design);
+        if (std::ranges::find(others, ratio->design) == others.end()) others.push_back(ratio->design);
     std::vector<std::string> claims;
     const auto add = [&](Verdict verdict, bool little, const std::string& words) {
         std::vector<std::string> designs;
-        for (const Design design : compared) {
+        for (const Design design : others) {
             Ratios its;
             std::size_t all = 0;
             for (const Ratio* ratio : ratios) {
@@ -209,7 +209,7 @@ std::string pauseLead(const Ratios& ratios, Design reference, unsigned marginPer
     add(Verdict::Smaller, true, "a slightly shorter time");
     const std::string other = nameOf(reference);
     if (!claims.empty()) return together(claims) + " than " + other;
-    const std::string only = compared.size() == 1 ? nameOf(compared.front()) : "";
+    const std::string only = others.size() == 1 ? nameOf(others.front()) : "";
     if (!only.empty() && areAll(ratios, Verdict::Equivalent))
         return only + " pauses the guest for as long as " + other + " does, within " + percentText(marginPercent);
     if (!only.empty() && (has(ratios, Verdict::Equivalent) || has(ratios, Verdict::NoDifference)))

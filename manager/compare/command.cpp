@@ -26,6 +26,10 @@
 #include "vmm-shim/text.h"
 
 namespace vh {
+
+// Made by the build, of build_commit.cpp.in.
+extern const std::string_view buildCommit;
+
 namespace {
 
 using nlohmann::json;
@@ -272,7 +276,8 @@ int compare(const CompareOptions& options, bool asJson) {
     Results results = begun.results;
     bool complete = results.finishedAt.has_value();  // It is only drawn again then.
     if (!complete) {
-        results.sittings.push_back({utcNow(), std::nullopt, options.commandLine, begun.settings.evenIfBusy});
+        results.sittings.push_back(
+            {utcNow(), std::nullopt, options.commandLine, begun.settings.evenIfBusy, std::string(buildCommit)});
         ProgressLine line;
         complete = runComparison(begun.settings, results, [&line](const std::string& what, std::size_t done, std::size_t left) {
             line.show(what, done, left);

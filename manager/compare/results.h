@@ -197,6 +197,7 @@ struct Sitting {
     std::optional<std::string> finishedAt;  ///< None while it runs, and of one that was killed.
     std::vector<std::string> command;
     bool evenIfBusy = false;  ///< Nobody looked whether the host was idle enough.
+    std::string commit{};     ///< Of the code that measured, as `git describe` says it; empty where it was built without git.
 };
 
 struct Results {

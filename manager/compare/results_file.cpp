@@ -55,7 +55,7 @@ VH_MEMBERS(MeasurementSettings, plan, definition, bootWaitMs, rounds, baselineRo
            primaryMetrics)
 VH_MEMBERS(HostFacts, cpu, cpus, memoryBytes, kernel, os, pageSizeBytes, accelerator, virtualized, loadAverage1, stealPercent,
            runQueue, machineId)
-VH_MEMBERS(Sitting, startedAt, finishedAt, command, evenIfBusy)
+VH_MEMBERS(Sitting, startedAt, finishedAt, command, evenIfBusy, commit)
 VH_MEMBERS(Results, version, command, startedAt, finishedAt, sittings, seed, settings, host, vmms, configurations,
            scratchDirectory, notes)
 VH_MEMBERS(MetricSummary, count, median, low, high, minMax, min, max, p99, longer, atLeast)
@@ -87,6 +87,7 @@ constexpr bool isLater(std::string_view member) {
                                "primaryMetrics",
                                "sittings",
                                "machineId",
+                               "commit",
                                "preparationMs",
                                "noWayBackMs",
                                "qemuDowntimeMs",

@@ -370,16 +370,16 @@ Summary summarize(const Results& results) {
     std::ranges::transform(pooled, std::back_inserter(summary.pooled), ratioOf);
     std::vector<std::string> primary = results.settings.primaryMetrics;
     if (primary.empty()) primary.assign(usualPrimaryMetrics.begin(), usualPrimaryMetrics.end());
-    std::vector<Ratio*> ofCells, first, others;
+    std::vector<Ratio*> ofCells, first, rest;
     for (ConfigurationSummary& configuration : summary.configurations)
         for (Ratio& ratio : configuration.ratios) ofCells.push_back(&ratio);
     for (Ratio& ratio : summary.pooled) {
         ratio.primary = isOfOwners(ratio) && std::ranges::find(primary, ratio.metric) != primary.end();
-        (ratio.primary ? first : others).push_back(&ratio);
+        (ratio.primary ? first : rest).push_back(&ratio);
     }
     judge(ofCells, margin);
     judge(first, margin);
-    judge(others, margin);
+    judge(rest, margin);
     return summary;
 }
 

@@ -3,9 +3,9 @@
 //
 // Which designs are compared by which metrics is fixed before anything is measured: these are the contrasts. Each is tested by
 // the exact sign test of rounds, which needs to know of two values only which is the greater, so that also those count of which
-// no more is known than that they are longer than the window. Rounds of several cells are pooled by accelerator, for what is under
-// TCG and what is under KVM are not one quantity. That a figure is smaller or larger is claimed where the test stands Holm's
-// correction for all tests of its family: the primary ones, all other pooled ones, and those of single cells.
+// no more is known than that they are longer than the window. Rounds of several cells are pooled by accelerator, for what is
+// under TCG and what is under KVM are not one quantity. That a figure is smaller or larger is claimed where the test stands
+// Holm's correction for all tests of its family: the primary ones, all other pooled ones, and those of single cells.
 #pragma once
 
 #include <array>
@@ -77,6 +77,8 @@ inline constexpr std::array metrics{
     Metric{"pausePhaseMs", "/phasesMs/pause", "pause", "ms", figure<&Round::phasesMs, &PhaseTimes::pause>},
     Metric{"confirmMs", "/phasesMs/confirm", "confirm", "ms", figure<&Round::phasesMs, &PhaseTimes::confirm>},
     Metric{"retireMs", "/phasesMs/retire", "retire", "ms", figure<&Round::phasesMs, &PhaseTimes::retire>},
+    Metric{"beatP99BeforeMs", "/beats/before/p99Ms", "99th of 100 heartbeat intervals before", "ms",
+           figure<&Round::beats, &Beats::before, &BeatIntervals::p99Ms>},
     Metric{"beatP99DuringMs", "/beats/during/p99Ms", "99th of 100 heartbeat intervals during the preparation", "ms",
            figure<&Round::beats, &Beats::during, &BeatIntervals::p99Ms>},
     Metric{"beatP99AfterMs", "/beats/after/p99Ms", "99th of 100 heartbeat intervals after", "ms",

@@ -209,7 +209,7 @@ std::string contrastText(const Ratio& ratio) {
 }
 
 std::string chanceText(double p) {
-    return p < 0.0001 ? "p < 0.0001" : "p = " + fixed(p, p < 0.01 ? 4 : 2);
+    return p < 0.0001 ? "p < 0.0001" : "p = " + fixed(p, p < 0.01 ? 4 : p < 0.1 ? 3 : 2);
 }
 
 std::string verdictText(const Ratio& ratio, unsigned marginPercent) {

@@ -40,7 +40,8 @@ json whole() {
     results["sittings"] = {{{"startedAt", "2026-01-02T03:04:05.678Z"},
                             {"finishedAt", nullptr},
                             {"command", {"virt-handover", "compare"}},
-                            {"evenIfBusy", true}}};
+                            {"evenIfBusy", true},
+                            {"commit", "0123456789ab"}}};
     return results;
 }
 
@@ -228,8 +229,8 @@ TEST(ResultsFile, missesEveryMember) {
         json results = whole();
         json& parent = results[where.parent_pointer()];
         // Earlier files do not have them.
-        static const std::set<std::string> later{"during",        "workLostMs",  "notBack",       "cpuMs",
-                                                 "preparationMs", "noWayBackMs", "qemuDowntimeMs"};
+        static const std::set<std::string> later{"during",        "workLostMs",  "notBack",        "cpuMs",
+                                                 "preparationMs", "noWayBackMs", "qemuDowntimeMs", "commit"};
         if (!parent.is_object() || pointer.find("/ioctls/") != std::string::npos || later.contains(where.back()) ||
             (where.back() == "startedAt" && pointer.find("/rounds/") != std::string::npos))
             continue;

@@ -96,7 +96,7 @@ def contrasts_of(made):
 
 # How it was measured.
 
-def setup(results, _, next_plan):
+def setup(results, made, next_plan):
     settings, host = results["settings"], results["host"]
     rounds = [round_ for cell in results["cells"] for series in cell["series"] for round_ in series["rounds"]]
     accelerators = sorted({cell.get("accelerator") or host["accelerator"] for cell in results["cells"]})
@@ -107,6 +107,13 @@ def setup(results, _, next_plan):
              f"{together(accelerator(one, host) for one in accelerators)}, on {host['cpus']} CPUs ({host['cpu']}{', itself a virtual machine' if host.get('virtualized') else ''}), Linux {host['kernel']}."]
     lines.append("Its plan is `tests/results/full.yaml`." if settings["plan"] and seed_of(settings["plan"]) == seed_of(next_plan) else
                  "Its plan is in it (`settings.plan`); `tests/results/full.yaml` is another one, and not yet run.")
+    if not any(sitting.get("commit") for sitting in results.get("sittings", [])):
+        lines.append("Which commit of virt-handover measured it is not in the file.")
+    if resolution(results, made):
+        lines.append(resolution(results, made))
+    if host.get("virtualized") and "kvm" in accelerators:
+        lines.append("What of figures under KVM (nested) holds on real hardware says [a table](../bare-guest/README.md#what-such-a-hosts-figures-say-of-real-hardware): ratios of designs and the order "
+                     "of STOP to RESUME, with care; no millisecond, and not the pause that the guest feels.")
     if not any("disturbance" in round_ for round_ in rounds):
         lines.append("Its rounds are older than what is judged by them now: nothing but steal was looked at to find a busy host, and their order was drawn and not balanced.")
     if settings.get("equivalenceMarginPercent") is None:
@@ -114,6 +121,16 @@ def setup(results, _, next_plan):
     if not settings.get("primaryMetrics"):
         lines.append("Which tests are primary was named after they were measured and seen: a later run is the first that it is named before.")
     return lines
+
+
+def resolution(results, made):
+    """How evenly beats come where nothing is handed over, which is as well as a pause by heartbeats can be known."""
+    found = {}
+    for cell, summary in zip(results["cells"], made["cells"]):
+        medians = [series["metrics"]["beatP99BeforeMs"]["median"] for series in summary["series"]]
+        found.setdefault(cell.get("accelerator") or results["host"]["accelerator"], []).extend(value for value in medians if value is not None)
+    parts = [f"{span(values)} ms under {accelerator(name, results['host'])}" for name, values in found.items() if values]
+    return f"The guest's pause by heartbeats is known no better than beats come by themselves: before the handovers 99 of 100 were within {together(parts)} of the one before (medians of each design and cell)." if parts else None
 
 
 def seed_of(plan):

@@ -23,32 +23,34 @@ const marginPercent = isNumber(settings.equivalenceMarginPercent) ? settings.equ
 const band = [1 / (1 + marginPercent / 100), 1 + marginPercent / 100];
 const pooled = list(record(results.summary).pooled).map(record);
 const isShown = (ratio) => !state.hidden.has(text(ratio.design)) && !state.hidden.has(text(ratio.reference));
-const chanceText = (p) => (!isNumber(p) ? DASH : p < 0.0001 ? "< 0.0001" : number(p, p < 0.01 ? 4 : 2));
+const chanceText = (p) => (!isNumber(p) ? DASH : p < 0.0001 ? "< 0.0001" : number(p, p < 0.01 ? 4 : p < 0.1 ? 3 : 2));
 const verdictNode = (ratio) => (isClaim(ratio.verdict) ? element("strong", {}, ratio.verdict) : text(ratio.verdict) || DASH);
 const contrastNode = (ratio) => [designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))];
 
 /** A place on a logarithmic axis, in percent of its width; beyond its ends at its ends. */
 function placesFor(ratios) {
-  const values = ratios.flatMap((ratio) => [ratio.low, ratio.median, ratio.high]).filter((value) => isNumber(value) && value > 0);
+  // Work lost is known so much worse than the rest that its intervals would leave no room for that.
+  const sure = ratios.filter((ratio) => ratio.metric !== "workLostMs");
+  const values = (sure.length ? sure : ratios).flatMap((ratio) => [ratio.low, ratio.median, ratio.high]).filter((value) => isNumber(value) && value > 0);
   const [from, to] = [Math.min(band[0] / 1.1, ...values) / 1.06, Math.max(band[1] * 1.1, ...values) * 1.06].map(Math.log);
   const at = (value) => Math.min(100, Math.max(0, (100 * (Math.log(value) - from)) / (to - from)));
   const inside = (value) => Math.log(value) > from && Math.log(value) < to;
   const ticks = FOREST_TICKS.map((set) => set.filter(inside)).find((set) => set.every((value, index) => index === 0 || at(value) - at(set[index - 1]) > 7)) ?? [1];
-  return { percent: (value) => `${at(value).toFixed(2)}%`, ticks };
+  return { percent: (value) => `${at(value).toFixed(2)}%`, ticks, has: inside };
 }
 
 function forestRow(ratio, places) {
   const x = places.percent, ends = [ratio.low, ratio.high].map((end) => isNumber(end) && end > 0);
   const height = 22, middle = 11, kind = ratio.minMax === true ? "few" : "interval";
   const arrow = (place, path) => drawing("svg", { x: place, y: middle, overflow: "visible" }, drawing("path", { d: path, class: "arrow" }));
-  const point = isNumber(ratio.median) && ratio.median > 0 ? drawing("svg", { x: x(ratio.median), y: middle, overflow: "visible" }, pointOf(text(ratio.design))) : null;
+  const point = isNumber(ratio.median) && ratio.median > 0 && places.has(ratio.median) ? drawing("svg", { x: x(ratio.median), y: middle, overflow: "visible" }, pointOf(text(ratio.design))) : null;
   return drawing("svg", { class: "forest", role: "img", height, width: "100%", "aria-label": `${significant(ratio.median)}, ${rangeText(ratio)}` },
     drawing("rect", { x: x(band[0]), y: 0, width: `${parseFloat(x(band[1])) - parseFloat(x(band[0]))}%`, height, class: "band" }),
     drawing("line", { x1: x(1), x2: x(1), y1: 0, y2: height, class: "one" }),
     ends[0] || ends[1] ? drawing("line", { x1: ends[0] ? x(ratio.low) : "0%", x2: ends[1] ? x(ratio.high) : "100%", y1: middle, y2: middle, class: kind }) : null,
-    // An end that stays open, as the window ended first.
-    !ends[0] && ends[1] ? arrow("0%", "M9 -5 0 0 9 5") : null,
-    ends[0] && !ends[1] ? arrow("100%", "M-9 -5 0 0 -9 5") : null,
+    // An end that stays open, as the window ended first, or lies beyond the plot.
+    (ends[0] || ends[1]) && !(ends[0] && places.has(ratio.low)) ? arrow("0%", "M9 -5 0 0 9 5") : null,
+    (ends[0] || ends[1]) && !(ends[1] && places.has(ratio.high)) ? arrow("100%", "M-9 -5 0 0 -9 5") : null,
     point);
 }
 
@@ -84,12 +86,12 @@ function forestPlot() {
     element("td", { class: "plot" }, forestRow(ratio, places)),
     element("td", { class: "ratio" }, isNumber(ratio.median) ? significant(ratio.median) : "open", " ", element("span", { class: "small" }, `(${rangeText(ratio)})`)),
     element("td", { class: "said" }, verdictNode(ratio)));
-  const open = shown.some((ratio) => !isNumber(ratio.low) || !isNumber(ratio.high));
+  const open = shown.some((ratio) => [ratio.low, ratio.high].some((end) => !isNumber(end) || !places.has(end)));
   const few = shown.some((ratio) => ratio.minMax === true);
   return [
     element("table", { class: "forest", id: "forest" },
       element("caption", {}, `Ratios of paired rounds, all cells of an accelerator together: left of 1 the first design is faster. Bars: 95 % intervals of the median; shaded: within ${marginPercent} %, which counts as equivalent.`
-        + (few ? ` Broken: fewer than ${ROUNDS_FOR_INTERVAL} rounds, from the smallest to the largest.` : "") + (open ? " Arrow: open, as some rounds are only known to be longer than was looked." : "")),
+        + (few ? ` Broken: fewer than ${ROUNDS_FOR_INTERVAL} rounds, from the smallest to the largest.` : "") + (open ? " Arrow: beyond the plot, or open, as some rounds are only known to be longer than was looked." : "")),
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Designs, figure"), element("td", { class: "plot" }, forestAxis(places)), element("th", { scope: "col" }, "Ratio (95 %)"), element("th", { scope: "col" }, "Verdict"))),
       [...groups.values()].map((ratios) => element("tbody", {},
         element("tr", { class: "pair" }, element("th", { colspan: 4, scope: "rowgroup" }, contrastNode(ratios[0]), ratios[0].accelerator ? ` under ${acceleratorName(ratios[0].accelerator)}` : null, element("span", { class: "small" }, ` ${plural(Math.max(...ratios.map((ratio) => ratio.rounds ?? 0)), "round")} in ${plural(ratios[0].cells ?? "?", "cell")}`))),

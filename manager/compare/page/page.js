@@ -89,6 +89,7 @@ function drawVerdict() {
     element("div", { class: "answer" }, answer.length ? answer.map(sentence) : element("p", {}, "There is no handover yet that could be counted, so nothing can be said of any difference between the designs.")),
     forestPlot(), baselineSwitch(),
     element("p", { class: "quiet" }, "“No difference shown” does not say that there is none: only that these rounds do not show one. Milliseconds belong to this host; compare designs, and ratios."),
+    host.virtualized === true && cells.some((cell) => cell.accelerator === "kvm") ? element("p", { class: "quiet" }, "Under KVM (nested) each way out of the guest is one through another hypervisor. What of it holds on real hardware says the table in ", element("code", {}, "tests/bare-guest/README.md"), ": ratios of designs and the order of STOP to RESUME, with care; no millisecond, and not the pause that the guest feels.") : null,
     cells.length > 1 ? details("medians", `Every figure of all ${cells.length} cells`, overviewTable(cells)) : null);
 }
 
@@ -181,7 +182,10 @@ function drawCell() {
     fill("across");
     return;
   }
-  const pauseFigures = PAUSES.map((pause) => roundsFigure(cell, pause.metric, pause.metric, pause.title, pause.what, "pause (ms)"));
+  const even = mediansText([{ series: shownSeries(cell) }], "beatP99BeforeMs"), during = mediansText([{ series: shownSeries(cell) }], "beatP99DuringMs");
+  const known = even ? ` Known no better than beats come by themselves: 99 of 100 within ${even} of the one before, and within ${during || "what is not known"} while a handover is prepared.` : "";
+  const evenness = { title: "99 of 100 beats before within", of: (series) => memberText(metricNamed.get("beatP99BeforeMs"), metricOf(series, "beatP99BeforeMs"), "median") };
+  const pauseFigures = PAUSES.map((pause) => roundsFigure(cell, pause.metric, pause.metric, pause.title, pause.what + (pause.metric === "guestPauseMs" ? known : ""), "pause (ms)", pause.metric === "guestPauseMs" ? [evenness] : []));
   const ram = PAUSES.map((pause) => ramFigures(cell, pause));
   const phases = phasesFigure(cell), brownOut = brownOutFigure(cell), memory = memoryFigure(cell);
   const lostWords = (series) => {
@@ -299,12 +303,26 @@ function drawReliability() {
     list(results.notes).length ? [element("h3", {}, "Notes on this run"), element("ul", {}, list(results.notes).map((note) => element("li", {}, text(note))))] : null);
 }
 
+/** Of some cells the medians of all designs, least and most. */
+function mediansText(some, name) {
+  const medians = some.flatMap((cell) => cell.series.map((series) => metricOf(series, name).median)).filter(isNumber);
+  const [least, most] = [Math.min(...medians), Math.max(...medians)].map(plain);
+  return medians.length ? `${least === most ? least : `${least} ${DASH} ${most}`}${NO_BREAK}ms` : "";
+}
+
+/** How evenly beats come where nothing is handed over, by accelerator. */
+function beatsText() {
+  const [factor] = FACTORS.filter((one) => one.name === "Accelerator");
+  const parts = valuesOfFactor(factor).map((name) => [mediansText(cells.filter((cell) => factor.of(cell) === name), "beatP99BeforeMs"), name]).filter(([words]) => words);
+  return parts.length ? `before the handovers 99 of 100 were within ${listed(parts.map(([words, name]) => `${words} under ${name}`))} of the one before (medians of each design and cell)` : "by how much they vary these results do not have";
+}
+
 const primaryTitles = [...new Set(pooled.filter((ratio) => ratio.primary === true).map((ratio) => metricNamed.get(ratio.metric)?.title ?? text(ratio.metric)))];
 
 const METHOD = [
   ["One run, in rounds.", "Each round hands every design over once, one after the other, so that whatever else the host does falls on all alike. The order is drawn, and balanced over rounds: each design has each place, and comes after each other one, equally often. The guests whose turn it is not are stopped. After a handover between two different QEMUs the guest is taken back to the old one, unmeasured."],
   ["A guest that tells.", "The guest ticks every millisecond, keeps rewriting and checking a pattern over the memory that it has touched, uses its disk, and reports every mismatch. Its heartbeats are read on the host, from both VMMs."],
-  ["Two pauses, never mixed.", "“STOP to RESUME” is between two events of QEMU's, on the clock that nobody sets; what the manager does after the devices' state has gone over is in it, and not in QEMU's own “downtime”, which the results have beside it. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. A beat comes each millisecond and is dated by a thread that does nothing else, as a rule within 0.1 ms; how evenly beats come by themselves, which is as well as that pause can be known, the results have for each round, before the handover and during its preparation. They are different quantities, on separate charts, and in separate statistics."],
+  ["Two pauses, never mixed.", `“STOP to RESUME” is between two events of QEMU's, on the clock that nobody sets; what the manager does after the devices' state has gone over is in it, and not in QEMU's own “downtime”, which the results have beside it. “Heartbeats” is from the guest's last beat on the old VMM to its first on the new one. The guest is to beat each millisecond, and a thread that does nothing else dates what comes. That pause is known no better than beats come by themselves: ${beatsText()}. They are different quantities, on separate charts, and in separate statistics.`],
   ["Phases.", "prepare: checks that touch nothing; launch: the new VMM starts; exchange: both are set up, with CPR the descriptors travel; verify: both VMMs' memory is compared; pause: switching and proving; confirm: the guest is told to run on the new VMM, the point of no return; retire: the old VMM is ended. The whole is from the command to the old VMM's end."],
   ["What counts.", "Only handovers that ended “upgraded” on a host that was not disturbed: its hypervisor took no CPU time away from the handover on, and before it nobody waited long for a CPU and the guest beat evenly. A handover is not judged by what it makes the host do itself, which differs by design; the limits are among the settings. What was not measured is left out, and never taken as 0."],
   ["Median and interval.", `The figure of a design is the median over its rounds (with several VMs at once: of each round's median). Its 95 % interval is a bootstrap of that median; with fewer than ${ROUNDS_FOR_INTERVAL} rounds there is none, and the smallest and the largest are shown as min and max. The 99th percentile is given from 100 values on.`],
@@ -332,6 +350,7 @@ function drawMethod() {
     element("a", { href: url, download: "results.json" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   });
+  const commits = [...new Set(list(results.sittings).map((one) => text(record(one).commit)).filter(Boolean))];
   const settingColumns = [{ title: "What", head: true }, { title: "Value" }];
   fill("method-body",
     element("ul", {}, METHOD.map(([title, words]) => element("li", {}, element("strong", {}, title), " ", words))),
@@ -342,6 +361,7 @@ function drawMethod() {
     element("h3", {}, "Settings"),
     element("p", {}, `Seed of the order of rounds: ${text(results.seed) || "not said"}. The command:`),
     element("pre", {}, shellWords(results.command) || "not said"),
+    element("p", {}, commits.length ? `The code that measured: commit ${listed(commits)}.` : "The commit of the code that measured is not in the results."),
     details("settings", "All settings", table("All settings", settingColumns, Object.entries(settings).map(([key, value]) => [spelled(key), settingText(key, value)]))),
     list(results.sittings).length > 1 ? table("Sittings", [{ title: "From", head: true }, { title: "To" }, { title: "Command" }],
       list(results.sittings).map(record).map((one) => [dateText(one.startedAt), one.finishedAt ? dateText(one.finishedAt) : "cut short", element("code", {}, shellWords(one.command))])) : null,
