@@ -518,6 +518,8 @@ TEST_F(CompareTest, saysHowToGoOnWhenInterruptedBeforeTheFirstRoundAndShowsNothi
               "no round was measured yet: interrupted; go on with: virt-handover compare --resume '" + output() + "'\n");
     EXPECT_FALSE(fs::exists(output() + "/report.html"));
     EXPECT_FALSE(fs::exists(output() + "/results.csv"));
+    EXPECT_EQ(results()["settings"]["primaryMetrics"], json({"stopToResumeMs", "guestPauseMs", "workLostMs"}))
+        << "named before anything is measured";
     replaceIn(output() + "/results.json", "before: 60000ms", "before: 100ms");
     // As it was printed, which is without --even-if-busy.
     const Ran resumed = collectProgram(
