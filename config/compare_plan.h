@@ -1,5 +1,5 @@
-// What `virt-handover compare` is to measure: a plain value, from a YAML file or from its defaults. Every list is a factor, and
-// every combination of their entries a cell.
+// The plan of `virt-handover compare`: a plain value, from a YAML file or from its defaults. Every list is a factor, and every
+// combination of their entries a cell.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@
 
 namespace vh {
 
-/// What the guest does meanwhile.
+/// Work that the guest does meanwhile.
 enum class Load {
     Idle,     ///< Beats, and checks its RAM slowly.
     Memory,   ///< Writes memory as fast as it can.
@@ -24,10 +24,10 @@ enum class Load {
 template <>
 inline constexpr auto namesOf<Load> = namesFor(Load::Network, "idle", "memory", "disk", "network");
 
-/// How much of its memory the load `memory` writes again and again.
+/// The memory that the load `memory` writes again and again.
 struct HotSet {
     std::uint64_t bytes = 16ULL << 20;
-    unsigned percent = 0;  ///< Of the RAM that is touched; 0: `bytes` count.
+    unsigned percent = 0;  ///< Percentage of the touched RAM; 0: `bytes` counts.
 
     bool operator==(const HotSet&) const = default;
 };
@@ -35,23 +35,23 @@ struct HotSet {
 /// The pages that back guest RAM on the host.
 struct Pages {
     std::uint64_t sizeBytes = 4096;
-    /// 4 KiB by the file, and 2 MiB because the kernel has made one page of many (Linux,
+    /// The file's pages are 4 KiB, and the kernel has made 2 MiB pages of many (Linux,
     /// Documentation/admin-guide/mm/transhuge.rst).
     bool transparentHuge = false;
 
     bool operator==(const Pages&) const = default;
 };
 
-/// Who is in the VMs that are measured.
+/// The guest in the VMs that are measured.
 enum class Guest {
     Auto,   ///< Linux where the accelerator runs it, else the bare one.
     Linux,  ///< The probe guest (tests/guest).
-    Bare,   ///< Without an operating system, and without a network (tests/bare-guest).
+    Bare,   ///< A guest without operating system and network (tests/bare-guest).
 };
 template <>
 inline constexpr auto namesOf<Guest> = namesFor(Guest::Bare, "auto", "linux", "bare");
 
-/// Which combinations of the factors are cells.
+/// The combinations of the factors that are cells.
 enum class Combine {
     All,
     /// The first entries of all lists, and each other entry with the first ones of the others; with each accelerator and guest.
@@ -60,7 +60,7 @@ enum class Combine {
 template <>
 inline constexpr auto namesOf<Combine> = namesFor(Combine::OneAtATime, "all", "one-at-a-time");
 
-/// Which VMM hands over to which.
+/// The old and the new VMM of a handover.
 struct BinaryPair {
     std::string old;
     std::string new_;
@@ -78,7 +78,7 @@ struct GuestRam {
 
 struct DeviceSet {
     bool disk = false;
-    bool network = false;  ///< On a bridge of its own, and pinged.
+    bool network = false;  ///< A network on a bridge of its own, which is pinged.
     bool many = false;     ///< Eight of each, and as many devices behind root ports of their own.
 
     bool operator==(const DeviceSet&) const = default;
@@ -92,7 +92,7 @@ struct ProbeGuest {
     bool operator==(const ProbeGuest&) const = default;
 };
 
-/// The one without an operating system (tests/bare-guest), and the firmware that it is started by.
+/// The guest without an operating system (tests/bare-guest), and the firmware that starts it.
 struct BareGuest {
     std::string kernel;
     std::string firmware;
@@ -104,7 +104,7 @@ struct ComparePlan {
     std::vector<BinaryPair> pairs;
     std::vector<Design> designs = allDesigns();
     unsigned rounds = 12;  ///< The fewest that an interval is made of.
-    /// Of the designs that copy RAM, which take the longer the more there is; 0: as many as of all.
+    /// Rounds of the designs that copy RAM, which take longer the more there is; 0: as many as `rounds`.
     unsigned baselineRounds = 0;
     unsigned warmUpRounds = 1;
     ProbeGuest guest;
@@ -116,12 +116,12 @@ struct ComparePlan {
     std::vector<unsigned> vcpus{1};
     std::vector<DeviceSet> devices{{true, true}};
     std::vector<Load> loads{Load::Memory};
-    std::vector<HotSet> hotSets{HotSet{}};  ///< Of the load `memory`.
-    std::vector<unsigned> vms{1};           ///< Handed over at once.
+    std::vector<HotSet> hotSets{HotSet{}};  ///< Hot sets of the load `memory`.
+    std::vector<unsigned> vms{1};           ///< Numbers of VMs handed over at once.
     Combine combine = Combine::All;
     std::string machine = "q35";
-    std::string user = "nobody";              ///< Whom the VMMs run as when the command is root's.
-    std::chrono::milliseconds before{1'000};  ///< How long the guest is watched before a handover begins,
+    std::string user = "nobody";              ///< User that the VMMs run as when root runs the command.
+    std::chrono::milliseconds before{1'000};  ///< Time that the guest is watched before a handover,
     std::chrono::milliseconds after{1'500};   ///< and from the switch on.
     // A round is disturbed when this host lost more CPU time than that, or when before its handover a task had to wait for a CPU
     // for more of the time, the VMM or the manager itself had, or the guest did not beat for longer. On a quiet host of 2 CPUs
@@ -131,8 +131,8 @@ struct ComparePlan {
     unsigned runQueueLimitPercent = 10;
     std::chrono::milliseconds beatLimit{50};
     unsigned equivalenceMarginPercent = 10;  ///< Designs that differ by less are as good as each other.
-    std::string saveDirectory = "/var/tmp";  ///< Where save-restore keeps guest RAM.
-    std::optional<std::uint64_t> seed;       ///< Of the order of rounds.
+    std::string saveDirectory = "/var/tmp";  ///< Directory in which save-restore keeps guest RAM.
+    std::optional<std::uint64_t> seed;       ///< Seed of the order of rounds.
 
     bool operator==(const ComparePlan&) const = default;
 };
@@ -156,7 +156,7 @@ DeviceSet parseDeviceSet(std::string_view text);
 
 /// `16MiB`, `25%`, `all`
 HotSet parseHotSet(std::string_view text);
-/// What the guest writes again and again of what it touches: a part of it, little or most of it, is left to its checks.
+/// Bytes of the touched RAM that the guest writes again and again; it checks the rest, which is never nothing.
 std::uint64_t hotBytes(const HotSet& hotSet, std::uint64_t touchedBytes);
 
 /// `640MiB` or `640MiB/512MiB` (size, touched), as on the command line.

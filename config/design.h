@@ -1,4 +1,4 @@
-// What each design of a handover is: one row. How guest RAM and device state travel from the old VMM to the new one, what that
+// The designs of a handover, one row each: how guest RAM and device state travel from the old VMM to the new one, what that
 // needs, and what it cannot do. The parser, preflight, the argument list, comparisons and the report page ask the row; the tables
 // of README.md and of the report page are rendered from it. How it is done is a file in manager/handover/.
 #pragma once
@@ -27,21 +27,21 @@ struct Release {
 
     auto operator<=>(const Release&) const = default;
 };
-/// Since this release both sides of CPR know passed-through devices.
+/// QEMU's first release in which both sides of CPR know passed-through devices.
 constexpr Release firstWithDevices{10, 1};
-/// Of `10.0.2`; 0.0 for what is no version.
+/// The release in a version such as `10.0.2`; 0.0 for text that is no version.
 Release releaseOf(std::string_view version);
 /// `10.0`
 std::string text(Release release);
 
-/// By whom a new VMM gets to guest RAM.
+/// The way of a new VMM to guest RAM.
 enum class RamPath {
     File,         ///< The manager has the file, and gives it to both.
     Descriptors,  ///< QEMU's CPR state carries the descriptors of all RAM blocks, implicit ones included.
     Copied,
 };
 
-/// How the device state goes, and so which steps a handover takes.
+/// The way of the device state, which decides the steps of a handover.
 enum class StatePath { Cpr, Stream, File, Exec };
 
 struct DesignRow {
@@ -51,19 +51,19 @@ struct DesignRow {
     StatePath state;
     /// The manager stands in QEMU's CPR channel: it sees all that goes through, adapts it and can hold it.
     bool relays = false;
-    std::optional<MemoryOwner> owner{};  ///< What the VM must have been started with; none: either.
+    std::optional<MemoryOwner> owner{};  ///< Owner of guest RAM that the VM must have been started with; none: either.
     std::string_view ownerReason{};
     /// The oldest QEMU on either side; 0.0: any. Since 8.2 `migrate` and `migrate-incoming` have the argument `channels`
     /// (qapi/migration.json), which every new VMM is told.
     Release oldestOld{}, oldestNew{};
-    bool standsBy;          ///< There is something to prepare and to hold before the guest stops.
-    bool wayBack;           ///< Until the new VMM is told to run the guest.
-    bool baseline = false;  ///< What others are compared with, and nobody's first choice.
+    bool standsBy;          ///< Something is prepared and held before the guest stops.
+    bool wayBack;           ///< The guest can go back until the new VMM is told to run it.
+    bool baseline = false;  ///< A measure for the others, nobody's first choice.
     /// QEMU's own way, as a person with a stock QEMU goes it and the design that is named here does: only a comparison has it, as
     /// a yardstick (manager/compare/by_hand.h), and no upgrade can be asked for it.
     std::optional<Design> byHandOf{};
-    std::string_view noDevices;  ///< Why passed-through devices do not go with it; empty: they do.
-    // For people.
+    std::string_view noDevices;  ///< Reason why passed-through devices do not go with it; empty: they do.
+    // Texts for people.
     std::string_view guestRam, implicitRam, deviceState, checkedBy;
 };
 
@@ -205,7 +205,7 @@ constexpr bool everyDesignHasItsRow() {
     return true;
 }
 
-/// What goes by hand needs the same as the design that goes this way.
+/// A design driven by hand has the needs of the design that it is a yardstick for.
 constexpr bool everyHandHasItsDesign() {
     for (const DesignRow& row : designRows) {
         if (!row.byHandOf) continue;
@@ -245,7 +245,7 @@ constexpr const DesignRow& rowOf(Design design) {
 constexpr Design defaultDesign = Design::Relayed;
 static_assert(proofs::takesEveryVm(rowOf(defaultDesign)));
 
-/// The guest's RAM is not moved, and nowhere twice.
+/// True when guest RAM is neither moved nor held twice.
 constexpr bool sharesRam(Design design) {
     return rowOf(design).ram != RamPath::Copied;
 }
@@ -263,9 +263,9 @@ inline constexpr auto namesOf<Design> = [] {
 }();
 
 std::vector<Design> allDesigns();
-/// Those that an upgrade can be asked for: without what only a comparison has.
+/// The designs that an upgrade can be asked for, without those that only a comparison has.
 std::vector<Design> designsOfUpgrades();
-/// The one of these that is called `text`, if there is one.
+/// The design of an upgrade that is called `text`, if there is one.
 std::optional<Design> designNamed(std::string_view text);
 /// `design 'relayed'`
 std::string quoted(Design design);

@@ -16,7 +16,7 @@ inline constexpr auto namesOf = std::array<std::string_view, 0>();
 template <class Enum>
 concept Named = !namesOf<Enum>.empty();
 
-/// In the order of the values, which are 0 to `last`: one that has no name does not compile.
+/// Names in the order of the values, which are 0 to `last`; does not compile when a value has none.
 template <class Enum, class... Names>
 consteval auto namesFor(Enum last, Names... names) {
     if (sizeof...(names) != static_cast<std::size_t>(last) + 1) throw "each value needs its name";

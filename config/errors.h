@@ -1,4 +1,4 @@
-// What is wrong with a file that a person wrote, each thing at the place where it can be mended.
+// The errors in a file that a person wrote, each at the place where it can be mended.
 #pragma once
 
 #include <stdexcept>
@@ -8,12 +8,12 @@
 
 namespace vh {
 
-/// One thing wrong with a definition, at the place where a person can mend it.
+/// An error in a definition, at the place where a person can mend it.
 struct ConfigError {
     std::string file;
-    int line = 0;         ///< From 1; 0 when the error has no place in the text, as for a file that cannot be read.
-    int column = 0;       ///< From 1, as above.
-    std::string message;  ///< What was found and what was expected.
+    int line = 0;         ///< Counted from 1; 0 when the error has no place in the text, as for a file that cannot be read.
+    int column = 0;       ///< Counted from 1, as above.
+    std::string message;  ///< Found and expected, in words.
 
     /// `web1.yaml:3:9: memory.size: found '-1', expected a size such as '512MiB' (...)`
     std::string text() const {

@@ -1,4 +1,4 @@
-// What stands against a handover, and what a person can do about it.
+// Obstacles to a handover, and what a person can do about them.
 #pragma once
 
 #include <exception>
@@ -8,10 +8,10 @@
 
 namespace vh {
 
-/// One reason why a VM cannot be handed over as it runs.
+/// A reason why a VM cannot be handed over as it runs.
 struct Obstacle {
     std::string what;    ///< `the TPM 'tpm0' is emulated by swtpm, which has its own process`.
-    std::string remedy;  ///< What a person can do, or empty when nothing can be done but waiting for a later version.
+    std::string remedy;  ///< Step for a person to take; empty when only a later version helps.
 
     /// Both, where there is one line for them.
     std::string text() const { return what + (remedy.empty() ? "" : "; " + remedy); }

@@ -1,4 +1,4 @@
-// From YAML text to a VmDefinition, or to every error in it, and back.
+// Parsers of YAML text to a VmDefinition, or to every error in it, and the way back.
 #pragma once
 
 #include <chrono>

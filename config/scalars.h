@@ -1,5 +1,4 @@
-// What single values look like. Each reader throws std::invalid_argument with what it expected; see config/README.md for the
-// rules.
+// Readers of single values. Each throws std::invalid_argument with what it expected; see config/README.md for the rules.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +48,7 @@ auto oneOf(std::vector<Enum> values) {
     };
 }
 
-/// Of all of them.
+/// A reader of the names of all of an enum's values.
 template <Named Enum>
 auto oneOf() {
     std::vector<Enum> values;

@@ -18,7 +18,7 @@
 
 namespace vh {
 
-/// What a scalar reader gets: most care for the text only, booleans and numbers must not be in quotes.
+/// Input of a scalar reader: most care for the text only, booleans and numbers must not be in quotes.
 struct Scalar {
     std::string_view text;
     bool quoted = false;
@@ -95,7 +95,7 @@ class Section {
         forEachEntry(key, target, [&](const YamlNode* node, const std::string& path, T& one) { scalar(node, path, one, read); });
     }
 
-    /// After all keys were asked for.
+    /// Adds a finding for each key that was not asked for; to be called last.
     void reportUnknownKeys();
 
  private:
@@ -156,7 +156,7 @@ class Section {
     std::vector<std::string> asked_;
 };
 
-/// What a whole text says; `expected` follows "expected a mapping". Throws ConfigErrors.
+/// The value that a whole text describes; `expected` follows "expected a mapping". Throws ConfigErrors.
 template <typename T>
 T readWhole(std::string_view yaml, const std::string& file, const char* expected, void (*read)(Section&, T&)) {
     Findings findings(file);
@@ -171,7 +171,7 @@ T readWhole(std::string_view yaml, const std::string& file, const char* expected
     return value;
 }
 
-/// The same way back; by value, for what reads as well as it writes takes what it could change.
+/// The keys of a value, by the function that reads it; `value` is a copy, for that function could change it.
 template <typename T>
 WrittenKeys writeWhole(T value, void (*read)(Section&, T&)) {
     WrittenKeys keys;

@@ -18,8 +18,8 @@ enum class DiskFormat { Raw, Qcow2 };
 enum class DiskCache { Writeback, None };
 enum class NetworkType { User, Tap };
 enum class OnFailure { Report, Retry };
-/// Which of the kernel's two ways to a passed-through device is gone: a device node of its own with an iommufd, or its IOMMU
-/// group's with a container. Auto looks at the host.
+/// One of the kernel's two ways to a passed-through device: a device node of its own with an iommufd, or its IOMMU group's with a
+/// container. Auto looks at the host.
 enum class VfioInterface { Auto, Cdev, Group };
 
 template <>
@@ -96,7 +96,7 @@ struct VfioDevice {
     std::string id;
     std::string address;  ///< `0000:01:00.0`; empty when there is a `device`.
     std::string device;   ///< Vendor and device id, `8086:10c9`.
-    bool bind = false;    ///< Whether the manager binds it to vfio-pci, and gives it back to its driver afterwards.
+    bool bind = false;    ///< The manager binds it to vfio-pci, and gives it back to its driver afterwards.
     VfioInterface interface = VfioInterface::Auto;
 
     bool operator==(const VfioDevice&) const = default;
@@ -104,7 +104,7 @@ struct VfioDevice {
 
 struct Vmm {
     std::string binary = "/usr/bin/qemu-system-x86_64";
-    std::string user = "nobody";  ///< Whom the VMM runs as when the manager is root.
+    std::string user = "nobody";  ///< User that the VMM runs as when the manager is root.
     bool sandbox = true;
     std::vector<std::string> arguments;  ///< Handed to the VMM after all of ours.
 
@@ -117,7 +117,7 @@ struct Deadlines {
     std::chrono::milliseconds launch{30'000};
     std::chrono::milliseconds exchange{30'000};
     std::chrono::milliseconds verify{30'000};
-    std::chrono::milliseconds standby{3'600'000};  ///< How long `upgrade --standby` waits for a commit.
+    std::chrono::milliseconds standby{3'600'000};  ///< Time that `upgrade --standby` waits for a commit.
     std::chrono::milliseconds switchOver{60'000};
     std::chrono::milliseconds retire{10'000};
 
@@ -129,7 +129,7 @@ struct HandoverSettings {
     std::chrono::milliseconds pauseBudget{1'000};  ///< The guest goes back to the old VMM when it has been stopped for this long.
     Deadlines deadlines;
     OnFailure onFailure = OnFailure::Report;
-    std::string saveDirectory = "/var/tmp";  ///< Where save-restore keeps guest RAM; the file has no name.
+    std::string saveDirectory = "/var/tmp";  ///< Directory in which save-restore keeps guest RAM; the file has no name.
 
     bool operator==(const HandoverSettings&) const = default;
 };

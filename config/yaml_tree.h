@@ -13,11 +13,11 @@
 
 namespace vh {
 
-/// More than any definition needs, and little enough to read, parse and keep in memory without a thought.
+/// Limit of a file: more than any definition needs, and little enough to read, parse and keep in memory without a thought.
 constexpr std::size_t maximumFileBytes = 1024 * 1024;
 constexpr auto tooLarge = "is larger than 1MiB, expected a VM definition, which is far smaller";
 
-/// From 1; a line of 0 is no place in the text.
+/// A place in the text, counted from 1; a line of 0 is none.
 struct Position {
     int line = 0;
     int column = 0;
@@ -30,20 +30,21 @@ struct YamlNode {
 
     Kind kind = Kind::Null;
     Position position;
-    std::string text;  ///< Of a scalar.
+    std::string text;  ///< Value of a scalar.
     bool quoted = false;
-    std::string key;  ///< Under which a map has this node.
+    std::string key;  ///< Key that a map has this node under.
     Position keyPosition;
-    std::vector<YamlNode> children;  ///< Of a list or map, in the order of the text.
+    std::vector<YamlNode> children;  ///< Entries of a list or map, in the order of the text.
 };
 
-/// All that is wrong with one file. Bounded, so that a megabyte of mistakes does not become a gigabyte of messages.
+/// The errors in one file. Bounded, so that a megabyte of mistakes does not become a gigabyte of messages.
 class Findings {
  public:
     explicit Findings(std::string file) : file_(std::move(file)) {}
 
     void add(Position position, std::string message);
-    [[noreturn]] void fail(Position position, std::string message);  ///< For what makes the rest of the file meaningless.
+    [[noreturn]] void fail(Position position,
+                           std::string message);  ///< Adds an error that makes the rest of the file meaningless, and throws.
     void throwIfAny();
 
  private:
@@ -57,7 +58,7 @@ class Findings {
 /// Text found in a file, fit for a message: in quotes, shortened, without control characters.
 std::string quote(std::string_view found);
 
-/// What a node is, to follow "found ": `'text'`, `a list`, `nothing`.
+/// Description of a node, to follow "found ": `'text'`, `a list`, `nothing`.
 std::string describe(const YamlNode& node);
 
 /// Aliases, anchors and tags become findings; the nodes that they leave have Kind::Refused or their plain value.

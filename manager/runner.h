@@ -1,4 +1,4 @@
-// Where a command's verbs are asked, and the turning of the main loop until they have answered.
+// The place that answers a command's verbs, and the turning of the main loop until they have answered.
 #pragma once
 
 #include <functional>
@@ -23,7 +23,7 @@ struct Place {
 /// Runs one asynchronous verb to its end.
 class Runner {
  public:
-    /// Throws Unreachable.
+    /// Connects to the place. Throws Unreachable.
     explicit Runner(const Place& place);
     Runner(const Runner&) = delete;
     ~Runner() { g_main_loop_unref(loop_); }
@@ -36,7 +36,7 @@ class Runner {
     void holdStandby(const std::string& runtimeDirectory, const std::string& vm);
 
  private:
-    /// While there is one, this process is not ended by those who ask it to.
+    /// Leaves SIGINT, SIGTERM and SIGHUP to interrupted() while there is one.
     struct Interruptions {
         explicit Interruptions(Runner& runner);
         const EventSource keyboard, terminate, hangUp;

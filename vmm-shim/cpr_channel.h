@@ -24,9 +24,9 @@ struct CprCapture {
     std::vector<UniqueFd> descriptors;
 };
 
-/// What a VMM with passed-through devices has in its CPR state besides its RAM.
+/// The entries of a CPR state for passed-through devices, besides RAM.
 ///
-/// Entries, by name and id (hw/vfio/cpr.c, cpr-iommufd.c, cpr-legacy.c, device.c, backends/iommufd.c; QEMU 11.1.3):
+/// Entries have a name and an id (hw/vfio/cpr.c, cpr-iommufd.c, cpr-legacy.c, device.c, backends/iommufd.c; QEMU 11.1.3):
 ///     the iommufd object's id, 0                           with a cdev
 ///     "vfio_group", G   "vfio_container_for_group", G      with the container of IOMMU group G
 ///     DEVICE, 0                                            its own descriptor; DEVICE is its id when QEMU was given it, else its
@@ -38,21 +38,21 @@ struct CprPassthrough {
         std::string name;
         int descriptor = -1;  ///< The one that the entry must be, borrowed; -1 when QEMU opened the device itself.
         bool isCdev = true;
-        /// Its interrupts that the kernel delivers now, as entries without the name: `{"interrupt", 0}`.
+        /// Interrupts that the kernel delivers now, as entries without the device's name: `{"interrupt", 0}`.
         std::set<std::pair<std::string, std::int32_t>> interrupts;
     };
     std::string iommufd;            ///< The object's id; empty without a cdev.
-    int iommufdDescriptor = -1;     ///< As a device's.
+    int iommufdDescriptor = -1;     ///< Like a device's descriptor.
     std::set<std::int32_t> groups;  ///< IOMMU groups whose container is used.
     std::vector<Device> devices;
 };
 
-/// Why the second of two captures of one VMM is not the same as the first: an entry that came, went, or stands for another file.
-/// Empty when they are alike; the order of entries says nothing (11.1 keeps them in a hash table).
+/// The difference between two captures of one VMM: an entry that came, went, or stands for another file. Empty when they are
+/// alike; the order of entries says nothing (11.1 keeps them in a hash table).
 std::string whatChanged(const CprCapture& before, const CprCapture& after);
 
-/// Why a new VMM must not be fed with this capture of a VMM that has these RAM blocks and devices: a block whose file is not
-/// among the entries, an entry whose descriptor is another file than the block of that name is mapped from, a device, an
+/// The reason why a new VMM must not be fed with this capture of a VMM that has these RAM blocks and devices: a block whose file
+/// is not among the entries, an entry whose descriptor is another file than the block of that name is mapped from, a device, an
 /// interrupt or an id of the kernel's that is not there, an entry that stands for nothing of all this. Empty when every block but
 /// the named files, which the new VMM opens by itself, is there, and every device whole. QEMU 11.1 itself aborts on a device that
 /// is not in its list (hw/vfio/cpr-iommufd.c:vfio_cpr_load_device), and goes on without an interrupt that is not.

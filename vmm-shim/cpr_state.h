@@ -1,4 +1,4 @@
-// The CPR state: what an old VMM tells the new one on the CPR channel before the guest stops (mode `cpr-transfer`).
+// The CPR state: entries that an old VMM sends the new one on the CPR channel before the guest stops (mode `cpr-transfer`).
 //
 //     "QCPR" be32 version=1
 //     per entry   01  be32 length  name NUL  be32 id  20          the space carries one descriptor (SCM_RIGHTS)
@@ -41,7 +41,7 @@ struct CprVfioDevice {
 };
 
 struct CprState {
-    std::vector<CprFd> fds;  ///< In the order of the wire: the n-th goes with the n-th descriptor.
+    std::vector<CprFd> fds;  ///< Entries in the order of the wire: the n-th goes with the n-th descriptor.
     /// Absent in 10.0, whose reader ends on it; mostly empty since.
     std::optional<std::vector<CprVfioDevice>> vfioDevices;
 
@@ -50,7 +50,7 @@ struct CprState {
 
 constexpr std::size_t maxCprStateBytes = std::size_t{4} << 20;
 constexpr std::size_t maxCprEntries = 16384;
-constexpr std::size_t maxCprNameLength = 1024;  ///< With the NUL; a qdev path and a block's name.
+constexpr std::size_t maxCprNameLength = 1024;  ///< Counts the NUL; a qdev path and a block's name.
 
 /// Reads a whole state. Throws DecodeError on anything that is not as above: another version, a name that appears twice with one
 /// id, a service byte that is no space, an end too early, bytes after the end.

@@ -1,4 +1,4 @@
-// What tells one build of a program from another: its GNU build id.
+// The GNU build id of a program, which tells one build from another.
 //
 // By hand: two facts of a program's headers are wanted, for which libdw and libelf would be the only libraries of this room. It
 // is root who asks, about whatever file a process has mapped, which may also be cut meanwhile: so every read is bounded, by

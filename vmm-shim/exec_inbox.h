@@ -1,4 +1,4 @@
-// How descriptors get into a process that is going to execute another program.
+// The inbox of descriptors for a process that is going to execute another program.
 //
 // QEMU executes its successor itself (migration mode cpr-exec, 10.2 and newer), and all that a manager can give a QEMU through
 // its monitor is close-on-exec. So each VMM is started with one more descriptor, which it does not know of and which therefore
@@ -15,7 +15,7 @@
 
 namespace vh {
 
-/// What was posted at once: a label of the sender's, by which the receiver knows what is meant for it, and descriptors.
+/// A label of the sender's, by which the receiver knows what is meant for it, and descriptors, posted at once.
 struct Parcel {
     std::string label;
     std::vector<UniqueFd> descriptors;

@@ -10,13 +10,13 @@
 
 namespace vh {
 
-/// What is in the file, or in its first `most` bytes. Throws std::system_error that names it.
+/// The content of the file, or its first `most` bytes. Throws std::system_error that names it.
 std::string readFile(const std::string& path, std::size_t most = std::numeric_limits<std::size_t>::max());
 
-/// The same of a file that may not be there, or not be ours to read: empty then.
+/// The content of a file that may not be there, or not be ours to read: empty then.
 std::string readIfThere(const std::string& path);
 
-/// What a file's new content is proof against: the end of its writer at any moment, or that of the host as well, as by a power
+/// The events that a file's new content survives: the end of its writer at any moment, or that of the host as well, as by a power
 /// cut. The latter takes the disk's time (fsync(2)), and nothing on a tmpfs.
 enum class Outlives { Writer, Host };
 
@@ -28,7 +28,8 @@ void replaceFile(const std::string& path, std::string_view text, mode_t mode = 0
 /// leaves no file.
 void reserveFile(const std::string& path, std::size_t bytes);
 
-/// replaceFile() by way of a reserved file: needs no space but what reserveFile() took. Without a reserved file it does its best.
+/// Replaces a file by way of a reserved one: needs no space but what reserveFile() took. Without a reserved file it does its
+/// best.
 void replaceFromReserved(const std::string& reserved, const std::string& path, std::string_view text);
 
 /// A directory of our own for files that pass, gone with this.

@@ -1,4 +1,4 @@
-// Which file a descriptor or a mapping stands for, in whatever process it is seen.
+// The file that a descriptor or a mapping stands for, in whatever process it is seen.
 #pragma once
 
 #include <sys/stat.h>
@@ -10,7 +10,7 @@
 
 namespace vh {
 
-/// Numbers as fstat() gives them (`st_dev`, `st_ino`): for a memfd they are unique while any process has it.
+/// Device and inode number as fstat() gives them: for a memfd they are unique while any process has it.
 struct FileIdentity {
     std::uint64_t device = 0;
     std::uint64_t inode = 0;

@@ -12,7 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
-/// What may be absent is null.
+/// JSON of an optional value: null when it is absent.
 template <class Value>
 struct nlohmann::adl_serializer<std::optional<Value>> {
     static void to_json(json& value, const std::optional<Value>& from) { value = from ? json(*from) : json(); }
@@ -50,7 +50,7 @@ class JsonReader {
         return value.is_string() ? value.get<std::string>() : otherwise;
     }
 
-    /// For people, whatever it is; `?` when there is nothing.
+    /// The value as text for people, whatever it is; `?` when there is nothing.
     std::string shown(std::string_view path) const {
         const nlohmann::json& value = at(path);
         if (value.is_null()) return "?";

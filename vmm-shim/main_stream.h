@@ -44,14 +44,14 @@ namespace vh {
 
 struct StreamConfiguration {
     std::string machine;
-    std::optional<std::uint32_t> target_page_bits;         ///< Absent: 12, the only ones of x86 (target/i386/cpu-param.h).
-    std::optional<std::vector<std::string>> capabilities;  ///< Those that both sides must have: x-ignore-shared is one.
-    std::optional<std::array<std::uint8_t, 16>> uuid;      ///< With the capability validate-uuid.
+    std::optional<std::uint32_t> target_page_bits;         ///< Absent: 12 bits, the only ones of x86 (target/i386/cpu-param.h).
+    std::optional<std::vector<std::string>> capabilities;  ///< Capabilities that both sides must have: x-ignore-shared is one.
+    std::optional<std::array<std::uint8_t, 16>> uuid;      ///< Set with the capability validate-uuid.
 
     bool operator==(const StreamConfiguration&) const = default;
 };
 
-/// As far as they come in a stream that is no postcopy and no COLO (migration/savevm.c:enum qemu_vm_cmd).
+/// Commands of a stream that is no postcopy and no COLO (migration/savevm.c:enum qemu_vm_cmd).
 enum class StreamCommand : std::uint16_t {
     OPEN_RETURN_PATH = 1,
     PING = 2,
@@ -66,12 +66,12 @@ struct CommandPart {
     bool operator==(const CommandPart&) const = default;
 };
 
-/// One block as the set-up of the RAM section names it.
+/// A block as the set-up of the RAM section names it.
 struct StreamRamBlock {
     std::string idstr;
     std::uint64_t used_length = 0;
-    std::optional<std::uint64_t> page_size;  ///< With postcopy-ram, for blocks of huge pages.
-    std::optional<std::uint64_t> mr_addr;    ///< With x-ignore-shared: where the region is in the guest. Not a host address.
+    std::optional<std::uint64_t> page_size;  ///< Set with postcopy-ram, for blocks of huge pages.
+    std::optional<std::uint64_t> mr_addr;    ///< Set with x-ignore-shared: place of the region in the guest. Not a host address.
 
     bool operator==(const StreamRamBlock&) const = default;
 };
@@ -83,9 +83,9 @@ struct RamSetup {
 };
 
 struct RamPage {
-    std::uint64_t addr = 0;                           ///< In its block.
-    std::optional<std::string> idstr;                 ///< None (CONTINUE): the block of the page before.
-    std::variant<std::uint8_t, std::string> content;  ///< What fills it (ZERO), or all of its bytes (PAGE).
+    std::uint64_t addr = 0;                           ///< Offset in its block.
+    std::optional<std::string> idstr;                 ///< Absent (CONTINUE): the block of the page before.
+    std::variant<std::uint8_t, std::string> content;  ///< The byte that fills it (ZERO), or all of its bytes (PAGE).
 
     bool operator==(const RamPage&) const = default;
 };
@@ -121,7 +121,7 @@ using StreamPart = std::variant<CommandPart, RamPart, DevicePart>;
 
 struct MainStream {
     StreamConfiguration configuration;
-    std::vector<StreamPart> parts;           ///< In the order of the wire.
+    std::vector<StreamPart> parts;           ///< Parts in the order of the wire.
     std::optional<std::string> description;  ///< The JSON text.
 
     bool operator==(const MainStream&) const = default;

@@ -27,7 +27,7 @@ struct ProcessIdentity {
     pid_t pid = 0;
     std::uint64_t startTime = 0;
 
-    /// All zero when there is no such process, or only what is left of one that has ended (a zombie).
+    /// The identity of a running process; all zero when there is none, or only what is left of one that has ended (a zombie).
     static ProcessIdentity of(pid_t pid);
     bool isAlive() const { return pid > 0 && of(pid) == *this; }
     bool operator==(const ProcessIdentity&) const = default;
@@ -36,7 +36,7 @@ struct ProcessIdentity {
 /// A descriptor of a process.
 struct OpenFile {
     int number = -1;
-    std::string path;    ///< In /proc: leads to the very file, whatever has its name by now.
+    std::string path;    ///< Path in /proc: leads to the very file, whatever has its name by now.
     std::string target;  ///< `/path`, `/path (deleted)`, `/memfd:NAME (deleted)`, `socket:[INODE]`.
 
     bool isMemfd() const { return target.starts_with("/memfd:"); }
@@ -44,7 +44,7 @@ struct OpenFile {
     std::optional<struct stat> status() const;
 };
 
-/// One line of /proc/PID/maps (fs/proc/task_mmu.c:show_map_vma, Linux 6.1).
+/// A line of /proc/PID/maps (fs/proc/task_mmu.c:show_map_vma, Linux 6.1).
 struct MemoryMapping {
     std::uint64_t start = 0, end = 0, offset = 0;
     bool writable = false, executable = false, shared = false;
@@ -54,32 +54,33 @@ struct MemoryMapping {
 
 class Process {
  public:
-    /// Whoever has this pid.
+    /// The process that has this pid, whichever it is.
     explicit Process(pid_t pid, const std::string& proc = "/proc") : pid_(pid), directory_(proc + "/" + std::to_string(pid)) {}
 
     pid_t pid() const { return pid_; }
-    /// The path of one of its files: `maps`, `ns/mnt`.
+    /// The path of a file of its directory: `maps`, `ns/mnt`.
     std::string path(const std::string& name) const { return directory_ + "/" + name; }
 
-    /// Also of a zombie; 0 when there is no such process.
+    /// Start time, also of a zombie; 0 when there is no such process.
     std::uint64_t startTime() const { return stat().startTime; }
     /// Throw std::system_error when it is gone, or not ours to look at.
     std::vector<std::string> commandLine() const { return words("cmdline"); }
     std::vector<std::string> environment() const { return words("environ"); }
-    /// Where a link (`exe`, `cwd`, `ns/user`) leads; empty when it is gone, or not ours to look at.
+    /// The target of a link (`exe`, `cwd`, `ns/user`); empty when it is gone, or not ours to look at.
     std::string link(const std::string& name) const;
-    /// What follows `key` on a line of one of its files (`Uid:` in `status`, `iff:` in `fdinfo/7`), without blanks around it;
+    /// The text behind `key` on a line of one of its files (`Uid:` in `status`, `iff:` in `fdinfo/7`), without blanks around it;
     /// empty when there is none.
     std::string field(const std::string& file, std::string_view key) const;
-    /// AppArmor or SELinux has rules for it.
+    /// True when AppArmor or SELinux has rules for it.
     bool isConfined() const;
 
-    /// By number. Throws std::system_error when the process is gone, or not ours to look at; visibleFiles() has none then.
+    /// Descriptors by number. Throws std::system_error when the process is gone, or not ours to look at; visibleFiles() has none
+    /// then.
     std::vector<OpenFile> files() const;
     std::vector<OpenFile> visibleFiles() const;
-    /// The inodes of all sockets among them.
+    /// The inodes of all sockets among its descriptors.
     std::set<std::uint64_t> sockets() const;
-    /// In the order of their addresses; none when the process is gone, or not ours to look at.
+    /// Mappings in the order of their addresses; none when the process is gone, or not ours to look at.
     std::vector<MemoryMapping> mappings() const;
     /// The link in /proc to the file of a mapping; for root only.
     std::string fileOf(const MemoryMapping& mapping) const;
@@ -87,12 +88,12 @@ class Process {
     /// The program that it runs. When it was started through a dynamic loader (`ld.so PROGRAM`), /proc/PID/exe is the loader, and
     /// the program is looked for among what is mapped. Empty when it cannot be told.
     struct Program {
-        std::string file;  ///< In /proc: leads to the very file.
-        std::string path;  ///< Where that was when the process began, with the mark of one that is not there any more.
+        std::string file;  ///< Path in /proc: leads to the very file.
+        std::string path;  ///< Path of the file when the process began, with the mark of one that is not there any more.
     };
     Program program() const;
 
-    /// The same open file as one of its descriptors is (pidfd_getfd(2)). Throws std::system_error.
+    /// The same open file as a descriptor of the process is (pidfd_getfd(2)). Throws std::system_error.
     UniqueFd take(int number) const;
 
  private:
@@ -111,26 +112,26 @@ class Process {
 /// The first of these places, seen from the directory of our own program, where there is one that we may execute; or empty.
 std::string ownProgram(const std::vector<std::string>& places);
 
-/// All that there are.
+/// The pids of all processes.
 std::vector<pid_t> allProcesses(const std::string& proc = "/proc");
 
-/// What follows `key` on the first line that begins with it, without blanks around it.
+/// The text behind `key` on the first line that begins with it, without blanks around it.
 std::string valueIn(const std::string& text, std::string_view key);
 
-/// What /proc has for the path of a file, without the mark of one that has been replaced or removed since.
+/// The path of a file as /proc has it, without the mark of one that has been replaced or removed since.
 std::string withoutDeletedMark(std::string path);
 bool hasDeletedMark(std::string_view path);
 
-/// Who has a lock for writing on a file's first byte, where daemons lock their pid files (src/util/virpidfile.c, libvirt 11.3.0),
-/// by the kernel's word. A lock for reading is none: everybody who can read the file may have one. 0 for a process of another PID
-/// namespace, -1 when it is no process's but an open file's.
+/// The process that has a lock for writing on a file's first byte, where daemons lock their pid files (src/util/virpidfile.c,
+/// libvirt 11.3.0), by the kernel's word. A lock for reading is none: everybody who can read the file may have one. 0 for a
+/// process of another PID namespace, -1 when it is no process's but an open file's.
 std::optional<pid_t> lockHolder(int fd);
 std::optional<pid_t> lockHolder(const std::string& file);
 
 /// A pidfd; none when there is no such process, or errno says something else.
 UniqueFd openPidfd(pid_t pid);
 
-/// See Process::take(); none when that cannot be done, and errno says why.
+/// A descriptor like Process::take(); none when that cannot be done, and errno says why.
 UniqueFd takeDescriptor(int pidfd, int number);
 
 /// poll(2), gone on with after signals: true when there is something for one of the entries, false at the deadline.
@@ -139,13 +140,13 @@ bool pollUntil(std::span<pollfd> entries, std::chrono::steady_clock::time_point 
 /// True once the process behind a pidfd has ended, false at the deadline.
 bool awaitEnd(int pidfd, std::chrono::steady_clock::time_point deadline);
 
-/// False when that cannot be done, and errno says why: ESRCH of a process that has ended.
+/// Sends a signal. False when that cannot be done, and errno says why: ESRCH of a process that has ended.
 bool signalProcess(int pidfd, int signal);
 
-/// SIGTERM, and SIGKILL when it has not ended after `timeout`. Throws std::runtime_error when it outlives even that.
+/// Sends SIGTERM, and SIGKILL when it has not ended after `timeout`. Throws std::runtime_error when it outlives even that.
 void endProcess(int pidfd, std::chrono::milliseconds timeout);
 
-/// Those that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
+/// The sockets that listen on a path, or the accepted ends of connections to it, which have its name too (net/unix/af_unix.c:
 /// unix_stream_connect).
 enum class SocketKind { Listening, Accepted };
 struct UnixSocket {
@@ -153,7 +154,7 @@ struct UnixSocket {
     SocketKind kind = SocketKind::Listening;
     std::string path;  ///< `@name` for an abstract one.
 };
-/// All sockets with a name in a network namespace: this process's, or that of the process whose table it is.
+/// The sockets with a name in a network namespace: this process's, or that of the process whose table it is.
 std::vector<UnixSocket> unixSockets(const std::string& table = "/proc/net/unix");
 
 }  // namespace vh

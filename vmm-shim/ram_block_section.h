@@ -43,7 +43,7 @@ struct RamBlockExchange {
     std::vector<UniqueFd> descriptors;
 };
 
-/// Both take a non-blocking socket.
+/// Sending and receiving take a non-blocking socket.
 ///
 /// Sends all, and ends the sending. Any descriptor that stands for the file will do, also one opened with O_PATH, which proves
 /// the file's identity and gives no right to the guest's memory. Throws std::invalid_argument when descriptors and blocks do not

@@ -30,26 +30,26 @@ struct BackingFile {
     bool operator==(const BackingFile&) const = default;
 };
 
-/// One block; names as in QEMU's struct RAMBlock (include/system/ramblock.h, 11.1).
+/// A RAM block; names as in QEMU's struct RAMBlock (include/system/ramblock.h, 11.1).
 struct RamBlock {
     std::string idstr;
     std::uint64_t used_length = 0;  ///< Bytes in use; what the migration stream carries.
     std::uint64_t max_length = 0;   ///< Bytes mapped; on no wire.
     std::uint64_t page_size = 4096;
-    std::uint64_t align = 0;  ///< Of the mapping, as seen, but at most what QEMU asks for; 0 when unknown. See ram_blocks.cpp.
+    std::uint64_t align = 0;  ///< Alignment as mapped, but at most what QEMU asks for; 0 when unknown. See ram_blocks.cpp.
     // Flags (include/system/memory.h:RAM_*).
     bool shared = false;
     bool resizable = false;
     bool read_only = false;
-    bool named_file = false;  ///< From memory-backend-file.
+    bool named_file = false;  ///< Made by memory-backend-file.
     bool guest_memfd = false;
-    std::optional<BackingFile> file;  ///< None for anonymous memory.
+    std::optional<BackingFile> file;  ///< Absent for anonymous memory.
 
     bool operator==(const RamBlock&) const = default;
 };
 
 struct RamBlockFlag {
-    std::uint32_t bit;  ///< In a record of ours (ram_block_section.h).
+    std::uint32_t bit;  ///< Bit in a record of ours (ram_block_section.h).
     const char* name;
     bool RamBlock::*member;
 };
@@ -59,7 +59,7 @@ inline constexpr RamBlockFlag ramBlockFlags[] = {
     {0x10, "guest_memfd", &RamBlock::guest_memfd},
 };
 
-/// What there is to learn a VMM's RAM blocks from, all of it without stopping the guest.
+/// Sources of a VMM's RAM blocks, all of them read without stopping the guest.
 struct RamBlockSources {
     std::string table;                               ///< The text of QMP's `x-query-ramblock`.
     std::map<std::string, std::string> objectTypes;  ///< QMP's `qom-list /objects`: id -> type, `child<memory-backend-file>`.

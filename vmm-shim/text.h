@@ -44,10 +44,11 @@ class Table {
     std::size_t gap_;
 };
 
-/// What stands between the separators, empty parts too.
+/// The parts between the separators, empty ones too.
 std::vector<std::string> split(std::string_view text, char separator);
 
-/// All of the text, or nothing: no sign but a minus, no prefix, nothing around it, and no number that does not fit.
+/// The number that the whole text is, or nothing: no sign but a minus, no prefix, nothing around it, and no number that does not
+/// fit.
 template <class Number>
 std::optional<Number> wholeNumber(std::string_view text, int base = 10) {
     Number value = 0;

@@ -21,7 +21,7 @@
 
 namespace vh {
 
-/// Throws ENAMETOOLONG for a path longer than it holds (107 bytes).
+/// The address of a path. Throws ENAMETOOLONG for a path longer than it holds (107 bytes).
 sockaddr_un unixAddress(const std::string& path);
 
 /// A socket bound to `path` and listening.
@@ -59,9 +59,9 @@ std::pair<UniqueFd, UniqueFd> unixPair();
 std::set<std::uint64_t> inodesOf(const std::vector<UnixSocket>& sockets, const std::string& path, SocketKind kind);
 std::set<std::uint64_t> socketsAt(const std::string& path, SocketKind kind);
 
-/// Whether the process has one of these sockets open. Who holds an accepted socket is the one who answers on it: credentials
-/// (SO_PEERCRED) are those of whoever called listen(), and a listening socket may be inherited by many. False for a process that
-/// we may not look at.
+/// True when the process has one of these sockets open. Whoever holds an accepted socket answers on it: credentials (SO_PEERCRED)
+/// are those of whoever called listen(), and a listening socket may be inherited by many. False for a process that we may not
+/// look at.
 bool holdsSocket(pid_t pid, const std::set<std::uint64_t>& inodes);
 
 /// True while some process listens on `path`. Reads /proc/net/unix instead of connecting: a VMM's CPR channel takes one client
@@ -96,7 +96,7 @@ class CarryingSender {
     std::vector<std::size_t> carriers_;
     std::vector<int> descriptors_;
     std::size_t sent_ = 0;
-    std::size_t next_ = 0;  ///< Carrier, and descriptor.
+    std::size_t next_ = 0;  ///< Index of the next carrier, and descriptor.
 };
 
 /// recvmsg() of what has come, appended: bytes, and descriptors in the order of their coming. Returns how many bytes; 0 when the

@@ -1,4 +1,5 @@
-// How fast a guest writes memory around the moment at which it changes its VMM, from a counter that it reports about every 10 ms.
+// The speed at which a guest writes memory around the moment at which it changes its VMM, from a counter that it reports about
+// every 10 ms.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +8,19 @@
 
 namespace vh {
 
-/// What the guest said: pages written since boot. `atMs` is when that was heard, by the host's steady clock.
+/// A guest's report: pages written since boot. `atMs` is when that was heard, by the host's steady clock.
 struct WriteSample {
     double atMs = 0;
     std::uint64_t pages = 0;
 };
 
 struct BrownOutWindow {
-    double beforeMs = 1000;    ///< How long before the handover the rate before is taken from, in spans of `spanMs`.
+    double beforeMs = 1000;    ///< Time before the handover that the rate before is taken from, in spans of `spanMs`.
     double spanMs = 100;       ///< A rate is a mean over so long.
-    double enoughPart = 0.95;  ///< Of the rate before: the brown-out is over.
+    double enoughPart = 0.95;  ///< Part of the rate before at which the brown-out is over.
     double binMs = 25;
     double firstBinMs = -500;
-    double endMs = 1500;  ///< After the switch: of the curve. The rest goes on to the last sample where that is later.
+    double endMs = 1500;  ///< End of the curve after the switch. The rest goes on to the last sample where that is later.
 };
 
 /// The `writeRate` of a round, see README.md; what was measured is rounded to tenths.
@@ -31,7 +32,7 @@ struct BrownOut {
     std::optional<double> workLostMs;
     double binMs = 0;
     double firstBinMs = 0;
-    std::vector<std::optional<double>> curvePercent;  ///< None where there are not samples on both sides.
+    std::vector<std::optional<double>> curvePercent;  ///< Absent where there are not samples on both sides.
 };
 
 /// `beganAtMs` is when the handover began, `switchedAtMs` the guest's first beat on the new VMM. Between two samples the counter

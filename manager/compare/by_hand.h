@@ -59,7 +59,7 @@ class ByHand : private Course {
     Done done_;
     const std::unique_ptr<Steps> steps_;
     GuestBeats beats_;
-    TapGuard taps_;  ///< Of none: each VMM has taps of its own.
+    TapGuard taps_;  ///< Guards none: each VMM has taps of its own.
     GoingBack goingBack_;
     Retirement retirement_;
 };

@@ -1,4 +1,4 @@
-// Whether a newer comparison is worse than an older one; what a script that hunts for a regression asks.
+// The check whether a newer comparison is worse than an older one, for a script that hunts for a regression.
 //
 // Configurations are matched by their factors, not by their VMMs, for those are what differs. A figure is a regression when the
 // whole interval of the ratio of both medians lies above the tolerance. All intervals together are right in 95 of 100 checks
@@ -22,18 +22,18 @@ struct CheckFinding {
     std::string configuration;  ///< `id` in the newer results, or in the older where there is none.
     std::string design;
     std::string figure;                ///< A metric's name, `failures`, `patterns` or `wayBack`.
-    std::optional<Interval> interval;  ///< Of the ratio newer / older, or of the difference newer - older.
-    std::string text;                  ///< The whole of it in a line.
+    std::optional<Interval> interval;  ///< Interval of the ratio newer / older, or of the difference newer - older.
+    std::string text;                  ///< The whole finding in a line.
 };
 
 struct CheckResult {
     double tolerance = 0;
-    double confidence = 0;        ///< Of each interval.
-    std::size_t comparisons = 0;  ///< Of figures. A check that could compare nothing has passed nothing.
+    double confidence = 0;        ///< Confidence of each interval.
+    std::size_t comparisons = 0;  ///< Number of figures. A check that could compare nothing has passed nothing.
     std::vector<CheckFinding> regressions;
     std::vector<CheckFinding> improvements;
     std::vector<std::string> notCompared;
-    std::vector<std::string> remarks;  ///< What differs between both and may be the reason.
+    std::vector<std::string> remarks;  ///< Differences between both that may be the reason.
 };
 
 /// A tolerance of 1.10 lets a median grow by a tenth. Throws std::invalid_argument when it is below 1.

@@ -34,7 +34,7 @@ struct CompareOptions {
     std::string with;
     double tolerance = 1.10;
     bool evenIfBusy = false;
-    std::vector<std::string> commandLine;  ///< As it was typed, for the results.
+    std::vector<std::string> commandLine;  ///< The command line as typed, for the results.
 };
 
 void addCompareOptions(CLI::App& command, CompareOptions& options);

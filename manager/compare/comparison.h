@@ -28,7 +28,7 @@ namespace vh {
 struct ComparisonSettings {
     ComparePlan plan;                       ///< Complete: binary pairs, a guest, a seed.
     std::optional<VmDefinition> own;        ///< A VM of the user's own instead of the plan's guest.
-    std::chrono::milliseconds bootWait{0};  ///< How long such a VM without a heartbeat takes to boot.
+    std::chrono::milliseconds bootWait{0};  ///< Time that such a VM without a heartbeat takes to boot.
     std::string resultsFile;                ///< Written after every round.
     bool evenIfBusy = false;                ///< Measure on a host that is too busy for it.
 };

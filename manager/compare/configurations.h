@@ -18,10 +18,10 @@ namespace vh {
 /// here.
 void addConfigurations(const ComparePlan& plan, const std::optional<VmDefinition>& own, KvmAbility::Guests kvm, Results& results);
 
-/// Why the guest of a cell is not there, and where it comes from; empty when it is.
+/// The reason why the guest of a cell is not there, and where it comes from; empty when it is.
 std::string missingGuest(const ComparePlan& plan, const std::vector<Configuration>& configurations);
 
-/// For people: the RAM, the VMMs' versions, and in what else it differs from the others.
+/// A title for people: the RAM, the VMMs' versions, and in what else it differs from the others.
 std::string titleOf(const Configuration& one, const Results& results);
 
 /// The address that VM `number` of a comparison answers echo requests at.
@@ -32,7 +32,7 @@ std::string guestAddress(unsigned number);
 VmDefinition guestFor(const Configuration& one, const ComparePlan& plan, const std::string& oldBinary,
                       const std::string& scratchDirectory, MemoryOwner owner, unsigned number, bool network);
 
-/// The same for a VM of the user's own; its disks must have been copied to diskCopy().
+/// A VM like one of the user's own, whose disks must have been copied to diskCopy().
 VmDefinition guestLike(const VmDefinition& own, const std::string& oldBinary, const std::string& scratchDirectory,
                        MemoryOwner owner, unsigned number);
 std::string diskCopy(const std::string& scratchDirectory, const std::string& disk, unsigned number);

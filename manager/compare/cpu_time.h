@@ -9,17 +9,17 @@
 
 namespace vh {
 
-/// What there is to see at one moment, in milliseconds.
+/// CPU times at one moment, in milliseconds.
 struct CpuTime {
-    double totalMs = 0;                 ///< Of all threads, also of those that have ended (clock_getcpuclockid(3)).
-    std::map<pid_t, double> threadsMs;  ///< Of those that live (/proc/PID/task/TID/schedstat).
+    double totalMs = 0;                 ///< Time of all threads, also of those that have ended (clock_getcpuclockid(3)).
+    std::map<pid_t, double> threadsMs;  ///< Times of those that live (/proc/PID/task/TID/schedstat).
 
-    /// None of it when there is no such process.
+    /// The times of a process; nothing when there is no such process.
     static CpuTime of(pid_t pid);
-    /// The calling thread's.
+    /// The calling thread's time.
     static double ofThisThreadMs();
 
-    /// Of the process but for some of its threads: those of a guest's CPUs, which are the guest's time and not the VMM's.
+    /// Time of the process but for some of its threads: those of a guest's CPUs, which are the guest's time and not the VMM's.
     double withoutMs(const std::set<pid_t>& threads) const;
 };
 

@@ -1,5 +1,5 @@
-// What a guest's clocks did while it changed its VMM, from the time stamp counter and the KVM clock that it reports about every
-// 10 ms (the bare guest's lines `T`).
+// A guest's clocks while it changed its VMM, from the time stamp counter and the KVM clock that it reports about every 10 ms (the
+// bare guest's lines `T`).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace vh {
 
-/// What the guest said. `atMs` is when that was heard, by the host's steady clock.
+/// A guest's report. `atMs` is when that was heard, by the host's steady clock.
 struct ClockSample {
     double atMs = 0;
     std::uint64_t timeStampCounter = 0;
@@ -18,13 +18,13 @@ struct ClockSample {
 
 /// The `guestClock` of a round, see README.md: from the last sample on the old VMM to the first on the new one.
 struct GuestClock {
-    std::optional<double> hostGapMs;  ///< By the host's clock.
-    std::optional<double> tscGapMs;   ///< By the time stamp counter, at its pace before.
+    std::optional<double> hostGapMs;  ///< Gap by the host's clock.
+    std::optional<double> tscGapMs;   ///< Gap by the time stamp counter, at its pace before.
     std::optional<double> clockGapMs;
-    bool wentBack = false;  ///< One of the two, at any time in the round.
+    bool wentBack = false;  ///< True when one of the two went back, at any time in the round.
 };
 
-/// None of a guest that said nothing of its clocks.
+/// The clocks in a round; none of a guest that said nothing of them.
 std::optional<GuestClock> guestClock(const std::vector<ClockSample>& samples);
 
 }  // namespace vh

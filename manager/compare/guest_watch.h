@@ -1,4 +1,4 @@
-// What a guest said on its heartbeat port in one round, and what follows from it.
+// A guest's words on its heartbeat port in one round, and what follows from them.
 //
 // QEMU serves one listener at a time: this one listens before a handover and after it, and is told by the handover what came
 // meanwhile. Each connection is a session: between two of them the guest's lines have nowhere to go, which is no gap of the
@@ -33,9 +33,9 @@ class GuestWatch {
     /// A line of the probe, from wherever it was heard.
     void heard(const HeardLine& line, Session session);
 
-    /// Whether a beat has come in the session that is the last one so far.
+    /// True when the last beat so far has come in this session.
     bool hasBeatenIn(Session session) const { return !beats_.empty() && beats_.back().session == session; }
-    /// Whether a beat has come since then.
+    /// True when a beat has come since then.
     bool hasBeatenSince(double atMs) const { return !beats_.empty() && beats_.back().atMs >= atMs; }
     /// The guest's first beat on the new VMM; none before it.
     std::optional<double> switchedAtMs() const;

@@ -1,4 +1,4 @@
-// What this host is and how busy it is, from /proc.
+// Facts of this host and its load, from /proc.
 #pragma once
 
 #include <cstdint>
@@ -10,24 +10,24 @@ namespace vh {
 
 /// CPU time since boot of all CPUs together, in clock ticks: the first line of /proc/stat (proc(5)).
 struct CpuTimes {
-    std::uint64_t busy = 0;  ///< Of this host's own tasks and interrupts; guests' time is counted in `user` and `nice` already.
-    std::uint64_t idle = 0;  ///< With the wait for disks.
+    std::uint64_t busy = 0;  ///< Time of the host's own tasks and interrupts; guests' is counted in `user` and `nice` already.
+    std::uint64_t idle = 0;  ///< Includes the wait for disks.
     std::uint64_t steal = 0;
 
-    /// All 0 when it cannot be read.
+    /// The times at this moment; all 0 when they cannot be read.
     static CpuTimes now(const std::string& proc = "/proc");
     std::uint64_t total() const { return busy + idle + steal; }
 };
 
-/// Of all CPU time between two snapshots, what the hypervisor took, and what tasks used. 0 when no time has passed.
+/// Percentages of all CPU time between two snapshots: what the hypervisor took, and what tasks used. 0 when no time has passed.
 double stealPercent(const CpuTimes& before, const CpuTimes& after);
 double busyPercent(const CpuTimes& before, const CpuTimes& after);
 
 /// Tasks that run or wait for a CPU just now, but for the one that asks.
 unsigned runnable(const std::string& proc = "/proc");
 
-/// Why the host is too busy to measure on, in words; none when it is not. `runnableSamples` were taken between both snapshots by
-/// a process that did nothing else.
+/// The reason why the host is too busy to measure on, in words; none when it is not. `runnableSamples` were taken between both
+/// snapshots by a process that did nothing else.
 std::optional<std::string> tooBusy(const CpuTimes& before, const CpuTimes& after, std::vector<unsigned> runnableSamples,
                                    double stealLimitPercent = 5, unsigned cpus = 0);
 
@@ -44,17 +44,17 @@ struct HostFacts {
     std::string accelerator;
     std::optional<bool> virtualized;
     std::optional<double> loadAverage1;
-    std::optional<double> stealPercent;  ///< Since boot.
+    std::optional<double> stealPercent;  ///< Steal since boot.
     std::optional<double> runQueue;      ///< Tasks that could run, per CPU.
     std::string machineId;  ///< Made of the machine's own, which is nobody else's business (machine-id(5)); or empty.
 };
 
-/// All but the accelerator.
+/// Gathers all facts but the accelerator.
 HostFacts hostFacts(const std::string& proc = "/proc", const std::string& osRelease = "/etc/os-release",
                     const std::string& machineId = "/etc/machine-id");
 
-/// In what two hosts differ that a comparison must not mix: kernel, CPU, machine. In words, empty when in none of them; what one
-/// of both does not say is no difference.
+/// The differences of two hosts that a comparison must not mix: kernel, CPU, machine. In words, empty when there is none; what
+/// one of both does not say is no difference.
 std::string differenceOf(const HostFacts& before, const HostFacts& now);
 
 }  // namespace vh

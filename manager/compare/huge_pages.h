@@ -19,7 +19,7 @@ struct SharedMapping {
     std::uint64_t start = 0;
     std::uint64_t sizeBytes = 0;
     std::uint64_t residentBytes = 0;
-    std::uint64_t hugeBytes = 0;  ///< That the process has mapped as huge pages.
+    std::uint64_t hugeBytes = 0;  ///< Bytes that the process has mapped as huge pages.
 
     bool operator==(const SharedMapping&) const = default;
 };
@@ -30,7 +30,7 @@ std::optional<SharedMapping> greatestSharedMapping(std::string_view smaps);
 /// Guest RAM of a VMM. Throws std::runtime_error when it is gone or has none.
 SharedMapping guestRamOf(pid_t vmm);
 
-/// Whether so much of it is in huge pages that it can be called that.
+/// True when so much of it is in huge pages that it can be called that.
 bool isHuge(const SharedMapping& ram);
 
 /// Has the kernel put guest RAM into huge pages; it may take seconds. Throws std::runtime_error when it did not, with the reason.

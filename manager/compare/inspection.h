@@ -1,4 +1,4 @@
-// What can be seen of a VMM from outside, without its help: memory, page faults, descriptors, and a trace of its system calls.
+// Views of a VMM from outside, without its help: memory, page faults, descriptors, and a trace of its system calls.
 #pragma once
 
 #include <sys/types.h>
@@ -19,15 +19,15 @@
 
 namespace vh {
 
-/// How much of the host's memory a set of VMMs keeps: proportional set size (smaps_rollup, proc(5)) without shared memory, and
-/// every memory file that any of them has open once, with all its pages. Of shared memory PSS knows only what a process has
-/// mapped by now: a VMM that has just taken over a guest has mapped little of its RAM, which takes up as much memory all the
-/// same. Throws std::system_error.
+/// The host's memory that a set of VMMs keeps: proportional set size (smaps_rollup, proc(5)) without shared memory, and every
+/// memory file that any of them has open once, with all its pages. Of shared memory PSS knows only what a process has mapped by
+/// now: a VMM that has just taken over a guest has mapped little of its RAM, which takes up as much memory all the same. Throws
+/// std::system_error.
 std::uint64_t memoryInUse(const std::set<pid_t>& pids);
 
-/// Throws std::system_error.
+/// Page faults of a process. Throws std::system_error.
 PageFaults pageFaults(pid_t pid);
-/// From the text of /proc/PID/stat. Throws std::runtime_error for what is none.
+/// Page faults from the text of /proc/PID/stat. Throws std::runtime_error for what is none.
 PageFaults parsePageFaults(std::string_view stat);
 
 /// The descriptors of a new VMM from the first inherited number on, as `descriptors[]` of an inspection has them (README.md).
@@ -40,10 +40,10 @@ PageFaults parsePageFaults(std::string_view stat);
 std::vector<FoundDescriptor> descriptorsOf(pid_t oldPid, pid_t newPid, const std::vector<NamedIdentity>& inherited,
                                            const std::string& passedBy, const std::vector<std::string>& scripts = {});
 
-/// What a trace says.
+/// Counts of a trace.
 struct TraceCount {
     std::map<std::string, std::uint64_t> ioctls{{"KVM", 0}, {"VFIO", 0}, {"iommufd", 0}, {"vhost", 0}, {"tap", 0}, {"other", 0}};
-    /// Made by memfd_create() and kept: QEMU tries out what the kernel can with one that it calls `test`
+    /// Memory files made by memfd_create() and kept: QEMU tries out what the kernel can with one that it calls `test`
     /// (util/memfd.c:qemu_memfd_check, 10.0).
     std::uint64_t memfds = 0;
 };
@@ -62,7 +62,7 @@ class TraceWrapper {
 
     const std::string& program() const { return program_; }
 
-    /// What the process did so far. Throws std::system_error when there is no trace of it.
+    /// Counts what the process did so far. Throws std::system_error when there is no trace of it.
     TraceCount countOf(pid_t pid) const;
 
  private:
@@ -70,7 +70,7 @@ class TraceWrapper {
     std::string program_;
 };
 
-/// Why no trace can be made here; empty when it can, which is tried out.
+/// The reason why no trace can be made here; empty when it can, which is tried out.
 std::string whyNoTrace();
 
 /// Looks closely at one handover, which is not timed therefore. What is kept of memory is looked at all the time, by
@@ -88,7 +88,7 @@ class CloseLook {
     const std::string& program() const { return trace_ ? trace_->program() : newBinary_; }
     /// An observer of the handover.
     void see(const HandoverProgress& step);
-    /// When it is over.
+    /// The inspection; to be asked for when the handover is over.
     Inspection found(pid_t newPid);
 
  private:
@@ -99,7 +99,7 @@ class CloseLook {
     std::optional<TraceWrapper> trace_;
     Inspection found_;
     std::set<pid_t> vmms_;
-    std::optional<std::uint64_t> memoryBefore_;  ///< With the manager's.
+    std::optional<std::uint64_t> memoryBefore_;  ///< Memory of the old VMM and the manager.
     EventSource next_;
 };
 

@@ -13,7 +13,7 @@
 namespace vh {
 
 inline constexpr const char* ownBridge = "vhbr0";
-inline constexpr const char* ownNetworkPrefix = "10.77.0.";  ///< What the address of each of its guests begins with.
+inline constexpr const char* ownNetworkPrefix = "10.77.0.";  ///< Beginning of each of its guests' addresses.
 
 /// Puts this process into a network namespace with nothing in it but a bridge of that name, which has the address 10.77.0.1/24.
 /// Returns why that could not be done, and then nothing was; empty when it was. Before other threads are started.
@@ -21,8 +21,8 @@ std::string enterOwnNetwork(const std::string& bridge);
 
 struct PingResult {
     unsigned sent = 0;
-    unsigned lost = 0;                   ///< Not answered within the grace.
-    std::optional<double> longestGapMs;  ///< Between two answers; none when fewer than two came.
+    unsigned lost = 0;                   ///< Requests not answered within the grace.
+    std::optional<double> longestGapMs;  ///< Gap between two answers; none when fewer than two came.
     bool notBack = false;                ///< The longest gap had not ended.
     std::optional<std::chrono::steady_clock::time_point> firstAnswer;
 };
@@ -36,7 +36,7 @@ class Pinger {
     ~Pinger();
 
     void start();
-    /// So far.
+    /// Number of answers so far.
     unsigned answered() const { return answered_; }
     /// Sends no more, and waits until all is answered, but for no longer than the grace.
     PingResult stop(std::chrono::milliseconds grace);

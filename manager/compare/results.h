@@ -21,7 +21,7 @@
 
 namespace vh {
 
-/// How a handover ended, as its report says it.
+/// The end of a handover, as its report says it.
 enum class Outcome { Upgraded, RolledBack, Refused, Lost, Silent };
 inline constexpr std::array allOutcomes{Outcome::Upgraded, Outcome::RolledBack, Outcome::Refused, Outcome::Lost, Outcome::Silent};
 inline std::string_view name(Outcome outcome) {
@@ -46,30 +46,30 @@ struct Beats {
 
 struct EchoRequests {
     std::optional<std::uint64_t> sent, lost;
-    std::optional<double> longestGapMs;  ///< Between two answers.
-    bool notBack = false;                ///< That gap had not ended when the window did.
-    bool silentBefore = false;           ///< There was no answer before the handover began: the gap is another one's.
+    std::optional<double> longestGapMs;  ///< Gap between two answers.
+    bool notBack = false;                ///< The gap had not ended when the window did.
+    bool silentBefore = false;           ///< The guest had not answered before the handover began: the gap is another one's.
 };
 
-/// Since the process began, its threads included; in a round, since the switch.
+/// Page faults since the process began, its threads included; in a round, since the switch.
 struct PageFaults {
     std::uint64_t minor = 0;
     std::uint64_t major = 0;
 };
 
 struct Patterns {
-    std::optional<bool> intact;  ///< None when nothing was checked after the switch.
+    std::optional<bool> intact;  ///< Absent when nothing was checked after the switch.
     std::optional<std::uint64_t> pagesChecked, mismatches;
 };
 
-/// How long had to be waited for a CPU, of a window's time; none where this kernel does not count it.
+/// Waits for a CPU, in parts of a window's time; none where this kernel does not count them.
 struct CpuWait {
-    std::optional<double> cpuPressurePercent;  ///< By some task of the host.
-    std::optional<double> vmmWaitPercent;      ///< By the threads of the VM's VMM together, so that it may be more than 100.
-    std::optional<double> managerWaitPercent;  ///< Likewise by ours.
+    std::optional<double> cpuPressurePercent;  ///< Waits of some task of the host.
+    std::optional<double> vmmWaitPercent;      ///< Waits of the VMM's threads together, so that it may be more than 100.
+    std::optional<double> managerWaitPercent;  ///< Waits of our threads, likewise.
 };
 
-/// How busy the host was, before the handover and from its beginning to the end of the window.
+/// Waits for CPUs before the handover, and from its beginning to the end of the window.
 struct Disturbance {
     CpuWait before, since;
 };
@@ -79,17 +79,17 @@ struct CpuUse {
     std::optional<double> manager, old, new_;
 };
 
-/// One handover of one VM. What was not measured is none.
+/// A handover of one VM. What was not measured is none.
 struct Round {
     unsigned round = 0;
     unsigned vm = 0;
-    unsigned order = 0;                    ///< Among the designs of the round.
+    unsigned order = 0;                    ///< Place among the designs of the round.
     std::optional<std::string> startedAt;  ///< UTC, with milliseconds: when the handover began.
     Outcome outcome = Outcome::Lost;
     std::string cause;
     std::optional<double> stealPercent;
     bool disturbed = false;
-    std::string disturbedBy;  ///< In words; also empty in files that are older than it.
+    std::string disturbedBy;  ///< Disturbance in words; also empty in files that are older than it.
     std::optional<Disturbance> disturbance;
     std::optional<PhaseTimes> phasesMs;
     std::optional<double> totalMs, preparationMs, noWayBackMs, stopToResumeMs, qemuDowntimeMs, guestPauseMs;
@@ -103,9 +103,9 @@ struct Round {
     std::optional<GuestClock> guestClock;
 
     bool upgraded() const { return outcome == Outcome::Upgraded; }
-    /// Whether statistics are made of it.
+    /// True when statistics are made of it.
     bool counts() const { return upgraded() && !disturbed; }
-    /// The guest's memory, disk or beats were wrong, or its time went back.
+    /// True when the guest's memory, disk or beats were wrong, or its time went back.
     bool isBroken() const { return (patterns && patterns->intact == false) || (guestClock && guestClock->wentBack); }
 };
 
@@ -118,20 +118,20 @@ struct FoundDescriptor {
     bool operator==(const FoundDescriptor&) const = default;
 };
 
-/// What was looked at in a handover that is not timed.
+/// Findings of a handover that is not timed.
 struct Inspection {
     std::optional<std::uint64_t> memoryOldBytes, memoryBothBytes, memoryPeakBytes, extraMemoryBytes;
-    std::optional<std::uint64_t> memorySamples;  ///< How often was looked for the peak.
+    std::optional<std::uint64_t> memorySamples;  ///< Number of looks for the peak.
     std::vector<FoundDescriptor> descriptors;
     std::optional<std::map<std::string, std::uint64_t>> ioctls;
     std::optional<std::uint64_t> memfds;
-    std::string untraced;  ///< Why there is no trace; empty when there is one.
+    std::string untraced;  ///< Reason why there is no trace; empty when there is one.
 };
 
-/// One design's rounds in one configuration.
+/// Rounds of one design in one configuration.
 struct Series {
     Design design = defaultDesign;
-    std::string notRun;  ///< Why it is not run, or not any more when there are rounds; empty while it is.
+    std::string notRun;  ///< Reason why it is not run, or not any more when there are rounds; empty while it is.
     std::vector<Round> rounds;
     std::optional<Inspection> inspection;
 
@@ -139,7 +139,7 @@ struct Series {
     bool has(unsigned round) const { return std::ranges::find(rounds, round, &Round::round) != rounds.end(); }
 };
 
-/// One combination of what is varied (`cells` in the file), with all that was measured in it.
+/// A combination of what is varied (`cells` in the file), with all that was measured in it.
 struct Configuration {
     std::string id;
     std::string title;
@@ -149,16 +149,16 @@ struct Configuration {
     std::uint64_t touchedBytes = 0;
     std::uint64_t pageSizeBytes = 4096;
     bool transparentHuge = false;
-    std::optional<std::uint64_t> hotSetBytes;  ///< None where the guest writes none, and in earlier files (16 MiB there).
+    std::optional<std::uint64_t> hotSetBytes;  ///< Absent where the guest writes none, and in earlier files (16 MiB there).
     unsigned vcpus = 1;
     DeviceSet devices;
     Load load = Load::Memory;
-    unsigned vms = 1;                        ///< Handed over at once.
-    std::optional<Accelerator> accelerator;  ///< None in earlier files: the host's.
-    std::optional<Guest> guest;              ///< None for a VM of the user's own, and in earlier files.
+    unsigned vms = 1;                        ///< Number of VMs handed over at once.
+    std::optional<Accelerator> accelerator;  ///< Absent in earlier files: the host's.
+    std::optional<Guest> guest;              ///< Absent for a VM of the user's own, and in earlier files.
     std::vector<Series> series;
 
-    /// All that is varied but for the VMMs: equal for configurations that are to be compared.
+    /// Factors that are varied, without the VMMs: equal for configurations that are to be compared.
     auto factors() const {
         return std::tuple(ramBytes, touchedBytes, pageSizeBytes, transparentHuge, hotSetBytes, vcpus, devices.disk,
                           devices.network, devices.many, load, vms, accelerator, guest);
@@ -176,7 +176,7 @@ struct MeasuredVmm {
     std::string buildId;
 };
 
-/// How it was measured: all that --resume needs, and of the plan once more what a reader asks for first.
+/// Settings of the measurement: all that --resume needs, and of the plan once more what a reader asks for first.
 struct MeasurementSettings {
     std::string plan;  ///< YAML, as is the definition.
     std::optional<std::string> definition;
@@ -184,34 +184,34 @@ struct MeasurementSettings {
     unsigned rounds = 0, baselineRounds = 0, warmUpRounds = 0;
     std::int64_t beforeMs = 0, afterMs = 0;
     unsigned stealLimitPercent = 0;
-    // None in files of the time when nothing was judged by them.
+    // Absent in files of the time when nothing was judged by them.
     std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
     std::optional<std::int64_t> beatLimitMs;
     std::optional<unsigned> equivalenceMarginPercent;
     std::vector<std::string> primaryMetrics;  ///< As summary.h has it; none in files that were measured before it was named.
 };
 
-/// One run of the command that measured into these results.
+/// A run of the command that measured into these results.
 struct Sitting {
     std::string startedAt;
-    std::optional<std::string> finishedAt;  ///< None while it runs, and of one that was killed.
+    std::optional<std::string> finishedAt;  ///< Absent while it runs, and of one that was killed.
     std::vector<std::string> command;
     bool evenIfBusy = false;  ///< Nobody looked whether the host was idle enough.
     std::string commit{};     ///< Of the code that measured, as `git describe` says it; empty where it was built without git.
 };
 
 struct Results {
-    std::string version;  ///< Of virt-handover.
+    std::string version;  ///< Version of virt-handover.
     std::vector<std::string> command;
     std::string startedAt;
-    std::optional<std::string> finishedAt;  ///< None while rounds are missing.
-    std::vector<Sitting> sittings;          ///< None in files that are older than them.
+    std::optional<std::string> finishedAt;  ///< Absent while rounds are missing.
+    std::vector<Sitting> sittings;          ///< Absent in files that are older than them.
     std::uint64_t seed = 0;
     MeasurementSettings settings;
     HostFacts host;
     std::vector<MeasuredVmm> vmms;
     std::vector<Configuration> configurations;
-    std::optional<std::string> scratchDirectory;  ///< Of an unfinished run.
+    std::optional<std::string> scratchDirectory;  ///< Directory of an unfinished run.
     std::vector<std::string> notes;
 };
 

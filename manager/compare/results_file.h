@@ -19,17 +19,17 @@ nlohmann::json toJson(const Results& results, const Summary* summary = nullptr);
 nlohmann::json toJson(const Round& round);
 nlohmann::json toJson(const Summary& summary);
 
-/// Every member that README.md names has to be there and of its type, or std::runtime_error says which one is not:
+/// Reads results. Every member that README.md names has to be there and of its type, or std::runtime_error says which one is not:
 /// `cells[3].series[0].rounds[2].vm: found "one", expected a whole number`. Members that it does not name are left out.
 Results resultsOf(const nlohmann::json& file);
 
 inline constexpr std::size_t greatestResultsBytes = 256ULL << 20;
 
-/// Throws std::system_error when the file cannot be read, and std::runtime_error when it is none of ours or damaged, as
+/// Reads a file. Throws std::system_error when it cannot be read, and std::runtime_error when it is none of ours or damaged, as
 /// resultsOf() does. What it has for a summary is not looked at.
 Results readResults(const std::string& path);
 
-/// The same for text that is there already; `file` is only for messages.
+/// Reads text that is there already, likewise; `file` is only for messages.
 Results parseResults(std::string_view text, const std::string& file);
 
 /// `summary` is null in the file while there is none.

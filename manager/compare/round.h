@@ -1,4 +1,4 @@
-// One round of one design: every VM of a set is handed over once, at the same time, and looked at before, meanwhile and after.
+// A round of one design: every VM of a set is handed over once, at the same time, and looked at before, meanwhile and after.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace vh {
 
-/// What is run.
+/// The round to run.
 struct Trial {
     const Configuration& configuration;
     Series& series;
@@ -21,14 +21,14 @@ struct Trial {
     bool network = false;  ///< The guests answer echo requests.
 };
 
-/// What became of it, of each VM of the set.
+/// The end of a round, for each VM of the set.
 struct RoundEnd {
     std::vector<Round> rounds;
-    std::vector<HandoverReport> reports;  ///< What the VMs' upgrades answered.
-    std::optional<std::size_t> lostVm;    ///< Its place in the set, which has to be started anew.
+    std::vector<HandoverReport> reports;  ///< Answers to the VMs' upgrades.
+    std::optional<std::size_t> lostVm;    ///< Place of the lost VM in its set, which has to be started anew.
 };
 
-/// `note` is told what could not be measured. Throws GuestLost or VmControl::Interrupted.
+/// Runs a round; `note` is told what could not be measured. Throws GuestLost or VmControl::Interrupted.
 RoundEnd runRound(VmControl& control, const Trial& trial, const ComparePlan& plan,
                   const std::function<void(const std::string&)>& note);
 

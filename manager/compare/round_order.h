@@ -16,21 +16,21 @@
 
 namespace vh {
 
-/// Numbers of designs from 0. Balanced for as many rounds as there are rows, or a multiple of it.
+/// Rows of numbers of designs from 0. Balanced for as many rounds as there are rows, or a multiple of it.
 std::vector<std::vector<std::size_t>> williamsRows(std::size_t designs);
 
 /// The order of `round` (from 0) of those that have as many designs. The same for the same seed; `stream` tells apart what is to
 /// be drawn independently.
 std::vector<std::size_t> orderOf(std::size_t round, std::size_t designs, std::uint64_t seed, std::uint64_t stream);
 
-/// Of all that a configuration's batch runs, in the order of `round` (from 1), what has that round. Baselines may have fewer
-/// rounds than the others: the rounds with them are balanced for themselves, and so are those without. What was given up after
-/// some rounds keeps its place, so that an interrupted run has the order of one that was not.
+/// Series that have `round` (from 1), of all that a configuration's batch runs, in the order of that round. Baselines may have
+/// fewer rounds than the others: the rounds with them are balanced for themselves, and so are those without. What was given up
+/// after some rounds keeps its place, so that an interrupted run has the order of one that was not.
 std::vector<const Series*> seriesInOrder(const std::vector<const Series*>& series, unsigned round,
                                          const std::function<unsigned(Design)>& roundsOf, std::uint64_t seed,
                                          std::uint64_t stream);
 
-/// How many of the last rounds had no VM that was upgraded.
+/// The number of last rounds in which no VM was upgraded.
 unsigned failedRoundsInARow(const Series& series);
 
 }  // namespace vh

@@ -1,4 +1,4 @@
-// What can be said of a few dozen values that are not normally distributed: medians, and how far off they may be.
+// Statistics of a few dozen values that are not normally distributed: medians, and how far off they may be.
 //
 // The intervals are percentile intervals of the bootstrap. Its distribution is not approximated by resampling: a resample's
 // median is an order statistic of the values (or the mean of two), and the chance of each follows from the binomial distribution.
@@ -23,17 +23,19 @@ struct Interval {
 /// tests, and of 6 one of 2/2^6, which stands none.
 inline constexpr std::size_t valuesForInterval = 12;
 
-// Of no values there is nothing to say: all of these throw std::invalid_argument then, and for a confidence that is not within 0
-// and 1.
+// All of these throw std::invalid_argument for no values, of which there is nothing to say, and for a confidence that is not
+// within 0 and 1.
 
 double median(std::vector<double> values);
 
-/// By nearest rank: the smallest value that at least `percent` of 100 values do not exceed. It is one of the values.
+/// The percentile by nearest rank: the smallest value that at least `percent` of 100 values do not exceed. It is one of the
+/// values.
 double percentile(std::vector<double> values, double percent);
 
 Interval medianInterval(std::vector<double> values, double confidence = 0.95);
 
-/// Of pairs: in how many of them the one, and in how many the other was greater. What is neither, or is not known, is tied.
+/// Counts of pairs: in how many of them the one, and in how many the other was greater. What is neither, or is not known, is
+/// tied.
 struct Signs {
     std::size_t greater = 0;
     std::size_t smaller = 0;

@@ -21,7 +21,7 @@
 
 namespace vh {
 
-/// What a round shows. It is a bound where the window ended first: the true figure is that or more.
+/// A value that a round shows. It is a bound where the window ended first: the true figure is that or more.
 struct Shown {
     double value = 0;
     bool isAtLeast = false;
@@ -29,8 +29,8 @@ struct Shown {
 
 /// A figure of a round that statistics are made of.
 struct Metric {
-    std::string_view name;     ///< Its key in `summary`.
-    std::string_view pointer;  ///< Where a round of results.json has it (JSON pointer), for the page and the CSV; see README.md.
+    std::string_view name;     ///< Key in `summary`.
+    std::string_view pointer;  ///< JSON pointer to it in a round of results.json, for the page and the CSV; see README.md.
     std::string_view title;
     std::string_view unit;
     std::optional<Shown> (*of)(const Round& round);
@@ -55,7 +55,7 @@ std::optional<Shown> workLostOf(const Round& round);
 std::optional<Shown> brownOutOf(const Round& round);
 std::optional<Shown> networkGapOf(const Round& round);
 
-/// Of all of them less is better.
+/// The metrics; of all of them less is better.
 inline constexpr std::array metrics{
     Metric{"stopToResumeMs", "/stopToResumeMs", "STOP to RESUME", "ms", figure<&Round::stopToResumeMs>},
     Metric{"qemuDowntimeMs", "/qemuDowntimeMs", "QEMU's own downtime", "ms", figure<&Round::qemuDowntimeMs>},
@@ -89,18 +89,18 @@ inline constexpr std::array metrics{
            figure<&Round::pageFaults, &PageFaults::minor>},
 };
 
-/// What a metric is called, from its key in `summary`.
+/// The title of a metric, from its key in `summary`.
 std::string titleOf(std::string_view metric);
 
-/// With as many decimals as make three digits: `1234`, `123`, `12.3`, `1.23`.
+/// Decimals that make three digits: `1234`, `123`, `12.3`, `1.23`.
 int decimalsOf(double value);
 std::string figureText(double value);
 
-/// Every round of a series is one of these.
+/// Counts of a series' rounds, each of which is one of these.
 struct RoundCount {
-    std::size_t entered = 0;    ///< What statistics are made of.
-    std::size_t failed = 0;     ///< Not upgraded.
-    std::size_t disturbed = 0;  ///< Upgraded while the host had too little CPU time.
+    std::size_t entered = 0;    ///< Rounds that statistics are made of.
+    std::size_t failed = 0;     ///< Rounds that were not upgraded.
+    std::size_t disturbed = 0;  ///< Rounds upgraded while the host had too little CPU time.
 
     std::size_t all() const { return entered + failed + disturbed; }
     RoundCount& operator+=(const RoundCount& other) {
@@ -109,32 +109,32 @@ struct RoundCount {
         disturbed += other.disturbed;
         return *this;
     }
-    /// What is left of a series may be of its quiet rounds by chance, or not.
+    /// True when too many rounds were disturbed: those that are left may be the quiet ones by chance, or not.
     bool tooDisturbed() const { return disturbed * 5 > entered + disturbed; }
 };
 RoundCount countRounds(const Series& series);
 
-/// What a metric was in the rounds that enter statistics; nothing but the count when that is 0.
+/// A metric in the rounds that enter statistics; nothing but the count when that is 0.
 struct MetricSummary {
-    std::size_t count = 0;                    ///< Of VMs and rounds that have it.
-    std::optional<double> median, low, high;  ///< Of rounds, as statistics.h has it.
-    bool minMax = false;  ///< Of fewer than valuesForInterval: `low` and `high` are the smallest and greatest.
+    std::size_t count = 0;                    ///< Number of VMs and rounds that have it.
+    std::optional<double> median, low, high;  ///< Interval of rounds, as statistics.h has it.
+    bool minMax = false;  ///< Fewer rounds than valuesForInterval: `low` and `high` are the smallest and greatest.
     std::optional<double> min, max;
-    std::optional<double> p99;              ///< From 100 values on.
-    std::size_t longer = 0;                 ///< How many of the values are bounds: the window ended first.
-    std::vector<std::string_view> atLeast;  ///< Which of the members above are bounds for that: the true figure is that or more.
+    std::optional<double> p99;              ///< Present from 100 values on.
+    std::size_t longer = 0;                 ///< Number of values that are bounds: the window ended first.
+    std::vector<std::string_view> atLeast;  ///< Members above that are bounds for that: the true figure is that or more.
 };
 
 struct SeriesSummary {
     Design design = defaultDesign;
     std::size_t rounds = 0, failed = 0, disturbed = 0;  ///< A RoundCount.
     bool tooDisturbed = false;
-    std::map<std::string_view, MetricSummary> metrics;  ///< All of `metrics`, by name.
+    std::map<std::string_view, MetricSummary> metrics;  ///< Summaries of all `metrics`, by name.
 };
 
 enum class Verdict { Smaller, Larger, Equivalent, NoDifference, TooFewRounds, TooBusy };
 std::string_view name(Verdict verdict);
-/// It says that two designs differ.
+/// True when it says that two designs differ.
 constexpr bool isClaim(Verdict verdict) {
     return verdict == Verdict::Smaller || verdict == Verdict::Larger;
 }
@@ -146,36 +146,36 @@ inline constexpr std::array<std::string_view, 3> usualPrimaryMetrics{"stopToResu
 
 /// With how much chance of one wrong claim among all of a family.
 inline constexpr double claimLevel = 0.05;
-/// Of results that do not name their own.
+/// The margin of results that do not name their own.
 inline constexpr unsigned usualMarginPercent = 10;
 
-/// Of one design to another, by pairs of the same round and VM.
+/// The ratio of one design to another, by pairs of the same round and VM.
 struct Ratio {
     std::string_view metric;
     Design design = defaultDesign;
     Design reference = defaultDesign;
     std::string accelerator{};                       ///< Of those that are pooled.
-    std::size_t cells = 0;                           ///< How many are pooled; 0 of a single one's.
+    std::size_t cells = 0;                           ///< Number of cells that are pooled; 0 of a single one's.
     bool primary = false;                            ///< It is of that family.
-    std::size_t count = 0;                           ///< Of pairs.
-    std::size_t rounds = 0;                          ///< What the rest is made of.
-    std::optional<double> median, low, high;         ///< None where bounds leave it open.
-    bool minMax = false;                             ///< As in MetricSummary.
-    std::optional<double> low90, high90;             ///< Within the margin on both sides: equivalent. None of too few rounds.
+    std::size_t count = 0;                           ///< Number of pairs.
+    std::size_t rounds = 0;                          ///< Number of rounds that the rest is made of.
+    std::optional<double> median, low, high;         ///< Absent where bounds leave it open.
+    bool minMax = false;                             ///< See MetricSummary.
+    std::optional<double> low90, high90;             ///< Within the margin on both sides: equivalent. Absent of too few rounds.
     std::size_t greater = 0, smaller = 0, tied = 0;  ///< Rounds in which the design's figure was that.
-    std::optional<double> p;                         ///< Of the sign test; none where nothing is tested.
+    std::optional<double> p;                         ///< Chance by the sign test; none where nothing is tested.
     std::optional<double> pHolm;                     ///< Corrected for all tests of its family.
     Verdict verdict = Verdict::TooFewRounds;
 };
 
 struct ConfigurationSummary {
     std::string id;
-    std::vector<SeriesSummary> series;  ///< In the configuration's order.
+    std::vector<SeriesSummary> series;  ///< Series in the configuration's order.
     std::vector<Ratio> ratios;
 };
 
 struct Summary {
-    std::vector<ConfigurationSummary> configurations;  ///< In the results' order.
+    std::vector<ConfigurationSummary> configurations;  ///< Configurations in the results' order.
     std::vector<Ratio> pooled;  ///< Of all configurations under an accelerator that have both designs, together.
 };
 
@@ -185,10 +185,10 @@ bool isOfOwners(const Ratio& ratio);
 /// `TCG`, `KVM`, and `KVM (nested)` where the host is a virtual machine itself.
 std::string acceleratorTitle(std::string_view accelerator, const HostFacts& host);
 
-/// Nothing in it is random: the same rounds make the same summary.
+/// Makes the summary. Nothing in it is random: the same rounds make the same summary.
 Summary summarize(const Results& results);
 
-/// One value a round: the median of its VMs. What happens to VMs that are handed over at once is not independent, so that
+/// A value for each round: the median of its VMs. What happens to VMs that are handed over at once is not independent, so that
 /// intervals are made of these.
 std::vector<double> roundValuesOf(const Series& series, const Metric& metric);
 

@@ -8,17 +8,17 @@
 
 namespace vh {
 
-/// For each configuration a table of designs, and a sentence for each ratio. Lines are of at most 120 columns but for names and
+/// A table of designs for each configuration, and a sentence for each ratio. Lines are of at most 120 columns but for names and
 /// reasons.
 std::string comparisonText(const Results& results, const Summary& summary);
 
-/// One line a round and VM, also of rounds that enter no statistics; RFC 4180. What was not measured is empty.
+/// CSV of one line a round and VM, also of rounds that enter no statistics; RFC 4180. What was not measured is empty.
 std::string comparisonCsv(const Results& results);
 
 /// `1.50 GiB`, `64.0 MiB`, `512 B`.
 std::string sizeText(double bytes);
 
-/// In one line and without what a terminal would obey; for text that somebody else wrote.
+/// Text in one line and without what a terminal would obey; for text that somebody else wrote.
 std::string printable(const std::string& text);
 
 }  // namespace vh

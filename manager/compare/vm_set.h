@@ -19,7 +19,7 @@
 
 namespace vh {
 
-/// What the VMs live in: disks, definitions, sockets and records.
+/// The directory that the VMs live in: disks, definitions, sockets and records.
 class ComparisonDirectory {
  public:
     /// Makes one in /tmp. Throws std::system_error.
@@ -40,9 +40,9 @@ class ComparisonDirectory {
 struct MeasuredVm {
     unsigned number = 0;
     VmDefinition definition;
-    bool transparentHuge = false;  ///< Its RAM is to be in such pages.
-    std::string directory;         ///< Of its present VMM process.
-    std::string binary;            ///< Of the same.
+    bool transparentHuge = false;  ///< RAM is to be in such pages.
+    std::string directory;         ///< Directory of its present VMM process.
+    std::string binary;            ///< Program of the same.
     pid_t pid = 0;
     bool running = false;
     GuestWatch watch;
@@ -51,7 +51,7 @@ struct MeasuredVm {
     unsigned lastRound = 0;
 };
 
-/// What a VM's disks hold before it is started: copies of those of `own`, or nothing. Throws std::runtime_error.
+/// Makes a VM's disks before it is started: copies of those of `own`, or empty ones. Throws std::runtime_error.
 void makeDisks(const VmDefinition& vm, const std::optional<VmDefinition>& own);
 
 /// VMs that differ in nothing: as many as a configuration hands over at once, for the designs that need guest RAM of one owner.
@@ -64,7 +64,7 @@ struct VmSet {
 /// A VM is not what it should be any more; its set is started anew.
 struct GuestLost : std::runtime_error {
     explicit GuestLost(unsigned number) : std::runtime_error("a VM does not answer any more"), vm(number) {}
-    unsigned vm;  ///< Its number.
+    unsigned vm;  ///< Number of the VM.
 };
 
 /// Has the manager do one thing after the other; the main loop runs meanwhile.
@@ -76,7 +76,7 @@ class VmControl {
     /// The VMs' runtime directory is `directory`/run.
     explicit VmControl(std::string directory);
 
-    /// Ends what is waited for at the next moment that leaves no guest in between: a handover goes back by itself.
+    /// Ends waiting at the next moment that leaves no guest in between: a handover goes back by itself.
     void interrupt();
     void throwIfInterrupted() const;
 
@@ -87,10 +87,10 @@ class VmControl {
     /// std::runtime_error with the reason when it does not start, or has not the pages that it is to have.
     void start(MeasuredVm& vm, std::chrono::milliseconds bootWait);
     void destroy(MeasuredVm& vm);
-    /// Answers with a report. The VM is located when it has a VMM. A design that is driven by hand is not the manager's
-    /// (by_hand.h); a dry run asks whether the design could that rests on it.
+    /// Upgrades a VM; answers with a report. The VM is located when it has a VMM. A design that is driven by hand is not the
+    /// manager's (by_hand.h); a dry run asks whether the design could that rests on it.
     HandoverReport upgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer = nullptr);
-    /// Without waiting; `done` is told when the VM is located. Nothing is said of VMs that are lost.
+    /// Begins an upgrade, without waiting; `done` is told when the VM is located. Nothing is said of VMs that are lost.
     void beginUpgrade(MeasuredVm& vm, const UpgradeOptions& options, Handover::Observer observer, Verbs::Done done);
 
     // These throw GuestLost.
@@ -110,13 +110,13 @@ class VmControl {
                      std::function<void(HandoverReport)> done);
     bool handoverUnderWay() const { return host_.handoverUnderWay() || !atHand_.empty(); }
     VerbResult wait(const std::function<void(Verbs::Done)>& verb);
-    /// By its record: which process it has, and where.
+    /// Finds a VM by its record: which process it has, and where.
     void locate(MeasuredVm& vm) const;
 
     std::string directory_;
     Host host_;
     Host::GuestListener guestListener_;
-    std::map<std::string, AtHand> atHand_;  ///< By the VM's name.
+    std::map<std::string, AtHand> atHand_;  ///< Handovers by the VM's name.
     bool interrupted_ = false;
 };
 

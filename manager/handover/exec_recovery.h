@@ -18,12 +18,12 @@ class ExecRecovery {
  public:
     ExecRecovery(RecoveryCourse& course, std::function<void()> keepOld) : course_(course), keepOld_(std::move(keepOld)) {}
 
-    /// Whether both are one process, and that lives.
+    /// True when both are one process, and that lives.
     static bool isDue(const RecoveryCourse& course);
 
     /// Asks the monitors of both, until one has answered or it is too late. Calls `keepOld`, or ends the recovery.
     void begin() { askWhich(); }
-    /// The old VMM is kept, its monitor is connected: takes out what a manager that died had put into it.
+    /// Takes out of the inbox what a manager that died had put into it. The old VMM is kept, its monitor is connected.
     void emptyInbox();
 
  private:

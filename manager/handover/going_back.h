@@ -16,12 +16,12 @@ class GoingBack {
         : course_(course), steps_(steps), beats_(beats), taps_(taps) {}
 
     void discard();
-    /// The new VMM's process has ended, in Discarding.
+    /// Called when the new VMM's process has ended, in Discarding.
     void newGone();
     void resume();
 
     bool hasEndedNew() const { return endedNew_; }
-    /// The old VMM has handed passed-through devices over and cannot run the guest any more.
+    /// True when the old VMM has handed passed-through devices over and cannot run the guest any more.
     bool oldCannotRun() const { return gaveDevicesAway_; }
 
  private:

@@ -12,9 +12,9 @@ class GuestBeats {
  public:
     explicit GuestBeats(Course& course) : course_(course) {}
 
-    /// Preflight: listens to the old VMM's port, and waits for a first beat.
+    /// Listens to the old VMM's port in Preflight, and waits for a first beat.
     void listenToOld(std::function<void()> then);
-    /// Right before the switch.
+    /// Notes whether the guest was heard, right before the switch.
     void noteBeforeSwitch();
     /// Goes on when the guest has been heard on the VMM that it was given to, or too long has not.
     void afterFirstOnNew(std::function<void()> then);

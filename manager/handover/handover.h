@@ -1,6 +1,6 @@
-// One handover: the work of each state that is the same for all designs. What moves it is course.h; what a design does
-// differently is steps.h; what is asked before anything is touched, questions.h and preflight.h; how it goes back, going_back.h;
-// how the old VMM ends, retirement.h.
+// A handover: the work of each state that is the same for all designs. What moves it is course.h; what a design does differently
+// is steps.h; what is asked before anything is touched, questions.h and preflight.h; how it goes back, going_back.h; how the old
+// VMM ends, retirement.h.
 //
 // A VM that another manager started (adopted_vm.h) takes the same path. Both VMMs have the same taps then: what the new one does
 // to them while it starts is undone at once (tap_guard.h), until it loads the network cards' state and sets them for good. Its
@@ -77,7 +77,7 @@ class Handover : private Course {
     const std::unique_ptr<Steps> steps_;
     Questions questions_;
     GuestBeats beats_;
-    TapGuard taps_;  ///< Of an adopted VM, whose taps both VMMs have.
+    TapGuard taps_;  ///< Guards the taps of an adopted VM, which both VMMs have.
     EventSource tapTimer_;
     GoingBack goingBack_;
     Retirement retirement_;

@@ -30,14 +30,14 @@
 
 namespace vh {
 
-/// How far a handover can go back to the old VMM.
+/// The last point from which a handover can go back to the old VMM.
 enum class WayBack {
     UntilConfirmed,
-    /// With passed-through devices: an old VMM whose migration has completed has given their interrupts away for good
+    /// Limit with passed-through devices: an old VMM whose migration has completed has given their interrupts away for good
     /// (hw/vfio/cpr.c:vfio_cpr_kvm_close_notifier and vfio_cpr_pci_notifier, QEMU 11.1). On it the guest would run and wait for
     /// its devices for ever.
     UntilHandedOver,
-    /// The old VMM's process becomes the new one.
+    /// Limit where the old VMM's process becomes the new one.
     UntilExecuted,
 };
 
@@ -45,19 +45,19 @@ constexpr WayBack wayBackOf(const DesignRow& design, bool passesThrough) {
     return !design.wayBack ? WayBack::UntilExecuted : passesThrough ? WayBack::UntilHandedOver : WayBack::UntilConfirmed;
 }
 
-/// Before this the guest cannot have run on the new VMM, and the old one can have it back.
+/// True while the guest cannot have run on the new VMM, and the old one can have it back.
 constexpr bool isBeforePointOfNoReturn(State state, WayBack way = WayBack::UntilConfirmed) {
     return state < (way == WayBack::UntilConfirmed    ? State::Confirming
                     : way == WayBack::UntilHandedOver ? State::Proving
                                                       : State::Executing);
 }
 
-/// The guest is, or may be, stopped for the handover's sake.
+/// True when the guest is, or may be, stopped for the handover's sake.
 constexpr bool guestIsStopped(State state) {
     return state >= State::Switching && state <= State::Confirming;
 }
 
-/// What follows in a state. The same state: noted, nothing changes.
+/// The states that follow a state, by event. The same state: noted, nothing changes.
 struct Row {
     State state;
     State done, failed, timedOut, newDied, oldDied, cancelled;
@@ -83,7 +83,7 @@ constexpr std::array handover = {
     // An old VMM that died may have sent all there is: then the new one has a complete guest, and is its only chance. If not,
     // Proving finds that out.
     Row{Switching,   Proving,     Discarding,  Discarding,  Discarding,  Proving,     Discarding},
-    // Where the process is the new VMM's or is about to be: of WayBack::UntilExecuted only.
+    // Rows where the process is the new VMM's or is about to be: of WayBack::UntilExecuted only.
     Row{Withdrawing, Resuming,    Resuming,    Resuming,    Lost,        Lost,        Withdrawing},
     Row{Executing,   Proving,     Lost,        Lost,        Lost,        Lost,        Executing},
     // The old VMM has handed everything over; with it gone the new one is the guest's only chance, and loses nothing.
@@ -101,14 +101,14 @@ constexpr std::array handover = {
     Row{Ending,      Upgraded,    Upgraded,    Upgraded,    Lost,        Ending,      Ending},
 };
 
-/// What is otherwise with passed-through devices: the old VMM does not get the guest back once it has handed over. A later look
+/// Rows that differ with passed-through devices: the old VMM does not get the guest back once it has handed over. A later look
 /// may still find the new VMM well (recovery.h).
 constexpr std::array passthrough = {
     Row{Proving,     Confirming,  Lost,        Lost,        Lost,        Confirming,  Proving},
     Row{Confirming,  Retiring,    Lost,        Lost,        Lost,        Confirming,  Confirming},
 };
 
-/// What is otherwise where the old VMM executes the new one: until it does, whoever wants to stop has it withdraw and waits for
+/// Rows that differ where the old VMM executes the new one: until it does, whoever wants to stop has it withdraw and waits for
 /// what comes of it, since the exec may win; after it there is no way but on.
 constexpr std::array exec = {
     //                                                                                            executed
@@ -127,7 +127,7 @@ constexpr const Row* find(const auto& table, State state) {
 
 }  // namespace rows
 
-/// What follows. Every state that is not final has an answer to every event.
+/// The state that follows an event. Every state that is not final has an answer to every event.
 constexpr State next(State state, Event event, WayBack way = WayBack::UntilConfirmed) {
     const Row* row = way == WayBack::UntilHandedOver ? rows::find(rows::passthrough, state)
                      : way == WayBack::UntilExecuted ? rows::find(rows::exec, state)
@@ -144,7 +144,7 @@ constexpr bool everyStateHasOneRow() {
     return rows::handover.size() == static_cast<std::size_t>(State::Refused);
 }
 
-/// Whether something can be said of what follows on whatever happens, in all states that are not final.
+/// True when something holds for what follows on every event, in all states that are not final.
 constexpr bool always(WayBack way, const auto& holds) {
     for (std::size_t state = 0; state < static_cast<std::size_t>(State::Refused); ++state)
         for (std::size_t event = 0; event < eventCount; ++event) {
@@ -167,7 +167,7 @@ constexpr bool leadsToOldVmm(State state) {
     return state == State::Refused || state == State::Discarding || state == State::Resuming || state == State::RolledBack;
 }
 
-/// Whatever goes wrong before the point of no return while the old VMM lives gives the guest back to it.
+/// Failures before the point of no return give the guest back to the old VMM while that lives.
 constexpr bool failuresBeforeNoReturnRollBack() {
     return always(WayBack::UntilConfirmed,
                   [](State state, Event event, State following) {
@@ -187,8 +187,8 @@ constexpr bool devicesNeverComeBack() {
     });
 }
 
-/// Once the new VMM has been executed there is no old one. Before that, whatever goes wrong while the process lives either gives
-/// the guest back or, when the exec was first, goes on with it; and nothing is discarded that is the guest's own process.
+/// An executed new VMM leaves no old one. Before that, whatever goes wrong while the process lives either gives the guest back
+/// or, when the exec was first, goes on with it; and nothing is discarded that is the guest's own process.
 constexpr bool nothingComesBackFromAnExec() {
     return always(WayBack::UntilExecuted, [](State state, Event event, State following) {
         if (state >= State::Executing && state <= State::Retiring && leadsToOldVmm(following)) return false;

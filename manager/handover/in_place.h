@@ -1,4 +1,4 @@
-// What it takes to let a VMM execute its successor in its own process (design vmm-exec), looked at from outside of it.
+// Needs of a VMM that executes its successor in its own process (design vmm-exec), looked at from outside of it.
 #pragma once
 
 #include <sys/types.h>
@@ -28,10 +28,10 @@ std::string blockLostByExec(const std::vector<RamBlock>& blocks);
 /// The VMM's inbox, taken out of its process. Throws a Refusal when it has none, and std::system_error when it cannot be had.
 UniqueFd takeInbox(const VmmRecord& vmm, const std::string& directory);
 
-/// Where descriptors go in a VMM that is going to be executed.
+/// Places of descriptors in a VMM that is going to be executed.
 struct DescriptorPlan {
-    int first = 0;           ///< Above all that the process keeps open.
-    std::vector<int> close;  ///< What the running VMM was started with, and would leave behind for good.
+    int first = 0;           ///< First number; above all that the process keeps open.
+    std::vector<int> close;  ///< Descriptors that the running VMM was started with, and would leave behind for good.
 };
 
 /// Looks at the process's descriptors. `blocks` are its RAM blocks, whose files stay open; `count` is how many descriptors will
@@ -47,7 +47,7 @@ std::string shimProgram(const std::vector<std::string>& places);
 /// The same of where it is built and installed.
 std::string shimProgram();
 
-/// Executes it once as the VMM's user, from an open descriptor as the VMM will, and tells whether it worked.
+/// Executes the shim once as the VMM's user, from an open descriptor as the VMM will, and tells whether it worked.
 class ShimTrial {
  public:
     using Done = std::function<void(std::optional<Obstacle>)>;

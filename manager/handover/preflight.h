@@ -17,26 +17,26 @@
 
 namespace vh {
 
-/// Since this release QEMU's `migrate` has the argument `channels`, and can save to a file (qapi/migration.json).
+/// QEMU's first release whose `migrate` has the argument `channels`, and can save to a file (qapi/migration.json).
 constexpr Release firstWithChannels{8, 2};
 
 struct HandoverFacts {
-    // What was asked for, and what the VM is.
+    // The request and the VM.
     Design design = defaultDesign;
     bool standby = false;
-    VmDefinition definition;  ///< As it was started, resolved.
+    VmDefinition definition;  ///< Definition as it was started, resolved.
     std::vector<PassedDevice> devices;
 
     // The host.
     std::string runtimeDirectory;
     std::uint64_t runtimeFreeBytes = UINT64_MAX, saveFreeBytes = UINT64_MAX, availableBytes = UINT64_MAX;
-    std::optional<MemoryRoom> room;  ///< Of the memory cgroup with the least.
-    ResidentMemory resident;         ///< Of the old VMM.
+    std::optional<MemoryRoom> room;  ///< Room in the memory cgroup with the least.
+    ResidentMemory resident;         ///< Memory of the old VMM.
     struct MissingFile {
         std::string path, why;
     };
-    std::vector<MissingFile> missingFiles;   ///< That the new VMM opens at its start.
-    std::optional<Obstacle> devicesProblem;  ///< What the kernel says against handing these devices over.
+    std::vector<MissingFile> missingFiles;   ///< Files that the new VMM opens at its start.
+    std::optional<Obstacle> devicesProblem;  ///< The kernel's reason against handing these devices over.
 
     std::optional<VmmBinary> newBinary;
     std::optional<Obstacle> newBinaryProblem;  ///< Of one that was asked and is none.
@@ -49,22 +49,23 @@ struct HandoverFacts {
     } old;
     std::optional<Obstacle> execProblem;  ///< What the old VMM's process, or the program that it is to execute, has against it.
 
-    /// By its VMM; what is not known yet is empty.
+    /// The guest by its VMM's answers; what is not known yet is empty.
     struct Guest {
         std::string runState;
         bool isOwnAnswer = true;  ///< The process that answers is the recorded one.
         bool hasBlockJobs = false;
-        std::vector<std::string> listeners, taps, deletedFiles;  ///< What a second VMM cannot have beside it.
-        std::vector<std::string> blockers;                       ///< Of a migration, in the design's mode and in mode `normal`.
-        std::vector<std::string> serials, drivelessNvmes;  ///< On whose saving QEMU crashes: pci-serial-2x, NVMe without drive.
-        std::string privateRamBlock;                       ///< The first that no other process can map.
+        std::vector<std::string> listeners, taps, deletedFiles;  ///< Things that a second VMM cannot have beside it.
+        std::vector<std::string> blockers;                       ///< Migration blockers, in the design's mode and in `normal`.
+        std::vector<std::string> serials, drivelessNvmes;  ///< QEMU crashes on saving these: pci-serial-2x, NVMe without drive.
+        std::string privateRamBlock;                       ///< First block that no other process can map.
     } guest;
 };
 
-/// What stands against the handover by what is known, or nothing.
+/// The obstacle to the handover by what is known, or nothing.
 std::optional<Obstacle> obstacleTo(const HandoverFacts& facts);
 
-/// Tells one file at a path from another: device, inode, size and time of its last change. All zero when there is none.
+/// Device, inode, size and time of the last change of a file, which tell it from another at its path. All zero when there is
+/// none.
 using FileStamp = std::array<std::int64_t, 5>;
 
 /// What has become of a new VMM's files meanwhile: of its binary, which was `probed`, and is that `now`; and of `replacedCode`, a
@@ -72,9 +73,9 @@ using FileStamp = std::array<std::int64_t, 5>;
 std::optional<Obstacle> changeOfInstalled(const std::string& binary, const FileStamp& probed, const FileStamp& now,
                                           const std::string& replacedCode);
 
-/// Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its RAM is copied: a guest was seen to crash
-/// on the new VMM after each of eight live copies from 7.2 (9.0 has "physmem: Fix migration dirty bitmap coherency with TCG
-/// memory access").
+/// True when the guest would lose writes. Under TCG, QEMU before 9.0 does not notice all that a running guest writes while its
+/// RAM is copied: a guest was seen to crash on the new VMM after each of eight live copies from 7.2 (9.0 has "physmem: Fix
+/// migration dirty bitmap coherency with TCG memory access").
 bool losesWritesOfRunningGuest(const HandoverFacts& facts);
 
 /// QEMU 10.1 and later always append "CprState/vfio devices" to the CPR state, and 10.0 ends with "vmstate_load_state error -2"

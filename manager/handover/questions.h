@@ -21,7 +21,7 @@ class Questions {
     void judgeRequest();
     /// Everything else, up to the guest. `then` when nothing stands against the handover.
     void ask(std::function<void()> then);
-    /// The guest once more: it may have changed while the new VMM stood by.
+    /// Asks about the guest once more: it may have changed while the new VMM stood by.
     void askGuestAgain(std::function<void()> then);
 
     /// The operator asked for what is installed there, and it was proved when it was probed. Committing another, or one that is
@@ -42,7 +42,7 @@ class Questions {
     Steps& steps_;
     HandoverFacts facts_;
     std::unique_ptr<BinaryProbe> probe_;
-    FileStamp binaryStamp_{};  ///< Of the file when it was probed.
+    FileStamp binaryStamp_{};  ///< Stamp of the file when it was probed.
 };
 
 }  // namespace vh

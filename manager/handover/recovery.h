@@ -1,4 +1,5 @@
-// After a manager that died in the middle of a start or a handover: find out which VMM holds the guest, and end with exactly one.
+// Recovery after a manager that died in the middle of a start or a handover: finds the VMM that holds the guest, and ends with
+// exactly one.
 //
 // Whom to ask, and what to do with two VMMs, is recovery_verdict.h's judgement. One that was sent SIGKILL and does not end never
 // executes user code again, so it keeps nobody from going on with the other one. The record names it as `retiring` then, and each
@@ -20,21 +21,22 @@ namespace vh {
 
 class Recovery : private RecoveryCourse {
  public:
-    /// `problem` is empty when exactly one VMM is left that may run the guest (or none, when both were dead); the record is as it
-    /// is on disk, names as `retiring` one that does not end, and is none when a start was undone.
+    /// Called at the end; `problem` is empty when exactly one VMM is left that may run the guest (or none, when both were dead);
+    /// the record is as it is on disk, names as `retiring` one that does not end, and is none when a start was undone.
     using Done = RecoveryCourse::Done;
 
-    /// Whether a manager has left this half done.
+    /// True when a manager has left this half done.
     static bool isDue(const VmRecord& record) { return record.starting || record.new_ || record.retiring; }
 
-    /// It is due, and `directory` is locked. Calls `done` from the main loop, once.
+    /// Recovers what is due; `directory` is locked. Calls `done` from the main loop, once.
     Recovery(VmRecord record, VmDirectory directory, Done done);
 
  private:
     void begin();
-    /// Of two VMMs, or of a start: does what is next by what is known.
+    /// Does what is next by what is known of two VMMs, or of a start.
     void judge();
-    /// Before nobody can know: who is silent may be busy with what the dead manager had told it. False when it is too late.
+    /// Asks again before nobody can know: who is silent may be busy with what the dead manager had told it. False when it is too
+    /// late.
     bool askTheSilentAgain();
     void askHow(VmmProcess& vmm, RecoveryFacts::Vmm& known);
     void judgeAsRunning();
@@ -46,15 +48,16 @@ class Recovery : private RecoveryCourse {
     void endNew();
     void keepOld();
     void letOldRun();
-    /// SIGKILL, and `otherwise` when it has not ended for as long as a handover waits for that; without it, that is the end.
+    /// Sends SIGKILL, and calls `otherwise` when the VMM has not ended for as long as a handover waits for that; without it, that
+    /// is the end.
     void end(VmmProcess& vmm, std::function<void()> then, std::function<void()> otherwise = nullptr);
     void retireOld();
     void leaveOld();
 
     RecoveryFacts facts_;
-    std::optional<ExecRecovery> exec_;  ///< Where both VMMs are one process.
+    std::optional<ExecRecovery> exec_;  ///< Used where both VMMs are one process.
     std::chrono::steady_clock::time_point askUntil_;
-    int attemptsLeft_ = 250;  ///< To let the old VMM run the guest, 20 ms apart.
+    int attemptsLeft_ = 250;  ///< Attempts to let the old VMM run the guest, 20 ms apart.
 };
 
 }  // namespace vh

@@ -1,4 +1,4 @@
-// What the parts of a recovery share: its two VMMs, how they are asked, and how it ends. No design is known here.
+// The course of a recovery, which its parts share: its two VMMs, how they are asked, and how it ends. No design is known here.
 #pragma once
 
 #include <chrono>
@@ -11,10 +11,10 @@
 
 namespace vh {
 
-/// For an answer that nothing in the guest's way delays.
+/// Deadline of an answer that nothing in the guest's way delays.
 constexpr std::chrono::milliseconds answerTimeout{3'000};
-/// For what lets a guest run: on a host with too much to do it takes its time, and there is nothing that a stopped guest would be
-/// better served by.
+/// Deadline of a command that lets a guest run: on a host with too much to do it takes its time, and there is nothing that a
+/// stopped guest would be better served by.
 constexpr std::chrono::milliseconds contTimeout{30'000};
 
 class RecoveryCourse {
@@ -24,7 +24,7 @@ class RecoveryCourse {
     RecoveryCourse(VmRecord record, VmDirectory directory, Done done);
     RecoveryCourse(const RecoveryCourse&) = delete;
 
-    /// A monitor that cannot be connected to answers with an error, as one that does not answer within `timeout`.
+    /// Asks a VMM. A monitor that cannot be connected to answers with an error, as one that does not answer within `timeout`.
     void ask(VmmProcess& vmm, const std::string& command, nlohmann::json arguments, std::chrono::milliseconds timeout,
              QmpClient::ReplyHandler done);
     /// Runs a step; what it throws is the recovery's failure.
@@ -34,15 +34,16 @@ class RecoveryCourse {
 
     /// Lets the new VMM run the guest, if that ran. `who` is what is said of it should it not do so.
     void letNewRun(const std::string& who, std::function<void()> then);
-    /// A new VMM that runs the guest, in place of the manager that had told it not to announce that by itself. Once: a handover
-    /// does it before it writes down that only the new VMM is left.
+    /// Has a new VMM that runs the guest announce it, in place of the manager that had told it not to do so by itself. Once: a
+    /// handover does it before it writes down that only the new VMM is left.
     void announce(std::function<void()> then);
 
-    /// Only `kept` is left, and the recovery has ended.
+    /// Writes down that only `kept` is left, and ends the recovery.
     void settle(const VmmRecord& kept, unsigned goneGeneration);
-    /// While a handover lasts, it is the new VMM that the kernel is to end first when memory runs out.
+    /// Gives `kept` its oom_score_adj back: while a handover lasts, the kernel is to end the new VMM first when memory runs out.
     void spare(const VmmRecord& kept);
-    /// Those of the manager that died: a relay's, and the one on which a command that held an upgrade was told to commit it.
+    /// Removes sockets of the manager that died: a relay's, and the one on which a command that held an upgrade was told to
+    /// commit it.
     void removeSockets(const VmmRecord& kept) const;
     void finish(std::string problem);
 
@@ -56,7 +57,7 @@ class RecoveryCourse {
 
  private:
     Done done_;
-    int callsLeft_ = 50;  ///< Until the right one of two VMMs takes a call, 20 ms apart.
+    int callsLeft_ = 50;  ///< Calls until the right one of two VMMs takes one, 20 ms apart.
     bool announced_ = false;
 };
 

@@ -32,19 +32,19 @@
 namespace vh {
 
 struct RecoveryFacts {
-    // On record.
+    // Facts on record.
     std::string vm;
     bool starting = false;          ///< A start was interrupted; the VMM is the old one here.
     bool retiring = false;          ///< The guest has gone over.
     bool toldToRun = false;         ///< The new VMM had been told to run the guest, or was just about to be.
-    bool hasDevicesPassed = false;  ///< Passed through from the host.
+    bool hasDevicesPassed = false;  ///< Devices are passed through from the host.
 
-    // By the kernel and by what they say.
+    // Facts by the kernel and by what the VMMs say.
     struct Vmm {
         int pid = 0;
         bool isAlive = false;
         std::optional<RunState> says;
-        std::string word;  ///< As it said it.
+        std::string word;  ///< State in its own word.
     } oldVmm, newVmm;
 };
 
@@ -55,13 +55,13 @@ struct RecoveryVerdict {
         KeepStart,
         UndoStart,
         EndAndUndoStart,
-        KeepOld,    ///< There is no new one.
+        KeepOld,    ///< Keeps the old one; there is no new one.
         KeepNew,    ///< Ends the old one.
-        EndNew,     ///< And keeps the old one.
+        EndNew,     ///< Keeps the old one, too.
         LetNewRun,  ///< Says afterwards that the new one runs, and has the old one asked.
         LeaveBoth,  ///< A person has to decide.
     } step = LeaveBoth;
-    std::string why;  ///< Of LetNewRun and LeaveBoth.
+    std::string why;  ///< Reason for LetNewRun and LeaveBoth.
 };
 
 RecoveryVerdict judgeRecovery(const RecoveryFacts& facts);

@@ -16,22 +16,22 @@ class Retirement {
     Retirement(Course& course, Steps& steps, GuestBeats& beats) : course_(course), steps_(steps), beats_(beats) {}
 
     void retire();
-    /// The part of it that every VMM needs which was left, however it was done: the record, a look at the guest, and `quit`.
+    /// Does the rest, which every VMM that was left needs, however that was done: the record, a look at the guest, and `quit`.
     void retireOld();
     void end();
-    /// The old VMM's process has ended, in Ending.
+    /// Called when the old VMM's process has ended, in Ending.
     void oldGone();
 
  private:
     void recordOnlyNewVmm();
     void askOldToEnd();
-    /// Of an adopted VM: what the new VMM can do only now.
+    /// Gives an adopted VM's new VMM the commands that it can take only now.
     void doAfterwards(std::size_t next);
 
     Course& course_;
     Steps& steps_;
     GuestBeats& beats_;
-    std::vector<ChildProcess> companions_;  ///< What the old VMM's wrapper script had started beside it.
+    std::vector<ChildProcess> companions_;  ///< Processes that the old VMM's wrapper script had started beside it.
 };
 
 }  // namespace vh

@@ -36,7 +36,7 @@ class Start {
     };
     using Done = std::function<void(Result)>;
 
-    /// `directory` is locked and has no record. Calls `done` from the main loop, once.
+    /// Starts the VM of `directory`, which is locked and has no record. Calls `done` from the main loop, once.
     Start(StartRequest request, VmDirectory directory, Done done);
 
  private:

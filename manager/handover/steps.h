@@ -1,4 +1,4 @@
-// What the designs do differently in a handover: one family of steps a file (cpr_steps, stream_steps, exec_steps). The handover
+// The steps that designs take differently in a handover: one family a file (cpr_steps, stream_steps, exec_steps). The handover
 // (handover.h) calls them in their states; each says that it is done through the course.
 #pragma once
 
@@ -24,13 +24,13 @@ class Steps {
 
     /// Preflight: finds out what is of interest to this family only.
     virtual void addFacts(HandoverFacts&, Then then) { then(); }
-    /// How the new VMM is started.
+    /// Mode in which the new VMM is started.
     virtual Incoming incoming() const { return Incoming::Defer; }
-    /// The new VMM runs: `then` when its monitor can answer.
+    /// Launching: the new VMM runs; `then` when its monitor can answer.
     virtual void awaitStart(Then then);
     /// Exchanging, when both VMMs have their capabilities.
     virtual void exchange() = 0;
-    /// The new VMM of Launching is only to be looked at, next to the one that runs the guest.
+    /// True when the new VMM of Launching is only to be looked at, next to the one that runs the guest.
     virtual bool rehearses() const { return false; }
     /// Verifying: compares the two VMMs' RAM blocks. Throws what does not fit.
     virtual void compare(const std::vector<RamBlock>& old, const std::vector<RamBlock>& newBlocks);
@@ -58,12 +58,12 @@ class Steps {
     virtual void retire(Then then) { then(); }
     /// Resuming: takes back what the old VMM was told, when its guest runs.
     virtual void undo(Then then) { then(); }
-    /// The process of a VMM has ended; whether that was dealt with.
+    /// Called when the process of a VMM has ended; true when that was dealt with.
     virtual bool newEnded() { return false; }
     virtual bool oldEnded() { return false; }
-    /// An event that changes nothing.
+    /// Called for an event that changes nothing.
     virtual void unheeded(Event, const std::string&) {}
-    /// What is to be said besides of a handover that is lost.
+    /// The remark to add about a handover that is lost.
     virtual std::string whenLost() const { return {}; }
 
  protected:
@@ -77,7 +77,7 @@ class Steps {
     Course& course_;
 };
 
-/// Those that a design takes; each family makes its own.
+/// The steps of a design; each family makes its own.
 std::unique_ptr<Steps> stepsOf(Course& course);
 std::unique_ptr<Steps> cprSteps(Course& course);
 std::unique_ptr<Steps> streamSteps(Course& course);
@@ -87,10 +87,10 @@ std::unique_ptr<Steps> execSteps(Course& course);
 /// QEMU's migration mode for a design; null where that is `normal`.
 const char* migrationMode(const DesignRow& design);
 
-/// `channels` of `migrate` and `migrate-incoming`.
+/// Value of `channels` in `migrate` and `migrate-incoming`.
 nlohmann::json channel(const char* type, const std::string& path);
 
-/// What both VMMs' migrations can do in this handover, or without it.
+/// Capabilities of both VMMs' migrations in this handover, or without it.
 nlohmann::json migrationCapabilities(const Course& course, bool on);
 
 }  // namespace vh

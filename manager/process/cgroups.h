@@ -1,4 +1,4 @@
-// Where a process is in the control groups of this host, of either version.
+// The place of a process in the control groups of this host, of either version.
 #pragma once
 
 #include <sys/types.h>
@@ -8,7 +8,7 @@
 
 namespace vh {
 
-/// `4:memory:/machine` of /proc/PID/cgroup (cgroups(7)); the controllers of cgroup v2 are empty.
+/// A line of /proc/PID/cgroup such as `4:memory:/machine` (cgroups(7)); the controllers of cgroup v2 are empty.
 struct CgroupPlace {
     std::string controllers, path;
     bool operator==(const CgroupPlace&) const = default;
@@ -17,10 +17,10 @@ struct CgroupPlace {
     bool controls(const std::string& what) const;
 };
 
-/// Throws std::system_error when there is no such process.
+/// Places of a process. Throws std::system_error when there is no such process.
 std::vector<CgroupPlace> cgroupsOf(pid_t pid, const std::string& procRoot = "/proc");
 
-/// Where a place of a hierarchy is in this process's file system, by /proc/self/mountinfo (proc(5)); empty when it is not
+/// The directory of a place in this process's file system, by /proc/self/mountinfo (proc(5)); empty when its hierarchy is not
 /// mounted.
 std::string directoryOf(const CgroupPlace& place, const std::string& procRoot = "/proc");
 

@@ -16,7 +16,8 @@
 
 namespace vh {
 
-/// Whom a process runs as. `change` is false where the manager itself may not change users: then the process runs as the manager.
+/// The user that a process runs as. `change` is false where the manager itself may not change users: then the process runs as the
+/// manager.
 struct Identity {
     uid_t uid = 0;
     gid_t gid = 0;
@@ -43,20 +44,20 @@ struct NamedDescriptor {
 struct LaunchSpec {
     std::vector<std::string> argv;  ///< argv[0] is the path of the program.
     std::vector<int> descriptors;   ///< Borrowed.
-    std::vector<int> numbers;       ///< Where the child has them; none: firstDescriptor, firstDescriptor + 1, ...
-    int output = -1;                ///< Borrowed; the child's standard output and error.
+    std::vector<int> numbers;       ///< Numbers that the child has them at; none: firstDescriptor, firstDescriptor + 1, ...
+    int output = -1;                ///< The child's standard output and error; borrowed.
     Identity identity;
     /// Lets it lock any amount of memory, as DMA by passed-through devices takes it. An iommufd counts it for all of a user's
     /// processes together (drivers/iommu/iommufd/pages.c, Linux 7.3), so a limit for one VM would be one for all.
     bool locksMemory = false;
-    const ProcessTraits* traits = nullptr;  ///< What the child is given instead of an identity and our environment.
+    const ProcessTraits* traits = nullptr;  ///< Replaces the identity and our environment in the child.
     /// A file that the child makes, writes its pid to and holds a lock on (fcntl F_SETLK) as long as it lives; none if empty.
     /// What is there is replaced.
     std::string pidFile;
     /// The kernel ends it before any other process when memory runs out (oom_score_adj 1000), and what it starts itself; else it
     /// is as the manager is. For all that is started beside a VMM which has a guest: see OomScore.
     bool expendable = false;
-    /// For a helper that is of no use to the next manager: killed when the manager's main thread ends.
+    /// Killed when the manager's main thread ends: a helper that is of no use to the next manager.
     bool endsWithManager = false;
 };
 
@@ -74,7 +75,7 @@ class ChildProcess {
     /// Takes up a process that an earlier manager started. Without effect (pid() == 0) when it is gone, or when the pid now
     /// belongs to a process that started at another time.
     static ChildProcess adopt(pid_t pid, std::uint64_t startTime);
-    /// Whoever has this pid now.
+    /// Takes up the process that has this pid now.
     static ChildProcess of(pid_t pid) { return adopt(pid, Process(pid).startTime()); }
 
     pid_t pid() const { return pid_; }
@@ -89,7 +90,7 @@ class ChildProcess {
     void onExit(std::function<void()> callback);
     void ignoreExit() { exitWatch_.reset(); }
 
-    /// How it ended, in words: `exited with status 1`, `was killed by signal 9 (Killed)`, `could not be started: execute
+    /// The end of the process in words: `exited with status 1`, `was killed by signal 9 (Killed)`, `could not be started: execute
     /// '/bin/x': Permission denied`; `ended` when it was not our child.
     std::string howItEnded() const;
 

@@ -1,4 +1,4 @@
-// When an event of a VMM happened, on the clock that nobody sets.
+// The time of a VMM's event, on the clock that nobody sets.
 //
 // QEMU tells it by the wall clock (qapi/qmp-event.c:timestamp_put, g_get_real_time(), 11.1), to the microsecond. That is the
 // better time of the event: it is late in nothing, while a manager that had no turn reads the line some milliseconds later. But a
@@ -20,18 +20,18 @@ class EventClock {
     EventClock() : EventClock(std::chrono::steady_clock::now(), std::chrono::system_clock::now()) {}
     EventClock(Steady steady, Wall wall);
 
-    /// Something has just been read.
+    /// Reads both clocks; something has just been read.
     void look() { look(std::chrono::steady_clock::now(), std::chrono::system_clock::now()); }
     void look(Steady steady, Wall wall);
 
-    /// When that happened which was read at the last look; `toldUs` is in microseconds since 1970, 0 for unknown.
+    /// The time of an event that was read at the last look; `toldUs` is in microseconds since 1970, 0 for unknown.
     Steady happened(std::int64_t toldUs) const;
 
  private:
-    std::chrono::microseconds offset_;  ///< From the steady clock to the wall clock.
+    std::chrono::microseconds offset_;  ///< Time from the steady clock to the wall clock.
     Steady steady_;
     Wall wall_;
-    bool wasSet_ = false;  ///< The wall clock, between the last two looks.
+    bool wasSet_ = false;  ///< The wall clock was set between the last two looks.
 };
 
 }  // namespace vh

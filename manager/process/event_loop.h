@@ -25,7 +25,7 @@ class EventSource {
     static EventSource after(std::chrono::milliseconds delay, std::function<void()> callback);
     /// Calls whenever the descriptor can be read, has hung up or failed, until reset. Borrows the descriptor.
     static EventSource readable(int fd, std::function<void()> callback);
-    /// The same for writing.
+    /// Calls whenever the descriptor can be written to, likewise.
     static EventSource writable(int fd, std::function<void()> callback);
     /// Calls whenever a Unix signal arrives, as g_unix_signal_add() allows them.
     static EventSource unixSignal(int signal, std::function<void()> callback);

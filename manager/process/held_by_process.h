@@ -1,5 +1,5 @@
-// What a running VMM holds that no second process can have beside it, as the kernel tells it: so whatever option or monitor
-// command it came from, it is found.
+// Things of a running VMM that no second process can have beside it, as the kernel tells them: so whatever option or monitor
+// command they came from, they are found.
 #pragma once
 
 #include <sys/types.h>
@@ -9,7 +9,7 @@
 
 namespace vh {
 
-/// Where it listens: `/path/of.sock`, `@abstract`, `TCP port 5900`. Empty where the kernel does not tell.
+/// Addresses that it listens on: `/path/of.sock`, `@abstract`, `TCP port 5900`. Empty where the kernel does not tell.
 std::set<std::string> listenersOf(pid_t pid);
 
 /// Files that it writes to and that have no name any more: nobody can open them again.

@@ -1,5 +1,5 @@
-// What a process was given by whoever started it, to give a second process the same: whom it runs as, what it may do and use,
-// where it lives. For a new VMM that is to take the place of one that libvirt started.
+// Traits that a process got from whoever started it, to give a second process the same: user, rights, limits and place. For a new
+// VMM that is to take the place of one that libvirt started.
 //
 // libvirt sets these between fork and exec (src/util/vircommand.c:virExec, src/qemu/qemu_process.c:qemuProcessHook,
 // src/security/; 11.3.0): user and groups, capabilities, no_new_privs, mount namespace, cgroup, affinity, limits, label.
@@ -19,20 +19,21 @@ namespace vh {
 
 class ProcessTraits {
  public:
-    /// Throws std::system_error or std::runtime_error that names what cannot be read, or a cgroup that cannot be written to.
+    /// Reads a process's traits. Throws std::system_error or std::runtime_error that names what cannot be read, or a cgroup that
+    /// cannot be written to.
     static ProcessTraits of(pid_t pid);
 
     uid_t uid() const { return uid_; }
     gid_t gid() const { return gid_; }
-    /// `NAME=value`, as execve() takes it, with a null pointer at the end; borrowed.
+    /// The environment as execve() takes it, `NAME=value`, with a null pointer at the end; borrowed.
     char* const* environment() const { return environmentPointers_.data(); }
 
     // Both are for a child between fork() and exec(): async-signal-safe. They return what could not be done, or nullptr; errno
     // says why.
 
-    /// Before descriptors are put in their places: cgroups, mount namespace, working directory.
+    /// Sets cgroups, mount namespace and working directory, before descriptors are put in their places.
     const char* enter() const noexcept;
-    /// Last before exec(): limits, label, capabilities, user.
+    /// Sets limits, label, capabilities and user, last before exec().
     const char* become() const noexcept;
 
  private:
@@ -40,7 +41,7 @@ class ProcessTraits {
     std::vector<UniqueFd> cgroups_;
     UniqueFd mountNamespace_;
     std::string workingDirectory_;
-    std::vector<char> environment_;  ///< As /proc/PID/environ has it; the pointers are into it.
+    std::vector<char> environment_;  ///< Bytes of /proc/PID/environ; the pointers are into it.
     std::vector<char*> environmentPointers_;
 
     mode_t umask_ = 022;
@@ -49,8 +50,8 @@ class ProcessTraits {
         int resource;
         rlimit value;
     };
-    std::vector<Limit> limits_;  ///< Those that are not ours.
-    std::string labelFile_;      ///< Where the label of the next exec() goes; empty when the process has none.
+    std::vector<Limit> limits_;  ///< Limits that differ from ours.
+    std::string labelFile_;      ///< File that takes the label of the next exec(); empty when the process has none.
     std::string label_;
 
     uid_t uid_ = 0;

@@ -1,4 +1,4 @@
-// How the last handover of a VM ended, kept in its directory for a person who comes later. Nothing is decided by it.
+// The end of a VM's last handover, kept in its directory for a person who comes later. Nothing is decided by it.
 #pragma once
 
 #include <ctime>
@@ -21,7 +21,7 @@ struct LastReport {
 /// `2026-11-30T08:00:00Z`
 std::string utc(std::time_t time);
 
-/// In place of the one before, at once. Throws std::system_error.
+/// Replaces the kept report, at once. Throws std::system_error.
 void keepLastReport(const VmDirectory& directory, const HandoverReport& report);
 
 /// None when there was no handover.

@@ -20,10 +20,10 @@ struct KeptRamBlocks {
     std::string error;  ///< Why they cannot be told; empty when they can.
 };
 
-/// Where a generation's section is.
+/// The file of a generation's section.
 std::string ramSectionPath(const VmDirectory& directory, unsigned generation);
 
-/// In place of the one before, at once. Throws std::system_error.
+/// Replaces the kept section, at once. Throws std::system_error.
 void keepRamSection(const VmDirectory& directory, unsigned generation, std::string_view section);
 
 /// None when nothing is kept.

@@ -1,4 +1,5 @@
-// In which state a handover is, and what may happen to it. Names are what reports, the record of a handover and D-Bus have.
+// States of a handover, and events that may happen to it. The names are used in reports, in the record of a handover and on
+// D-Bus.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +32,8 @@ constexpr std::size_t stateCount = 18;
 
 enum class Event {
     Done,      ///< The state's work is complete.
-    Failed,    ///< It cannot be completed, for a known cause.
-    TimedOut,  ///< Its deadline or the pause budget has passed.
+    Failed,    ///< The work cannot be completed, for a known cause.
+    TimedOut,  ///< The state's deadline or the pause budget has passed.
     NewDied,
     OldDied,
     Cancelled,  ///< A person or the manager's own end asks to stop.
@@ -45,7 +46,7 @@ constexpr bool isFinal(State state) {
 }
 
 std::string_view name(State state);
-/// What is done in it, for people; empty when it is final.
+/// The work done in a state, for people; empty when it is final.
 std::string_view explanation(State state);
 std::string_view name(Event event);
 std::optional<State> stateNamed(std::string_view text);

@@ -58,10 +58,10 @@ class VmDirectory {
 
     /// An exclusive lock on the VM, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;
-    /// Whoever has the lock says that he settles what an earlier manager left half done, which others wait for; or says it no
+    /// Says that the holder of the lock settles what an earlier manager left half done, which others wait for; or says it no
     /// more.
     static void sayBeingSettled(int lock, bool isSo);
-    /// Whether that is said. It means nothing when nobody has the lock: who died, or got the lock after him, has not taken it
+    /// True when that is said. It means nothing when nobody has the lock: who died, or got the lock after him, has not taken it
     /// back yet.
     bool isBeingSettled() const;
 
@@ -78,13 +78,13 @@ std::vector<std::string> recordedVms(const std::string& runtimeDirectory);
 /// `/run/virt-handover` for root, else below XDG_RUNTIME_DIR.
 std::string defaultRuntimeDirectory();
 
-/// Where the daemon listens.
+/// The socket that the daemon listens on.
 std::string managerSocket(const std::string& runtimeDirectory);
 
-/// In a generation's directory: where its VMM listens for the main migration channel and for the CPR state.
+/// The sockets of a VMM for the main migration channel and for the CPR state, in its generation's directory.
 std::string mainChannelPath(const std::string& directory);
 std::string cprChannelPath(const std::string& directory);
-/// Where the relay listens for the old VMM's CPR state, in the new VMM's directory.
+/// The relay's socket for the old VMM's CPR state, in the new VMM's directory.
 std::string relayPath(const std::string& directory);
 
 }  // namespace vh

@@ -31,10 +31,10 @@ struct PassedDevice {
     std::string id;
     std::string address;
     VfioInterface interface = VfioInterface::Cdev;  ///< Never Auto.
-    unsigned group = 0;                             ///< Its IOMMU group.
+    unsigned group = 0;                             ///< IOMMU group.
     std::string node;                               ///< `/dev/vfio/devices/vfio0`, or `/dev/vfio/12`.
-    bool bound = false;                             ///< By us, to vfio-pci.
-    std::optional<NodeOwner> formerOwner;           ///< Of the node, when the VMM's user was made its owner.
+    bool bound = false;                             ///< Bound by us, to vfio-pci.
+    std::optional<NodeOwner> formerOwner;           ///< Owner of the node before the VMM's user was made it.
 
     bool operator==(const PassedDevice&) const = default;
 };
@@ -56,21 +56,20 @@ struct KeptDescriptor {
     bool operator==(const KeptDescriptor&) const = default;
 };
 
-/// One VMM process of a VM.
+/// A VMM process of a VM.
 struct VmmRecord {
     unsigned generation = 0;
     pid_t pid = 0;
     std::uint64_t startTime = 0;
     std::string binary;
-    std::string kind = "QEMU";  ///< Or what else speaks its monitor's language; see vmmKind().
-    std::string version;        ///< `10.0.2`, as it said itself; empty until it has.
-    /// Where guest RAM is, when the manager owns it: a descriptor number inside the process, and the file that must be found
-    /// there.
+    std::string kind = "QEMU";  ///< The kind of VMM: QEMU, or what else speaks its monitor's language; see vmmKind().
+    std::string version;        ///< Version such as `10.0.2`, as it said itself; empty until it has.
+    /// Descriptor number of guest RAM inside the process, when the manager owns it, and the file that must be found there.
     std::optional<int> ramDescriptor;
     FileIdentity ram;
     /// Passed-through devices that the manager opened (passthrough.h), by the resource's name.
     std::map<std::string, KeptDescriptor> vfio;
-    /// Where its inbox is (vmm-shim/exec_inbox.h), a descriptor number inside the process; none in a VMM that is never executed.
+    /// Descriptor number of its inbox (vmm-shim/exec_inbox.h) inside the process; none in a VMM that is never executed.
     std::optional<int> inboxDescriptor;
     std::map<std::string, FileIdentity> disks;  ///< The files it has open, by the disk's id.
 
@@ -78,9 +77,9 @@ struct VmmRecord {
 };
 
 struct VmRecord {
-    std::string definitionFile;                  ///< Where the definition was read from; absolute.
+    std::string definitionFile;                  ///< File that the definition was read from; absolute.
     std::string definitionText;                  ///< The text that the VM was started with.
-    std::string uuid;                            ///< As the guest has it, also when the definition names none.
+    std::string uuid;                            ///< The guest's uuid, also when the definition names none.
     std::string machine;                         ///< The versioned machine type, also when the definition names an alias.
     Accelerator accelerator = Accelerator::Tcg;  ///< Never Auto.
     VmmRecord vmm;
@@ -88,26 +87,26 @@ struct VmRecord {
     bool starting = false;
     /// The VMM that a handover is bringing up. While it is there, either may turn out to hold the guest; see recovery.h.
     std::optional<VmmRecord> new_;
-    /// That one was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
+    /// The new VMM was told to run the guest, or is just about to be: from here on the old one's state may be out of date.
     bool toldToRun = false;
-    /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest.
-    /// Also one that a handover had brought up which was undone, when it does not end.
+    /// The VMM that the guest has gone over from, until it has ended for certain: the new one has said that it runs the guest. Or
+    /// the new VMM of a handover that was undone, when it does not end.
     std::optional<VmmRecord> retiring;
     std::vector<PassedDevice> passthrough;  ///< The definition's vfio devices, as found at the first start.
-    bool standingBy = false;                ///< That handover is prepared and waits for a commit.
+    bool standingBy = false;                ///< The handover is prepared and waits for a commit.
     std::optional<AdoptedVm> adopted;       ///< A VM that another manager started; then there is no definition.
-    bool guestWasRunning = true;            ///< When that handover began; a guest that somebody paused stays paused.
+    bool guestWasRunning = true;            ///< The guest ran when the handover began; one that somebody paused stays paused.
     std::optional<int> oomScore;            ///< The old VMM's oom_score_adj, for the one that is kept (memory_room.h).
-    std::vector<MemoryFile> memoryBefore;   ///< The old VMM's, before that handover started a new one.
+    std::vector<MemoryFile> memoryBefore;   ///< Memory files of the old VMM before that handover started a new one.
 
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
     /// handover goes by: its name is its title.
     VmDefinition definition() const;
 
-    /// All that it names.
+    /// All VMMs that it names.
     std::vector<VmmRecord> vmms() const;
 
-    /// When a handover is over, whichever VMM is kept: nothing of it stays but `retiring`.
+    /// Forgets a handover that is over, whichever VMM is kept: nothing of it stays but `retiring`.
     void forgetHandover();
 };
 
@@ -116,13 +115,13 @@ nlohmann::json toJson(const VmRecord& record);
 /// What toJson() made, in this release or an earlier one. Throws std::exception when it is no record as this release knows it.
 VmRecord vmRecordFromJson(const nlohmann::json& value);
 
-/// Whether its process lives, and is that one.
+/// True when the VMM's process lives, and is that one.
 bool isAlive(const VmmRecord& vmm);
 
-/// Whether a VM can have this name: those of definitions are shorter (config/README.md), those of other managers' VMs are made of
-/// what that manager calls them.
+/// True when a VM can have this name: those of definitions are shorter (config/README.md), those of other managers' VMs are made
+/// of what that manager calls them.
 bool isVmName(std::string_view name);
-/// What to say of one that is none.
+/// The error about a name that is none.
 std::string noVmName(std::string_view name);
 
 }  // namespace vh

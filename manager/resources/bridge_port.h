@@ -14,11 +14,11 @@ namespace vh {
 
 using MacAddress = std::array<unsigned char, 6>;
 
-/// Of a text that is one, such as `52:54:00:12:34:56`.
+/// The address in a text such as `52:54:00:12:34:56`.
 MacAddress parseMac(const std::string& text);
 
 struct Tap {
-    std::string name;  ///< Of its device, in our own network namespace.
+    std::string name;  ///< Name of its device, in our own network namespace.
     UniqueFd fd;
 };
 
@@ -45,7 +45,7 @@ void bringUp(const std::string& device);
 /// the host itself sends to many it gets all the same (net/bridge/br_forward.c:br_flood, Linux 6.18).
 void keepFloodsFrom(const std::string& port);
 
-/// What a bridge knows to be behind a port.
+/// An address that a bridge knows to be behind a port.
 struct ForwardingEntry {
     MacAddress address{};
     std::uint16_t vlan = 0;   ///< 0: in none, or in all of the port's.
@@ -53,12 +53,12 @@ struct ForwardingEntry {
 };
 std::vector<ForwardingEntry> forwardingEntriesOf(const std::string& port);
 
-/// Has the bridge look for them behind this port from now on. If `sticky`, also when it hears them elsewhere. An entry goes with
-/// its port. Throws only when none of them could be set.
+/// Has the bridge look for the entries behind this port from now on. If `sticky`, also when it hears them elsewhere. An entry
+/// goes with its port. Throws only when none of them could be set.
 void forward(const std::vector<ForwardingEntry>& entries, const std::string& port, bool sticky);
 
-/// What moveQueued() sends by. To close it takes until every CPU has been seen not to use it, which is milliseconds on an idle
-/// host (net/packet/af_packet.c:packet_release, synchronize_net, Linux 6.18): so not while a guest stands still.
+/// The socket that moveQueued() sends by. To close it takes until every CPU has been seen not to use it, which is milliseconds on
+/// an idle host (net/packet/af_packet.c:packet_release, synchronize_net, Linux 6.18): so not while a guest stands still.
 UniqueFd makeSender();
 
 /// Takes out of a tap what waits there for its reader, and puts it in front of that of another one; without what is for many, if

@@ -1,4 +1,4 @@
-// What the head of a disk image says of other files.
+// References of a disk image's header to other files.
 #pragma once
 
 #include <optional>

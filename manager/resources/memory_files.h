@@ -17,7 +17,7 @@ namespace vh {
 /// The memfds that a process has open for writing and maps; empty when it cannot be looked at.
 std::vector<MemoryFile> memoryFilesOf(pid_t pid);
 
-/// Cuts those of a process that have grown since back to what they were, and returns what they are called. A file that the
+/// Cuts files of a process that have grown since back to what they were, and returns what they are called. A file that the
 /// process maps beyond that length by now is left: it is its own doing, and would be its end.
 std::vector<std::string> cutBackMemoryFiles(pid_t pid, const std::vector<MemoryFile>& before);
 

@@ -1,4 +1,4 @@
-// How much memory may still be used before the kernel ends a process for it, and which.
+// Memory that may still be used before the kernel ends a process for it, and the process that it ends.
 //
 // In the middle of a handover there are two VMMs, and the kernel ends the larger one when memory runs out (mm/oom_kill.c:
 // oom_badness): that is the old one, which has the guest. So the new VMM, and all else that is started beside a VMM that has a
@@ -19,28 +19,28 @@ constexpr int firstToBeEnded = 1000;
 
 /// A process's oom_score_adj; none when it is gone.
 std::optional<int> oomScoreOf(pid_t pid);
-/// Sets it. Returns why it could not, or nothing; lowering it below what the process was started with asks for CAP_SYS_RESOURCE
-/// (fs/proc/base.c:__set_oom_adj, Linux 6.18).
+/// Sets a process's oom_score_adj. Returns why it could not, or nothing; lowering it below what the process was started with asks
+/// for CAP_SYS_RESOURCE (fs/proc/base.c:__set_oom_adj, Linux 6.18).
 std::string setOomScore(pid_t pid, int score);
 
-/// What the host can give without swapping (MemAvailable, proc(5)).
+/// Memory that the host can give without swapping (MemAvailable, proc(5)).
 std::uint64_t availableMemoryBytes();
 
 /// A memory cgroup with a limit.
 struct MemoryRoom {
-    std::string cgroup;       ///< Its directory.
+    std::string cgroup;       ///< Directory of the cgroup.
     std::uint64_t limit = 0;  ///< Bytes.
-    std::uint64_t used = 0;   ///< Without the cache of files, which the kernel gives up before it ends a process.
-    std::uint64_t room = 0;   ///< What is left, swap included.
+    std::uint64_t used = 0;   ///< Bytes without the cache of files, which the kernel gives up before it ends a process.
+    std::uint64_t room = 0;   ///< Bytes left, swap included.
 };
 
-/// Of all cgroups that a process is in, one inside the other, the one with the least room; none where nothing is limited.
+/// The cgroup with the least room of all that a process is in, one inside the other; none where nothing is limited.
 std::optional<MemoryRoom> leastMemoryRoom(pid_t pid, const std::string& procRoot = "/proc");
 
-/// What a VMM has for itself and for its guest (/proc/PID/status). What is in huge pages is in none of them.
+/// Memory that a VMM has for itself and for its guest (/proc/PID/status), huge pages left out.
 struct ResidentMemory {
     std::uint64_t ofItsOwn = 0;  ///< Anonymous.
-    std::uint64_t shared = 0;    ///< In memfds and the like.
+    std::uint64_t shared = 0;    ///< Memory in memfds and the like.
 };
 ResidentMemory residentMemoryOf(pid_t pid);
 

@@ -31,20 +31,20 @@ namespace vh {
 
 class NetworkSwitch {
  public:
-    /// While the guest runs on the old VMM: makes the new VMM's taps ports of their bridges, which are not up yet and have the
-    /// old ones' addresses, so that a bridge keeps its own. Throws std::system_error; the old VMM's network is untouched then.
+    /// Makes the new VMM's taps ports of their bridges while the guest runs on the old VMM; they are not up yet and have the old
+    /// ones' addresses, so that a bridge keeps its own. Throws std::system_error; the old VMM's network is untouched then.
     NetworkSwitch(const VmDefinition& definition, pid_t old, const Resources& newVmm);
 
-    /// What comes for the guest waits from now on.
+    /// Has packets for the guest wait from now on.
     void hold();
-    /// It goes to the new VMM from now on, and the guest's packets from there to the bridge; the new VMM must not run it yet.
-    /// Throws std::system_error.
+    /// Sends packets for the guest to the new VMM from now on, and lets the guest's own out from there; the new VMM must not run
+    /// it yet. Throws std::system_error.
     void toNew();
-    /// The old VMM runs the guest again.
+    /// Sends packets to the old VMM again, which runs the guest.
     void toOld();
     // After either, the guest need not wait until this is destroyed, and the third tap with it.
 
-    /// Why packets were not held, each with the network's id.
+    /// Reasons why packets were not held, each with the network's id.
     const std::vector<std::string>& problems() const { return problems_; }
 
  private:
@@ -54,14 +54,14 @@ class NetworkSwitch {
         std::string newTap;
         Tap old;                               ///< No descriptor where the old VMM's could not be had.
         Tap held;                              ///< No descriptor where there is none.
-        std::vector<ForwardingEntry> entries;  ///< What has been led to `held`.
+        std::vector<ForwardingEntry> entries;  ///< Entries that have been led to `held`.
     };
-    /// What it throws is a problem; false then.
+    /// Tries `what`; an exception of it becomes a problem, and false.
     bool attempt(const Network& network, const std::function<void()>& what);
     void prepareHold(Network& network, const std::string& bridge);
 
     std::vector<Network> networks_;
-    UniqueFd sender_;  ///< One for all, from before the guest is stopped until it runs again. None where no packets are held.
+    UniqueFd sender_;  ///< Sender for all, from before the guest is stopped until it runs again. None where no packets are held.
     std::vector<std::string> problems_;
 };
 

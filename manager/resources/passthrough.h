@@ -30,7 +30,7 @@
 
 namespace vh {
 
-/// Where the kernel's files are; tests make trees of their own.
+/// Directories of the kernel's files; tests make trees of their own.
 struct KernelRoots {
     std::string sys = "/sys";
     std::string dev = "/dev";
@@ -38,8 +38,8 @@ struct KernelRoots {
 };
 
 struct ClaimedDevices {
-    std::vector<PassedDevice> devices;  ///< As the definition has them.
-    std::vector<std::string> warnings;  ///< What will keep them from being handed over.
+    std::vector<PassedDevice> devices;  ///< Devices as the definition has them.
+    std::vector<std::string> warnings;  ///< Obstacles to handing them over.
     std::vector<UniqueFd> locks;        ///< Keep others from claiming them; to be held until the VMM has them open.
 };
 
@@ -65,7 +65,8 @@ std::optional<Obstacle> obstacleToDevices(const std::vector<PassedDevice>& devic
 /// The extra argument of a VMM that rules a handover with passed-through devices out, and why.
 std::optional<Obstacle> obstacleToPassthrough(const std::vector<std::string>& arguments);
 
-/// What the VMM's CPR state must have of these devices. `kept` are the manager's descriptors by resource name, borrowed.
+/// The entries that the VMM's CPR state must have for these devices. `kept` are the manager's descriptors by resource name,
+/// borrowed.
 CprPassthrough cprPassthrough(const std::vector<PassedDevice>& devices, const std::map<std::string, int>& kept,
                               const KernelRoots& roots = {});
 

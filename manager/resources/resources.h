@@ -1,4 +1,4 @@
-// What the manager opens so that a VMM need not: descriptors with names, in the order in which the VMM process inherits them.
+// Descriptors that the manager opens so that a VMM need not, with names, in the order in which the VMM process inherits them.
 //
 // The manager is privileged and opens; the VMM is not and inherits. Each VMM process gets open file descriptions of its own for
 // disks and taps: QEMU's image locks belong to the open file description (fcntl F_OFD_SETLK, block/file-posix.c), so two VMMs on
@@ -18,13 +18,14 @@
 
 namespace vh {
 
-/// By what a descriptor is known again in another process, under whatever number it has there.
+/// Identity of a descriptor, by which it is known again in another process, under whatever number it has there.
 struct DescriptorIdentity {
     FileIdentity file;
-    int access = 0;   ///< As open() takes it: a disk is opened once for reading, and once for writing as well.
+    int access = 0;   ///< Access mode as open() takes it: a disk is opened once for reading, and once for writing as well.
     std::string tap;  ///< The interface: all taps are one and the same file.
 
-    /// None of one that is closed, and of what has no file of its own: all eventfds are one (fs/anon_inodes.c, Linux 6.18).
+    /// The identity of a descriptor; none of one that is closed, and of what has no file of its own: all eventfds are one
+    /// (fs/anon_inodes.c, Linux 6.18).
     static std::optional<DescriptorIdentity> of(const Process& process, const OpenFile& file);
     bool operator==(const DescriptorIdentity&) const = default;
 };
@@ -48,7 +49,7 @@ class Resources {
     int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
     /// Of those that have one, also when they are closed here.
     const std::vector<NamedIdentity>& identities() const { return identities_; }
-    /// All of them, borrowed, in the order of their numbers.
+    /// All descriptors, borrowed, in the order of their numbers.
     std::vector<int> descriptors() const;
 
     /// Closes the manager's own copies, but for the taps, which joinBridges() still needs.
@@ -65,7 +66,7 @@ class Resources {
 /// user only. Throws std::runtime_error when huge pages were asked for and the host has too few free.
 UniqueFd createGuestRam(const VmDefinition& definition, const Identity& identity);
 
-/// One of our own files, opened anew with other flags. Throws std::system_error.
+/// A file of our own, opened anew with other flags. Throws std::system_error.
 UniqueFd reopen(int file, int flags);
 
 /// Guest RAM of a running VMM, opened again through /proc. Throws std::runtime_error when what is there is not the recorded file.
@@ -79,13 +80,14 @@ std::vector<NamedDescriptor> takeDevices(const VmmRecord& vmm);
 /// disks, logs and taps, and an inbox where guest RAM is the VMM's own, so that it could be executed.
 Resources acquireResources(const VmDefinition& definition, const std::string& directory);
 
-/// Whether a tap with this name is one that collectResources() made.
+/// True when a tap with this name is one that acquireResources() made.
 bool isOwnTap(const std::string& name);
 
 /// Lets the taps of this VMM into their bridges: from now on its guest receives. Until then a VMM that stands by must not read
 /// what is meant for the one that runs the guest.
 void joinBridges(const VmDefinition& definition, const Resources& resources);
-/// The same for a VMM that another manager started, whose taps are found by what the kernel says of its descriptors.
+/// Lets the taps of a VMM that another manager started into their bridges; they are found by what the kernel says of its
+/// descriptors.
 void joinBridges(const VmDefinition& definition, pid_t vmm);
 
 }  // namespace vh

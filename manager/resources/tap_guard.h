@@ -1,4 +1,4 @@
-// Of an adopted VM: its taps, which both of its VMMs have, and their settings, which the second one changes under the first.
+// The taps of an adopted VM, which both of its VMMs have, and their settings, which the second one changes under the first.
 //
 // A QEMU that takes a tap over sets both at once, to what suits a guest without a driver (net/tap.c:net_tap_fd_init, 10.0 and
 // 11.1: TUNSETOFFLOAD 0, TUNSETVNETHDRSZ 10), and to what its guest negotiated when it loads the network card's state. In between
@@ -15,9 +15,9 @@
 
 namespace vh {
 
-/// Of the tap that a descriptor is a queue of. Throws std::system_error.
+/// Settings of the tap that a descriptor is a queue of. Throws std::system_error.
 TapSettings tapSettingsOf(int tap);
-/// Gives them to the tap. Throws std::system_error.
+/// Gives a tap its settings. Throws std::system_error.
 void setTap(int tap, const TapSettings& settings);
 
 /// Fills in the settings of the taps, as the old VMM has them. Throws std::system_error.
@@ -27,7 +27,7 @@ void readTapSettings(AdoptedVm& vm, pid_t old);
 class TapGuard {
  public:
     TapGuard() = default;
-    /// The taps of the old VMM, whose settings are known. Throws std::system_error.
+    /// Guards the taps of the old VMM, whose settings are known. Throws std::system_error.
     TapGuard(const AdoptedVm& vm, pid_t old);
 
     bool empty() const { return taps_.empty(); }

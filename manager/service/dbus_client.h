@@ -17,15 +17,15 @@ namespace vh {
 class Unreachable : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-/// There is none, or it does not let us in.
+/// No daemon is there, or it does not let us in.
 class NotThere : public Unreachable {
     using Unreachable::Unreachable;
 };
 
 class DbusClient : public Verbs {
  public:
-    /// For how long a daemon may be silent that should answer at once, and how often one that is at work is asked whether it
-    /// lives.
+    /// Time that a daemon may be silent which should answer at once, and interval at which one that is at work is asked whether
+    /// it lives.
     struct Timeouts {
         std::chrono::milliseconds answer{15'000};
         std::chrono::milliseconds ping{3'000};
@@ -49,11 +49,11 @@ class DbusClient : public Verbs {
 
  private:
     struct Call;
-    /// When a method is answered: as soon as the daemon has looked, when it is done, or then and by a report.
+    /// Time of a method's answer: as soon as the daemon has looked, when it is done, or then and by a report.
     enum class Answer { AtOnce, Later, Report };
 
     void connect(const std::string& socket);
-    /// Both sides say what they speak.
+    /// Exchanges protocol versions with the daemon.
     void sayHello();
     /// Calls a method whose answer is (code, JSON text); takes the floating `arguments`.
     void call(const char* method, GVariant* arguments, Answer when, Done done);

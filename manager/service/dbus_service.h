@@ -14,10 +14,10 @@ namespace vh {
 
 constexpr const char* dbusInterface = "org.virt_handover.Manager1";
 constexpr const char* dbusPath = "/org/virt_handover/Manager1";
-/// What both sides of a connection have to have in common. 1 had no Hello, and numbers for states.
+/// Protocol that both sides of a connection must have in common. 1 had no Hello, and numbers for states.
 constexpr guint32 dbusProtocol = 2;
 
-/// What to say when that is not so; `version` is the manager's, where it has said that.
+/// The message about sides of other versions; `version` is the manager's, where it has said that.
 std::string otherVersion(const std::string& whose, const std::string& version);
 
 class DbusService {
@@ -35,7 +35,7 @@ class DbusService {
     Verbs& verbs_;
     std::string socket_;
     GDBusServer* server_ = nullptr;
-    std::map<GDBusConnection*, guint32> connections_;  ///< With the protocol that each speaks; 0 before it has said so.
+    std::map<GDBusConnection*, guint32> connections_;  ///< Connections, with the protocol of each; 0 before it has said so.
 };
 
 }  // namespace vh

@@ -1,4 +1,4 @@
-// What a manager tells the journal: one line for each handover and each recovery that it has ended, with fields to search by.
+// Journal entries of a manager: one line for each handover and each recovery that it has ended, with fields to search by.
 //
 //     journalctl -u virt-handoverd -p err                 which VMs need a person
 //     journalctl VIRT_HANDOVER_VM=web1                    all that was done to it, also without a daemon and for libvirt
@@ -16,15 +16,15 @@
 namespace vh {
 
 struct LogEntry {
-    int priority;  ///< As syslog(3) has them, by what the reader should do: LOG_ERR asks for a person, LOG_WARNING for a look.
+    int priority;  ///< Priority of syslog(3), by what the reader should do: LOG_ERR asks for a person, LOG_WARNING for a look.
     std::string text;
     std::map<std::string, std::string> fields;
 };
 
-/// Of a handover or a recovery that has ended.
+/// The entry of a handover or a recovery that has ended.
 LogEntry logEntryOf(const HandoverReport& report);
 
-/// To the journal, and nowhere else: for a command, which says on its terminal how it ended. No journal, no entry.
+/// Writes to the journal, and nowhere else: for a command, which says on its terminal how it ended. No journal, no entry.
 bool tellJournal(const char* program, const LogEntry& entry);
 
 /// The log of a service: entries go to the journal when standard error leads there, which would lose the fields; else each is a

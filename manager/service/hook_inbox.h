@@ -1,5 +1,5 @@
-// What libvirt's hook (plugin/hook.cpp) tells the manager: one datagram when a domain has started, ended, or been found again by
-// a restarted libvirt. The hook must not wait, so notices may be lost: nothing may depend on one to arrive.
+// Notices of libvirt's hook (plugin/hook.cpp) to the manager: one datagram when a domain has started, ended, or been found again
+// by a restarted libvirt. The hook must not wait, so notices may be lost: nothing may depend on one to arrive.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,7 @@ struct HookNotice {
     bool operator==(const HookNotice&) const = default;
 };
 
-/// Throws std::runtime_error that says what is wrong with it.
+/// Reads a notice. Throws std::runtime_error that says what is wrong with it.
 HookNotice parseHookNotice(const std::string& datagram);
 
 class HookInbox {

@@ -44,9 +44,9 @@ class Host : public Verbs {
 
     // VMs that another manager started; there is no D-Bus method for these. Each answers like an upgrade.
 
-    /// Hands a VM over of which only this file tells; answers with a report. The file is what is gone by as it is once the VM's
-    /// lock is held. So whoever gave the order takes it back by removing the file and then asks recoverAdopted(), which needs the
-    /// lock, too: either that waits for this handover and sees its end, or this handover finds no order, however late it comes.
+    /// Hands a VM over of which only this file tells; answers with a report. It goes by the file as that is once the VM's lock is
+    /// held. So whoever gave the order takes it back by removing the file and then asks recoverAdopted(), which needs the lock,
+    /// too: either that waits for this handover and sees its end, or this handover finds no order, however late it comes.
     void adopt(const std::string& file, Handover::Observer observer, Done done);
     /// Finishes or undoes a handover of an adopted VM that was interrupted, and says which VMM it has: `vm`, `state` (`running`,
     /// `dead`, or `none` when no handover of it was ever begun), and of a running one `pid`, `startTime`, `binary`.
@@ -54,7 +54,7 @@ class Host : public Verbs {
     /// Removes what is kept of an adopted VM that has ended.
     void forgetAdopted(const std::string& vm, Done done);
 
-    /// How the last upgrade of this VM ended that stood by; none if there was no such.
+    /// The end of this VM's last upgrade that stood by; none if there was no such.
     std::optional<HandoverReport> endedStandby(const std::string& vm) const;
 
     /// Told every line that a guest probe says while its VM is handed over. Port 0 is the old VMM's, 1 the new one's.
@@ -78,28 +78,28 @@ class Host : public Verbs {
     void recoverAll(const std::function<void(const std::string&)>& report);
 
  private:
-    /// One verb at work on one VM; its end releases the lock.
+    /// A verb at work on a VM; its end releases the lock.
     struct Work {
         std::string vm;
         UniqueFd lock;
         VmDirectory directory;
         Done done;
-        bool isEnded = false;     ///< Whatever calls back now finds nothing to end.
-        bool isRecovery = false;  ///< All that it is for: other verbs wait for its end.
+        bool isEnded = false;     ///< Set at the end: whatever calls back then finds nothing to end.
+        bool isRecovery = false;  ///< Set when the work is nothing but a recovery: other verbs wait for its end.
         bool stoodBy = false;
         bool isCancelled = false;             ///< Somebody wants no further attempt, however late he has said so.
-        Handover::Observer observer{};        ///< Of whoever committed an upgrade that stood by.
+        Handover::Observer observer{};        ///< Observer of whoever committed an upgrade that stood by.
         std::vector<std::string> warnings{};  ///< Added to what the verb answers.
-        std::string settledFirst{};           ///< What a recovery has done before that.
-        /// What is under way. It calls back, and each callback holds the work: so they hold each other, until the end of the work
-        /// drops its parts.
+        std::string settledFirst{};           ///< Work that a recovery has done before that.
+        /// The parts under way. They call back, and each callback holds the work: so they hold each other, until the end of the
+        /// work drops its parts.
         struct Parts {
             std::unique_ptr<Start> start;
             std::unique_ptr<StrayCheck> strays;
             std::unique_ptr<Recovery> recovery;
             std::unique_ptr<Handover> handover;
             std::unique_ptr<VmmProcess> vmm;
-            std::list<ChildProcess> ending;  ///< What `destroy` ends.
+            std::list<ChildProcess> ending;  ///< Processes that `destroy` ends.
             EventSource timer;
         } parts{};
     };
@@ -114,29 +114,29 @@ class Host : public Verbs {
     /// Waiting for the lock of a VM that somebody has.
     struct Wait {
         bool isEndless = false;
-        bool isTold = false;  ///< The notice of it.
+        bool isTold = false;  ///< The notice of it was given.
         std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
     };
     /// Begins an operation with its lock, or answers why not. Waits for a recovery of this VM by any manager, and for who only
     /// looks.
     void on(const std::string& vm, const Done& done, const Begun& then) { tryToBegin(vm, done, then, {}); }
     void tryToBegin(const std::string& vm, const Done& done, const Begun& then, Wait wait);
-    /// How long a verb waits.
+    /// Time that a verb waits.
     std::chrono::milliseconds timeoutWith(const std::string& vm) const;
     /// Says to other verbs, of this and of other managers, whether this one is settling what another one left half done.
     static void saySettling(const Operation& operation, bool isSo);
     void end(const Operation& operation, VerbResult result);
-    /// Runs a step of it; what it throws is its answer.
+    /// Runs a step of an operation; what it throws is its answer.
     void guarded(const Operation& operation, const std::function<void()>& step);
     /// Gives back what a VM that has ended was given, and removes all that is known of it. Returns what could not be done.
     std::vector<std::string> removeEnded(const Operation& operation);
     /// Ends the operation of a verb that has ended the VM.
     void endWith(const Operation& operation, const std::string& state, nlohmann::json value = nlohmann::json::object());
-    /// SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
+    /// Sends SIGKILL; ends the operation when all have ended. `names` is what is answered of them.
     void endAll(const Operation& operation, const std::set<pid_t>& pids, const nlohmann::json& names);
     /// Keeps the report of a handover that had begun, and tells of it.
     void keepReport(const VmDirectory& directory, HandoverReport& report);
-    /// Which VMs a verb is for.
+    /// VMs that a verb is for.
     enum class Whose { Ours, Anybodys };
     /// Gives the VM's record to `then`, after recovery if one is due. Ends the operation itself when there is none.
     void withRecord(const Operation& operation, const std::string& vm, std::function<void(VmRecord)> then,
@@ -160,9 +160,9 @@ class Host : public Verbs {
     std::string runtimeDirectory_;
     std::string definitionDirectory_;
     std::list<Operation> operations_;
-    std::deque<Operation> waiting_;                        ///< For their handover to begin.
-    std::map<std::string, HandoverReport> endedStandbys_;  ///< Of VMs whose upgrade stood by.
-    std::map<unsigned, EventSource> attempts_;             ///< To begin on a VM that somebody else has.
+    std::deque<Operation> waiting_;                        ///< Operations that wait for their handover to begin.
+    std::map<std::string, HandoverReport> endedStandbys_;  ///< Reports of VMs whose upgrade stood by.
+    std::map<unsigned, EventSource> attempts_;             ///< Attempts to begin on a VM that somebody else has.
     unsigned lastAttempt_ = 0;
     std::list<std::unique_ptr<GuestStates>> questions_;
     std::function<void()> idleCallback_;
@@ -171,14 +171,14 @@ class Host : public Verbs {
     GuestListener guestListener_;
 };
 
-// What the verbs have in common to say.
+// Answers that the verbs have in common.
 VerbResult failure(ExitCode code, const Obstacle& why);
 VerbResult noSuchVm(const std::string& vm);
 
-/// What `list` says of a VM, and `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
+/// Summary of a VM in `list`, and in `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
 VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
 
-/// Of a VMM that was sent SIGKILL and has not ended.
+/// The text about a VMM that was sent SIGKILL and has not ended.
 Obstacle leftBehind(const VmRecord& record);
 
 }  // namespace vh

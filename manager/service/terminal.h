@@ -1,4 +1,4 @@
-// What the command line shows on a terminal: answers, a handover's progress, and a VM's console.
+// Output of the command line on a terminal: answers, a handover's progress, and a VM's console.
 #pragma once
 
 #include <functional>
@@ -11,13 +11,13 @@
 
 namespace vh {
 
-/// One line a state, with the time it took once it is over; coloured on a terminal only. Nothing is written while the guest may
-/// be stopped: a terminal that does not take its output (Ctrl-S, a full pipe) would keep it stopped.
+/// Writes a line a state, with the time it took once it is over; coloured on a terminal only. Nothing is written while the guest
+/// may be stopped: a terminal that does not take its output (Ctrl-S, a full pipe) would keep it stopped.
 class ProgressPrinter {
  public:
     explicit ProgressPrinter(std::ostream& out);
     void show(const HandoverProgress& step);
-    /// The last state ended.
+    /// Ends the line of the last state.
     void end(double atMs);
 
  private:

@@ -1,4 +1,4 @@
-// What a manager can be asked, by the command line or anybody else: in this process (Host) or over D-Bus (DbusClient).
+// The verbs of a manager, for the command line or anybody else: in this process (Host) or over D-Bus (DbusClient).
 #pragma once
 
 #include <chrono>
@@ -17,12 +17,12 @@
 
 namespace vh {
 
-/// The answer to a verb: what to exit with, and what there is to say.
+/// The answer to a verb: exit code, and what there is to say.
 struct VerbResult {
     ExitCode code = ExitCode::Done;
     /// An object; on anything but Done it has `error`, and may have `remedy`. Nothing where there is a report.
     nlohmann::json value{};
-    /// Of an upgrade, also of one that is refused; but not where it was not understood which VM is meant.
+    /// Report of an upgrade, also of one that is refused; but not where it was not understood which VM is meant.
     std::optional<HandoverReport> report{};
 
     static VerbResult of(HandoverReport report) { return {report.exitCode(), {}, std::move(report)}; }
@@ -33,7 +33,7 @@ struct VerbResult {
     }
 };
 
-/// As D-Bus carries it and --json prints it.
+/// JSON of a result, as D-Bus carries it and --json prints it.
 inline nlohmann::json toJson(const VerbResult& result) {
     return result.report ? toJson(*result.report) : result.value;
 }
@@ -66,7 +66,7 @@ class Verbs {
     virtual void destroy(const std::string& vm, Done done) = 0;
     virtual void list(Done done) = 0;
     virtual void show(const std::string& vm, Done done) = 0;
-    /// Where the console of the VM's present VMM listens.
+    /// The console socket of the VM's present VMM.
     virtual void console(const std::string& vm, Done done) = 0;
 };
 

@@ -1,4 +1,5 @@
-// What a VMM binary can do, found out by asking it: it is started without a machine, as unprivileged as a VM would be, and ended.
+// The abilities of a VMM binary, found out by asking it: it is started without a machine, as unprivileged as a VM would be, and
+// ended.
 #pragma once
 
 #include <chrono>
@@ -23,7 +24,7 @@ struct VmmBinary {
     int majorVersion = 0;
     std::set<std::string> machines;
     std::map<std::string, std::string> aliases;  ///< `q35` -> `pc-q35-11.1`
-    std::set<std::string> missingModels;         ///< Of those asked for.
+    std::set<std::string> missingModels;         ///< Models that were asked for and are not there.
 };
 
 class BinaryProbe {

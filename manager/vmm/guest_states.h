@@ -1,4 +1,4 @@
-// How the guests of many VMs are, by their VMMs' own word, asked of all at once: one that is silent costs its deadline and no
+// The states of many VMs' guests, by their VMMs' own word, asked of all at once: one that is silent costs its deadline and no
 // other's.
 #pragma once
 
@@ -22,7 +22,7 @@ class GuestStates {
     /// A state for each question: QEMU's own word (`running`, `paused`, `io-error`, ...), or `no answer`.
     using Done = std::function<void(std::vector<std::string> states)>;
 
-    /// The VMMs' monitors must be free: they serve one client at a time. Calls `done` from the main loop, once.
+    /// Asks the VMMs, whose monitors must be free: they serve one client at a time. Calls `done` from the main loop, once.
     GuestStates(std::vector<Question> questions, Done done);
 
     bool isAnswered() const { return !done_; }

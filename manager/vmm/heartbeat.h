@@ -24,7 +24,7 @@
 
 namespace vh {
 
-/// `KEY=NUMBER ...`, as a status line has them. What is none of these is passed over.
+/// Values of a status line, `KEY=NUMBER ...`. What is none of these is passed over.
 std::map<std::string, std::uint64_t> probeStatus(const std::string& text);
 
 /// A line of the probe, when it arrived and on which port.
@@ -54,23 +54,23 @@ class HeartbeatMonitor {
 
     const HeartbeatSummary& summary() const { return summary_; }
     std::size_t ports() const { return ports_.size(); }
-    /// The guest goes on beating there: beats have come at moments that lie apart. What it had put into the port's queue before
-    /// it was stopped, a VMM sends all at once, whether it runs the guest or not.
+    /// True when the guest goes on beating there: beats have come at moments that lie apart. What it had put into the port's
+    /// queue before it was stopped, a VMM sends all at once, whether it runs the guest or not.
     bool goesOn(std::size_t port) const { return ports_[port].goesOn; }
     /// Forgets that it did, and waits for it anew.
     void watchAfresh(std::size_t port);
-    /// A beat has come not longer ago than that.
+    /// True when a beat has come not longer ago than that.
     bool hasBeatWithin(std::chrono::milliseconds age) const {
         return lastNumber_ && std::chrono::steady_clock::now() - lastBeat_ <= age;
     }
 
-    /// One line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
+    /// Takes a line as the probe writes it. Public for tests; `at` is when it arrived, `port` where.
     void take(const std::string& line, std::chrono::steady_clock::time_point at, std::size_t port);
 
  private:
     struct Port {
-        std::string begun;                                               ///< A line whose end has not come.
-        std::optional<std::chrono::steady_clock::time_point> firstBeat;  ///< Since it is watched.
+        std::string begun;                                               ///< Beginning of a line whose end has not come.
+        std::optional<std::chrono::steady_clock::time_point> firstBeat;  ///< First beat since the port is watched.
         bool goesOn = false;
     };
     void read(std::size_t port, UniqueFd socket);
@@ -80,12 +80,12 @@ class HeartbeatMonitor {
     std::vector<Port> ports_;
     HeartbeatSummary summary_;
     std::optional<std::uint64_t> lastNumber_;
-    bool mayHaveMissed_ = false;  ///< Since that number, through no fault of the VMMs'.
+    bool mayHaveMissed_ = false;  ///< Beats may have been missed since that number, through no fault of the VMMs'.
     std::chrono::steady_clock::time_point lastBeat_{};
     std::size_t lastPort_ = 0;
     std::function<void()> lineCallback_;
     Listener listener_;
-    std::unique_ptr<HeartbeatReader> reader_;  ///< From the first port on.
+    std::unique_ptr<HeartbeatReader> reader_;  ///< Runs from the first port on.
 };
 
 }  // namespace vh

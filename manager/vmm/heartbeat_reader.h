@@ -29,7 +29,7 @@ class HeartbeatReader {
     /// Called from the main loop.
     using Taker = std::function<void(std::size_t port, Clock::time_point at, const std::string& bytes)>;
 
-    /// Throws std::system_error when there can be no thread.
+    /// Starts the thread. Throws std::system_error when there can be none.
     explicit HeartbeatReader(Taker taker);
     HeartbeatReader(const HeartbeatReader&) = delete;
     ~HeartbeatReader();

@@ -9,10 +9,10 @@ namespace vh {
 struct KvmAbility {
     enum class Guests {
         None,
-        Plain,  ///< Of integer instructions only (see tests/bare-guest): no Linux, no ordinary firmware.
+        Plain,  ///< Guests of integer instructions only (see tests/bare-guest): no Linux, no ordinary firmware.
         All,
     } guests = Guests::None;
-    std::string why;  ///< Not all: `'/dev/kvm': Permission denied`.
+    std::string why;  ///< Reason when it is not all: `'/dev/kvm': Permission denied`.
 };
 
 /// Runs small guests under KVM, for some milliseconds. They execute what firmware and kernels do first: port output in real mode,

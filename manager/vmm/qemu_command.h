@@ -1,4 +1,4 @@
-// From a definition and the descriptors it inherits to QEMU's argument list: a pure function.
+// QEMU's argument list from a definition and the descriptors it inherits: a pure function.
 #pragma once
 
 #include <map>
@@ -15,32 +15,32 @@ namespace vh {
 enum class Incoming {
     None,       ///< A first start.
     Defer,      ///< Waits for `migrate-incoming`; its monitor answers at once.
-    Cpr,        ///< As Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
-    CprAtOnce,  ///< The same, and waits for nothing after that: it listens for the migration from then on.
+    Cpr,        ///< Waits like Defer, and builds its machine only when a CPR state has come in on `incoming/cpr.sock`.
+    CprAtOnce,  ///< Waits like Cpr, and for nothing after that: it listens for the migration from then on.
 };
 
 struct QemuLaunch {
     const VmDefinition& definition;  ///< Resolved: no alias, no `auto`, a uuid.
     const Resources& resources;
     std::string binary;
-    std::string directory;  ///< Of this VMM process; see vm_record.h.
+    std::string directory;  ///< Directory of this VMM process; see vm_record.h.
     Incoming incoming = Incoming::None;
     /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
     bool shareImplicitRam = false;
-    /// By disk: those that QEMU would not find by itself.
+    /// Backing images by disk, of those that QEMU would not find by itself.
     std::map<std::string, BackingImage> backing = {};
-    /// Only to see what becomes of it, next to the VMM that runs the guest: guest RAM need not be there twice.
+    /// Started only to see what becomes of it, next to the VMM that runs the guest: guest RAM need not be there twice.
     bool rehearsal = false;
 };
 
-/// argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
+/// QEMU's arguments; argv[0] is the binary. The VMM does not run the guest until it is told to (`-S`).
 std::vector<std::string> qemuCommand(const QemuLaunch& launch);
 
-/// What a VMM of this definition says, with the files in the place of the descriptors that it knows them by (`/dev/fdset/1`).
+/// Text of a VMM of this definition, with files in the place of the descriptors that it knows them by (`/dev/fdset/1`).
 std::string withFileNames(const std::string& text, const VmDefinition& definition);
 
-/// As qemuCommand() for a VM that another manager started, to take over by CPR: its own arguments, and a second monitor on the
-/// listening socket `monitor`, chardev `virt-handover`, which is left to whoever hands it over next.
+/// Arguments like qemuCommand()'s for a VM that another manager started, to take over by CPR: its own, and a second monitor on
+/// the listening socket `monitor`, chardev `virt-handover`, which is left to whoever hands it over next.
 std::vector<std::string> adoptedCommand(const AdoptedVm& vm, const std::string& binary, const std::string& directory,
                                         int monitor);
 

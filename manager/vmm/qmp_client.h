@@ -35,7 +35,7 @@ struct QmpReply {
 
     // Members of the answer. A peer may answer with anything: what is not there, or of another type, is as if there were no
     // answer.
-    /// Empty if so.
+    /// A string; empty when there is none.
     std::string text(const std::string& key) const { return ok() ? JsonReader(value).text("/" + key) : std::string(); }
     bool flag(const std::string& key) const { return ok() && JsonReader(value).isTrue("/" + key); }
 };
@@ -43,7 +43,7 @@ struct QmpReply {
 struct QmpEvent {
     std::string name;
     nlohmann::json data;
-    std::chrono::steady_clock::time_point at;  ///< When it happened, by QEMU's own word as far as that can be; see event_clock.h.
+    std::chrono::steady_clock::time_point at;  ///< Time of the event, by QEMU's word as far as that can be; see event_clock.h.
 };
 
 class QmpClient {

@@ -35,14 +35,14 @@ namespace vh {
 /// may have sent the output elsewhere.
 struct StrayVmm {
     pid_t pid = 0;
-    std::string directory;  ///< Of its generation; empty when that was removed under it.
+    std::string directory;  ///< Directory of its generation; empty when that was removed under it.
 };
 
-/// `keep` are the pids on record.
+/// Processes of a VM that are on no record; `keep` are the pids on record.
 std::vector<StrayVmm> strayVmms(const VmDirectory& directory, const std::set<pid_t>& keep,
                                 const std::vector<UnixSocket>& sockets = unixSockets());
 
-/// Whether a process is a VMM of this VM: its output is a generation's log, or it listens in one's directory. True, too, for
+/// True when a process is a VMM of this VM: its output is a generation's log, or it listens in one's directory. True, too, for
 /// one that has let go of its files, since it is ending. A record says what somebody wrote into it.
 bool isVmmOf(const VmDirectory& directory, pid_t pid);
 
@@ -58,10 +58,10 @@ std::string processText(pid_t pid);
 /// Looks at each stray of a VM, one after another.
 class StrayCheck {
  public:
-    /// `problem` is empty when no process is left that may hold the guest, but for those on record.
+    /// Called at the end; `problem` is empty when no process is left that may hold the guest, but for those on record.
     using Done = std::function<void(std::string problem)>;
 
-    /// `directory` is locked. Calls `done` from the main loop, once.
+    /// Looks at the strays of `directory`, which is locked. Calls `done` from the main loop, once.
     StrayCheck(VmDirectory directory, std::optional<VmRecord> record, Done done);
 
  private:
@@ -72,9 +72,11 @@ class StrayCheck {
     void take(const StrayVmm& stray);
     void judge(const StrayVmm& stray, const QmpReply& reply);
     void end(pid_t pid);
-    /// What speaks against this stray may be over in a moment: it may be about to execute the VMM, or to end.
+    /// Looks again for a while before it settles: what speaks against this stray may be over in a moment, since it may be about
+    /// to execute the VMM, or to end.
     void laterOr(const StrayVmm& stray, const std::string& problem);
-    /// A handover writes a new VMM's generation down, starts it, and writes its pid down before it tells it anything.
+    /// True when a handover was just starting this stray: it writes a new VMM's generation down, starts it, and writes its pid
+    /// down before it tells it anything.
     bool wasJustStarted(const StrayVmm& stray) const;
     void endUnlessItMayHoldTheGuest(const StrayVmm& stray, const std::string& problem);
     void finish(std::string problem);

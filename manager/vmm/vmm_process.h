@@ -1,4 +1,4 @@
-// One VMM process of a VM, whether this manager started it or an earlier one did: the process, its monitor, its files.
+// A VMM process of a VM, whether this manager started it or an earlier one did: the process, its monitor, its files.
 #pragma once
 
 #include <chrono>
@@ -17,7 +17,7 @@
 
 namespace vh {
 
-/// What it takes to start a VMM.
+/// Everything needed to start a VMM.
 struct VmmLaunch {
     const VmDefinition& definition;  ///< Resolved.
     const VmDirectory& directory;
@@ -29,8 +29,8 @@ struct VmmLaunch {
     bool shareImplicitRam = false;
     bool connectHeartbeat = false;       ///< Listen to the guest probe's port from the start; see takeHeartbeat().
     bool rehearsal = false;              ///< See QemuLaunch.
-    const AdoptedVm* adopted = nullptr;  ///< Instead of the definition and what it says of descriptors, user and RAM.
-    const VmmRecord* old = nullptr;      ///< With it: the VMM whose descriptors and traits the new one gets.
+    const AdoptedVm* adopted = nullptr;  ///< Replaces the definition and what it says of descriptors, user and RAM.
+    const VmmRecord* old = nullptr;      ///< VMM whose descriptors and traits the new one gets, with `adopted`.
 };
 
 class VmmProcess {
@@ -39,15 +39,15 @@ class VmmProcess {
     /// thing named; a program that ends at once is no exception but a process that has ended.
     static std::unique_ptr<VmmProcess> launch(VmmLaunch launch);
 
-    /// All of a launch but the process, for a VMM that `process` is going to execute in its own place: the generation's directory
-    /// and log, and everything that the VMM inherits, from `firstDescriptor` on. Its monitor is connected to and answers once the
-    /// VMM is there.
+    /// Prepares all of a launch but the process, for a VMM that `process` is going to execute in its own place: the generation's
+    /// directory and log, and everything that the VMM inherits, from `firstDescriptor` on. Its monitor is connected to and
+    /// answers once the VMM is there.
     static std::unique_ptr<VmmProcess> prepare(VmmLaunch launch, const VmmRecord& process, int firstDescriptor, UniqueFd state);
 
-    /// What a prepared VMM is to be executed with: its command line, and its log and resources, borrowed.
+    /// The command line that a prepared VMM is to be executed with; and its log and resources, borrowed.
     const std::vector<std::string>& command() const { return command_; }
     std::vector<int> parcel() const;
-    /// Lets go of them: somebody else has them now.
+    /// Lets go of log and resources: somebody else has them now.
     void release();
 
     /// Takes up a process that runs already; check alive().
@@ -64,14 +64,14 @@ class VmmProcess {
     /// Lets others in: a VMM serves one monitor client at a time. The next monitor() connects again.
     void closeMonitor() { monitor_.reset(); }
 
-    /// Whether it is this process (or our own) that sent the latest answer on the monitor, and no other that listens there, too:
-    /// the kernel says so, whatever the socket's name leads to.
+    /// True when this process (or our own) sent the latest answer on the monitor, and no other that listens there, too: the
+    /// kernel says so, whatever the socket's name leads to.
     bool hasOwnAnswer() const;
-    /// Throws std::runtime_error when it is not: a wrapper script that starts the VMM instead of executing it. Every signal, and
-    /// every look at its descriptors, would meet the wrong process then.
+    /// Throws std::runtime_error when another process answers: a wrapper script that starts the VMM instead of executing it.
+    /// Every signal, and every look at its descriptors, would meet the wrong process then.
     void expectOwnAnswer() const;
 
-    /// See stderrTailOf(); what is in the log from before this VMM does not count.
+    /// The end of its stderr, see stderrTailOf(); what is in the log from before this VMM does not count.
     std::string stderrTail() const;
 
     /// The VMM's RAM blocks, by its monitor and /proc. `then` is called once, from the main loop; `problem` is empty when all is
@@ -95,7 +95,7 @@ class VmmProcess {
     Resources resources_;
     std::vector<std::string> command_;
     UniqueFd log_;
-    std::uintmax_t logStart_ = 0;  ///< What is before that in the log is another VMM's.
+    std::uintmax_t logStart_ = 0;  ///< Offset of this VMM's output in the log; before it is another VMM's.
     std::unique_ptr<QmpClient> monitor_;
     UniqueFd heartbeat_;
 };
@@ -108,12 +108,12 @@ std::string stderrTailOf(int log, std::uintmax_t from = 0);
 /// The main migration channel as `migrate` and `migrate-incoming` take it: the file in a set of the VMM's.
 nlohmann::json fdsetChannel(int fdset);
 
-/// What `announce-self` takes: as QEMU does it by itself after a migration (migration/options.c, 11.1).
+/// Arguments of `announce-self`: as QEMU does it by itself after a migration (migration/options.c, 11.1).
 nlohmann::json announcements();
 
 /// `10.0.13` from the answer to query-version.
 std::string qemuVersion(const nlohmann::json& version);
-/// What answered query-version: `QEMU`, or `reference VMM`.
+/// The VMM that answered query-version: `QEMU`, or `reference VMM`.
 std::string vmmKind(const nlohmann::json& version);
 
 }  // namespace vh

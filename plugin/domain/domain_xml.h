@@ -1,5 +1,5 @@
-// libvirt's domain XML: what keeps a domain from being handed over, the change that makes it ready, and its definition as ours.
-// Pure functions on text. XML as libvirt 11.3 prints it (docs/formatdomain.rst, docs/drvqemu.rst for qemu:commandline).
+// libvirt's domain XML: obstacles to handing a domain over, the change that makes it ready, and its definition as ours. Pure
+// functions on text. XML as libvirt 11.3 prints it (docs/formatdomain.rst, docs/drvqemu.rst for qemu:commandline).
 #pragma once
 
 #include <string>
@@ -14,13 +14,13 @@ class xml_node;
 
 namespace vh {
 
-/// What the live XML of a running domain says against a handover: memory that is not shared, implicit RAM blocks that are not
+/// Obstacles to a handover in the live XML of a running domain: memory that is not shared, implicit RAM blocks that are not
 /// (`aux-ram-share`), devices with processes or sessions of their own (swtpm, virtiofsd, vhost-user, spice, slirp, passt,
 /// hostdev, mdev, shmem, ...), by name. Empty when it says nothing against it. Throws std::runtime_error for what is no domain
 /// XML.
 std::vector<Obstacle> obstacles(const std::string& liveXml);
 
-/// Those of them that are in the memory of a domain, implicit RAM blocks included.
+/// The obstacles that are in the memory of a domain, implicit RAM blocks included.
 std::vector<Obstacle> memoryObstacles(pugi::xml_node domain);
 
 /// The same domain, ready for a handover from its next start on: memfd, shared, `-machine aux-ram-share=on`. Leaves all else as

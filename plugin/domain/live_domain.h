@@ -1,4 +1,4 @@
-// What libvirt's status XML says of the devices that a running domain has now: names, places, block nodes.
+// The devices that a running domain has now, by libvirt's status XML: names, places, block nodes.
 #pragma once
 
 #include <map>
@@ -13,7 +13,7 @@
 
 namespace vh {
 
-/// One image of a disk's chain, by the names of its block nodes.
+/// An image of a disk's chain, by the names of its block nodes.
 struct LiveImage {
     std::string format;  ///< Empty for a raw image without a layer of its own (libvirt 11.3).
     std::string storage;
@@ -25,22 +25,22 @@ struct LiveImage {
 struct LiveDevice {
     pugi::xml_node element;
     std::string alias;
-    std::string place;                  ///< As placeOf() has it; empty when it has no address that says where it is.
+    std::string place;                  ///< See placeOf(); empty when it has no address that says where it is.
     nlohmann::ordered_json pciAddress;  ///< `bus`, `addr` and perhaps `multifunction`, as -device has them; null without.
-    std::vector<LiveImage> chain;       ///< Of a disk, top first.
+    std::vector<LiveImage> chain;       ///< Images of a disk, top first.
 };
 
 class LiveDomain {
  public:
-    /// Throws std::runtime_error when it is no status XML, or one from which devices cannot be told.
+    /// Reads status XML. Throws std::runtime_error when it is none, or one from which devices cannot be told.
     explicit LiveDomain(const std::string& statusXml);
 
     /// The ids of all devices in QEMU, those that have no element of their own included.
     const std::set<std::string>& ids() const { return ids_; }
     const LiveDevice* find(const std::string& alias) const;
-    /// `/dev/pts/3` or a socket's path: the `<source path=...>` of the character device with this QEMU id; empty without.
+    /// The `<source path=...>` of the character device with this QEMU id: `/dev/pts/3` or a socket's path; empty without.
     std::string chardevPath(const std::string& chardevId) const;
-    /// Where VNC listens, as QMP's SocketAddress; null without VNC, or when it listens nowhere.
+    /// Address of VNC, as QMP's SocketAddress; null without VNC, or when it listens nowhere.
     nlohmann::json vncAddress() const;
 
  private:
@@ -50,7 +50,7 @@ class LiveDomain {
     std::map<std::string, LiveDevice> devices_;
 };
 
-/// Where a device sits, by the bus and its place there: `pci.5/0x0.0`, `scsi0.0/0/0/1`. Empty when it does not say.
+/// The place of a device, by its bus and the address there: `pci.5/0x0.0`, `scsi0.0/0/0/1`. Empty when it does not say.
 std::string placeOf(const OptionValue& device);
 
 }  // namespace vh

@@ -6,7 +6,7 @@
 
 namespace vh {
 
-/// Throws std::runtime_error when the text is no well-formed XML, or its root is not <root>.
+/// Parses XML. Throws std::runtime_error when the text is not well-formed, or its root is not <root>.
 pugi::xml_document parseXml(const std::string& text, const std::string& root);
 
 /// The document as text; `like` is what it was parsed from, whose quotes it gets.
@@ -23,7 +23,7 @@ std::string childAttribute(pugi::xml_node element, const std::string& child, con
 
 std::string attribute(pugi::xml_node element, const std::string& name);
 
-/// `virtio-disk0`: the name that libvirt gives to a device of a running domain; empty without.
+/// The name that libvirt gives to a device of a running domain, such as `virtio-disk0`; empty without.
 std::string aliasOf(pugi::xml_node device);
 
 }  // namespace vh

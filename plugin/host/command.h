@@ -13,9 +13,9 @@ namespace vh {
 struct Command {
     std::vector<std::string> argv;  ///< argv[0] is looked for in PATH when it has no slash.
     std::chrono::milliseconds deadline{30'000};
-    /// After the deadline, or when `stop` becomes readable: SIGTERM, and SIGKILL when it has not ended after this.
+    /// Time from SIGTERM to SIGKILL, for a program that has not ended by the deadline, or when `stop` becomes readable.
     std::chrono::milliseconds endTimeout{2'000};
-    /// And then it is left alone: one that the kernel holds ends when the kernel lets it.
+    /// Time from SIGKILL until it is left alone: one that the kernel holds ends when the kernel lets it.
     std::chrono::milliseconds killTimeout{10'000};
     int stop = -1;  ///< Borrowed.
 };
@@ -24,13 +24,13 @@ struct CommandResult {
     pid_t pid = 0;
     int status = 0;  ///< Exit status; 128 + N when signal N ended it.
     bool timedOut = false;
-    /// It has not ended, not even by SIGKILL: it does nothing more by itself, but keeps what it holds, locks too.
+    /// The program has not ended, not even by SIGKILL: it does nothing more by itself, but keeps what it holds, locks too.
     bool left = false;
     std::string output;
     std::string errors;
 
     bool ok() const { return status == 0 && !timedOut && !left; }
-    /// `exit status 3: what it wrote last on its standard error`.
+    /// The end in words: `exit status 3: what it wrote last on its standard error`.
     std::string describe() const;
 };
 

@@ -1,4 +1,4 @@
-// Which QEMU a process really runs, and which one is installed: after a package upgrade these are two.
+// The QEMU that a process really runs, and the one that is installed: after a package upgrade these are two.
 #pragma once
 
 #include <sys/types.h>
@@ -8,9 +8,9 @@
 namespace vh {
 
 struct EmulatorIdentity {
-    std::string path;       ///< Where the file is, or was when the process began.
+    std::string path;       ///< Path of the file now, or when the process began.
     std::string version;    ///< `10.0.2`; empty when it does not say.
-    std::string buildId;    ///< Of its ELF note NT_GNU_BUILD_ID, in hex; empty when it has none (a script, a stripped build).
+    std::string buildId;    ///< ELF note NT_GNU_BUILD_ID, in hex; empty when it has none (a script, a stripped build).
     bool replaced = false;  ///< The file that a process runs is no longer the one at its path.
 };
 

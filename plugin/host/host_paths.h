@@ -1,4 +1,4 @@
-// Where libvirt's QEMU driver keeps what a handover reads and rewrites (the system instance; src/qemu/qemu_conf.c, 11.3.0).
+// Paths of libvirt's QEMU driver that a handover reads and rewrites (the system instance; src/qemu/qemu_conf.c, 11.3.0).
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@ struct HostPaths {
     std::string pidFile(const std::string& domain) const { return stateDirectory + "/" + domain + ".pid"; }
     std::string logFile(const std::string& domain) const { return logDirectory + "/" + domain + ".log"; }
 
-    // Beside those, and with endings that libvirt does not read (virDomainObjListLoadAllConfigs takes *.xml).
+    // Files beside those, with endings that libvirt does not read (virDomainObjListLoadAllConfigs takes *.xml).
     std::string reservedStatusFile(const std::string& domain) const { return statusFile(domain) + ".virt-handover"; }
     std::string newPidFile(const std::string& domain) const { return pidFile(domain) + ".virt-handover"; }
 };

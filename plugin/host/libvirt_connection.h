@@ -31,23 +31,23 @@ struct LibvirtDomain {
 
 class LibvirtConnection {
  public:
-    /// Throws LibvirtUnreachable.
+    /// Connects to libvirt. Throws LibvirtUnreachable.
     LibvirtConnection(const std::string& uri, std::chrono::milliseconds timeout);
     LibvirtConnection(const LibvirtConnection&) = delete;
     ~LibvirtConnection();
 
     /// Domains that run now, by name.
     std::vector<LibvirtDomain> running() const;
-    /// By name, or by UUID. Throws LibvirtError when there is none.
+    /// A domain by name, or by UUID. Throws LibvirtError when there is none.
     LibvirtDomain find(const std::string& domain) const;
 
     std::string liveXml(const std::string& uuid) const;
     std::string inactiveXml(const std::string& uuid) const;
 
-    /// `virsh domxml-to-native qemu-argv --domain`: libvirt's rendering of the live XML as a shell command, split into words.
+    /// libvirt's rendering of the live XML as a shell command, split into words: `virsh domxml-to-native qemu-argv --domain`.
     std::vector<std::string> nativeCommand(const std::string& uuid) const;
 
-    std::string version() const;  ///< Of the daemon: `11.3.0`.
+    std::string version() const;  ///< Version of the daemon: `11.3.0`.
 
     /// Asks libvirt for what an emulator can do, whereupon it starts that emulator to find out, and writes it into its cache.
     /// Throws LibvirtError when the emulator does not start, or does not know the machine type.

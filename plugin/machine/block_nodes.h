@@ -11,9 +11,9 @@
 namespace vh {
 
 struct BlockChain {
-    std::vector<LiveImage> images;   ///< Top first, as the status XML has them.
-    std::vector<std::string> nodes;  ///< Every node by name, filters included, each one after those that name it.
-    bool isFiltered = false;         ///< There is a copy-on-read or throttle node on top.
+    std::vector<LiveImage> images;   ///< Images top first, as the status XML has them.
+    std::vector<std::string> nodes;  ///< Names of all nodes, filters included, each one after those that name it.
+    bool isFiltered = false;         ///< True when a copy-on-read or throttle node is on top.
 };
 
 class BlockNodes {

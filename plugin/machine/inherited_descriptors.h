@@ -1,4 +1,4 @@
-// Which descriptors a new QEMU inherits, and how its arguments name them.
+// The descriptors that a new QEMU inherits, and their names in its arguments.
 //
 // libvirt passes sockets that listen, taps and log pipes by number, in the arguments at a start and by the monitor at a hotplug.
 // A number in the arguments is good for a socket or a tap as long as the device was not replaced, so the old QEMU's table of
@@ -20,14 +20,14 @@
 
 namespace vh {
 
-/// What a QEMU has open that its arguments cannot say: by which number it has a tap or a listening socket now.
+/// Descriptors of a QEMU that its arguments cannot say: by which number it has a tap or a listening socket now.
 struct ProcessDescriptors {
     std::map<std::string, int> tapFds;     ///< Interface -> descriptor (`iff` in fdinfo, drivers/net/tun.c, Linux 3.17).
     std::map<std::string, int> listeners;  ///< Unix socket path -> descriptor (/proc/net/unix, its network namespace).
-    bool vhost = false;                    ///< It has /dev/vhost-net open, by one network at least.
+    bool vhost = false;                    ///< True when it has /dev/vhost-net open, by one network at least.
 };
 
-/// Throws std::system_error when the process is gone or may not be looked at.
+/// Looks at a process's descriptors. Throws std::system_error when it is gone or may not be looked at.
 ProcessDescriptors descriptorsOf(pid_t pid);
 
 class InheritedDescriptors {

@@ -29,7 +29,7 @@ struct MachineSources {
     std::vector<std::string> native;   ///< domxml-to-native of the live XML, split into words.
     std::string statusXml;             ///< /run/libvirt/qemu/NAME.xml.
     nlohmann::json fdsets;             ///< The old QEMU's answer to query-fdsets.
-    ProcessDescriptors descriptors{};  ///< What else the old QEMU has open.
+    ProcessDescriptors descriptors{};  ///< Descriptors that the old QEMU has open besides.
 };
 
 /// The part of an order that says which machine the new QEMU is: `machine`, `models`, `descriptors`; `arguments` from `-name` on,

@@ -1,6 +1,5 @@
-// One domain's part of an upgrade, while libvirt is locked out: from its files and its QEMU to the manager's order, and from a
-// new QEMU that has the guest back to libvirt's files. Then how it ends: by the manager's report, by finding out, and in those
-// files.
+// A domain's part of an upgrade, while libvirt is locked out: from its files and its QEMU to the manager's order, and from a new
+// QEMU that has the guest back to libvirt's files. Then how it ends: by the manager's report, by finding out, and in those files.
 #pragma once
 
 #include <chrono>
@@ -14,7 +13,7 @@
 
 namespace vh {
 
-/// What had to be asked of libvirt while it was there.
+/// Answers of libvirt, asked for while it was there.
 struct DomainPlan {
     JournalDomain domain;
     std::string statusXml;            ///< Read before `native`: while it stays the same, `native` is right.
@@ -36,21 +35,22 @@ AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::chrono
 /// std::runtime_error when libvirt would not accept them; they are as they were then.
 void adoptInFiles(const HostPaths& paths, const JournalDomain& domain);
 
-/// For a lost domain whose new QEMU may have the guest: libvirt must not see the status XML, or it would work with the old one.
+/// Hides a lost domain's status XML from libvirt, which would work with the old QEMU by it, while the new one may have the guest.
 /// False when there was nothing to move.
 bool setAside(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
 
-/// Committed becomes Adopted: libvirt's files are made to speak of the new QEMU. There is no way back from here, so this is tried
-/// again for a while whatever goes wrong. Else it becomes Ended, or Lost with its status XML set aside.
+/// Makes libvirt's files speak of the new QEMU: Committed becomes Adopted. There is no way back from here, so this is tried again
+/// for a while whatever goes wrong. Else it becomes Ended, or Lost with its status XML set aside.
 void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDomain& domain);
 
-/// HandingOver, or Committed by a process that is dead: asks the manager which QEMU has the guest, and ends it accordingly.
+/// Asks the manager which QEMU has the guest of a domain that is HandingOver, or Committed by a process that is dead, and ends it
+/// accordingly.
 void settle(const HostPaths& paths, const JournalDirectory& journal, const ManagerCommand& manager, JournalDomain& domain);
 
-/// Unchanged becomes Ended when the domain's QEMU, which it would still have, is gone.
+/// Makes Unchanged Ended when the domain's QEMU, which it would still have, is gone.
 void noticeItsEnd(JournalDomain& domain);
 
-/// What to say of an adopted domain whose old QEMU is still there.
+/// The text about an adopted domain whose old QEMU is still there.
 std::string oldQemuLeftText(const JournalDomain& domain);
 
 }  // namespace vh

@@ -26,10 +26,10 @@ namespace vh {
 
 struct LockOutSettings {
     std::string stateDirectory = "/run/libvirt/qemu";
-    std::vector<std::string> daemons{"libvirtd", "virtqemud"};  ///< What their programs are called.
+    std::vector<std::string> daemons{"libvirtd", "virtqemud"};  ///< Names of their programs.
     std::string systemctl = "systemctl";
     bool systemd = false;
-    /// For the daemon's orderly end; then it is killed. No guest is touched by either.
+    /// Deadline of the daemon's orderly end; then it is killed. No guest is touched by either.
     std::chrono::milliseconds stopDeadline{5'000};
 };
 
@@ -43,26 +43,26 @@ struct StoppedDaemon {
     bool operator==(const StoppedDaemon&) const = default;
 };
 
-/// What has to be undone to let libvirt in again; known before anything is done, so that it can be journaled.
+/// Steps to undo to let libvirt in again; known before anything is done, so that it can be journaled.
 struct LockOutPlan {
     std::vector<std::string> maskedUnits;
-    std::vector<std::string> startedUnits;  ///< Those of them that were active: sockets first.
+    std::vector<std::string> startedUnits;  ///< Masked units that were active: sockets first.
     std::optional<StoppedDaemon> daemon;
 
     bool operator==(const LockOutPlan&) const = default;
 };
 
-/// Looks, and does nothing. Throws LockedOutAlready; std::runtime_error when it cannot be found out.
+/// Plans the lock-out, and does nothing. Throws LockedOutAlready; std::runtime_error when it cannot be found out.
 LockOutPlan planLockOut(const LockOutSettings& settings);
 
 /// Undoes a plan: unmasks and starts what was masked and started, and starts the daemon unless one runs. Returns what went wrong
 /// on the way, empty when nothing did: each step is tried whatever became of the one before. `streams` (borrowed): the daemon's
 /// standard streams.
 std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, const std::vector<UniqueFd>& streams = {});
-/// The same for whoever has only the lock's descriptor from an earlier process, or none.
+/// Lets libvirt in for whoever has only the lock's descriptor from an earlier process, or none.
 std::string letLibvirtIn(const LockOutSettings& settings, const LockOutPlan& plan, UniqueFd lock);
 
-/// As this host has it.
+/// The settings for this host.
 LockOutSettings lockOutSettings();
 
 /// Another upgrade or recovery, or the guardian of one, keeps libvirt away: it has to come to its end.
@@ -81,7 +81,7 @@ class LockOut {
     /// Lets libvirt in, and starts it again if it ran before; see letLibvirtIn().
     std::string release();
 
-    /// Borrowed: keeps the lock in whoever inherits it, until release() or the end of all of them.
+    /// The lock's descriptor, borrowed: keeps the lock in whoever inherits it, until release() or the end of all of them.
     int descriptor() const { return lock_.get(); }
 
  private:

@@ -12,25 +12,25 @@
 
 namespace vh {
 
-/// No program may decide: the manager's exit code 4.
+/// The manager's exit code 4: no program may decide.
 struct PersonNeeded : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// What became of a domain's VMM, when whoever handed it over cannot say any more.
+/// The end of a domain's VMM, when whoever handed it over cannot say any more.
 struct Settled {
     enum class State { Unknown, Running, Dead };
     State state = State::Unknown;  ///< Unknown: the manager never began with it.
-    ProcessIdentity process;       ///< Of Running: the one that has the guest.
-    std::string left{};            ///< Of Running: what to say of another one that SIGKILL does not end.
+    ProcessIdentity process;       ///< Process that has the guest, when Running.
+    std::string left{};            ///< Text about another process that SIGKILL does not end, when Running.
 };
 
-/// What the manager has on record of a domain.
+/// The manager's record of a domain.
 struct ManagerRecord {
     std::string uuid;
     pid_t pid = 0;
     std::string binary;
-    bool interrupted = false;  ///< Or a handover of it is under way.
+    bool interrupted = false;  ///< A handover was interrupted, or is under way.
 };
 
 class ManagerCommand {
@@ -43,10 +43,11 @@ class ManagerCommand {
     /// all.
     std::optional<HandoverReport> adopt(const std::string& specFile, std::chrono::milliseconds deadline, int stop) const;
 
-    /// Waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it cannot be found out.
+    /// Finds out which VMM a domain has; waits for a manager that is still at it. Throws PersonNeeded; std::runtime_error when it
+    /// cannot be found out.
     Settled settle(const std::string& uuid) const;
 
-    /// Of all domains. Throws std::runtime_error.
+    /// The records of all domains. Throws std::runtime_error.
     std::vector<ManagerRecord> records() const;
 
     /// Drops the record of a domain whose VMM is dead.

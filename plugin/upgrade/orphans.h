@@ -15,11 +15,11 @@
 namespace vh {
 
 struct Orphan {
-    JournalDomain domain;   ///< As an interrupted upgrade would have left it: settle() puts it right. `old` is libvirt's process.
+    JournalDomain domain;   ///< State after an interrupted upgrade: settle() puts it right. `old` is libvirt's process.
     std::string statusXml;  ///< Empty when libvirt has none.
-    pid_t qemu = 0;         ///< The one that runs it, as far as that is certain.
-    std::string what;       ///< In a sentence's words, after the domain's name.
-    std::string remedy;     ///< Of one that only a person can put right; empty for the others.
+    pid_t qemu = 0;         ///< Process that runs it, as far as that is certain.
+    std::string what;       ///< Description in a sentence's words, after the domain's name.
+    std::string remedy;     ///< Remedy of one that only a person can put right; empty for the others.
 };
 
 /// Compares libvirt's files, the manager's records and the processes that there are; changes nothing. Only while no upgrade is

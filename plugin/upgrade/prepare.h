@@ -9,13 +9,13 @@ namespace vh {
 
 struct Preparation {
     std::string xml;   ///< The definition, ready.
-    std::string diff;  ///< From what it is now, as `diff -u` has it; empty when it is ready already.
+    std::string diff;  ///< Change from what it is now, as `diff -u` has it; empty when it is ready already.
 };
 
-/// Looks, and changes nothing. Throws LibvirtError, std::runtime_error.
+/// Plans a preparation, and changes nothing. Throws LibvirtError, std::runtime_error.
 Preparation planPreparation(const LibvirtConnection& libvirt, const LibvirtDomain& domain);
 
-/// How a definition that has been changed comes to a domain that runs.
+/// The ways in which a changed definition comes to a running domain.
 std::string waysToApply(const LibvirtDomain& domain);
 
 }  // namespace vh

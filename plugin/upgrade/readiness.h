@@ -1,4 +1,4 @@
-// Whether a running domain can be handed over, and if not, why and what helps.
+// Readiness of a running domain for a handover: the obstacles, and what helps.
 #pragma once
 
 #include <string>
@@ -23,13 +23,13 @@ struct Readiness {
     LibvirtDomain domain;
     std::vector<Obstacle> obstacles;
     std::vector<std::string> notes;
-    EmulatorIdentity running;    ///< What it runs.
-    EmulatorIdentity installed;  ///< What it would run.
+    EmulatorIdentity running;    ///< Emulator that it runs.
+    EmulatorIdentity installed;  ///< Emulator that it would run.
     DomainStatus status;
     std::string statusXml;
 
     bool ready() const { return obstacles.empty(); }
-    /// False also when neither build ids nor versions tell.
+    /// True when it runs the installed one; false also when neither build ids nor versions tell.
     bool runsInstalled() const;
 };
 
@@ -39,7 +39,7 @@ Readiness checkReadiness(const LibvirtConnection& libvirt, const HostPaths& path
 
 nlohmann::json toJson(const Readiness& readiness);
 
-/// One line a domain, and below it what is in the way.
+/// A line for each domain, and below it what is in the way.
 std::string readinessText(const std::vector<Readiness>& domains);
 
 }  // namespace vh

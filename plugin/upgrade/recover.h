@@ -43,8 +43,8 @@ struct RecoverEnvironment {
     std::string runtimeDirectory;
     HostPaths paths;
     LockOutSettings lockOut;
-    UniqueFd inheritedLock;  ///< The guardian's.
-    bool wait = false;       ///< For the end of an upgrade that is under way, instead of refusing.
+    UniqueFd inheritedLock;  ///< The guardian's lock on libvirt.
+    bool wait = false;       ///< Wait for the end of an upgrade that is under way, instead of refusing.
 };
 
 struct RecoveredDomain {
@@ -57,7 +57,7 @@ struct RecoveredDomain {
 };
 
 struct RecoverSummary {
-    bool nothing = false;  ///< There was nothing to recover.
+    bool nothing = false;  ///< Set when there was nothing to recover.
     std::vector<RecoveredDomain> domains;
     std::vector<std::string> warnings;
 
@@ -67,8 +67,8 @@ struct RecoverSummary {
 nlohmann::json toJson(const RecoverSummary& summary);
 std::string recoverText(const RecoverSummary& summary);
 
-/// Throws UpgradeRefused when an upgrade is under way; std::runtime_error when the journal cannot be understood, or libvirt
-/// cannot be kept away.
+/// Recovers. Throws UpgradeRefused when an upgrade is under way; std::runtime_error when the journal cannot be understood, or
+/// libvirt cannot be kept away.
 RecoverSummary recover(RecoverEnvironment environment);
 
 /// Starts the guardian of an upgrade: a process beside it that has the lock on libvirt (lock_out.h) and waits for the upgrade's

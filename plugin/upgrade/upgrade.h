@@ -31,12 +31,12 @@
 namespace vh {
 
 struct UpgradeRequest {
-    std::vector<std::string> domains;  ///< By name or UUID.
-    bool all = false;                  ///< Instead: each that runs, is ready, and does not run the new QEMU yet.
+    std::vector<std::string> domains;  ///< Names or UUIDs.
+    bool all = false;                  ///< Takes each that runs, is ready, and does not run the new QEMU yet, instead.
     std::string emulator;              ///< Absolute; empty for the one in each domain's XML.
-    unsigned parallel = 4;             ///< Domains at once.
+    unsigned parallel = 4;             ///< Number of domains at once.
     bool dryRun = false;
-    bool force = false;  ///< Also with untested versions.
+    bool force = false;  ///< Allows untested versions.
     std::chrono::milliseconds pauseBudget{1'000};
 };
 
@@ -48,20 +48,20 @@ struct DomainOutcome {
     std::string remedy;
     std::string oldVersion;
     std::string newVersion;
-    pid_t pid = 0;  ///< Of the QEMU that has the guest, where that is known.
+    pid_t pid = 0;  ///< Pid of the QEMU that has the guest, where that is known.
     std::optional<double> stopToResumeMs;
     std::vector<std::string> notes;
     bool oldQemuLeft = false;  ///< Upgraded, but the old QEMU has not ended, not even by SIGKILL.
 };
 
-/// What the manager's report says of a domain. Whatever is no clear end leaves the phase, and it is found out.
+/// Takes over what the manager's report says of a domain. Whatever is no clear end leaves the phase, and it is found out.
 void takeReport(const HandoverReport& report, JournalDomain& domain, DomainOutcome& outcome);
 
 struct UpgradeSummary {
     std::vector<DomainOutcome> domains;
-    std::optional<double> libvirtAwayMs;  ///< From before it was stopped until it answered again.
+    std::optional<double> libvirtAwayMs;  ///< Time from before it was stopped until it answered again.
     std::vector<std::string> warnings;
-    bool libvirtUnreachable = false;  ///< It did not come back.
+    bool libvirtUnreachable = false;  ///< Set when libvirt did not come back.
 
     ExitCode exitCode() const;
 };
@@ -78,7 +78,7 @@ struct UpgradeEnvironment {
     std::function<void(const std::string&)> say;  ///< Told what is being done.
 };
 
-/// Throws UpgradeRefused, LibvirtUnreachable; nothing was touched then.
+/// Upgrades domains. Throws UpgradeRefused, LibvirtUnreachable; nothing was touched then.
 UpgradeSummary upgrade(const UpgradeRequest& request, const UpgradeEnvironment& environment);
 
 }  // namespace vh

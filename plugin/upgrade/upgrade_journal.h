@@ -1,4 +1,4 @@
-// What an upgrade of libvirt domains has begun, on disk: all that another process needs to finish or undo it.
+// The journal of an upgrade of libvirt domains, on disk: all that another process needs to finish or undo it.
 //
 //     RUNTIME_DIRECTORY/libvirt.d/    a name that no VM can have
 //         lock                 held (flock) by the one upgrade or recovery that is under way; never removed
@@ -27,7 +27,7 @@ struct UpgradeRefused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// All from Adopted on are ends.
+/// Phases of a domain; all from Adopted on are ends.
 enum class DomainPhase {
     Prepared,     ///< Nothing was done to it.
     HandingOver,  ///< The manager was told to begin: either QEMU may turn out to hold the guest.
@@ -43,17 +43,17 @@ inline constexpr auto namesOf<DomainPhase> = namesFor(DomainPhase::Lost, "prepar
 
 struct JournalDomain {
     std::string uuid;
-    std::string title;  ///< Its name.
+    std::string title;  ///< Name of the domain.
     DomainPhase phase = DomainPhase::Prepared;
     ProcessIdentity old;
-    ProcessIdentity new_;  ///< From Committed on.
-    std::string emulator;  ///< The new one.
+    ProcessIdentity new_;  ///< Known from Committed on.
+    std::string emulator;  ///< Path of the new one.
     std::vector<std::string> capabilityFlags;
-    std::string cause;        ///< Of Unchanged, Ended and Lost.
+    std::string cause;        ///< Reason for Unchanged, Ended and Lost.
     ProcessIdentity upgrade;  ///< The process that tells the manager to hand it over.
 
     bool unfinished() const { return phase == DomainPhase::HandingOver || phase == DomainPhase::Committed; }
-    /// The QEMU of it that there is, the new one first; 0 when there is none.
+    /// The pid of its QEMU, the new one first; 0 when there is none.
     pid_t living() const { return new_.isAlive() ? new_.pid : old.isAlive() ? old.pid : 0; }
     bool operator==(const JournalDomain&) const = default;
 };
@@ -62,7 +62,7 @@ struct UpgradeJournal {
     LockOutPlan lockOut;
     std::vector<JournalDomain> domains;
 
-    /// An upgrade, or a recovery, is over: lost domains stay, for a person and for recover.
+    /// Drops all but lost domains when an upgrade, or a recovery, is over; those stay for a person and for recover.
     void keepLost();
     bool operator==(const UpgradeJournal&) const = default;
 };
@@ -81,13 +81,13 @@ class JournalDirectory {
 
     /// The journal, if there is one. Throws std::runtime_error that names the file when it cannot be understood.
     std::optional<UpgradeJournal> read() const;
-    /// Throws std::system_error.
+    /// Writes the journal. Throws std::system_error.
     void write(const UpgradeJournal& journal) const;
     void remove() const;
     /// Writes a journal, or removes it when there is no domain in it any more.
     void keep(const UpgradeJournal& journal) const { journal.domains.empty() ? remove() : write(journal); }
 
-    /// The one lock, or nothing when somebody else holds it. It lasts as long as the descriptor.
+    /// The lock, or nothing when somebody else holds it. It lasts as long as the descriptor.
     UniqueFd tryLock() const;
     /// Waits for it, however long another process works.
     UniqueFd waitForLock() const;

@@ -31,8 +31,8 @@ class Interrupted : public std::runtime_error {
     Interrupted() : std::runtime_error("interrupted") {}
 };
 
-/// While one lives, SIGINT, SIGTERM and SIGHUP do not end the process: they make descriptor() readable. One that came and was not
-/// read ends the process afterwards, when all is tidied up.
+/// Holds SIGINT, SIGTERM and SIGHUP back while it lives: they do not end the process, but make descriptor() readable. One that
+/// came and was not read ends the process afterwards, when all is tidied up.
 class Interrupts {
  public:
     Interrupts();
@@ -54,11 +54,11 @@ class Monitor {
     /// Connects, reads the greeting and negotiates. Throws MonitorUnreachable: when nobody listens, and when nobody greets, since
     /// a monitor serves one client at a time.
     Monitor(const std::string& path, std::chrono::milliseconds timeout);
-    /// The same on a connection that there is already; `name` is for messages.
+    /// Negotiates on a connection that there is already; `name` is for messages.
     Monitor(UniqueFd socket, std::string name, std::chrono::milliseconds timeout);
 
     const std::string& path() const { return path_; }
-    const std::string& version() const { return version_; }  ///< Such as 10.0.2.
+    const std::string& version() const { return version_; }  ///< QEMU's version, such as 10.0.2.
     std::chrono::milliseconds timeout() const { return timeout_; }
     int descriptor() const { return socket_.get(); }
 
@@ -85,8 +85,8 @@ class Monitor {
     std::chrono::milliseconds timeout_;
     UniqueFd socket_;
     std::string input_;
-    std::size_t taken_ = 0;  ///< How much of the input has been looked at.
-    std::string command_;    ///< The one that is to be answered.
+    std::size_t taken_ = 0;  ///< Length of the input that has been looked at.
+    std::string command_;    ///< The command that is to be answered.
     std::uint64_t id_ = 0;
 };
 

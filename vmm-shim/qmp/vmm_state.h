@@ -1,4 +1,4 @@
-// What a VMM says of its guest and of its migration, as far as it makes a difference to us. A hint: the process is another's.
+// States of a VMM's guest and of its migration, as far as they make a difference to us. A hint: the process is another's.
 #pragma once
 
 #include <array>
@@ -9,25 +9,25 @@ namespace vh {
 
 /// `status` of query-status (qapi/run-state.json:RunState, QEMU 11.1).
 enum class RunState {
-    Unsaid,     ///< No answer, or none that has a state.
+    Unsaid,     ///< No answer, or an answer without a state.
     Prelaunch,  ///< Started with -S; the guest has never run.
     InMigrate,  ///< Waits for a guest, or takes one in.
-    Paused,     ///< By `stop`; or it has taken a guest in and was started with -S.
+    Paused,     ///< Stopped by `stop`; or it has taken a guest in and was started with -S.
     Running,
     FinishMigrate,  ///< Stopped by its own migration, which is at its end.
-    PostMigrate,    ///< It has given its guest away.
-    Other,          ///< It has a guest: io-error, shutdown, suspended, guest-panicked, and what releases to come may add.
+    PostMigrate,    ///< Has given its guest away.
+    Other,          ///< Has a guest: io-error, shutdown, suspended, guest-panicked, and what releases to come may add.
 };
 
 /// `status` of query-migrate (qapi/migration.json:MigrationStatus, QEMU 11.1).
 enum class MigrationStatus {
-    None,  ///< There was none; QEMU says nothing then.
+    None,  ///< No migration yet; QEMU says nothing then.
     Active,
     PreSwitchover,  ///< Waits for migrate-continue.
-    Completed,      ///< Also of the one that this VMM came from.
+    Completed,      ///< Ended well; also said of the migration that this VMM came from.
     Cancelled,
     Failed,
-    Other,  ///< Under way: setup, device, cancelling and more.
+    Other,  ///< Still under way: setup, device, cancelling and more.
 };
 
 constexpr RunState runStateOf(std::string_view status) {
@@ -61,7 +61,7 @@ constexpr bool hasEnded(MigrationStatus status) {
     return status == MigrationStatus::Completed || status == MigrationStatus::Cancelled || status == MigrationStatus::Failed;
 }
 
-/// There is none, or it came to nothing: the VMM has its guest.
+/// True when there is no migration, or it came to nothing: the VMM has its guest.
 constexpr bool cameToNothing(MigrationStatus status) {
     return status == MigrationStatus::None || status == MigrationStatus::Cancelled || status == MigrationStatus::Failed;
 }

@@ -23,17 +23,17 @@
 
 namespace vh {
 
-/// Asks the VMM, and looks at its process. Nothing is changed.
+/// Asks the VMM for its RAM blocks, and looks at its process. Nothing is changed.
 std::vector<RamBlock> readRamBlocks(Monitor& monitor, pid_t pid);
 
 struct CprCaptureResult {
     std::string bytes;
     CprCapture capture;
-    std::chrono::microseconds taken{};  ///< From `migrate` until the VMM said `cancelled`.
+    std::chrono::microseconds taken{};  ///< Time from `migrate` until the VMM said `cancelled`.
 };
 
-/// Throws std::runtime_error when a migration is under way or something blocks it. Whatever happens, the VMM is left as it was;
-/// call it with SIGINT and SIGTERM held back (Interrupts).
+/// Captures the CPR state. Throws std::runtime_error when a migration is under way or something blocks it. Whatever happens, the
+/// VMM is left as it was; call it with SIGINT and SIGTERM held back (Interrupts).
 CprCaptureResult captureCprState(Monitor& monitor, pid_t pid);
 
 /// The blocks with descriptors (O_PATH) of the files behind them, out of the VMM's process.

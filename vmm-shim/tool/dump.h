@@ -1,4 +1,4 @@
-// What the tool prints: tables for people, JSON for programs.
+// Output of the tool: tables for people, JSON for programs.
 #pragma once
 
 #include <string>
@@ -12,19 +12,18 @@
 
 namespace vh {
 
-/// One value, for both kinds of readers.
+/// A value for both kinds of readers.
 struct Dump {
     std::string text;
     nlohmann::json value;
 };
 
-/// Bytes that were saved: a CPR state, a main stream, or a record of RAM blocks, told apart by their first bytes. Throws
-/// DecodeError.
+/// Dumps saved bytes: a CPR state, a main stream, or a record of RAM blocks, told apart by their first bytes. Throws DecodeError.
 Dump dump(std::string_view bytes);
 
 Dump dump(const std::vector<RamBlock>& blocks);
 
-/// With the files behind the entries, and the RAM block that each belongs to.
+/// Dumps a capture with the files behind its entries, and the RAM block that each belongs to.
 Dump dump(const CprCapture& capture, const std::vector<RamBlock>& blocks);
 
 Dump dump(const std::vector<RamBlockDifference>& differences);

@@ -1,4 +1,4 @@
-// `vmm-shim exec`: what an old QEMU executes in its place (cpr-exec-command), and what executes the new QEMU.
+// `vmm-shim exec`: executed by an old QEMU in its place (cpr-exec-command), and executes the new QEMU.
 //
 //     old QEMU --execve--> vmm-shim exec: takes the parcel out of the inbox, closes what the old QEMU was started with, puts the
 //                          new QEMU's descriptors where its command line expects them --execve--> new QEMU
@@ -16,9 +16,9 @@ namespace vh {
 /// The command line behind `exec`.
 struct ExecRequest {
     int inbox = -1;          ///< The inbox's number in this process.
-    std::string label;       ///< Of the parcel to take.
-    int first = -1;          ///< Where the parcel's second descriptor goes, and so on; the first is the new VMM's log.
-    std::vector<int> close;  ///< What the new VMM has no use for; the inbox is among them.
+    std::string label;       ///< Label of the parcel to take.
+    int first = -1;          ///< Number for the parcel's second descriptor, and so on; the first is the new VMM's log.
+    std::vector<int> close;  ///< Descriptors that the new VMM has no use for; the inbox is among them.
     std::vector<std::string> command;
 };
 

@@ -24,7 +24,7 @@ class OwnProcess {
 
     pid_t pid() const { return pid_; }
     bool awaitEnd(std::chrono::steady_clock::time_point deadline) const;
-    /// Its standard output and standard error, as far as they have come.
+    /// Standard output and standard error, as far as they have come.
     std::string output() const;
 
  private:
@@ -32,7 +32,7 @@ class OwnProcess {
     pid_t pid_ = -1;
 };
 
-/// It did not start, for the reason that it gave.
+/// QEMU did not start, for the reason that it gave.
 struct StartFailed : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -50,10 +50,10 @@ class StoppedQemu {
     std::optional<Monitor> monitor_;
 };
 
-/// What the program says when it is started with these arguments and ends, as with `-device help`. Throws StartFailed.
+/// The output of the program when it is started with these arguments and ends, as with `-device help`. Throws StartFailed.
 std::string saidBy(const std::string& binary, const std::vector<std::string>& arguments, std::chrono::milliseconds timeout);
 
-/// Of what a QEMU said before it ended, the first line that is no warning, without the QEMU's name and the device before it.
+/// The first line of a QEMU's output that is no warning, without the QEMU's name and the device before it.
 std::string reasonIn(const std::string& output);
 
 }  // namespace vh

@@ -1,4 +1,4 @@
-// Which RAM blocks QEMUs make for a machine and its devices: what a survey found, as values, as JSON, and what differs in it.
+// RAM blocks that QEMUs make for a machine and its devices: what a survey found, as values, as JSON, and what differs in it.
 //
 // A block's sizes have two sources: the program (and the machine type that it is asked for), and the ROM files that are installed
 // beside it, which packages replace on their own. So each block that holds a ROM file has the file's name, and each QEMU has the
@@ -20,25 +20,25 @@
 namespace vh {
 
 struct SurveyedQemu {
-    std::string name;     ///< In this survey.
+    std::string name;     ///< Name in this survey.
     std::string version;  ///< `10.0.2`.
-    std::string package;  ///< Who built it, in its own words: `Debian 1:10.0.2+ds-2`.
-    /// It tells where its blocks lie: without that neither alignment nor flags of the mapping are known (7.2).
+    std::string package;  ///< Builder, in its own words: `Debian 1:10.0.2+ds-2`.
+    /// False when it does not tell where its blocks lie (7.2): neither alignment nor flags of the mapping are known then.
     bool tellsPlaces = true;
-    std::map<std::string, std::uint64_t> romFiles;  ///< Bytes of each that a block is made of, where this QEMU finds it.
+    std::map<std::string, std::uint64_t> romFiles;  ///< Bytes of each ROM file that a block is made of, where this QEMU finds it.
 
     bool operator==(const SurveyedQemu&) const = default;
 };
 
-/// Names as in RamBlock (vmm-shim/ram_blocks.h). What is not known is none.
+/// A RAM block, with names as in RamBlock (vmm-shim/ram_blocks.h). What is not known is none.
 struct SurveyedBlock {
     std::string idstr;
     std::uint64_t used_length = 0, max_length = 0, page_size = 0;
     std::optional<std::uint64_t> align;
     std::optional<bool> shared, read_only;
     bool resizable = false;
-    bool isExplicit = false;  ///< A memory backend's: its size is what the command line says.
-    std::string romFile;      ///< What it is made of, if it is.
+    bool isExplicit = false;  ///< True for a memory backend's: its size is what the command line says.
+    std::string romFile;      ///< File that it is made of, if it is.
 
     auto operator<=>(const SurveyedBlock&) const = default;
 };
@@ -46,13 +46,13 @@ struct SurveyedBlock {
 /// The failure of a device that was left alone.
 inline const std::string notTriedReason = "not tried: it would reach for the host";
 
-/// One QEMU, started once.
+/// A start of one QEMU.
 struct SurveyedStart {
     std::string qemu;
     std::string machine;
-    std::string device;                 ///< As in `-device`, empty for the machine alone.
-    std::string failure;                ///< Why it did not start; empty if it did.
-    std::vector<SurveyedBlock> blocks;  ///< By name; with a device only those that the machine alone does not have, or not so.
+    std::string device;                 ///< Value of `-device`, empty for the machine alone.
+    std::string failure;                ///< Reason why it did not start; empty if it did.
+    std::vector<SurveyedBlock> blocks;  ///< Blocks by name; with a device only those that the machine alone has not, or not so.
 
     bool operator==(const SurveyedStart&) const = default;
 };
@@ -67,11 +67,11 @@ struct Survey {
 /// A property that is not the same everywhere.
 struct SurveyDifference {
     std::string device, idstr;
-    std::string field;                          ///< As in SurveyedBlock, or `block` for one that some do not make.
-    std::vector<std::string> machines;          ///< Those on which these are the values.
-    std::map<std::string, std::string> values;  ///< By the QEMU's name; without those that did not start, or do not tell.
-    /// The block is made of this file, which has not the same size everywhere, or of these; empty when the program must be the
-    /// cause.
+    std::string field;                          ///< Name as in SurveyedBlock, or `block` for one that some do not make.
+    std::vector<std::string> machines;          ///< Machines on which these are the values.
+    std::map<std::string, std::string> values;  ///< Values by the QEMU's name; without those that did not start, or do not tell.
+    /// The file that the block is made of and that has not the same size everywhere, or the files; empty when the program must be
+    /// the cause.
     std::string romFile;
 
     bool operator==(const SurveyDifference&) const = default;

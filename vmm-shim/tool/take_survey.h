@@ -15,20 +15,20 @@ namespace vh {
 
 struct SurveyRequest {
     struct Qemu {
-        std::string name;    ///< Empty: what it says of its version and its package.
+        std::string name;    ///< Name in the survey; empty: what it says of its version and its package.
         std::string binary;  ///< A QEMU, or a script that executes one.
     };
     std::vector<Qemu> qemus;
-    std::vector<std::string> machines;  ///< As in `-machine`; none: some that all QEMUs have.
-    std::vector<std::string> devices;   ///< As in `-device`; none: those that are found to make blocks.
+    std::vector<std::string> machines;  ///< Values of `-machine`; none: some that all QEMUs have.
+    std::vector<std::string> devices;   ///< Values of `-device`; none: those that are found to make blocks.
     std::chrono::milliseconds timeout{};
 };
 
-/// `progress` is told what is being done. `interrupts` as in Interrupts, or -1. Throws StartFailed when a QEMU does not start at
-/// all.
+/// Takes the survey; `progress` is told what is being done. `interrupts` as in Interrupts, or -1. Throws StartFailed when a QEMU
+/// does not start at all.
 Survey takeSurvey(const SurveyRequest& request, const std::function<void(const std::string&)>& progress, int interrupts);
 
-/// The machine types to look at when nobody names any: of each family of versioned ones the oldest and the newest that all QEMUs
+/// Machine types to look at when nobody names any: of each family of versioned ones the oldest and the newest that all QEMUs
 /// have, one of them also with its implicit blocks in shared memory, and those that are each QEMU's own newest.
 std::vector<std::string> machinesToSurvey(const std::vector<std::vector<std::string>>& machinesOfEach);
 

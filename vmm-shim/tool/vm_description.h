@@ -15,7 +15,7 @@
 
 namespace vh {
 
-/// Throws std::runtime_error naming the device and the field.
+/// Lengths of the devices' states. Throws std::runtime_error naming the device and the field.
 DeviceLengths deviceLengths(std::string_view description);
 
 /// Reads a whole main stream by the description at its own end. Throws DecodeError, std::runtime_error.
