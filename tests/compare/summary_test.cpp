@@ -112,7 +112,7 @@ TEST(Summary, takesTheWorkThatAGuestLostForTheLeastWhenItWasNotBackAtSpeed) {
     EXPECT_EQ(lost["max"], 110.0);
     // 50, over 60, 70, 80, over 90, 100, 110: the middle one may be anything from 80 to 100, and the greatest has no end.
     EXPECT_EQ(lost["median"], 80.0);
-    EXPECT_EQ(lost["atLeast"], json({"median", "high", "max"}));
+    EXPECT_EQ(lost.value("atLeast", json()), json({"median", "high", "max"}));
 }
 
 TEST(Summary, claimsNothingOfWorkLostThatRestsOnABound) {
