@@ -198,7 +198,7 @@ void Host::show(const std::string& vm, Done done) {
     try {
         if (const auto record = directoryOf(vm).read()) found = detailsOf(vm, *record, directoryOf(vm));
     } catch (const std::exception& error) {
-        return done(failure(ExitCode::Refused, error.what()));
+        return done(failure(ExitCode::Refused, obstacleOf(error)));
     }
     if (!found) return done(noSuchVm(vm));
     fillStates({found->summary}, [done, shown = *found](const std::vector<VmSummary>& filled) mutable {
