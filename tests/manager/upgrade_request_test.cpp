@@ -87,7 +87,7 @@ TEST_F(UpgradeRequest, isRefusedWhenTheFileHasBecomeInvalid) {
 }
 
 TEST_F(UpgradeRequest, isWarnedOfWhenItGoesBackToTheVmmOfTheFirstStart) {
-    const auto warnings = [this](const VmRecord& record, const UpgradeOptions& options = {}) {
+    const auto warnings = [](const VmRecord& record, const UpgradeOptions& options = {}) {
         return upgradeRequest(record, options).warnings;
     };
     const auto goesBack = ElementsAre(AllOf(
