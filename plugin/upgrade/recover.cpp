@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <functional>
+#include <string>
 #include <thread>
 
 #include "plugin/host/command.h"
@@ -89,24 +91,27 @@ RecoverSummary recoverNow(RecoverEnvironment& environment) {
     }
     for (JournalDomain& domain : journal->domains)
         if (domain.phase == DomainPhase::Prepared) domain.phase = DomainPhase::Unchanged;
+    // What cannot be written is no reason to let libvirt in before all are settled: with a guest of which it does not know the
+    // QEMU, it might be told to start that domain again. Another recovery would find out anew what the journal does not say.
+    const auto keep = [&](const std::function<void()>& write) {
+        try {
+            write();
+        } catch (const std::exception& error) {
+            summary.warnings.push_back(std::string("the journal could not be kept up to date: ") + error.what());
+        }
+    };
     std::string problem;
     if (std::ranges::any_of(journal->domains, &JournalDomain::unfinished)) {
         const ManagerCommand manager(environment.runtimeDirectory);
         if (!environment.inheritedLock) {
             journal->lockOut = planNow(environment.lockOut, journal->lockOut);
-            directory.write(*journal);
+            keep([&] { directory.write(*journal); });
         }
         LockOut lockOut(environment.lockOut, journal->lockOut, std::move(environment.inheritedLock));
         for (JournalDomain& domain : journal->domains) {
             if (!domain.unfinished()) continue;
             settle(environment.paths, directory, manager, domain);
-            try {
-                directory.write(*journal);
-            } catch (const std::exception& error) {
-                // No reason to let libvirt in before all are settled: with a guest of which it does not know the QEMU, it might
-                // be told to start that domain again.
-                summary.warnings.push_back(std::string("the journal could not be kept up to date: ") + error.what());
-            }
+            keep([&] { directory.write(*journal); });
         }
         problem = lockOut.release();
     } else {
@@ -118,7 +123,7 @@ RecoverSummary recoverNow(RecoverEnvironment& environment) {
         releaseFiles(environment.paths, directory, domain);
     }
     journal->keepLost();
-    directory.keep(*journal);
+    keep([&] { directory.keep(*journal); });
     return summary;
 }
 

@@ -237,33 +237,47 @@ void crash(const Crash& crash) {
     for (const TestDomain* domain : both) domain->expectOneVmm();
 }
 
+/// A file system of its own for what the manager and the plugin keep.
+class SmallRuntimeDirectory {
+ public:
+    SmallRuntimeDirectory() {
+        fs::create_directories(path);
+        EXPECT_EQ(::mount("tmpfs", path, "tmpfs", 0, "size=512k,mode=755"), 0);
+    }
+    SmallRuntimeDirectory(const SmallRuntimeDirectory&) = delete;
+    ~SmallRuntimeDirectory() { EXPECT_EQ(::umount2(path, MNT_DETACH), 0); }
+
+    static void fill() {
+        std::ofstream filling(std::string(path) + "/filling");
+        while (filling << std::string(4096, 'x') << std::flush) continue;
+    }
+
+ private:
+    static constexpr const char* path = "/run/virt-handover";
+};
+
 TEST(UpgradeInTrouble, isRecoveredWhereNothingMoreCanBeWritten) {
     LibvirtHost host;
-    fs::create_directories("/run/virt-handover");
-    ASSERT_EQ(::mount("tmpfs", "/run/virt-handover", "tmpfs", 0, "size=512k,mode=755"), 0);
+    const SmallRuntimeDirectory directory;
+    const TestDomain one(host, {.name = "one"}), two(host, {.name = "two"});
+    const auto both = {&one, &two};
+    for (const TestDomain* domain : both) domain->start();
+    for (const TestDomain* domain : both) domain->expectGuestIsWell();
     {
-        const TestDomain one(host, {.name = "one"}), two(host, {.name = "two"});
-        const auto both = {&one, &two};
-        for (const TestDomain* domain : both) domain->start();
-        for (const TestDomain* domain : both) domain->expectGuestIsWell();
-        {
-            RunningTool upgrading(upgradeOf({"one", "two"}), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
-            ASSERT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.out") << readIfThere("/tmp/tool.err");
-            for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
-            upgrading.kill();
-        }
-        std::ofstream filling("/run/virt-handover/filling");
-        while (filling << std::string(4096, 'x') << std::flush) continue;
-        const Ran recovered = tool({"--json", "recover", "--wait"});
-        EXPECT_EQ(recovered.code, 0) << recovered.output << recovered.error;
-        EXPECT_TRUE(eventually([&] { return host.virsh({"version"}).code == 0; })) << "libvirt does not come back";
-        for (const TestDomain* domain : both) {
-            EXPECT_EQ(domain->state(), "running");
-            domain->expectOneVmm();
-            domain->expectGuestIsWell();
-        }
+        RunningTool upgrading(upgradeOf({"one", "two"}), {{"VH_STOP_AT", "committed"}}, "VH_STOPPING_TOOL");
+        ASSERT_TRUE(upgrading.stands()) << readIfThere("/tmp/tool.out") << readIfThere("/tmp/tool.err");
+        for (const pid_t pid : guardians()) endProcess(pid, SIGKILL);
+        upgrading.kill();
     }
-    EXPECT_EQ(::umount2("/run/virt-handover", MNT_DETACH), 0);
+    directory.fill();
+    const Ran recovered = tool({"--json", "recover", "--wait"});
+    EXPECT_EQ(recovered.code, 0) << recovered.output << recovered.error;
+    EXPECT_TRUE(eventually([&] { return host.virsh({"version"}).code == 0; })) << "libvirt does not come back";
+    for (const TestDomain* domain : both) {
+        EXPECT_EQ(domain->state(), "running");
+        domain->expectOneVmm();
+        domain->expectGuestIsWell();
+    }
 }
 
 constexpr const char* phases[] = {"prepared", "handing over", "committed", "adopted"};
