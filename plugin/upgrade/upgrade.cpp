@@ -269,6 +269,7 @@ class Upgrade {
             case DomainPhase::Adopted:
                 outcome.outcome = "upgraded";
                 outcome.cause.clear();
+                outcome.remedy.clear();
                 outcome.pid = domain.new_.pid;
                 // Found out where no report has said it.
                 if (!outcome.oldQemuLeft && domain.old.isAlive()) {
@@ -296,6 +297,7 @@ class Upgrade {
                 return;
         }
         outcome.outcome = "lost";
+        outcome.remedy.clear();
         outcome.pid = domain.living();
         append(outcome.cause, domain.cause, ": ");
     }
