@@ -3,12 +3,13 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
-#include <iostream>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -70,9 +71,16 @@ bool tellJournal(const char* program, const LogEntry& entry) {
 
 namespace {
 
-void write(const char* program, const LogEntry& entry) {
+void writeLine(const char* program, const LogEntry& entry) {
     if (g_log_writer_is_journald(STDERR_FILENO) && tellJournal(program, entry)) return;
-    std::cerr << program << ": " << forTerminal(entry.text) << std::endl;
+    // Not by a stream: who writes by that has its lock, for which the end of the program would wait.
+    const std::string line = std::string(program) + ": " + forTerminal(entry.text) + "\n";
+    for (std::size_t at = 0; at < line.size();) {
+        const ssize_t written = ::write(STDERR_FILENO, line.data() + at, line.size() - at);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return;
+        at += static_cast<std::size_t>(written);
+    }
 }
 
 }  // namespace
@@ -83,6 +91,10 @@ struct ServiceLog::Queue {
     std::deque<LogEntry> entries;  ///< The first is the one that is being written.
     std::size_t lost = 0;
     bool isClosed = false;
+
+    LogEntry tellLost() {
+        return {LOG_WARNING, "lines that nobody read, and that are lost: " + std::to_string(std::exchange(lost, 0)), {}};
+    }
 };
 
 ServiceLog::ServiceLog(const char* program) : queue_(std::make_shared<Queue>()) {
@@ -94,9 +106,10 @@ ServiceLog::ServiceLog(const char* program) : queue_(std::make_shared<Queue>()) 
             if (queue->entries.empty()) return;
             const LogEntry entry = queue->entries.front();
             guard.unlock();
-            write(program, entry);
+            writeLine(program, entry);
             guard.lock();
             queue->entries.pop_front();
+            if (queue->entries.empty() && queue->lost > 0) queue->entries.push_back(queue->tellLost());
             queue->changed.notify_all();
         }
     }).detach();
@@ -111,14 +124,12 @@ ServiceLog::~ServiceLog() {
 
 void ServiceLog::tell(LogEntry entry) {
     const std::lock_guard guard(queue_->mutex);
-    if (queue_->entries.size() >= mostWaiting) {
+    // What a person is needed for is not what is lost: there is little of it.
+    if (queue_->entries.size() >= mostWaiting && entry.priority > LOG_ERR) {
         ++queue_->lost;
         return;
     }
-    if (queue_->lost > 0)
-        queue_->entries.push_back(
-            {LOG_WARNING, "lines that nobody read, and that are lost: " + std::to_string(queue_->lost), {}});
-    queue_->lost = 0;
+    if (queue_->lost > 0) queue_->entries.push_back(queue_->tellLost());
     queue_->entries.push_back(std::move(entry));
     queue_->changed.notify_all();
 }
