@@ -161,8 +161,11 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
     for (const Ratio& ratio : summary.pooled)
         if (ratio.primary) ratios.push_back(&ratio);
     if (ratios.empty()) ratios.push_back(&*first);
-    std::string text =
-        leadOf(ratios, marginOf(results), results.host) + ": " + nameOf(first->design) + " / " + nameOf(first->reference);
+    const bool isAfterwards = results.settings.primaryMetrics.empty();
+    const bool claims = has(ratios, Verdict::Smaller) || has(ratios, Verdict::Larger);
+    std::string text = (isAfterwards && claims ? "Nothing is claimed of who should own guest RAM, the manager or the VMM"
+                                               : leadOf(ratios, marginOf(results), results.host)) +
+                       ": " + nameOf(first->design) + " / " + nameOf(first->reference);
     if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->rounds == 0; }))
         return text + " have no round in common.";
     std::string under;
@@ -178,7 +181,7 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
                    counted(rounds, "round") + " of " + counted(its.front()->cells, "cell"),
                "; ");
     }
-    return text + " is " + under + (results.settings.primaryMetrics.empty() ? "; its tests were chosen after the rounds." : ".");
+    return text + " is " + under + (isAfterwards ? "; its tests were chosen after the rounds." : ".");
 }
 
 /// What those verdicts say of the pause of all other designs against one.

@@ -63,6 +63,15 @@ TEST(Answer, saysThatItsTestsWereChosenAfterTheRounds) {
                 EndsWith(", over 30 rounds of 1 cell; its tests were chosen after the rounds."));
 }
 
+TEST(Answer, claimsNothingByTestsThatWereChosenAfterTheRounds) {
+    json results = sampleResults({sampleCell("c", {seriesOf("manager-owned", 0.5, 30), seriesOf("vmm-owned", 1, 30)})});
+    results["settings"].erase("primaryMetrics");
+    const Results earlier = resultsOf(results);
+    EXPECT_THAT(
+        answerOf(earlier, summarize(earlier))[0],
+        StartsWith("Nothing is claimed of who should own guest RAM, the manager or the VMM: manager-owned / vmm-owned is "));
+}
+
 json under(const std::string& accelerator, const std::vector<json>& series) {
     json cell = sampleCell(accelerator, series);
     cell["accelerator"] = accelerator;
