@@ -151,7 +151,7 @@ def clocks(results):
     close = sum(abs(one) <= 0.1 for one in ahead)
     behind = {design: median(clock["hostGapMs"] - clock["clockGapMs"] for _, its, clock in told if its == design) for design in DESIGNS if any(its == design for _, its, _ in told)}
     return (f"**The guest's clocks** went back in {sum(clock['wentBack'] for _, _, clock in told)} of the {len(told)} rounds in which the guest tells of them ({together(sorted({accelerator.upper() for accelerator, _, _ in told}))}). "
-            f"Its time stamp counter goes on over the pause: from its last word on the old VMM to its first on the new one it counts what the host's clock does, to a tenth, in {close} of them (median {100 * median(ahead):+.1f} %). "
+            f"From its last word on the old VMM to its first on the new one its time stamp counter counts what the host's clock does, to a tenth, in {close} of them (median {100 * median(ahead):+.1f} %, {100 * min(ahead):+.0f} to {100 * max(ahead):+.0f} %). "
             f"KVM's clock stands still while the guest does: it is behind by a median of {', '.join(f'{three_digits(value)} ms with `{design}`' for design, value in behind.items())}.")
 
 
@@ -165,7 +165,7 @@ Of 100 heartbeat intervals (the guest beats about once a millisecond) 99 are not
 
 {medians_table(results, [metric("STOP to RESUME, ms", "stopToResumeMs"), metric("QEMU's downtime, ms", "qemuDowntimeMs", lambda value: f"{value:g}"), ("beats before, ms", beats_before, three_digits),
                          metric("beats meanwhile, ms", "beatP99DuringMs"), metric("beats after, ms", "beatP99AfterMs")])}
-A new process maps every page of the guest again. Its minor page faults from RESUME to the end of the window ({window} ms) are why what the guest writes is varied; medians of cells that differ in nothing else:
+The new VMM's minor page faults from RESUME to the end of the window ({window} ms), by how much RAM the guest writes again and again; medians of cells that differ in nothing else:
 
 {table(["", "design", *head], rows)}
 {clocks(results)}
