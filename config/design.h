@@ -250,7 +250,7 @@ constexpr bool sharesRam(Design design) {
     return rowOf(design).ram != RamPath::Copied;
 }
 
-/// RAM is sent while the guest runs, and only the last of it while it stands still.
+/// True when RAM is sent while the guest runs, and only the last of it while it stands still; where QEMU can.
 constexpr bool copiesRunningGuest(Design design) {
     return rowOf(design).ram == RamPath::Copied && rowOf(design).state == StatePath::Stream;
 }

@@ -1,4 +1,4 @@
-// Obstacles to a handover, and what a person can do about them.
+// Refusals of what was asked for, and what a person can do about them.
 #pragma once
 
 #include <exception>
@@ -8,10 +8,10 @@
 
 namespace vh {
 
-/// A reason why a VM cannot be handed over as it runs.
+/// A reason why nothing is done, as why a VM cannot be handed over as it runs.
 struct Obstacle {
     std::string what;    ///< `the TPM 'tpm0' is emulated by swtpm, which has its own process`.
-    std::string remedy;  ///< Step for a person to take; empty when only a later version helps.
+    std::string remedy;  ///< Step for a person to take; empty when there is none to give.
 
     /// Both, where there is one line for them.
     std::string text() const { return what + (remedy.empty() ? "" : "; " + remedy); }

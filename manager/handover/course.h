@@ -103,7 +103,7 @@ class Course {
     /// Fails the state soon: when the new VMM is dying of what went wrong, its death and the end of its stderr are the better
     /// cause.
     void failUnlessNewDies(const std::string& cause);
-    /// Post the unexpected end of a VMM: how it ended, and the end of its stderr, are the cause.
+    /// Posts the unexpected end of a VMM: how it ended, and the end of its stderr, are the cause.
     void postOldDied();
     void postNewDied();
 

@@ -17,8 +17,8 @@
 
 namespace vh {
 
-/// When the sandbox of a running VMM forbids it to execute anything, or there are too many. No sandbox is ever loosened, not even
-/// by an exec.
+/// The obstacle when the sandbox of a running VMM forbids it to execute anything, or it has too many sandboxes. None is ever
+/// loosened, not even by an exec.
 std::optional<Obstacle> obstacleToExec(pid_t vmm, const std::string& proc = "/proc");
 
 /// The first block that would not outlive an exec, or empty. QEMU asks for none of this itself: cpr-exec has no blockers for RAM,
@@ -44,7 +44,7 @@ bool runsAProgram(pid_t pid);
 /// The program that a VMM executes to become another one (`vmm-shim exec`): what VH_SHIM in the environment names, else the first
 /// of these places where there is one, seen from the directory of our own program. Throws a Refusal when there is none.
 std::string shimProgram(const std::vector<std::string>& places);
-/// The same of where it is built and installed.
+/// The shim from where it is built or installed.
 std::string shimProgram();
 
 /// Executes the shim once as the VMM's user, from an open descriptor as the VMM will, and tells whether it worked.

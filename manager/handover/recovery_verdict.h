@@ -57,7 +57,7 @@ struct RecoveryVerdict {
         EndAndUndoStart,
         KeepOld,    ///< Keeps the old one; there is no new one.
         KeepNew,    ///< Ends the old one.
-        EndNew,     ///< Keeps the old one, too.
+        EndNew,     ///< Ends the new one, and keeps the old one.
         LetNewRun,  ///< Says afterwards that the new one runs, and has the old one asked.
         LeaveBoth,  ///< A person has to decide.
     } step = LeaveBoth;

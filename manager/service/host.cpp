@@ -43,7 +43,8 @@ VerbResult consoleOf(const std::string& vm, const VmRecord& record, const VmDire
     if (!record.definition().console.enabled)
         return failure(ExitCode::Usage, Obstacle{"vm '" + vm + "' has no console: its definition says so", ""});
     if (stateOnRecord(record, directory) == "dead")
-        return failure(ExitCode::Refused, {"vm '" + vm + "' is dead", "'virt-handover start " + vm + "' starts it anew"});
+        return failure(ExitCode::Refused,
+                       {"vm '" + vm + "' is dead", "'virt-handover start " + record.definitionFile + "' starts it anew"});
     return {ExitCode::Done, {{"vm", vm}, {"socket", directory.generation(record.vmm.generation) + "/console.sock"}}};
 }
 

@@ -178,7 +178,7 @@ VerbResult noSuchVm(const std::string& vm);
 /// Summary of a VM in `list`, and in `show` and `start` among other things. Its `state` is empty where the VMM has to be asked.
 VmSummary summary(const std::string& vm, const VmRecord& record, const VmDirectory& directory);
 
-/// The text about a VMM that was sent SIGKILL and has not ended.
+/// The obstacle that a VMM is which was sent SIGKILL and has not ended.
 Obstacle leftBehind(const VmRecord& record);
 
 }  // namespace vh

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <filesystem>
-#include <stdexcept>
 #include <thread>
 #include <utility>
 

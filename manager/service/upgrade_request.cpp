@@ -57,7 +57,7 @@ HandoverRequest upgradeRequest(const VmRecord& record, const UpgradeOptions& opt
         request.refusal = obstacleOf(error);
     }
     const std::string& named = request.definition.vmm.binary;
-    if (options.binary.empty() && goesBackToTheFirst(record, request.definition))
+    if (!request.refusal && options.binary.empty() && goesBackToTheFirst(record, request.definition))
         request.warnings.push_back("the VM runs '" + record.vmm.binary +
                                    "' since an earlier upgrade, and without --to this one goes back to '" + named +
                                    "', which its definition names; if that is not what you want, name the VMM with --to, or " +

@@ -18,7 +18,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr const char* nameAnother = "name a QEMU that works on this host, with --to or in the definition's vmm.binary";
+constexpr const char* nameAnother = "name a QEMU that works on this host";
 
 }  // namespace
 

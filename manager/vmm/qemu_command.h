@@ -23,7 +23,7 @@ struct QemuLaunch {
     const VmDefinition& definition;  ///< Resolved: no alias, no `auto`, a uuid.
     const Resources& resources;
     std::string binary;
-    std::string directory;  ///< Directory of this VMM process; see vm_record.h.
+    std::string directory;  ///< Directory of this VMM process; see vm_directory.h.
     Incoming incoming = Incoming::None;
     /// Put implicit RAM blocks into memfds, so that CPR can carry them (`aux-ram-share`, QEMU 10.0 and newer).
     bool shareImplicitRam = false;

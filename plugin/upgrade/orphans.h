@@ -15,7 +15,7 @@
 namespace vh {
 
 struct Orphan {
-    JournalDomain domain;   ///< State after an interrupted upgrade: settle() puts it right. `old` is libvirt's process.
+    JournalDomain domain;   ///< As an interrupted upgrade would have left it: settle() puts it right. `old` is libvirt's process.
     std::string statusXml;  ///< Empty when libvirt has none.
     pid_t qemu = 0;         ///< Process that runs it, as far as that is certain.
     std::string what;       ///< Description in a sentence's words, after the domain's name.

@@ -1,7 +1,7 @@
 // The bare guest: a witness like tests/guest/probe.c that needs no Linux, in some 10 KiB and a few milliseconds of start. It says
 // the same on the same port, so that whoever listens to one understands the other:
 //
-//     B <seq>   a beat, every millisecond; without gaps, as probe.c's.
+//     B <seq>   a beat, every millisecond (or probe.beat_ms); without gaps, as probe.c's. The times below are for the former.
 //     S ...     the status, twenty times a second, with probe.c's keys; `cpus` are those that run.
 //     W <pages> how many pages the writers have written, every 10 ms; only with probe.write_mib.
 //     T <tsc> <ns>   the time stamp counter and KVM's paravirtual clock (0 without one), every 10 ms.
@@ -10,10 +10,10 @@
 //
 // The console gets `probe: echo <text>` for each line typed there.
 //
-// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s and probe.write_mib, as for probe.c. With more
-// than one CPU the others are the writers; else the first one writes while it has nothing else to do. All that is written is
-// there before the first beat, and a working set that does not fit powers the guest off. What does not concern this guest
-// (console=, probe.ip=, ...) is passed over.
+// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s, probe.write_mib and probe.beat_ms, as for
+// probe.c. With more than one CPU the others are the writers; else the first one writes while it has nothing else to do. All
+// that is written is there before the first beat, and a working set that does not fit powers the guest off. What does not
+// concern this guest (console=, probe.ip=, ...) is passed over.
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 
