@@ -43,8 +43,8 @@ class Findings {
     explicit Findings(std::string file) : file_(std::move(file)) {}
 
     void add(Position position, std::string message);
-    [[noreturn]] void fail(Position position,
-                           std::string message);  ///< Adds an error that makes the rest of the file meaningless, and throws.
+    /// Adds an error that makes the rest of the file meaningless, and throws.
+    [[noreturn]] void fail(Position position, std::string message);
     void throwIfAny();
 
  private:

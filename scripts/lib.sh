@@ -32,8 +32,9 @@ fail() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # The comment at the top of the script, to the first empty line, is its help.
 printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
 
-# configureAndBuild DIRECTORY [FILE...]: all, or only these files of the build directory. meson reconfigures an existing build directory by itself. Eight files are compiled as one,
-# for most of a file's time goes to the headers that it shares with its neighbours; scripts/clang-check looks at each alone.
+# configureAndBuild DIRECTORY [FILE...]: all, or only these files of the build directory. meson reconfigures an existing build directory
+# by itself. Eight files are compiled as one, for most of a file's time goes to the headers that it shares with its neighbours;
+# scripts/clang-check looks at each alone.
 configureAndBuild() {
     local directory=$1
     shift

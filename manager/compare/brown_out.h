@@ -27,8 +27,8 @@ struct BrownOutWindow {
 struct BrownOut {
     std::optional<double> beforePagesPerSecond;  ///< The median of spans.
     std::optional<double> brownOutMs;
-    /// What the guest did not write from the handover's beginning to the window's end, as time at its speed before. The least
-    /// that it lost where there is no `brownOutMs`: it was not back at speed then.
+    /// Work that the guest did not do (pages not written) from the handover's beginning to the window's end, as time at its
+    /// speed before. The least that it lost where there is no `brownOutMs`: it was not back at speed then.
     std::optional<double> workLostMs;
     double binMs = 0;
     double firstBinMs = 0;

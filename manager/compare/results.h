@@ -188,7 +188,8 @@ struct MeasurementSettings {
     std::optional<unsigned> cpuPressureLimitPercent, runQueueLimitPercent;
     std::optional<std::int64_t> beatLimitMs;
     std::optional<unsigned> equivalenceMarginPercent;
-    std::vector<std::string> primaryMetrics;  ///< As summary.h has it; none in files that were measured before it was named.
+    std::vector<std::string>
+        primaryMetrics;  ///< The primary family of summary.h; empty in files that were measured before it was named.
 };
 
 /// A run of the command that measured into these results.
@@ -197,7 +198,7 @@ struct Sitting {
     std::optional<std::string> finishedAt;  ///< Absent while it runs, and of one that was killed.
     std::vector<std::string> command;
     bool evenIfBusy = false;  ///< Nobody looked whether the host was idle enough.
-    std::string commit{};     ///< Of the code that measured, as `git describe` says it; empty where it was built without git.
+    std::string commit{};  ///< Commit of the code that measured, as `git describe` says it; empty where it was built without git.
 };
 
 struct Results {

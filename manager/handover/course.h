@@ -39,9 +39,9 @@ struct HandoverRequest {
     VmDefinition definition;
     Design design = defaultDesign;    ///< Design of this handover; the definition's own may be another.
     std::string binary;               ///< Program of the new VMM.
-    std::optional<Obstacle> refusal;  ///< What was found before there was a handover.
+    std::optional<Obstacle> refusal;  ///< Obstacle found before there was a handover.
     bool dryRun = false;
-    std::vector<std::string> warnings;  ///< Of the request itself and of an earlier attempt, for the report.
+    std::vector<std::string> warnings;  ///< Warnings of the request and of an earlier attempt, for the report.
     unsigned timesStartedOver = 0;      ///< New attempts so far, because the old VMM had changed under an earlier one.
     bool standby = false;               ///< Hold before the guest is stopped, until commit().
     HeartbeatMonitor::Listener heard;   ///< Told every line of the guest probe, for who wants to know more than the report says.

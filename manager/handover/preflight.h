@@ -39,7 +39,7 @@ struct HandoverFacts {
     std::optional<Obstacle> devicesProblem;  ///< The kernel's reason against handing these devices over.
 
     std::optional<VmmBinary> newBinary;
-    std::optional<Obstacle> newBinaryProblem;  ///< Of one that was asked and is none.
+    std::optional<Obstacle> newBinaryProblem;  ///< Why a binary that was asked is no VMM, or has not answered.
 
     pid_t oldPid = 0;
     bool oldLives = true;
@@ -47,7 +47,7 @@ struct HandoverFacts {
     struct OldVmm {
         std::string kind, version;  ///< Empty until it has said so.
     } old;
-    std::optional<Obstacle> execProblem;  ///< What the old VMM's process, or the program that it is to execute, has against it.
+    std::optional<Obstacle> execProblem;  ///< Obstacle in the old VMM's process, or in the program that it is to execute.
 
     /// The guest by its VMM's answers; what is not known yet is empty.
     struct Guest {

@@ -1,10 +1,11 @@
 #include "manager/record/adopted_vm.h"
 
 #include <cerrno>
-#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <system_error>
+
+#include "vmm-shim/file.h"
 
 namespace vh {
 
@@ -95,7 +96,7 @@ AdoptOrder readAdoptOrder(const std::string& file) {
         const json value = json::parse(input);
         AdoptOrder order;
         eachFieldOfOrder(order, readerOf(value));
-        order.binary = std::filesystem::absolute(order.binary);
+        order.binary = absolutePath(order.binary);
         if (order.vm.empty() || order.vm.find('/') != std::string::npos || order.vm.starts_with("."))
             throw std::runtime_error("'" + order.vm + "' cannot be the name of a directory");
         return order;

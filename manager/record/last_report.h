@@ -24,12 +24,12 @@ std::string utc(std::time_t time);
 /// Replaces the kept report, at once. Throws std::system_error.
 void keepLastReport(const VmDirectory& directory, const HandoverReport& report);
 
-/// None when there was no handover.
+/// The kept report; none when there was no handover.
 std::optional<LastReport> lastReport(const VmDirectory& directory);
 
 /// The report's own JSON with `at`, or `error` alone.
 nlohmann::json toJson(const LastReport& last);
-/// Also of what a manager of another version has said: what is no such JSON has its `error`.
+/// The report from the JSON of a manager of any version; one that is no such JSON has its `error`.
 LastReport lastReportFromJson(const nlohmann::json& value);
 
 std::string lastReportText(const LastReport& last);

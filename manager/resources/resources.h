@@ -47,7 +47,7 @@ class Resources {
     int numberOf(const std::string& name) const;
     /// The manager's own descriptor, borrowed.
     int fd(const std::string& name) const { return named_.at(indexOf(name)).fd.get(); }
-    /// Of those that have one, also when they are closed here.
+    /// The identities of all descriptors that have one, also when they are closed here.
     const std::vector<NamedIdentity>& identities() const { return identities_; }
     /// All descriptors, borrowed, in the order of their numbers.
     std::vector<int> descriptors() const;

@@ -1,10 +1,10 @@
-#include <filesystem>
 #include <set>
 #include <stdexcept>
 
 #include "config/parse.h"
 #include "manager/resources/passthrough.h"
 #include "manager/service/host.h"
+#include "vmm-shim/file.h"
 #include "vmm-shim/text.h"
 
 namespace vh {
@@ -17,7 +17,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
     StartRequest request;
     request.waitHeartbeat = waitHeartbeat;
     try {
-        request.definitionFile = std::filesystem::absolute(isFile ? what : definitionDirectory_ + "/" + what + ".yaml");
+        request.definitionFile = absolutePath(isFile ? what : definitionDirectory_ + "/" + what + ".yaml");
         request.definitionText = readDefinitionFile(request.definitionFile);
         request.definition = parseVmDefinition(request.definitionText, request.definitionFile);
     } catch (const std::exception& error) {

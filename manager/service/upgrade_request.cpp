@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "config/parse.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {
@@ -62,7 +63,7 @@ HandoverRequest upgradeRequest(const VmRecord& record, const UpgradeOptions& opt
                                    "' since an earlier upgrade, and without --to this one goes back to '" + named +
                                    "', which its definition names; if that is not what you want, name the VMM with --to, or " +
                                    "in the definition's vmm.binary");
-    request.binary = options.binary.empty() ? named : fs::absolute(options.binary).string();
+    request.binary = options.binary.empty() ? named : absolutePath(options.binary);
     HandoverSettings& settings = request.definition.handover;
     request.design = options.design.value_or(settings.design);
     if (options.pauseBudget) settings.pauseBudget = *options.pauseBudget;

@@ -1,5 +1,5 @@
-// From what a person asks of an upgrade to what its handover goes by: the definition that the VM was started with, the file as it
-// is today, and the options.
+// The request that an upgrade makes of a handover: from the definition that the VM was started with, the file as it is today,
+// and the options.
 #pragma once
 
 #include "manager/handover/course.h"
@@ -8,8 +8,8 @@
 
 namespace vh {
 
-/// What stands against it already is its `refusal`; what a person should know before, among its `warnings`. Reads the definition
-/// file, and nothing else.
+/// Reads the definition file, and nothing else. An obstacle that is known already is the request's `refusal`; what a person
+/// should know before is among its `warnings`.
 HandoverRequest upgradeRequest(const VmRecord& record, const UpgradeOptions& options);
 
 }  // namespace vh

@@ -26,7 +26,7 @@ struct VerbResult {
     std::optional<HandoverReport> report{};
 
     static VerbResult of(HandoverReport report) { return {report.exitCode(), {}, std::move(report)}; }
-    /// Why it is not Done.
+    /// The reason why it is not Done.
     Obstacle obstacle() const {
         if (report) return {report->cause, report->remedy};
         return {JsonReader(value).text("/error"), JsonReader(value).text("/remedy")};

@@ -20,7 +20,7 @@ struct VmSummary {
     std::string vm{};
     std::string state{};  ///< Empty where the VMM has to be asked.
     pid_t pid = 0;
-    std::string kind{}, version{}, binary{};  ///< Of the VMM.
+    std::string kind{}, version{}, binary{};  ///< The VMM's.
     std::string machine{}, accelerator{}, uuid{};
     std::vector<PassedDevice> passthrough{};
     std::string error{};  ///< Why its record cannot be used; then only `vm` and `state` are known.
@@ -29,8 +29,8 @@ struct VmSummary {
 struct VmDetails {
     VmSummary summary{};
     std::string definitionFile{};
-    std::map<std::string, std::string> definition{};  ///< That it was started with, by key.
-    std::string directory{};                          ///< Of its VMM.
+    std::map<std::string, std::string> definition{};  ///< Definition that it was started with, by key.
+    std::string directory{};                          ///< Directory of its VMM.
     std::optional<LastReport> lastHandover{};
     std::optional<KeptRamBlocks> ramBlocks{};
     std::optional<VmmRecord> handoverTo{};  ///< A VMM that a handover is bringing up.
@@ -39,7 +39,7 @@ struct VmDetails {
 nlohmann::json toJson(const VmSummary& vm);
 nlohmann::json toJson(const VmDetails& vm);
 
-/// What people are shown of that, of a manager of any version: what is not as it should be is empty, or `?`.
+/// The same from the JSON of a manager of any version, for people: what is not as it should be is empty, or `?`.
 VmSummary vmSummaryFromJson(const nlohmann::json& value);
 VmDetails vmDetailsFromJson(const nlohmann::json& value);
 
