@@ -424,6 +424,8 @@ def answer(runs, lines, matrix, results):
     ours = [found for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for found in matrix[design].values()]
     stayed = sum(found["outcome"] == "rolled back, never stopped" for found in ours)
     met = [sum(found["caught by"].startswith(who) for found in ours) for who in ("relay", "comparison", "the ")]
+    either = sum(", or " in found["caught by"] for found in ours)
+    chance = f" ({either} of them, as chance has it, by that comparison)" if either else ""
     section = " and ".join(sorted({str(one["section"]["bytes"]) for one in runs["wire"].values()}))
     kvm = {design: runs["monitor"]["kvm"][design]["again"]["ioctls"]["KVM"] for design in DESIGNS}
     told_again = f"{kvm['relayed']} requests in each of the six" if len(set(kvm.values())) == 1 else ", ".join(f"{number} with `{design}`" for design, number in kvm.items())
@@ -446,7 +448,7 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
 - **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it, {len(lost)} lose guest memory without a word in QEMU's own `cpr-transfer`; of
   {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest:
-  {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself.
+  {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself{chance}.
 - **The kernel.** KVM is told everything a second time in every design: {told_again}. {vhost} Of passed-through devices CPR skips much: {skips}.
 - **Seccomp.** Under the sandbox that libvirt gives QEMU all designs work but {coded(denied)}.
 """

@@ -118,11 +118,12 @@ std::string whoMetIt(const json& report) {
     return cause.find("CPR state") == std::string::npos ? "" : "relay";
 }
 
-/// What became of a fault in a handover of ours, as the published matrix has it.
-void publish(const std::string& design, const std::string& fault, const json& report) {
+/// What became of a fault in a handover of ours, as the published matrix has it. `either` when it is chance who of two met it.
+void publish(const std::string& design, const std::string& fault, const json& report, const std::string& either = "") {
     const std::string who = whoMetIt(report);
     EXPECT_NE(who, "") << "nobody known met '" << fault << "': " << report.value("cause", "");
-    expectAsInLossMatrix({design, fault, inWords(report), who});
+    if (!either.empty()) EXPECT_THAT(either, HasSubstr(who));
+    expectAsInLossMatrix({design, fault, inWords(report), either.empty() ? who : either});
 }
 
 /// Where the state is changed on its way.
@@ -331,7 +332,9 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
                                                                     {"a truncated state", truncated}}) {
         SCOPED_TRACE(name);
         const json report = tamperedUpgrade(change, Leg::ToNewVmm, Design::VmmOwned);
-        publish("vmm-owned", name, report);
+        // A new VMM that gives up what it is told may be gone when the old one would go on, or just then.
+        const bool givesUp = name == "a malformed service byte" || name == "a missing descriptor" || name == "a truncated state";
+        publish("vmm-owned", name, report, givesUp ? "the old QEMU, or comparison: file" : "");
         expectGuestStayed(report);
         if (HasFatalFailure()) return;
     }
