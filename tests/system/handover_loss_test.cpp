@@ -122,7 +122,9 @@ std::string whoMetIt(const json& report) {
 void publish(const std::string& design, const std::string& fault, const json& report, const std::string& either = "") {
     const std::string who = whoMetIt(report);
     EXPECT_NE(who, "") << "nobody known met '" << fault << "': " << report.value("cause", "");
-    if (!either.empty()) EXPECT_THAT(either, HasSubstr(who));
+    if (!either.empty()) {
+        EXPECT_THAT(either, HasSubstr(who));
+    }
     expectAsInLossMatrix({design, fault, inWords(report), either.empty() ? who : either});
 }
 
