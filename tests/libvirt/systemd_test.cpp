@@ -58,8 +58,8 @@ std::string machines() {
     return runProgram({"/usr/bin/machinectl", "list", "--no-legend"}, patience).output;
 }
 
-/// What AppArmor has denied a domain since the last time. Forgets it. A QEMU that ends would remove its monitor's socket, which is
-/// the manager's to remove: that is denied, and told.
+/// What AppArmor has denied a domain since the last time. Forgets it. A QEMU that ends would remove its monitor's socket, which
+/// is the manager's to remove: that is denied.
 std::string denied() {
     std::istringstream log(runProgram({"/usr/bin/dmesg", "--read-clear"}, patience).output);
     std::string denials;
