@@ -99,10 +99,12 @@ std::vector<std::pair<std::string, Ratios>> byAccelerator(const Ratios& ratios) 
     return groups;
 }
 
-std::vector<std::string_view> metricsOf(const Ratios& ratios) {
-    std::vector<std::string_view> found;
+/// Each value of a member that is there, once, in the order in which they come.
+template <class Value>
+std::vector<Value> valuesOf(const Ratios& ratios, Value Ratio::*member) {
+    std::vector<Value> found;
     for (const Ratio* ratio : ratios)
-        if (std::ranges::find(found, ratio->metric) == found.end()) found.push_back(ratio->metric);
+        if (std::ranges::find(found, ratio->*member) == found.end()) found.push_back(ratio->*member);
     return found;
 }
 
@@ -122,7 +124,7 @@ std::string leadOf(const Ratios& ratios, unsigned marginPercent, const HostFacts
     if (smaller || larger) {
         std::vector<std::string> by;
         bool little = true;
-        for (const std::string_view metric : metricsOf(ratios)) {
+        for (const std::string_view metric : valuesOf(ratios, &Ratio::metric)) {
             Ratios claims, all;
             for (const Ratio* ratio : ratios)
                 if (ratio->metric == metric) {
@@ -186,9 +188,7 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
 
 /// What those verdicts say of the pause of all other designs against one.
 std::string pauseLead(const Ratios& ratios, Design reference, unsigned marginPercent, const HostFacts& host) {
-    std::vector<Design> others;
-    for (const Ratio* ratio : ratios)
-        if (std::ranges::find(others, ratio->design) == others.end()) others.push_back(ratio->design);
+    const std::vector<Design> others = valuesOf(ratios, &Ratio::design);
     std::vector<std::string> claims;
     const auto add = [&](Verdict verdict, bool little, const std::string& words) {
         std::vector<std::string> designs;

@@ -12,6 +12,7 @@
 
 #include "config/parse.h"
 #include "config/scalars.h"
+#include "manager/compare/build_commit.h"
 #include "manager/compare/check.h"
 #include "manager/compare/comparison.h"
 #include "manager/compare/configurations.h"
@@ -26,9 +27,6 @@
 #include "vmm-shim/text.h"
 
 namespace vh {
-
-// Made by the build, of build_commit.cpp.in.
-extern const std::string_view buildCommit;
 
 namespace {
 

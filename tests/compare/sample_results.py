@@ -22,7 +22,7 @@ from designs import ALL as DESIGNS, BASELINES, BY_HAND
 
 MIB = 1 << 20
 PHASES = ["prepare", "launch", "exchange", "verify", "pause", "confirm", "retire"]
-METRICS = {  # As in manager/compare/metrics.h.
+METRICS = {  # Those of manager/compare/summary.h that the pages of these tests show.
     "stopToResumeMs": "stopToResumeMs", "guestPauseMs": "guestPauseMs", "workLostMs": "writeRate.workLostMs", "brownOutMs": "writeRate.brownOutMs",
     "networkGapMs": "network.longestGapMs", "networkLost": "network.lost", "totalMs": "totalMs", "prepareMs": "phasesMs.prepare",
     "launchMs": "phasesMs.launch", "exchangeMs": "phasesMs.exchange", "verifyMs": "phasesMs.verify", "pausePhaseMs": "phasesMs.pause",

@@ -10,6 +10,7 @@ from statistics import median
 import question_costs
 from published import HERE, publish
 from question_costs import table
+from sentences import span
 
 sys.path.insert(0, os.path.join(HERE, "../support"))
 from designs import OF_UPGRADES as DESIGNS, ROWS, WITH_DEVICES
@@ -211,10 +212,6 @@ HOSTED = {"vhost": ("a tap with vhost-net", ["vhost"], DESIGNS), "cdev": ("devic
           "group": ("devices by group and container", ["VFIO"], WITH_DEVICES)}
 
 
-def span(values):
-    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
-
-
 def served(seen, kind):
     """Request -> how often the first VMM and the new one made it, in each design that handed over."""
     cells = [[one[side]["requests"] for side in ("first", "again")] for one in seen.get(kind, {}).values() if one["outcome"] == "upgraded"]
@@ -224,7 +221,7 @@ def served(seen, kind):
 
 def totals(seen, kind):
     """Of the first VMM and of the new one, over the designs."""
-    return [span([sum(numbers) for numbers in zip(*([cell[side] for cell in cells] for cells in served(seen, kind).values()))]) for side in (0, 1)]
+    return [span([sum(numbers) for numbers in zip(*([cell[side] for cell in cells] for cells in served(seen, kind).values()))], str, " to ") for side in (0, 1)]
 
 
 def skipped(seen, kind):
@@ -249,7 +246,7 @@ def host(seen):
         alike = all(cell == cells[0] for cells in asked[kind].values() for cell in cells)
         says.append(f"- **{what[0].upper()}{what[1:]}**: {new} requests to {' and '.join(serving)} of the new VMM for {first} of the first, {'' if len(seen[kind]) == 1 else 'alike ' if alike else 'not alike '}in {coded(seen[kind])}. "
                     + (f"Never again: {coded(not_again)}. Again: {coded(again)}." if not_again else "There is none that the first made and the new one does not."))
-    requests = [[f"`{name}`", *[" / ".join(span([cell[side] for cell in asked[kind][name]]) for side in (0, 1)) if name in asked[kind] else "-" for kind in asked]]
+    requests = [[f"`{name}`", *[" / ".join(span([cell[side] for cell in asked[kind][name]], str, " to ") for side in (0, 1)) if name in asked[kind] else "-" for kind in asked]]
                 for name in sorted({name for names in asked.values() for name in names})]
     version = re.search(r"version (\S+)", seen["about"]["qemu"]).group(1)
     return f"""### vhost, VFIO and iommufd

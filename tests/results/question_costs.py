@@ -119,11 +119,6 @@ had not kept; one look in each cell.
 # What else each round saw.
 
 
-def beats_before(one):
-    values = [round_["beats"]["before"]["p99Ms"] for round_ in one.rounds if round_.get("beats") and round_["beats"]["before"]]
-    return median(values) if values else None
-
-
 def fault_rows(results):
     """Of cells that differ in nothing but what the guest writes again and again."""
     rows, sets = [], set()
@@ -163,7 +158,7 @@ def looks(results):
 In the same form. *QEMU's downtime* is its own figure, in whole milliseconds: from before STOP until the new VMM has loaded all, so without what we do then; `vmm-exec` and `save-restore` have none.
 Of 100 heartbeat intervals (the guest beats about once a millisecond) 99 are not longer than what stands under *beats*: before the handover, while it is prepared, and after it.
 
-{medians_table(results, [metric("STOP to RESUME, ms", "stopToResumeMs"), metric("QEMU's downtime, ms", "qemuDowntimeMs", lambda value: f"{value:g}"), ("beats before, ms", beats_before, three_digits),
+{medians_table(results, [metric("STOP to RESUME, ms", "stopToResumeMs"), metric("QEMU's downtime, ms", "qemuDowntimeMs", lambda value: f"{value:g}"), metric("beats before, ms", "beatP99BeforeMs"),
                          metric("beats meanwhile, ms", "beatP99DuringMs"), metric("beats after, ms", "beatP99AfterMs")])}
 The new VMM's minor page faults from RESUME to the end of the window ({window} ms), by how much RAM the guest writes again and again; medians of cells that differ in nothing else:
 

@@ -47,9 +47,9 @@ def together(items):
     return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else "".join(items)
 
 
-def span(values, shown=three_digits):
+def span(values, shown=three_digits, between=" - "):
     least, most = shown(min(values)), shown(max(values))
-    return least if least == most else f"{least} - {most}"
+    return least if least == most else least + between + most
 
 
 def ends(ratio, shown=three_digits):
