@@ -226,7 +226,7 @@ void ByHand::finish() {
     report.outcome = state();
     report.totalMs = sinceBeginMs();
     if (heartbeat.summary().beats > 0) report.guest = heartbeat.summary();
-    callSoon([done = std::move(done_), result = report] { done(result); });
+    answer_ = EventSource::soon([done = std::move(done_), result = report] { done(result); });
 }
 
 }  // namespace vh

@@ -57,6 +57,7 @@ class ByHand : private Course {
     void retire();
 
     Done done_;
+    EventSource answer_;
     const std::unique_ptr<Steps> steps_;
     GuestBeats beats_;
     TapGuard taps_;  ///< Guards none: each VMM has taps of its own.

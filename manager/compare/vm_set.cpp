@@ -206,7 +206,7 @@ void VmControl::beginByHand(const MeasuredVm& vm, const UpgradeOptions& options,
         refused.vm = name;
         refused.design = options.design;
         refused.cause = error.what();
-        callSoon([done, refused] { done(refused); });
+        refusals_[name] = EventSource::soon([done, refused] { done(refused); });
     }
 }
 

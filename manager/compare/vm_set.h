@@ -116,7 +116,8 @@ class VmControl {
     std::string directory_;
     Host host_;
     Host::GuestListener guestListener_;
-    std::map<std::string, AtHand> atHand_;  ///< Handovers by the VM's name.
+    std::map<std::string, AtHand> atHand_;         ///< Handovers by the VM's name.
+    std::map<std::string, EventSource> refusals_;  ///< Answers to come, by the VM's name.
     bool interrupted_ = false;
 };
 

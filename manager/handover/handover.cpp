@@ -238,7 +238,8 @@ void Handover::standBy() {
         held.old.alive = oldVmm->alive();
         held.new_.alive = newVmm->alive();
         held.totalMs = sinceBeginMs();
-        if (standbyCallback_) callSoon([callback = std::move(standbyCallback_), held] { callback(held); });
+        if (standbyCallback_)
+            standbyAnswer_ = EventSource::soon([callback = std::move(standbyCallback_), held] { callback(held); });
     });
 }
 
@@ -365,7 +366,7 @@ void Handover::finish() {
     report.outcome = state();
     report.totalMs = sinceBeginMs();
     if (heartbeat.summary().beats > 0) report.guest = heartbeat.summary();
-    callSoon([done = std::move(done_), result = report] { done(result); });
+    answer_ = EventSource::soon([done = std::move(done_), result = report] { done(result); });
 }
 
 /// Who is left, and whether that is who should be.

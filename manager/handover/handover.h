@@ -78,7 +78,7 @@ class Handover : private Course {
     Questions questions_;
     GuestBeats beats_;
     TapGuard taps_;  ///< Guards the taps of an adopted VM, which both VMMs have.
-    EventSource tapTimer_;
+    EventSource tapTimer_, standbyAnswer_, answer_;
     GoingBack goingBack_;
     Retirement retirement_;
 };

@@ -114,12 +114,12 @@ void RecoveryCourse::removeSockets(const VmmRecord& kept) const {
 }
 
 void RecoveryCourse::finish(std::string problem) {
+    if (!done_) return;
     timer.reset();
     for (VmmProcess* vmm : {&oldVmm, &newVmm}) vmm->process().ignoreExit();
-    callSoon([done = std::exchange(done_, nullptr), settled = startUndone ? std::nullopt : std::optional(record),
-              problem = std::move(problem)] {
-        if (done) done(settled, problem);
-    });
+    answer_ =
+        EventSource::soon([done = std::exchange(done_, nullptr), settled = startUndone ? std::nullopt : std::optional(record),
+                           problem = std::move(problem)] { done(settled, problem); });
 }
 
 }  // namespace vh

@@ -57,6 +57,7 @@ class RecoveryCourse {
 
  private:
     Done done_;
+    EventSource answer_;
     int callsLeft_ = 50;  ///< Calls until the right one of two VMMs takes one, 20 ms apart.
     bool announced_ = false;
 };

@@ -174,12 +174,12 @@ void Start::fail(const Obstacle& problem) {
 }
 
 void Start::finish(std::optional<Obstacle> problem, bool guestRuns) {
+    if (!done_) return;
     timer_.reset();
     heartbeat_.onLine(nullptr);
     if (vmm_) vmm_->process().ignoreExit();
-    callSoon([done = std::exchange(done_, nullptr), result = Result{record_, std::move(problem), guestRuns, warnings_}] {
-        if (done) done(result);
-    });
+    answer_ = EventSource::soon([done = std::exchange(done_, nullptr),
+                                 result = Result{record_, std::move(problem), guestRuns, warnings_}] { done(result); });
 }
 
 }  // namespace vh

@@ -62,7 +62,7 @@ class Start {
     std::unique_ptr<BinaryProbe> probe_;
     std::unique_ptr<VmmProcess> vmm_;
     HeartbeatMonitor heartbeat_;
-    EventSource timer_;
+    EventSource timer_, answer_;
 };
 
 }  // namespace vh

@@ -61,6 +61,12 @@ void EventSource::reset() {
     g_source_unref(source);
 }
 
+EventSource EventSource::soon(Callback callback) {
+    GSource* idle = g_idle_source_new();
+    g_source_set_priority(idle, G_PRIORITY_DEFAULT);
+    return EventSource(idle, dispatch, std::move(callback), true);
+}
+
 EventSource EventSource::after(std::chrono::milliseconds delay, Callback callback) {
     return EventSource(g_timeout_source_new(static_cast<guint>(delay.count())), dispatch, std::move(callback), true);
 }
@@ -86,10 +92,6 @@ EventSource EventSource::hangUp(Callback callback) {
 
 void turnUntil(const std::function<bool()>& happened) {
     while (!happened()) g_main_context_iteration(nullptr, TRUE);
-}
-
-void callSoon(Callback callback) {
-    g_idle_add_full(G_PRIORITY_DEFAULT, dispatch, new Target{std::move(callback), true}, freeTarget);
 }
 
 }  // namespace vh

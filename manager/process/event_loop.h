@@ -21,6 +21,9 @@ class EventSource {
     EventSource& operator=(EventSource&& other) noexcept;
     ~EventSource() { reset(); }
 
+    /// Calls once, from the main loop's next turn: for leaving a deep stack. Whoever answers so keeps this beside what `callback`
+    /// uses, so that nobody is answered by what is gone.
+    static EventSource soon(std::function<void()> callback);
     /// Calls once after `delay`; the source is gone by then.
     static EventSource after(std::chrono::milliseconds delay, std::function<void()> callback);
     /// Calls whenever the descriptor can be read, has hung up or failed, until reset. Borrows the descriptor.
@@ -42,8 +45,5 @@ class EventSource {
 /// Turns the main loop until something has happened: for a program that waits for one thing after the other. What it waits for
 /// has to have a deadline: a timer, or a command's.
 void turnUntil(const std::function<bool()>& happened);
-
-/// Calls `callback` from the main loop's next turn. For leaving a deep stack; cannot be undone.
-void callSoon(std::function<void()> callback);
 
 }  // namespace vh

@@ -167,7 +167,7 @@ void Host::end(const Operation& operation, VerbResult result) {
         result.report ? void(result.report->settledFirst = operation->settledFirst)
                       : result.value["warnings"].push_back(operation->settledFirst);
     // Later, because a part of the operation is on the stack; the lock is gone before the answer is given.
-    callSoon([this, operation, result = std::move(result)] {
+    operation->parts.answer = EventSource::soon([this, operation, result = std::move(result)] {
         operation->parts = {};
         operation->lock.reset();
         std::erase(waiting_, operation);

@@ -101,6 +101,8 @@ class Host : public Verbs {
             std::unique_ptr<VmmProcess> vmm;
             std::list<ChildProcess> ending;  ///< Processes that `destroy` ends.
             EventSource timer;
+            EventSource ended;   ///< Of a process that `destroy` ends.
+            EventSource answer;  ///< At the end of all.
         } parts{};
     };
     using Operation = std::shared_ptr<Work>;
@@ -166,6 +168,7 @@ class Host : public Verbs {
     unsigned lastAttempt_ = 0;
     std::list<std::unique_ptr<GuestStates>> questions_;
     std::function<void()> idleCallback_;
+    EventSource idleAnswer_;
     std::function<void(const std::string&)> notice_;
     std::function<void(const HandoverReport&)> ended_;
     GuestListener guestListener_;

@@ -198,8 +198,8 @@ bool Host::handoverUnderWay() const {
 }
 
 void Host::whenIdle(std::function<void()> callback) {
-    if (!handoverUnderWay()) return callSoon(std::move(callback));
     idleCallback_ = std::move(callback);
+    if (!handoverUnderWay()) idleAnswer_ = EventSource::soon(std::exchange(idleCallback_, nullptr));
 }
 
 }  // namespace vh

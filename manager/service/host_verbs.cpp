@@ -162,7 +162,7 @@ void Host::endAll(const Operation& operation, const std::set<pid_t>& pids, const
         end(operation, failure(ExitCode::Lost, {"vm '" + operation->vm + "': does not end, not even by SIGKILL: " + text, ""}));
     });
     for (ChildProcess& process : operation->parts.ending) {
-        process.onExit([ended] { callSoon(ended); });
+        process.onExit([operation, ended] { operation->parts.ended = EventSource::soon(ended); });
         process.killAll();
     }
 }

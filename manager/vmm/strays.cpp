@@ -213,10 +213,9 @@ void StrayCheck::endUnlessItMayHoldTheGuest(const StrayVmm& stray, const std::st
 }
 
 void StrayCheck::finish(std::string problem) {
+    if (!done_) return;
     timer_.reset();
-    callSoon([done = std::exchange(done_, nullptr), problem = std::move(problem)] {
-        if (done) done(problem);
-    });
+    answer_ = EventSource::soon([done = std::exchange(done_, nullptr), problem = std::move(problem)] { done(problem); });
 }
 
 }  // namespace vh

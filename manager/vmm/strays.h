@@ -89,7 +89,7 @@ class StrayCheck {
     std::chrono::steady_clock::time_point until_;
     std::unique_ptr<VmmProcess> vmm_;
     ChildProcess ending_;
-    EventSource timer_;
+    EventSource timer_, answer_;
 };
 
 }  // namespace vh

@@ -154,11 +154,17 @@ TEST_F(EventSourceTest, hearsAUnixSignal) {
 }
 
 TEST_F(EventSourceTest, callsSoonButNotAtOnce) {
-    callSoon([this] { ++calls_; });
+    const EventSource source = EventSource::soon([this] { ++calls_; });
     EXPECT_EQ(calls_, 0);
     EXPECT_TRUE(loopUntil([this] { return calls_ == 1; }));
     loopWhileBusy();
     EXPECT_EQ(calls_, 1);
+}
+
+TEST_F(EventSourceTest, callsNobodySoonWhoHasGone) {
+    EventSource::soon([this] { ++calls_; }).reset();
+    loopWhileBusy();
+    EXPECT_EQ(calls_, 0);
 }
 
 }  // namespace

@@ -72,6 +72,20 @@ TEST_F(RefusedUpgrade, ofAVmOfAnotherManager) {
     expectRefused("vm 'web1' is 'web of libvirt' of another manager", "'virt-handover libvirt'");
 }
 
+TEST_F(RefusedUpgrade, isNotAnsweredByAHostThatHasGone) {
+    write();
+    bool answered = false;
+    {
+        Host host(directory_.path(), "/nonexistent");
+        host.upgrade("web1", {}, nullptr, [&answered](const VerbResult&) { answered = true; });
+        host.destroy("web2", [&answered](const VerbResult&) { answered = true; });
+        EXPECT_FALSE(answered) << "both answer from the main loop";
+    }
+    loopWhileBusy();
+    EXPECT_FALSE(answered);
+    EXPECT_TRUE(vm_.tryLock()) << "its work has gone with it";
+}
+
 TEST_F(RefusedUpgrade, ofAVmThatSomebodyIsAtWorkOn) {
     write();
     const UniqueFd lock = vm_.tryLock();

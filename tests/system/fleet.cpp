@@ -25,13 +25,14 @@ std::vector<VerbResult> forAll(int count, const std::function<void(int, Verbs::D
     std::vector<VerbResult> results(static_cast<std::size_t>(count));
     int answered = 0;
     // Each in a turn of the main loop, as requests come over D-Bus.
+    std::vector<EventSource> requests;
     for (int i = 0; i < count; ++i)
-        callSoon([&, i] {
+        requests.push_back(EventSource::soon([&, i] {
             verb(i, [&, i](const VerbResult& result) {
                 results[static_cast<std::size_t>(i)] = {result.code, toJson(result)};
                 ++answered;
             });
-        });
+        }));
     if (!test::turnUntil([&] { return answered == count; }, milliseconds(300'000)))
         throw std::runtime_error("no answer for " + std::to_string(count - answered) + " VMs within 300 s");
     return results;

@@ -219,8 +219,9 @@ TEST_P(HandoverTest, rollsBackWhenAPersonAsksToStop) {
     for (const State state : {State::Launching, State::Exchanging, State::Verifying, State::Switching, State::Proving}) {
         SCOPED_TRACE(std::string(name(state)));
         oldPid_ = vmmPid(host(), "vm");
+        EventSource later;
         const json report = upgradeTo(newQemu(), [&](const HandoverProgress& progress) {
-            if (progress.state == state) callSoon([this] { host().cancelHandovers("interrupted by the test"); });
+            if (progress.state == state) later = EventSource::soon([this] { host().cancelHandovers("interrupted by the test"); });
         });
         // A request that comes when the point of no return is just being passed is too late, and the report says so.
         if (report["outcome"] == "upgraded") {
@@ -332,9 +333,10 @@ TEST_P(HandoverTest, retriesOnceWhenTheDefinitionSaysSo) {
     fs::copy_file(definition(), definition() + ".good");
     replaceIn(definition(), "handover: {", "handover: {on_failure: retry, ");
     int cancelledAttempts = 0;
+    EventSource later;
     const json cancelled = upgradeTo(runningBinary(), at(State::Exchanging, [&](pid_t) {
                                          ++cancelledAttempts;
-                                         callSoon([this] { host().cancelHandovers("a person has had enough"); });
+                                         later = EventSource::soon([this] { host().cancelHandovers("a person has had enough"); });
                                      }));
     EXPECT_EQ(cancelled["outcome"], "rolled back") << cancelled.dump(2);
     EXPECT_EQ(cancelledAttempts, 1) << "who asks to stop does not want another try";
@@ -343,7 +345,7 @@ TEST_P(HandoverTest, retriesOnceWhenTheDefinitionSaysSo) {
         if (progress.state == State::Exchanging) ::kill(progress.newPid, SIGKILL);
         if (progress.state != State::Discarding) return;
         ++lateCancels;
-        callSoon([this] { host().cancelHandovers("a person has had enough"); });
+        later = EventSource::soon([this] { host().cancelHandovers("a person has had enough"); });
     });
     EXPECT_EQ(late["outcome"], "rolled back") << late.dump(2);
     EXPECT_EQ(lateCancels, 1) << "nor who asks when it goes back already";

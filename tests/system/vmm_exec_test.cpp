@@ -274,8 +274,10 @@ TEST_F(VmmExecTest, rollsBackWhenTheExecFails) {
 TEST_F(VmmExecTest, rollsBackWhenAPersonAsksToStopBeforeTheExec) {
     for (const State state : {State::Launching, State::Exchanging, State::Verifying}) {
         SCOPED_TRACE(std::string(name(state)));
-        const json report = upgrade(*shared, newQemu(),
-                                    at(state, [&] { callSoon([] { shared->host.cancelHandovers("stopped by the test"); }); }));
+        EventSource later;
+        const json report =
+            upgrade(*shared, newQemu(),
+                    at(state, [&] { later = EventSource::soon([] { shared->host.cancelHandovers("stopped by the test"); }); }));
         expectGuestStayed(*shared, vmmPid(shared->host, "vm"), report, "rolled back", "stopped by the test");
     }
 }
