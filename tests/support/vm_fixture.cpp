@@ -59,7 +59,8 @@ std::set<std::string> processesAbout(const std::string& path) {
     return found;
 }
 
-/// What a process and those that it started do and wait for, in the kernel too, as far as we may know it: a line for each thread.
+/// What a process and those that it started do and wait for, in the kernel too, as far as we may know it: a line for each thread,
+/// with the ns that it ran and waited for a processor.
 std::string processTree(pid_t process) {
     std::error_code ignored;
     const std::string directory = "/proc/" + std::to_string(process);
@@ -67,7 +68,7 @@ std::string processTree(pid_t process) {
     std::ranges::replace(text, '\0', ' ');
     text = std::to_string(process) + " " + text + "\n";
     for (const auto& thread : fs::directory_iterator(directory + "/task", ignored)) {
-        std::string stack = readIfThere(thread.path() / "stack");
+        std::string stack = readIfThere(thread.path() / "schedstat") + readIfThere(thread.path() / "stack");
         std::ranges::replace(stack, '\n', ' ');
         std::string stat = readIfThere(thread.path() / "stat");
         text += "    " + stat.substr(0, std::min(stat.size(), stat.rfind(')') + 3)) + " " + readIfThere(thread.path() / "wchan") +
@@ -76,6 +77,16 @@ std::string processTree(pid_t process) {
     }
     std::istringstream pids(children);
     for (pid_t child = 0; pids >> child;) text += processTree(child);
+    return text;
+}
+
+/// What the threads of a guest's processors do, twice: whether they stand still, wait or turn in circles.
+std::string processorsOf(Host& host, const std::string& vm) {
+    std::string text;
+    for (int look = 0; look < 2; ++look) {
+        text += ask(host, vm, "query-status").dump() + " " + processTree(vmmPid(host, vm));
+        turnUntil([] { return false; }, milliseconds(1'000));
+    }
     return text;
 }
 
@@ -302,7 +313,7 @@ std::map<std::string, std::uint64_t> guestStatus(Host& host, const std::string& 
         for (const std::string& error : monitor.summary().errors) ADD_FAILURE() << "the guest probe reports: " << error;
         if (heard) return monitor.summary().status;
     }
-    ADD_FAILURE() << "the guest is silent";
+    ADD_FAILURE() << "the guest is silent:\n" << processorsOf(host, vm);
     return {};
 }
 
