@@ -237,8 +237,9 @@ void VmControl::listen(MeasuredVm& vm, GuestWatch::Session session) {
     if (!vm.definition.heartbeat) return;
     try {
         vm.watch.listen(vm.directory + "/heartbeat.sock", session);
-    } catch (const std::system_error&) {
-        throw GuestLost{vm.number};
+    } catch (const std::system_error& error) {
+        // A VMM that gets no time has not taken the listeners before this one yet.
+        if (error.code() != std::errc::resource_unavailable_try_again) throw GuestLost{vm.number};
     }
 }
 

@@ -14,6 +14,7 @@
 
 #include <gmock/gmock.h>
 
+#include "manager/record/vm_record.h"
 #include "manager/vmm/kvm_probe.h"
 #include "tests/support/golden.h"
 #include "tests/support/sample_results.h"
@@ -465,6 +466,29 @@ TEST_F(CompareTest, chargesADeadGuestToTheHandoverThatItHadLast) {
     EXPECT_EQ(rounds[0]["cause"], "the guest was found dead before its next round");
     EXPECT_EQ(rounds[1]["outcome"], "upgraded") << rounds;
     EXPECT_THAT(found["notes"].dump(), HasSubstr("started anew after round 1 of relayed"));
+}
+
+TEST_F(CompareTest, waitsForAGuestThatABusyHostGivesNoTime) {
+    const std::string vmm = workspace.referenceVmm("reference", "");
+    const pid_t child = spawnProgram(workspace, command(referencePlan("rounds: 2\nbefore: 2s\n", vmm, vmm)), "compare");
+    json now;
+    EXPECT_TRUE(turnUntil(
+        [&] {
+            now = json::parse(readIfThere(output() + "/results.json"), nullptr, false);
+            return now.is_object() && !series(now, "relayed")["rounds"].empty();
+        },
+        patience));
+    // It does not go back to its first VMM, which is the same binary: so before the next round it is listened to at once.
+    const pid_t held = VmDirectory(now["workplace"].get<std::string>() + "/run", "vm-0").read().value().vmm.pid;
+    turnUntil([] { return false; }, milliseconds(300));
+    EXPECT_EQ(::kill(held, SIGSTOP), 0);
+    turnUntil([] { return false; }, milliseconds(6'000));
+    EXPECT_EQ(::kill(held, SIGCONT), 0);
+    const Ran ran = collectProgram(workspace, child, "compare");
+    EXPECT_EQ(ran.code, 0) << ran.error;
+    const json found = results();
+    for (const json& round : series(found, "relayed")["rounds"]) EXPECT_EQ(round["outcome"], "upgraded") << round;
+    EXPECT_EQ(found["notes"].dump().find("started anew"), std::string::npos) << found["notes"];
 }
 
 TEST_F(CompareTest, measuresAVmOfTheUsersOwnOnCopiesOfItsDisks) {
