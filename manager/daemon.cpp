@@ -64,6 +64,8 @@ int main(int argc, char** argv) {
             if (ending) return;
             ending = true;
             say(std::string(why) + ": the VMs go on without a manager");
+            host.beginNothingNew({"virt-handoverd is asked to end and begins nothing new",
+                                  "ask again when it has been started again, or work without it: virt-handover --embed ..."});
             host.cancelHandovers("the manager is asked to end");
             host.whenIdle([loop] { g_main_loop_quit(loop); });
         };

@@ -68,6 +68,9 @@ class Host : public Verbs {
     /// Told once of each upgrade that has ended, however, and of each recovery; not of dry runs. For the log.
     void onEnded(std::function<void(const HandoverReport&)> ended) { ended_ = std::move(ended); }
 
+    /// Refuses from now on to begin a start or an upgrade, for this reason; what is under way goes on. For a manager that is told
+    /// to end, and would else wait for ever new ones.
+    void beginNothingNew(Obstacle why) { beginsNothing_ = std::move(why); }
     /// Rolls back the handovers that still can be; for a manager that is told to end.
     void cancelHandovers(const std::string& why);
     bool handoverUnderWay() const;
@@ -167,6 +170,7 @@ class Host : public Verbs {
     std::map<unsigned, EventSource> attempts_;             ///< Attempts to begin on a VM that somebody else has.
     unsigned lastAttempt_ = 0;
     std::list<std::unique_ptr<GuestStates>> questions_;
+    std::optional<Obstacle> beginsNothing_;  ///< Present when nothing new is to begin: why.
     std::function<void()> idleCallback_;
     EventSource idleAnswer_;
     std::function<void(const std::string&)> notice_;

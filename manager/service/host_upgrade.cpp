@@ -63,6 +63,7 @@ void Host::upgrade(const std::string& vm, const UpgradeOptions& options, Handove
 
 void Host::runHandover(const Operation& operation, const HandoverRequest& request, const Handover::Observer& observer,
                        int attemptsLeft) {
+    if (beginsNothing_) throw Refusal(*beginsNothing_);
     operation->parts.handover =
         std::make_unique<Handover>(request, operation->directory, observer,
                                    [this, operation, request, observer, attemptsLeft](const HandoverReport& report) {

@@ -41,6 +41,7 @@ void Host::start(const std::string& what, std::optional<milliseconds> waitHeartb
 }
 
 void Host::startAnew(const Operation& operation, const StartRequest& request) {
+    if (beginsNothing_) throw Refusal(*beginsNothing_);
     removeEnded(operation);
     operation->parts.start =
         std::make_unique<Start>(request, operation->directory, [this, operation](const Start::Result& result) {

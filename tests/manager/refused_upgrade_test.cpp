@@ -31,8 +31,10 @@ class RefusedUpgrade : public MainLoopTest {
         vm_.write(record);
     }
 
-    void expectRefused(const std::string& cause, const std::string& remedy) const {
+    void expectRefused(
+        const std::string& cause, const std::string& remedy, const std::function<void(Host&)>& before = [](Host&) {}) const {
         Host host(directory_.path(), "/nonexistent");
+        before(host);
         std::optional<HandoverReport> logged;
         host.onEnded([&logged](const HandoverReport& report) { logged = report; });
         std::optional<VerbResult> result;
@@ -96,6 +98,26 @@ TEST_F(RefusedUpgrade, ofAVmWhoseUpgradeStandsBy) {
     write([](VmRecord& record) { record.standingBy = true; });
     const UniqueFd lock = vm_.tryLock();
     expectRefused("vm 'web1' has an upgrade that stands by; nothing was touched", "'virt-handover commit web1' switches");
+}
+
+TEST_F(RefusedUpgrade, byAManagerThatIsAskedToEnd) {
+    write();
+    expectRefused("is asked to end", "start it again", [](Host& host) {
+        host.beginNothingNew({"the manager is asked to end", "start it again"});
+    });
+}
+
+TEST_F(RefusedUpgrade, isARefusedStartJustAsWell) {
+    Host host(directory_.path(), "/nonexistent");
+    host.beginNothingNew({"the manager is asked to end", "start it again"});
+    write();
+    directory_.write("web1.yaml", vm_.read()->definitionText);
+    std::optional<VerbResult> result;
+    host.start(directory_.file("web1.yaml"), std::nullopt, [&result](const VerbResult& answer) { result = answer; });
+    ASSERT_TRUE(loopUntil([&] { return result.has_value(); }));
+    EXPECT_EQ(result->code, ExitCode::Refused);
+    EXPECT_EQ(result->obstacle().what, "the manager is asked to end");
+    EXPECT_TRUE(vm_.read()) << "what was there of the VM is gone";
 }
 
 }  // namespace

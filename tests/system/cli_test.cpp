@@ -275,6 +275,36 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     EXPECT_THAT(run({"destroy", "vm"}).output, AllOf(StartsWith("vm: destroyed\n"), HasSubstr("  ended pid " + pid + " ('")));
 }
 
+TEST_F(CliTest, asksADaemonInVainThatIsAskedToEnd) {
+    startDaemon();
+    const std::string deaf = workspace.referenceVmm("deaf", "--fault quit=hang"), right = workspace.referenceVmm("right");
+    const auto definition = [&](const std::string& vm) {
+        return workspace.file(vm + ".yaml", referenceDefinition(vm, deaf, "handover: {deadlines: {retire: 10min}}\n"));
+    };
+    for (const std::string vm : {"vm", "other"}) ASSERT_EQ(run({"start", definition(vm)}).code, 0);
+    const pid_t old = json::parse(run({"show", "vm", "--json"}).output)["pid"];
+    // It waits for its old VMM's end, and is past the point where it can be cancelled.
+    const pid_t child = spawn(required("VH_CLI"), {"upgrade", "vm", "--to", right}, -1, "last");
+    const auto says = [&](const std::string& file, const std::string& word) {
+        return turnUntil([&] { return readIfThere(workspace.path() + "/" + file).find(word) != std::string::npos; }, patience);
+    };
+    ASSERT_TRUE(says("last.out", "retiring"));
+    ::kill(daemon_, SIGTERM);
+    ASSERT_TRUE(says("daemon.err", "SIGTERM"));
+    for (const std::vector<std::string>& tooLate :
+         {std::vector<std::string>{"upgrade", "other", "--to", right}, {"start", definition("third")}}) {
+        const Ran refused = run(tooLate);
+        EXPECT_EQ(refused.code, 2) << refused.output << refused.error;
+        EXPECT_THAT(refused.output + refused.error, AllOf(HasSubstr("virt-handoverd is asked to end"), HasSubstr("remedy: ")));
+    }
+    ::kill(old, SIGKILL);
+    const Ran last = collect(child, "last");
+    EXPECT_EQ(last.code, 0) << last.output << last.error;
+    EXPECT_THAT(last.output, HasSubstr("vm: upgraded"));
+    endDaemon(SIGTERM);
+    EXPECT_EQ(run({"--embed", "destroy", "other"}).code, 0);
+}
+
 TEST_F(CliTest, holdsAnUpgradeItselfWhenThereIsNoDaemon) {
     const std::string file = writeDefinition(workspace, {});
     ASSERT_EQ(run({"--embed", "start", file, "--wait-heartbeat", "90s"}).code, 0);
