@@ -75,6 +75,23 @@ class FileSteps : public Steps {
         if (course_.newMigration == MigrationStatus::Completed) course_.done();
     }
 
+    /// A file that is whole has all of the guest, and the new VMM needs nobody but us to read it. Whether it is whole is known
+    /// when what the old VMM said last has been read.
+    bool oldEnded() override {
+        if (course_.state() != State::Switching) return false;
+        course_.dropPauseBudget();  // Nobody is left who could run the guest sooner.
+        if (course_.oldMigration == MigrationStatus::Completed) {
+            course_.warn("the old VMM " + course_.oldVmm->process().howItEnded() + " by itself when it had saved the guest");
+            return true;
+        }
+        QmpClient& monitor = course_.oldVmm->monitor();
+        if (monitor.closed()) return false;
+        monitor.onClosed(course_.within([this] {
+            if (!oldEnded()) course_.postOldDied();
+        }));
+        return true;
+    }
+
     /// The file has no name, and all of the guest's RAM in it, as long as somebody has it open: a manager that comes after the
     /// record would not know of it.
     void retire(Then then) override { course_.tidy(*course_.newVmm, "remove-fd", {{"fdset-id", stateFdset}}, std::move(then)); }

@@ -261,6 +261,8 @@ void ReferenceVmm::completeOutgoing() {
     downtime_ = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - downtimeBegan_);
     runState_ = "postmigrate";
     setStatus("completed");
+    flushMonitor();
+    reach(Step::Completed);
 }
 
 void ReferenceVmm::endOutgoing(const std::string& status, const std::string& description) {

@@ -16,8 +16,9 @@ namespace {
 using nlohmann::json;
 
 /// In the order of Step.
-constexpr std::string_view steps[] = {"start",   "cpr-sent",     "cpr-received",  "monitor",    "verify", "migrate", "incoming",
-                                      "hang-up", "stream-begin", "stream-middle", "stream-end", "cont",   "quit"};
+constexpr std::string_view steps[] = {"start",      "cpr-sent",  "cpr-received", "monitor",      "verify",
+                                      "migrate",    "incoming",  "hang-up",      "stream-begin", "stream-middle",
+                                      "stream-end", "completed", "cont",         "quit"};
 static_assert(std::size(steps) == static_cast<std::size_t>(Step::Quit) + 1);
 
 enum class Argument { None, Number, Name, TwoNames };

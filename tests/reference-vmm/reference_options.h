@@ -22,6 +22,7 @@ enum class Step {
     StreamBegin,
     StreamMiddle,
     StreamEnd,
+    Completed,
     Cont,
     Quit,
 };

@@ -30,6 +30,7 @@
 //     stream-begin    old: connected, nothing sent yet; new: connected, nothing read yet
 //     stream-middle   old: RAM is sent, the device not yet; new: RAM is loaded
 //     stream-end      all is sent, or loaded; nothing is answered yet on the return path
+//     completed       old: it has said that its migration has completed
 //     cont, quit      that command comes
 //
 //     action          what happens                              at the steps

@@ -713,9 +713,9 @@ TEST(ReferenceVmmFaults, takesEveryActionAtEveryStepThatItMeansSomethingAt) {
         return parseReferenceOptions(
             {"-machine", "pc-q35-10.0,memory-backend=m", "-object", "memory-backend-memfd,id=m,size=4096", "--fault", fault});
     };
-    const std::vector<std::string> steps{"start",      "cpr-sent", "cpr-received", "monitor",      "verify",
-                                         "migrate",    "incoming", "hang-up",      "stream-begin", "stream-middle",
-                                         "stream-end", "cont",     "quit"};
+    const std::vector<std::string> steps{"start",      "cpr-sent",  "cpr-received", "monitor",      "verify",
+                                         "migrate",    "incoming",  "hang-up",      "stream-begin", "stream-middle",
+                                         "stream-end", "completed", "cont",         "quit"};
     for (const std::string& step : steps)
         for (const char* action : {"die", "exit:3", "hang", "slow:5"})
             EXPECT_EQ(options(step + "=" + action).faults.size(), 1U) << step << " " << action;

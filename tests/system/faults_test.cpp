@@ -198,17 +198,33 @@ class AnOldVmmThatHasSentAll : public HostFixture {};
 
 /// Nobody else has the guest then: no pause is too long for it.
 TEST_F(AnOldVmmThatHasSentAll, mayDieBeforeTheNewOneHasTakenItIn) {
-    const std::string definition = workspace.file(
-        "vm.yaml",
-        referenceDefinition("vm", workspace.referenceVmm("right"), "handover: {design: manager-owned, pause_budget: 1s}\n"));
+    for (const std::string design : {"manager-owned", "save-restore"}) {
+        SCOPED_TRACE(design);
+        const std::string definition = workspace.file(
+            "vm.yaml",
+            referenceDefinition("vm", workspace.referenceVmm("right"), "handover: {design: " + design + ", pause_budget: 1s}\n"));
+        ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
+        EventSource death;
+        const json report = upgrade(
+            {.binary = workspace.referenceVmm("slow", "--fault stream-end=slow:3000")}, [&](const HandoverProgress& progress) {
+                if (progress.state == State::Switching)
+                    death = EventSource::after(milliseconds(300), [old = progress.oldPid] { ::kill(old, SIGKILL); });
+            });
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        expectNothingLost(report);
+        destroy();
+    }
+}
+
+/// Its last word and its death come together, before the new VMM was told to read the file.
+TEST_F(AnOldVmmThatHasSentAll, mayDieAsSoonAsItHasSavedItToAFile) {
+    const std::string definition =
+        workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("dying", "--fault completed=die"),
+                                                      "handover: {design: save-restore, pause_budget: 5s}\n"));
     ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
-    EventSource death;
-    const json report = upgrade(
-        {.binary = workspace.referenceVmm("slow", "--fault stream-end=slow:3000")}, [&](const HandoverProgress& progress) {
-            if (progress.state == State::Switching)
-                death = EventSource::after(milliseconds(300), [old = progress.oldPid] { ::kill(old, SIGKILL); });
-        });
+    const json report = upgrade({.binary = workspace.referenceVmm("right")});
     EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+    EXPECT_THAT(report["warnings"].dump(), testing::HasSubstr("by itself when it had saved the guest"));
     expectNothingLost(report);
 }
 
