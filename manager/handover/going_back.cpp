@@ -88,8 +88,15 @@ void GoingBack::resumed() {
 /// QEMU drops what it has not begun with when a monitor hangs up (monitor/qmp.c:monitor_qmp_event, 11.1).
 void GoingBack::undoSettings(std::function<void()> then) {
     if (!course_.configuredOld) return then();
-    course_.tidy(*course_.oldVmm, "migrate-set-capabilities", migrationCapabilities(course_, false),
-                 [this, then = std::move(then)] { steps_.undo(then); });
+    tidyAll(settingsOfOldVmm(course_, false), [this, then = std::move(then)] { steps_.undo(then); });
+}
+
+void GoingBack::tidyAll(std::vector<Course::Command> commands, std::function<void()> then) {
+    if (commands.empty()) return then();
+    const Course::Command first = std::move(commands.front());
+    commands.erase(commands.begin());
+    course_.tidy(*first.vmm, first.name, first.arguments,
+                 [this, rest = std::move(commands), then = std::move(then)] { tidyAll(rest, then); });
 }
 
 /// Of what both VMMs map; the new one has ended.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "manager/handover/course.h"
 #include "manager/handover/guest_beats.h"
@@ -28,6 +29,7 @@ class GoingBack {
     void endNew();
     void resumed();
     void undoSettings(std::function<void()> then);
+    void tidyAll(std::vector<Course::Command> commands, std::function<void()> then);
     void undoGrowth();
     void removeNewGeneration();
 

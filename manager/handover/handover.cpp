@@ -11,15 +11,9 @@
 #include "vmm-shim/json_text.h"
 
 namespace vh {
-namespace {
 
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-constexpr milliseconds defaultDowntime{300};  ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
-constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
-
-}  // namespace
 
 Handover::Handover(HandoverRequest asked, VmDirectory where, Observer observer, Done done)
     : Course(std::move(asked), std::move(where), std::move(observer)),
@@ -177,13 +171,15 @@ void Handover::checkDisks() const {
 // Exchanging, verifying, standing by.
 
 void Handover::exchange() {
-    // How long `copy` may stop the guest for what is left: QEMU's own default, and never the whole pause budget.
-    const milliseconds downtime = std::min(defaultDowntime, definition().handover.pauseBudget / 2);
-    const json parameters{{"max-bandwidth", unlimitedBandwidth}, {"downtime-limit", downtime.count()}};
-    configuredOld = true;
-    run({{oldVmm.get(), "migrate-set-capabilities", migrationCapabilities(*this, true)},
-         {oldVmm.get(), "migrate-set-parameters", parameters}},
-        [this] { steps_->exchange(); });
+    ask(*oldVmm, "query-migrate-parameters", nullptr, [this](const QmpReply& reply) {
+        const json parameters = migrationParameters(*this);
+        for (const auto& [parameter, value] : parameters.items())
+            if (const json& found = JsonReader(reply.value).at("/" + parameter); found.is_number_unsigned())
+                record().parametersBefore[parameter] = found;
+        keepRecord();
+        configuredOld = true;
+        run(settingsOfOldVmm(*this, true), [this] { steps_->exchange(); });
+    });
 }
 
 void Handover::verify() {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "manager/handover/steps.h"
 #include "manager/resources/memory_files.h"
 #include "manager/resources/tap_guard.h"
 #include "vmm-shim/qmp/vmm_state.h"
@@ -175,6 +176,8 @@ void Recovery::letOldRun() {
             if (exec_) exec_->emptyInbox();
             for (const int fdset : {stateFdset, shimFdset})
                 oldVmm.monitor().execute("remove-fd", {{"fdset-id", fdset}}, answerTimeout, nullptr);
+            oldVmm.monitor().execute("migrate-set-capabilities", noMigrationCapabilities(), answerTimeout, nullptr);
+            oldVmm.monitor().execute("migrate-set-parameters", record.parametersBefore, answerTimeout, nullptr);
             ask(oldVmm, "migrate-set-parameters", {{"mode", "normal"}}, answerTimeout, [this](const QmpReply&) {
                 cutBackMemoryFiles(oldVmm.record().pid, record.memoryBefore);
                 settle(oldVmm.record(), newVmm.record().generation);

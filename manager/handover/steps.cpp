@@ -6,6 +6,21 @@
 namespace vh {
 
 using nlohmann::json;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr milliseconds defaultDowntime{300};  ///< migration/options.c:DEFAULT_MIGRATE_SET_DOWNTIME, 10.0.
+constexpr std::uint64_t unlimitedBandwidth = std::uint64_t{1} << 40;
+
+json capabilities(bool events, bool returnPath, bool ignoreShared, bool pauses) {
+    const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
+    return {{"capabilities",
+             json::array({capability("events", events), capability("return-path", returnPath),
+                          capability("x-ignore-shared", ignoreShared), capability("pause-before-switchover", pauses)})}};
+}
+
+}  // namespace
 
 std::unique_ptr<Steps> stepsOf(Course& course) {
     switch (course.design.state) {
@@ -29,12 +44,25 @@ json channel(const char* type, const std::string& path) {
     return {{"channel-type", type}, {"addr", {{"transport", "socket"}, {"type", "unix"}, {"path", path}}}};
 }
 
-json migrationCapabilities(const Course& course, bool on) {
-    const auto capability = [](const char* which, bool state) { return json{{"capability", which}, {"state", state}}; };
+json migrationCapabilities(const Course& course) {
     const bool throughSocket = course.design.state == StatePath::Cpr || course.design.state == StatePath::Stream;
-    return {{"capabilities", json::array({capability("events", on), capability("return-path", on && throughSocket),
-                                          capability("x-ignore-shared", on && course.design.ram == RamPath::File),
-                                          capability("pause-before-switchover", on && course.passesThrough())})}};
+    return capabilities(true, throughSocket, course.design.ram == RamPath::File, course.passesThrough());
+}
+
+json noMigrationCapabilities() {
+    return capabilities(false, false, false, false);
+}
+
+json migrationParameters(const Course& course) {
+    // How long `copy` may stop the guest for what is left: QEMU's own default, and never the whole pause budget.
+    const milliseconds downtime = std::min(defaultDowntime, course.definition().handover.pauseBudget / 2);
+    return {{"max-bandwidth", unlimitedBandwidth}, {"downtime-limit", downtime.count()}};
+}
+
+std::vector<Course::Command> settingsOfOldVmm(const Course& course, bool on) {
+    VmmProcess* vmm = course.oldVmm.get();
+    return {{vmm, "migrate-set-capabilities", on ? migrationCapabilities(course) : noMigrationCapabilities()},
+            {vmm, "migrate-set-parameters", on ? migrationParameters(course) : json(course.record().parametersBefore)}};
 }
 
 json Steps::mainChannel() const {
@@ -45,7 +73,7 @@ json Steps::mainChannel() const {
 /// to run it (migration/migration.c:process_incoming_migration_bh, hw/net/virtio-net.c:virtio_net_post_load_device, 11.1).
 std::vector<Course::Command> Steps::settingsOfNewVmm() const {
     VmmProcess* vmm = course_.newVmm.get();
-    return {{vmm, "migrate-set-capabilities", migrationCapabilities(course_, true)},
+    return {{vmm, "migrate-set-capabilities", migrationCapabilities(course_)},
             {vmm, "migrate-set-parameters", {{"announce-rounds", 0}}}};
 }
 
@@ -71,16 +99,15 @@ void Steps::compare(const std::vector<RamBlock>& old, const std::vector<RamBlock
 }
 
 void Steps::hold(Then then) {
-    course_.run({{course_.oldVmm.get(), "migrate-set-capabilities", migrationCapabilities(course_, false)}},
-                [this, then = std::move(then)] {
-                    course_.oldLetGo = true;
-                    course_.oldVmm->closeMonitor();
-                    then();
-                });
+    course_.run(settingsOfOldVmm(course_, false), [this, then = std::move(then)] {
+        course_.oldLetGo = true;
+        course_.oldVmm->closeMonitor();
+        then();
+    });
 }
 
 void Steps::resumeExchange(Then then) {
-    course_.run({{course_.oldVmm.get(), "migrate-set-capabilities", migrationCapabilities(course_, true)}}, std::move(then));
+    course_.run(settingsOfOldVmm(course_, true), std::move(then));
 }
 
 void Steps::setMode(Then then) {

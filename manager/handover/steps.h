@@ -90,7 +90,14 @@ const char* migrationMode(const DesignRow& design);
 /// Value of `channels` in `migrate` and `migrate-incoming`.
 nlohmann::json channel(const char* type, const std::string& path);
 
-/// Capabilities of both VMMs' migrations in this handover, or without it.
-nlohmann::json migrationCapabilities(const Course& course, bool on);
+/// Capabilities of both VMMs' migrations in this handover; of the old one without it.
+nlohmann::json migrationCapabilities(const Course& course);
+nlohmann::json noMigrationCapabilities();
+
+/// Parameters of the old VMM's migration in this handover.
+nlohmann::json migrationParameters(const Course& course);
+
+/// The commands that set both in the old VMM, or (not `on`) leave it as it was found.
+std::vector<Course::Command> settingsOfOldVmm(const Course& course, bool on);
 
 }  // namespace vh

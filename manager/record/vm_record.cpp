@@ -89,6 +89,7 @@ json toJson(const VmRecord& record) {
     if (record.adopted) value["adopted"] = toJson(*record.adopted);
     if (record.standingBy) value["standingBy"] = true;
     if (record.oomScore) value["oomScore"] = *record.oomScore;
+    if (!record.parametersBefore.empty()) value["parametersBefore"] = record.parametersBefore;
     for (const MemoryFile& kept : record.memoryBefore) {
         value["memoryBefore"].push_back(kept.identity);
         value["memoryBefore"].back()["size"] = kept.size;
@@ -116,6 +117,7 @@ VmRecord vmRecordFromJson(const json& value) {
     record.standingBy = value.value("standingBy", false);
     value.at("guestWasRunning").get_to(record.guestWasRunning);
     if (value.contains("oomScore")) record.oomScore = value.at("oomScore").get<int>();
+    if (value.contains("parametersBefore")) value.at("parametersBefore").get_to(record.parametersBefore);
     for (const json& kept : value.value("memoryBefore", json::array()))
         record.memoryBefore.push_back({kept.get<FileIdentity>(), kept.at("size").get<std::uint64_t>()});
     return record;
@@ -150,6 +152,7 @@ void VmRecord::forgetHandover() {
     toldToRun = false;
     standingBy = false;
     oomScore.reset();
+    parametersBefore.clear();
     memoryBefore.clear();
 }
 

@@ -97,7 +97,9 @@ struct VmRecord {
     std::optional<AdoptedVm> adopted;       ///< A VM that another manager started; then there is no definition.
     bool guestWasRunning = true;            ///< The guest ran when the handover began; one that somebody paused stays paused.
     std::optional<int> oomScore;            ///< The old VMM's oom_score_adj, for the one that is kept (memory_room.h).
-    std::vector<MemoryFile> memoryBefore;   ///< Memory files of the old VMM before that handover started a new one.
+    /// Migration parameters of the old VMM that the handover sets, as they were before.
+    std::map<std::string, std::uint64_t> parametersBefore;
+    std::vector<MemoryFile> memoryBefore;  ///< Memory files of the old VMM before that handover started a new one.
 
     /// The definition that the VM was started with, machine type, uuid and accelerator resolved. Of an adopted VM only what a
     /// handover goes by: its name is its title.

@@ -99,6 +99,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
     for (const bool underHandover : {false, true}) {
         if (underHandover) record.memoryBefore = {{{.device = 1, .inode = 77}, 16 << 20}};
         if (underHandover) record.oomScore = -500;
+        if (underHandover) record.parametersBefore = {{"downtime-limit", 300}, {"max-bandwidth", std::uint64_t{1} << 63}};
         record.starting = !underHandover;
         record.toldToRun = underHandover;
         if (underHandover) record.retiring = VmmRecord{.generation = 2, .pid = 4710, .startTime = 11, .binary = "/usr/bin/qemu"};
@@ -128,6 +129,7 @@ TEST_F(VmRecordTest, comesBackAsItWasWritten) {
         EXPECT_EQ(back->guestWasRunning, record.guestWasRunning);
         EXPECT_EQ(back->memoryBefore, record.memoryBefore);
         EXPECT_EQ(back->oomScore, record.oomScore);
+        EXPECT_EQ(back->parametersBefore, record.parametersBefore);
     }
 }
 

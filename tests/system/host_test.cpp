@@ -285,6 +285,34 @@ TEST_F(HostTest, copiesTheGuestOfAQemuThatKnowsNothingElse) {
     expectGuestIsWell(host, "vm");
 }
 
+/// For whoever migrates the VM next.
+TEST_F(HostTest, leavesMigrationSettingsOfTheOldVmmAsTheyWere) {
+    const VerbResult started = start({}, patience);
+    ASSERT_EQ(started.code, ExitCode::Done) << started.value;
+    ask("migrate-set-parameters", {{"max-bandwidth", 7'000'000}, {"downtime-limit", 77}});
+    const auto settings = [&] { return json{ask("query-migrate-parameters"), ask("query-migrate-capabilities")}; };
+    const json before = settings();
+    ASSERT_EQ(before[0]["max-bandwidth"], 7'000'000);
+    const auto expectAsBefore = [&] { EXPECT_EQ(json::diff(before, settings()), json::array()); };
+    const std::string bad = workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32");
+    for (const Design design : {Design::Relayed, Design::ManagerOwned, Design::Copy, Design::SaveRestore}) {
+        SCOPED_TRACE(std::string(name(design)));
+        const json report = upgrade({.binary = bad, .design = design, .pauseBudget = milliseconds(60'000)});
+        EXPECT_EQ(report["outcome"], "rolled back") << report.dump(2);
+        expectAsBefore();
+    }
+    for (const Design design : {Design::Relayed, Design::ManagerOwned}) {
+        SCOPED_TRACE(std::string(name(design)) + ", standing by");
+        EXPECT_EQ(upgrade({.binary = newQemu(), .design = design, .standby = true})["outcome"], "standing by");
+        expectAsBefore();
+        EXPECT_EQ(wait([&](Verbs::Done done) { host.cancel("vm", std::move(done)); }).code, ExitCode::Done);
+        expectAsBefore();
+    }
+    ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), "verifying", "0"));
+    EXPECT_EQ(upgrade({.binary = newQemu(), .dryRun = true})["outcome"], "ready") << "settled by that";
+    expectAsBefore();
+}
+
 TEST_F(HostTest, refusesSaveRestoreThatCannotKeepThePauseBudget) {
     ASSERT_EQ(start({}).code, ExitCode::Done);
     const json report = upgrade({.binary = newQemu(), .design = Design::SaveRestore, .pauseBudget = milliseconds(100)});
