@@ -143,10 +143,13 @@ void Start::awaitHeartbeat() {
     vmm_->process().onExit(
         [this] { fail("the VMM " + vmm_->process().howItEnded() + " while the guest was starting: " + vmm_->stderrTail()); });
     timer_ = EventSource::after(*request_.waitHeartbeat, [this] {
-        finish(Obstacle{"no heartbeat from the guest's probe, with its RAM filled, within " +
-                            std::to_string(request_.waitHeartbeat->count()) + " ms; the guest runs",
-                        ""},
-               true);
+        const std::string& vm = request_.definition.name;
+        finish(
+            Obstacle{"no heartbeat from the guest's probe, with its RAM filled, within " +
+                         std::to_string(request_.waitHeartbeat->count()) + " ms; the VM was started and runs on, as pid " +
+                         std::to_string(record_.vmm.pid),
+                     "'virt-handover console " + vm + "' shows what its guest says, 'virt-handover destroy " + vm + "' ends it"},
+            true);
     });
     heartbeat_.listen(vmm_->takeHeartbeat());
     heartbeat_.onLine([this] {

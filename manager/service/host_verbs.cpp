@@ -50,8 +50,8 @@ void Host::startAnew(const Operation& operation, const StartRequest& request) {
             json value = toJson(started);
             if (!result.warnings.empty()) value["warnings"] = result.warnings;
             if (!result.problem) return end(operation, {ExitCode::Done, value});
-            VerbResult failed =
-                failure(ExitCode::Refused, {"vm '" + operation->vm + "': " + result.problem->what, result.problem->remedy});
+            VerbResult failed = failure(result.guestRuns ? ExitCode::Lost : ExitCode::Refused,
+                                        {"vm '" + operation->vm + "': " + result.problem->what, result.problem->remedy});
             failed.value.update(value);
             end(operation, failed);
         });

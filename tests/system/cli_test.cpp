@@ -122,6 +122,18 @@ TEST_F(CliTest, saysThatNothingRuns) {
     EXPECT_EQ(json::parse(run({"--embed", "--json", "list"}).output)["vms"], json::array());
 }
 
+TEST_F(CliTest, saysWhatRunsWhenItHasWaitedInVainForAHeartbeat) {
+    const std::string file =
+        workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("silent", "--silent-connections 9")));
+    const Ran silent = run({"--embed", "start", file, "--wait-heartbeat", "300ms"});
+    EXPECT_EQ(silent.code, 4) << silent.error;
+    const json shown = json::parse(run({"--embed", "show", "vm", "--json"}).output);
+    EXPECT_EQ(shown["state"], "running");
+    EXPECT_THAT(silent.error, AllOf(HasSubstr("no heartbeat from the guest's probe, with its RAM filled, within 300 ms"),
+                                    HasSubstr("the VM was started and runs on, as pid " + shown["pid"].dump()),
+                                    HasSubstr(" console vm' "), HasSubstr(" destroy vm' ")));
+}
+
 TEST_F(CliTest, showsAnUpgradeStepByStepAndEndsWithItsFigures) {
     const std::string file = writeDefinition(workspace, {});
     const Ran started = run({"--embed", "start", file, "--wait-heartbeat", "90s"});
