@@ -48,20 +48,28 @@ struct Options : Place {
     CompareOptions compare;
 };
 
+/// An answer whose words name commands that work as they are typed.
+json wordsAsTyped(const Options& options, json value) {
+    for (const char* words : {"error", "cause", "remedy"})
+        if (const auto found = value.find(words); found != value.end() && found->is_string())
+            *found = asTyped(options, found->get<std::string>());
+    return value;
+}
+
 /// Prints an answer: the object itself for scripts, `text` or the report for people; errors of people go to standard error. The
 /// one place where text of others, such as what a VMM said, reaches a person.
 int answer(const Options& options, const VerbResult& result, const Text& text = nullptr) {
     const JsonReader value(result.value);
+    const auto shown = [&options](const std::string& words) { return forTerminal(asTyped(options, words)); };
     if (options.asJson)
-        std::cout << jsonText(toJson(result), 2) << std::endl;
+        std::cout << jsonText(wordsAsTyped(options, toJson(result)), 2) << std::endl;
     else if (result.report)
-        std::cout << forTerminal(reportText(*result.report)) << std::flush;
+        std::cout << shown(reportText(*result.report)) << std::flush;
     else if (!value.at("/error").is_null())
-        std::cerr << "virt-handover: " << forTerminal(value.shown("/error")) << std::endl
-                  << (value.text("/remedy").empty() ? "" : "  remedy: " + forTerminal(value.text("/remedy")) + "\n")
-                  << std::flush;
+        std::cerr << "virt-handover: " << shown(value.shown("/error")) << std::endl
+                  << (value.text("/remedy").empty() ? "" : "  remedy: " + shown(value.text("/remedy")) + "\n") << std::flush;
     else
-        std::cout << forTerminal(text(result.value)) << std::flush;
+        std::cout << shown(text(result.value)) << std::flush;
     return static_cast<int>(result.code);
 }
 
@@ -125,7 +133,7 @@ int upgrade(const Options& options) {
     if (!runner.embedded() || !result.report || result.report->outcome != State::StandingBy) return answer(options, result);
     // A script gets one document, which says how it ended; until then it sees the state "standing by" in `list` and `show`.
     if (!options.asJson) answer(options, result);
-    runner.holdStandby(options.runtimeDirectory, options.vm);
+    runner.holdStandby(options.vm);
     const std::optional<HandoverReport> ended = runner.embedded()->endedStandby(options.vm);
     return answer(options, ended ? VerbResult::of(*ended) : result);
 }

@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <iostream>
+#include <regex>
 
 #include "manager/service/dbus_client.h"
 #include "manager/service/dbus_service.h"
@@ -11,7 +12,16 @@
 
 namespace vh {
 
-Runner::Runner(const Place& place) : loop_(g_main_loop_new(nullptr, FALSE)) {
+std::string asTyped(const Place& place, const std::string& text) {
+    std::string options = place.embed ? "--embed " : "$1";
+    if (place.runtimeDirectory != defaultRuntimeDirectory()) options += "--runtime-dir " + place.runtimeDirectory + " ";
+    // Of the verbs those that ask a manager, and not what a mistake is referred to.
+    static const std::regex command(R"(virt-handover (--embed )?(?=(\.\.\.|start|upgrade|commit|cancel|adopt|shutdown|)"
+                                    R"(destroy|list|show|console)(\W|$)(?!--help)))");
+    return std::regex_replace(text, command, "virt-handover " + options);
+}
+
+Runner::Runner(const Place& place) : place_(place), loop_(g_main_loop_new(nullptr, FALSE)) {
     if (!place.embed) {
         verbs_ = std::make_unique<DbusClient>(place.runtimeDirectory);
         return;
@@ -37,13 +47,14 @@ VerbResult Runner::wait(const std::function<void(Verbs::Done)>& verb) {
     return answer;
 }
 
-void Runner::holdStandby(const std::string& runtimeDirectory, const std::string& vm) {
+void Runner::holdStandby(const std::string& vm) {
     const Interruptions interruptions(*this);
     std::unique_ptr<DbusService> service;
     try {
-        service = std::make_unique<DbusService>(*host_, runtimeDirectory + "/" + vm);
-        std::cerr << "virt-handover: holding; 'virt-handover --embed commit " << vm << "' in another terminal switches, "
-                  << "Ctrl-C undoes" << std::endl;
+        service = std::make_unique<DbusService>(*host_, place_.runtimeDirectory + "/" + vm);
+        std::cerr << "virt-handover: holding; "
+                  << asTyped(place_, "'virt-handover --embed commit " + vm + "' in another terminal switches, Ctrl-C undoes")
+                  << std::endl;
     } catch (const std::exception& error) {
         host_->cancelHandovers(std::string("nobody could ask for a commit: ") + error.what());
     }

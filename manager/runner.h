@@ -20,6 +20,10 @@ struct Place {
     bool embed = false;
 };
 
+/// Has each command that a text names (`'virt-handover list'`) work as it is typed: with the options by which this place was
+/// given.
+std::string asTyped(const Place& place, const std::string& text);
+
 /// Runs one asynchronous verb to its end.
 class Runner {
  public:
@@ -33,7 +37,7 @@ class Runner {
 
     VerbResult wait(const std::function<void(Verbs::Done)>& verb);
     /// Serves `commit` and `cancel` for an upgrade that stands by in this process, until it is over.
-    void holdStandby(const std::string& runtimeDirectory, const std::string& vm);
+    void holdStandby(const std::string& vm);
 
  private:
     /// Leaves SIGINT, SIGTERM and SIGHUP to interrupted() while there is one.
@@ -44,6 +48,7 @@ class Runner {
 
     void interrupted(const std::string& why);
 
+    const Place place_;
     GMainLoop* loop_;
     std::unique_ptr<Verbs> verbs_;
     Host* host_ = nullptr;  ///< The same object, when embedded.

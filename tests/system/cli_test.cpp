@@ -90,8 +90,10 @@ TEST_F(CliTest, exitsWithOneOnWrongUse) {
     EXPECT_THAT(budget.error, HasSubstr("'5'"));
     const Ran nobody = run({"--embed", "show", "nobody"});
     EXPECT_EQ(nobody.code, 1);
-    EXPECT_EQ(nobody.error,
-              "virt-handover: vm 'nobody' is not running here\n  remedy: 'virt-handover list' shows those that are\n");
+    // As it works when it is typed.
+    const std::string remedy = "'virt-handover --embed --runtime-dir " + workspace.runtime() + " list' shows those that are";
+    EXPECT_EQ(nobody.error, "virt-handover: vm 'nobody' is not running here\n  remedy: " + remedy + "\n");
+    EXPECT_EQ(json::parse(run({"--embed", "show", "nobody", "--json"}).output)["remedy"], remedy);
     const Ran upgrade = run({"--embed", "upgrade", "nobody"});
     EXPECT_EQ(upgrade.code, 1);
     EXPECT_EQ(upgrade.error, nobody.error);
@@ -118,7 +120,8 @@ TEST_F(CliTest, exitsWithFiveWhenTheManagerCannotBeReached) {
 }
 
 TEST_F(CliTest, saysThatNothingRuns) {
-    EXPECT_EQ(run({"--embed", "list"}).output, "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n");
+    EXPECT_EQ(run({"--embed", "list"}).output, "no VMs are running here; 'virt-handover --embed --runtime-dir " +
+                                                   workspace.runtime() + " start FILE.yaml' starts one\n");
     EXPECT_EQ(json::parse(run({"--embed", "--json", "list"}).output)["vms"], json::array());
 }
 
@@ -265,7 +268,8 @@ TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     // The daemon holds what stands by, and undoes it when it ends.
     const Ran prepared = run({"upgrade", "vm", "--to", newQemu(), "--standby"});
     EXPECT_EQ(prepared.code, 0) << prepared.output << prepared.error;
-    EXPECT_THAT(prepared.output, HasSubstr("'virt-handover commit vm' switches, 'cancel' undoes"));
+    EXPECT_THAT(prepared.output,
+                HasSubstr("'virt-handover --runtime-dir " + workspace.runtime() + " commit vm' switches, 'cancel' undoes"));
     EXPECT_THAT(run({"list"}).output, HasSubstr("standing by"));
     EXPECT_THAT(run({"shutdown", "vm"}).error, HasSubstr("has an upgrade that stands by"));
     const Ran committed = run({"commit", "vm"});
