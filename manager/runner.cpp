@@ -71,9 +71,10 @@ void Runner::interrupted(const std::string& why) {
     if (host_ && host_->handoverUnderWay()) return host_->cancelHandovers(why);
     // No guest depends on this process: a start or a shutdown that is under way ends as it will.
     std::cerr << "virt-handover: " << why
-              << (host_ ? "" : "; the manager goes on with what it was asked for: 'list' and 'show' tell how it ends")
+              << (host_ ? asTyped(place_, "; 'virt-handover list' shows what runs, and whether something is half done")
+                        : "; the manager goes on with what it was asked for: 'list' and 'show' tell how it ends")
               << std::endl;
-    ::_exit(static_cast<int>(host_ ? ExitCode::Usage : ExitCode::Unreachable));
+    ::_exit(static_cast<int>(ExitCode::Unreachable));
 }
 
 }  // namespace vh

@@ -231,6 +231,17 @@ TEST_F(CliTest, goesBackWhenItIsInterrupted) {
     expectGuestIsWell(host, "vm");
 }
 
+TEST_F(CliTest, exitsWithFiveWhenItIsInterruptedBeforeItHasAnswered) {
+    const std::string file =
+        workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("silent", "--silent-connections 9")));
+    const pid_t child = spawn(required("VH_CLI"), {"--embed", "start", file, "--wait-heartbeat", "10min"}, -1, "start");
+    ASSERT_TRUE(turnUntil([&] { return run({"--embed", "list"}).output.find("vm ") != std::string::npos; }, patience));
+    ::kill(child, SIGINT);
+    const Ran interrupted = collect(child, "start");
+    EXPECT_EQ(interrupted.code, 5) << interrupted.output << interrupted.error;
+    EXPECT_THAT(interrupted.error, AllOf(HasSubstr("interrupted from the keyboard"), HasSubstr(" list' shows what runs")));
+}
+
 TEST_F(CliTest, worksThroughTheDaemonWhichMayDieAtAnyMoment) {
     startDaemon();
     const std::string file = writeDefinition(workspace, {});
