@@ -94,13 +94,8 @@ int start(const Options& options) {
     // The daemon has its own working directory.
     const bool isFile = options.vm.find('/') != std::string::npos || options.vm.ends_with(".yaml");
     const std::string what = isFile ? absolutePath(options.vm) : options.vm;
-    const auto text = [](const json& value) {
-        const VmSummary vm = vmSummaryFromJson(value);
-        return vm.vm + ": running on " + vm.kind + " " + vm.version + ", pid " + std::to_string(vm.pid) + ", " + vm.machine +
-               ", " + vm.accelerator + "\n" + warningsText(value);
-    };
     return ask(
-        options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, text);
+        options, [&](Verbs& verbs, Verbs::Done done) { verbs.start(what, wait, std::move(done)); }, startedText);
 }
 
 /// Progress of an upgrade, which ends with a report.

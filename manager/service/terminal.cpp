@@ -154,6 +154,12 @@ int runConsole(const std::string& vm, const std::function<std::string()>& whereN
     }
 }
 
+std::string startedText(const json& value) {
+    const VmSummary vm = vmSummaryFromJson(value);
+    return vm.vm + ": running on " + vm.kind + " " + vm.version + ", pid " + pidText(vm) + ", " + vm.machine + ", " +
+           vm.accelerator + "\n" + warningsText(value);
+}
+
 std::string listText(const json& value) {
     const json& vms = JsonReader(value).list("/vms");
     if (vms.empty()) return "no VMs are running here; 'virt-handover start FILE.yaml' starts one\n";

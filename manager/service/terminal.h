@@ -35,7 +35,8 @@ class ProgressPrinter {
 /// gives the socket's path, or nothing when the VM is gone. Returns an exit code.
 int runConsole(const std::string& vm, const std::function<std::string()>& whereNow);
 
-// The answers of `list`, `show` and the verbs that only say a state, for people. What a daemon has said may be anything.
+// The answers of `start`, `list`, `show` and the verbs that only say a state, for people. What a daemon has said may be anything.
+std::string startedText(const nlohmann::json& value);
 std::string listText(const nlohmann::json& value);
 std::string showText(const nlohmann::json& value);
 std::string stateText(const nlohmann::json& value);

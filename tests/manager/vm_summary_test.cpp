@@ -35,6 +35,14 @@ TEST(VmSummary, isALineInAListAndWhatIsWrongBelow) {
               "vm 'b': its record cannot be used\n");
 }
 
+TEST(VmSummary, isALineWhenTheVmWasStarted) {
+    json vm = web1;
+    EXPECT_EQ(startedText(vm), "web1: running on QEMU 11.1.3, pid 4711, pc-q35-10.0, tcg\n");
+    vm.erase("pid");
+    vm["warnings"] = {"w"};
+    EXPECT_EQ(startedText(vm), "web1: running on QEMU 11.1.3, pid ?, pc-q35-10.0, tcg\n  warning: w\n");
+}
+
 TEST(VmDetails, areShownLineByLine) {
     json value = web1;
     value["definitionFile"] = "/etc/web1.yaml";
