@@ -140,8 +140,8 @@ std::chrono::milliseconds parseDuration(std::string_view text) {
 }
 
 std::string readVmName(std::string_view text) {
-    if (text.size() > 32 || !consistsOf(text, lowerAndDigits, "-") || text.starts_with('-'))
-        expected("a name such as 'web1' (1 to 32 of a-z, 0-9 and '-', the first no '-')");
+    if (text.size() > longestVmName || !consistsOf(text, lowerAndDigits, "-") || text.starts_with('-'))
+        expected("a name such as 'web1' (1 to " + std::to_string(longestVmName) + " of a-z, 0-9 and '-', the first no '-')");
     return std::string(text);
 }
 

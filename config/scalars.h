@@ -20,6 +20,7 @@ std::uint64_t readSize(std::string_view text);
 std::uint64_t readMemorySize(std::string_view text);
 std::uint64_t readPageSize(std::string_view text);
 
+constexpr std::size_t longestVmName = 32;  ///< Characters; the name is in the paths of sockets.
 std::string readVmName(std::string_view text);
 std::string readUuid(std::string_view text);
 std::string readMachine(std::string_view text);

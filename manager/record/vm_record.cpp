@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "config/parse.h"
+#include "config/scalars.h"
 #include "manager/process/child_process.h"
 
 namespace vh {
@@ -167,8 +168,8 @@ bool isVmName(std::string_view name) {
 }
 
 std::string noVmName(std::string_view name) {
-    return "'" + std::string(name.substr(0, 100)) + (name.size() > 100 ? "...'" : "'") +
-           " cannot be the name of a VM (1 to 64 of a-z, 0-9 and '-', the first no '-')";
+    return "'" + std::string(name.substr(0, 100)) + (name.size() > 100 ? "...'" : "'") + " cannot be the name of a VM (1 to " +
+           std::to_string(longestVmName) + " of a-z, 0-9 and '-', the first no '-')";
 }
 
 }  // namespace vh
