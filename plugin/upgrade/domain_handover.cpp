@@ -246,6 +246,11 @@ void finish(const HostPaths& paths, const JournalDirectory& journal, JournalDoma
                 "its new QEMU, pid " + std::to_string(domain.new_.pid) + ", has the guest, but libvirt cannot be told: " + why);
         std::this_thread::sleep_for(finishPause);
     }
+    noticeNewEnded(domain);
+}
+
+void noticeNewEnded(JournalDomain& domain) {
+    if (domain.new_.isAlive()) return;
     domain.phase = DomainPhase::Ended;
     domain.cause =
         "its new QEMU, pid " + std::to_string(domain.new_.pid) +

@@ -50,6 +50,9 @@ void settle(const HostPaths& paths, const JournalDirectory& journal, const Manag
 /// Makes Unchanged Ended when the domain's QEMU, which it would still have, is gone.
 void noticeItsEnd(JournalDomain& domain);
 
+/// The same when it had been handed over, and the new QEMU is gone.
+void noticeNewEnded(JournalDomain& domain);
+
 /// The text about an adopted domain whose old QEMU is still there.
 std::string oldQemuLeftText(const JournalDomain& domain);
 

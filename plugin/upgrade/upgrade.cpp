@@ -34,6 +34,7 @@ using std::chrono::milliseconds, std::chrono::steady_clock;
 constexpr milliseconds libvirtTimeout{120'000};
 constexpr milliseconds returnDeadline{120'000};
 constexpr milliseconds returnPause{50};
+constexpr milliseconds endDeadline{5'000};
 // Longer than all deadlines of the manager's own states together (manager/handover/handover_table.h).
 constexpr milliseconds handoverDeadline{300'000};
 
@@ -328,7 +329,7 @@ class Upgrade {
                 const LibvirtConnection libvirt(environment_.uri, returnDeadline);
                 libvirt.version();
                 awayMs_ = since(began);
-                for (Candidate& candidate : candidates_) verify(libvirt, candidate);
+                for (std::size_t i = 0; i < candidates_.size(); ++i) verify(libvirt, candidates_[i], journal_.domains[i]);
                 return;
             } catch (const LibvirtUnreachable& error) {
                 if (steady_clock::now() >= deadline) {
@@ -341,9 +342,15 @@ class Upgrade {
         }
     }
 
-    void verify(const LibvirtConnection& libvirt, Candidate& candidate) {
+    static void endIfGone(JournalDomain& domain) {
+        // libvirt may tell of its end a moment before it is one.
+        const auto deadline = steady_clock::now() + endDeadline;
+        while (domain.new_.isAlive() && steady_clock::now() < deadline) std::this_thread::sleep_for(returnPause);
+        noticeNewEnded(domain);
+    }
+
+    void verify(const LibvirtConnection& libvirt, Candidate& candidate, JournalDomain& domain) {
         if (candidate.outcome.outcome != "upgraded") return;
-        const JournalDomain& domain = candidate.plan.domain;
         try {
             const LibvirtDomain now = libvirt.find(domain.uuid);
             if (now.state != candidate.state)
@@ -355,6 +362,8 @@ class Upgrade {
         } catch (const LibvirtUnreachable&) {
             throw;
         } catch (const std::exception& error) {
+            endIfGone(domain);
+            if (domain.phase == DomainPhase::Ended) return conclude(domain, candidate.outcome);
             candidate.outcome.outcome = "lost";
             candidate.outcome.cause = std::string("handed over, but libvirt does not have it as it was: ") + error.what();
         }

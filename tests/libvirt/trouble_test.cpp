@@ -71,6 +71,28 @@ TEST(UpgradeInTrouble, ofADomainThatEndsByItselfInTheMiddleLeavesItOff) {
     expectUpgraded(tool(upgradeOf(domain)));
 }
 
+TEST(UpgradeInTrouble, ofADomainThatEndsByItselfOnceItHasBeenHandedOverSaysSo) {
+    const LibvirtHost host(VmmUser::LibvirtQemu);
+    const TestDomain domain(host, {.name = "off"});
+    domain.start();
+    domain.expectGuestIsWell();
+    RunningTool upgrading(upgradeOf(domain));
+    ASSERT_TRUE(eventually([] { return phaseNow() == "adopted"; }));
+    const std::set<pid_t> vmms = vmmsWithFileOpen(domain.disk());
+    ASSERT_EQ(vmms.size(), 1U);
+    ::kill(*vmms.begin(), SIGTERM);  // To QEMU as to a guest that powers off.
+    const Ran ran = upgrading.wait();
+    const json outcome = outcomeOf(ran);
+    EXPECT_EQ(outcome["outcome"], "ended") << ran.output;
+    EXPECT_EQ(outcome["pid"], 0);
+    EXPECT_THAT(outcome["cause"].get<std::string>(), HasSubstr("had the guest and ended during the upgrade"));
+    EXPECT_EQ(ran.code, 6);
+    EXPECT_TRUE(eventually([&] { return domain.state() == "shut off"; })) << domain.state();
+    domain.start();
+    domain.expectGuestIsWell();
+    expectUpgraded(tool(upgradeOf(domain)));
+}
+
 TEST(UpgradeInTrouble, withoutSpaceForItsJournalTouchesNothing) {
     const LibvirtHost host(VmmUser::LibvirtQemu);
     const TestDomain domain(host, {.name = "full"});
