@@ -216,16 +216,19 @@ TEST_F(AnOldVmmThatHasSentAll, mayDieBeforeTheNewOneHasTakenItIn) {
     }
 }
 
-/// Its last word and its death come together, before the new VMM was told to read the file.
+/// Its last word and its death come together, most often before the new VMM was told to read the file.
 TEST_F(AnOldVmmThatHasSentAll, mayDieAsSoonAsItHasSavedItToAFile) {
     const std::string definition =
         workspace.file("vm.yaml", referenceDefinition("vm", workspace.referenceVmm("dying", "--fault completed=die"),
                                                       "handover: {design: save-restore, pause_budget: 5s}\n"));
-    ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
-    const json report = upgrade({.binary = workspace.referenceVmm("right")});
-    EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
-    EXPECT_THAT(report["warnings"].dump(), testing::HasSubstr("by itself when it had saved the guest"));
-    expectNothingLost(report);
+    const std::string right = workspace.referenceVmm("right");
+    for (int attempt = 0; attempt < 5; ++attempt) {
+        ASSERT_EQ(test::start(host, definition).code, ExitCode::Done);
+        const json report = upgrade({.binary = right});
+        EXPECT_EQ(report["outcome"], "upgraded") << report.dump(2);
+        expectNothingLost(report);
+        destroy();
+    }
 }
 
 class AClockThatIsSet : public HostFixture {};
