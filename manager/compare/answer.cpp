@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -42,40 +43,23 @@ unsigned marginOf(const Results& results) {
     return results.settings.equivalenceMarginPercent.value_or(usualMarginPercent);
 }
 
-/// However large the difference is that was shown: not beyond the margin.
-bool isWithin(const Ratio& ratio, unsigned marginPercent) {
-    const double most = 1 + marginPercent / 100.0;
-    return ratio.low90 && ratio.high90 && *ratio.low90 > 1 / most && *ratio.high90 < most;
-}
-
-/// `95 % 0.90 - 0.95`; an end that is not known stays open.
+/// `95 % 0.90 - 0.95`; an end that is not known stays open. Of what is equivalent, the interval that decides it.
 std::string intervalOf(const Ratio& ratio) {
-    if (!ratio.low && !ratio.high) return "95 % open";
-    const std::string low = ratio.low ? figureText(*ratio.low) : "", high = ratio.high ? figureText(*ratio.high) : "";
-    if (ratio.minMax && ratio.low && ratio.high) return "few rounds: min " + low + ", max " + high;
-    return "95 % " + (low.empty() ? high + " or less" : high.empty() ? low + " or more" : low + " - " + high);
+    const bool isEquivalent = ratio.verdict == Verdict::Equivalent;
+    const auto ends = isEquivalent ? std::pair(ratio.low90, ratio.high90) : std::pair(ratio.low, ratio.high);
+    if (!ends.first && !ends.second) return "95 % open";
+    const std::string low = ends.first ? figureText(*ends.first) : "", high = ends.second ? figureText(*ends.second) : "";
+    if (ratio.minMax && ends.first && ends.second) return "few rounds: min " + low + ", max " + high;
+    return (isEquivalent ? "90 % " : "95 % ") + (low.empty()    ? high + " or less"
+                                                 : high.empty() ? low + " or more"
+                                                                : low + " - " + high);
 }
 
-std::string verdictOf(const Ratio& ratio, unsigned marginPercent) {
-    const std::string text(name(ratio.verdict)), margin = percentText(marginPercent);
-    if (ratio.verdict == Verdict::Equivalent) return text + " within " + margin;
-    // Its interval alone says otherwise: that is of this comparison, and p of all of them.
-    const bool needsP = ratio.verdict == Verdict::NoDifference && ratio.pHolm &&
-                        ((ratio.low && *ratio.low > 1) || (ratio.high && *ratio.high < 1));
-    if (needsP) return text + ", p = " + fixed(*ratio.pHolm, 3);
-    return isClaim(ratio.verdict) && isWithin(ratio, marginPercent) ? text + " by less than " + margin : text;
-}
-
-/// In brackets how sure a figure is; of few rounds that says all.
-std::string inBrackets(const Ratio& ratio, bool withVerdict, unsigned marginPercent) {
-    const bool said = !withVerdict || (ratio.verdict == Verdict::TooFewRounds && ratio.minMax);
-    return " (" + intervalOf(ratio) + (said ? "" : ", " + verdictOf(ratio, marginPercent)) + ")";
-}
-
-/// `0.92 by STOP to RESUME (95 % 0.90 - 0.95, smaller)`
-std::string ratioText(const Ratio& ratio, unsigned marginPercent) {
-    return (ratio.median ? figureText(*ratio.median) : "not known") + " by " + titleOf(ratio.metric) +
-           inBrackets(ratio, true, marginPercent);
+/// `0.92 times under TCG (95 % 0.90 - 0.95, p = 0.014)`
+std::string ratioText(const Ratio& ratio, const std::string& of) {
+    const bool isTested = ratio.pHolm && ratio.verdict != Verdict::Equivalent;
+    return (ratio.median ? figureText(*ratio.median) + " times" : "an unknown number of times") + of + " (" + intervalOf(ratio) +
+           (isTested ? ", " + chanceText(*ratio.pHolm) : "") + ")";
 }
 
 using Ratios = std::vector<const Ratio*>;
@@ -116,6 +100,13 @@ std::string underText(const Ratios& claims, std::size_t all, const HostFacts& ho
     return " under " + together(titles);
 }
 
+/// For how many tests the chances are corrected; nothing where none is told.
+std::string correctionText(const Ratios& told) {
+    const auto tested =
+        std::ranges::find_if(told, [](const Ratio* ratio) { return ratio->pHolm && ratio->verdict != Verdict::Equivalent; });
+    return tested == told.end() ? "" : ", p corrected for " + counted((*tested)->tests, "test");
+}
+
 /// What those verdicts say of who should own guest RAM, the manager being the first.
 std::string leadOf(const Ratios& ratios, unsigned marginPercent, const HostFacts& host) {
     const bool smaller = has(ratios, Verdict::Smaller), larger = has(ratios, Verdict::Larger);
@@ -123,7 +114,6 @@ std::string leadOf(const Ratios& ratios, unsigned marginPercent, const HostFacts
     if (smaller && larger) return "Who should own guest RAM, the manager or the VMM, depends on what counts";
     if (smaller || larger) {
         std::vector<std::string> by;
-        bool little = true;
         for (const std::string_view metric : valuesOf(ratios, &Ratio::metric)) {
             Ratios claims, all;
             for (const Ratio* ratio : ratios)
@@ -131,12 +121,10 @@ std::string leadOf(const Ratios& ratios, unsigned marginPercent, const HostFacts
                     all.push_back(ratio);
                     if (isClaim(ratio->verdict)) claims.push_back(ratio);
                 }
-            if (claims.empty()) continue;
-            by.push_back(titleOf(metric) + underText(claims, all.size(), host));
-            little = little && std::ranges::all_of(claims, [&](const Ratio* ratio) { return isWithin(*ratio, marginPercent); });
+            if (!claims.empty()) by.push_back(titleOf(metric) + underText(claims, all.size(), host));
         }
-        return "By " + together(by) + " the guest loses " + (little ? "a little " : "") + "less time when " +
-               (smaller ? "the manager" : "the VMM") + " owns its RAM";
+        return "By " + together(by) + " the guest loses less time when " + (smaller ? "the manager" : "the VMM") +
+               " owns its RAM";
     }
     if (areAll(ratios, Verdict::Equivalent))
         return "To the guest it makes no difference beyond " + percentText(marginPercent) +
@@ -165,51 +153,62 @@ std::string ownerSentence(const Results& results, const Summary& summary) {
     if (ratios.empty()) ratios.push_back(&*first);
     const bool isAfterwards = results.settings.primaryMetrics.empty();
     const bool claims = has(ratios, Verdict::Smaller) || has(ratios, Verdict::Larger);
-    std::string text = (isAfterwards && claims ? "Nothing is claimed of who should own guest RAM, the manager or the VMM"
-                                               : leadOf(ratios, marginOf(results), results.host)) +
-                       ": " + nameOf(first->design) + " / " + nameOf(first->reference);
+    const std::string afterwards = "its tests were chosen after the rounds";
+    std::string text = isAfterwards && claims
+                           ? "Nothing is claimed of who should own guest RAM, the manager or the VMM, as " + afterwards
+                           : leadOf(ratios, marginOf(results), results.host);
+    text += ": ";
+    const std::string one = nameOf(first->design), other = nameOf(first->reference);
     if (std::ranges::all_of(ratios, [](const Ratio* ratio) { return ratio->rounds == 0; }))
-        return text + " have no round in common.";
-    std::string under;
-    for (const auto& [accelerator, its] : byAccelerator(ratios)) {
+        return text + one + " and " + other + " have no round in common.";
+    // What the lead rests on; where that is nothing, the first of them.
+    const auto isTold = [&](std::string_view metric) {
+        if (isAfterwards || !claims) return metric == ratios.front()->metric || areAll(ratios, Verdict::Equivalent);
+        return std::ranges::any_of(ratios,
+                                   [&](const Ratio* ratio) { return ratio->metric == metric && isClaim(ratio->verdict); });
+    };
+    Ratios told;
+    std::vector<std::string> byMetric;
+    for (const std::string_view metric : valuesOf(ratios, &Ratio::metric)) {
+        if (!isTold(metric)) continue;
         std::vector<std::string> figures;
-        std::size_t rounds = 0;
-        for (const Ratio* ratio : its) {
-            figures.push_back(ratioText(*ratio, marginOf(results)));
-            rounds = std::max(rounds, ratio->rounds);
+        for (const Ratio* ratio : ratios) {
+            if (ratio->metric != metric) continue;
+            const std::string asLong = told.empty() ? " as long as " + other : "";
+            figures.push_back(ratioText(*ratio, asLong + " under " + acceleratorTitle(ratio->accelerator, results.host)));
+            told.push_back(ratio);
         }
-        append(under,
-               "under " + acceleratorTitle(accelerator, results.host) + " " + together(figures) + ", over " +
-                   counted(rounds, "round") + " of " + counted(its.front()->cells, "cell"),
-               "; ");
+        byMetric.push_back("by " + titleOf(metric) + (byMetric.empty() ? " " + one + " takes " : " ") + together(figures));
     }
-    return text + " is " + under + (isAfterwards ? "; its tests were chosen after the rounds." : ".");
+    for (std::size_t i = 0; i < byMetric.size(); ++i) text += (i == 0 ? "" : "; ") + byMetric[i];
+    return text + correctionText(told) + (isAfterwards && !claims ? "; " + afterwards + "." : ".");
+}
+
+/// Designs with one of those verdicts, by accelerator where it is not so under each.
+std::string designsWith(const std::set<Verdict>& verdicts, const Ratios& ratios, const HostFacts& host) {
+    std::vector<std::string> designs;
+    for (const Design design : valuesOf(ratios, &Ratio::design)) {
+        Ratios its;
+        std::size_t all = 0;
+        for (const Ratio* ratio : ratios) {
+            if (ratio->design != design) continue;
+            ++all;
+            if (verdicts.contains(ratio->verdict)) its.push_back(ratio);
+        }
+        if (!its.empty()) designs.push_back(nameOf(design) + underText(its, all, host));
+    }
+    return together(designs);
 }
 
 /// What those verdicts say of the pause of all other designs against one.
 std::string pauseLead(const Ratios& ratios, Design reference, unsigned marginPercent, const HostFacts& host) {
     const std::vector<Design> others = valuesOf(ratios, &Ratio::design);
     std::vector<std::string> claims;
-    const auto add = [&](Verdict verdict, bool little, const std::string& words) {
-        std::vector<std::string> designs;
-        for (const Design design : others) {
-            Ratios its;
-            std::size_t all = 0;
-            for (const Ratio* ratio : ratios) {
-                if (ratio->design != design) continue;
-                ++all;
-                if (ratio->verdict == verdict && isWithin(*ratio, marginPercent) == little) its.push_back(ratio);
-            }
-            if (!its.empty()) designs.push_back(nameOf(design) + underText(its, all, host));
-        }
-        if (!designs.empty())
-            claims.push_back(together(designs) + (designs.size() == 1 ? " pauses the guest for " : " pause the guest for ") +
-                             words);
-    };
-    add(Verdict::Larger, false, "longer");
-    add(Verdict::Larger, true, "a little longer");
-    add(Verdict::Smaller, false, "a shorter time");
-    add(Verdict::Smaller, true, "a slightly shorter time");
+    for (const auto& [verdict, words] : {std::pair(Verdict::Larger, "longer"), std::pair(Verdict::Smaller, "a shorter time")}) {
+        const std::string designs = designsWith({verdict}, ratios, host);
+        const bool one = designs.find(" and ") == std::string::npos;
+        if (!designs.empty()) claims.push_back(designs + (one ? " pauses" : " pause") + " the guest for " + words);
+    }
     const std::string other = nameOf(reference);
     if (!claims.empty()) return together(claims) + " than " + other;
     const std::string only = others.size() == 1 ? nameOf(others.front()) : "";
@@ -245,10 +244,15 @@ std::string rangeText(const std::pair<double, double>& range, std::string (*text
     return least == most ? least : least + " - " + most;
 }
 
-/// What guests see of it first; of a guest that does not tell, what QEMU says.
-std::string_view pauseMetric(const Summary& summary) {
-    const bool beats = !mediansOf(summary, "guestPauseMs").empty();
-    return beats ? "guestPauseMs" : "stopToResumeMs";
+/// What guests see of it, where they beat evenly; else what QEMU says.
+std::string_view pauseMetric(const Summary& summary, std::string_view accelerator, const HostFacts& host) {
+    const bool isFelt = std::ranges::any_of(
+        summary.pooled, [&](const Ratio& ratio) { return ratio.metric == "guestPauseMs" && ratio.accelerator == accelerator; });
+    return isFelt && !isNested(accelerator, host) ? "guestPauseMs" : "stopToResumeMs";
+}
+
+std::string byText(std::string_view metric) {
+    return metric == "guestPauseMs" ? "by heartbeats" : "by STOP to RESUME";
 }
 
 /// What nobody can choose: the tables compare with it, the answer does not.
@@ -256,40 +260,67 @@ bool isByHand(Design design) {
     return rowOf(design).byHandOf.has_value();
 }
 
+/// Where nothing is compared.
+std::string mediansSentence(const Results& results, const Summary& summary) {
+    const bool nested = std::ranges::any_of(results.configurations, [&](const Configuration& one) {
+        return isNested(one.accelerator ? name(*one.accelerator) : std::string_view(results.host.accelerator), results.host);
+    });
+    const std::string_view metric = nested || mediansOf(summary, "guestPauseMs").empty() ? "stopToResumeMs" : "guestPauseMs";
+    std::vector<std::string> medians;
+    for (const auto& [design, range] : mediansOf(summary, metric))
+        medians.push_back(rangeText(range, figureText) + " ms with " + nameOf(design));
+    return medians.empty() ? "How long the guest pauses is not known."
+                           : "The guest pauses for a median of " + together(medians) + ", " + byText(metric) + ".";
+}
+
+/// Those of which nothing is claimed, beside others of which something is.
+std::string withoutClaimText(const Ratios& ratios, const HostFacts& host) {
+    const std::string none = designsWith({Verdict::Equivalent, Verdict::NoDifference}, ratios, host),
+                      busy = designsWith({Verdict::TooBusy}, ratios, host);
+    return (none.empty() ? "" : "; no difference is shown with " + none) +
+           (busy.empty() ? "" : "; the host was too busy to say with " + busy);
+}
+
 std::string pauseSentence(const Results& results, const Summary& summary) {
-    const std::string_view metric = pauseMetric(summary);
-    const std::string by = metric == "guestPauseMs" ? "by heartbeats" : "by STOP to RESUME";
     std::vector<std::pair<Design, Ratios>> references;
     for (const Ratio& ratio : summary.pooled) {
         // What was said in the first sentence is not said again.
-        if (ratio.metric != metric || isByHand(ratio.design) || isByHand(ratio.reference) || isOfOwners(ratio)) continue;
+        if (ratio.metric != pauseMetric(summary, ratio.accelerator, results.host) || isByHand(ratio.design) ||
+            isByHand(ratio.reference) || isOfOwners(ratio))
+            continue;
         auto known = std::ranges::find(references, ratio.reference, &decltype(references)::value_type::first);
         if (known == references.end()) known = references.insert(references.end(), {ratio.reference, {}});
         known->second.push_back(&ratio);
     }
-    if (references.empty()) {
-        std::vector<std::string> medians;
-        for (const auto& [design, range] : mediansOf(summary, metric))
-            medians.push_back(rangeText(range, figureText) + " ms with " + nameOf(design));
-        return medians.empty() ? "How long the guest pauses is not known."
-                               : "The guest pauses for a median of " + together(medians) + ", " + by + ".";
-    }
+    if (references.empty()) return mediansSentence(results, summary);
     std::string text;
+    std::vector<std::string> accelerators;
+    for (const Ratio& ratio : summary.pooled) accelerators.push_back(ratio.accelerator);
     for (auto& [reference, ratios] : references) {
+        std::ranges::stable_sort(ratios, {},
+                                 [&](const Ratio* ratio) { return std::ranges::find(accelerators, ratio->accelerator); });
         // Of few rounds, as of baselines, no more is said than the tables do.
         if (!areAll(ratios, Verdict::TooFewRounds))
             std::erase_if(ratios, [](const Ratio* ratio) { return ratio->verdict == Verdict::TooFewRounds; });
+        const bool claims = has(ratios, Verdict::Smaller) || has(ratios, Verdict::Larger);
+        Ratios told;
+        std::ranges::copy_if(ratios, std::back_inserter(told),
+                             [claims](const Ratio* ratio) { return !claims || isClaim(ratio->verdict); });
         std::string under;
-        for (const auto& [accelerator, its] : byAccelerator(ratios)) {
+        for (const auto& [accelerator, its] : byAccelerator(told)) {
             std::vector<std::string> figures;
             for (const Ratio* ratio : its)
                 figures.push_back(
-                    (ratio->median ? figureText(*ratio->median) + (under.empty() && figures.empty() ? " times as long" : "")
-                                   : "not known how much longer") +
-                    " with " + nameOf(ratio->design) + inBrackets(*ratio, !isClaim(ratio->verdict), marginOf(results)));
-            append(under, "under " + acceleratorTitle(accelerator, results.host) + " " + together(figures), "; ");
+                    ratioText(*ratio, (under.empty() && figures.empty() ? " as long" : "") + (" with " + nameOf(ratio->design))));
+            append(under,
+                   "under " + acceleratorTitle(accelerator, results.host) +
+                       (isNested(accelerator, results.host) ? ", where beats come too unevenly," : "") + " " +
+                       byText(its.front()->metric) + " " + together(figures),
+                   "; ");
         }
-        append(text, pauseLead(ratios, reference, marginOf(results), results.host) + ": " + by + " its pause is " + under + ".",
+        append(text,
+               pauseLead(ratios, reference, marginOf(results), results.host) + ": " + under + correctionText(told) +
+                   (claims ? withoutClaimText(ratios, results.host) : "") + ".",
                " ");
     }
     return text;
@@ -345,6 +376,23 @@ std::string notRunText(const Results& results) {
                               counted(results.configurations.size(), "cell");
 }
 
+/// Where only some guests have a network.
+std::string networkedText(const Results& results, const Summary& summary) {
+    std::vector<std::string> with, all;
+    for (std::size_t i = 0; i < results.configurations.size(); ++i) {
+        const auto& own = results.configurations[i].accelerator;
+        const std::string title = acceleratorTitle(own ? name(*own) : std::string_view(results.host.accelerator), results.host);
+        const auto note = [&title](std::vector<std::string>& titles) {
+            if (std::ranges::find(titles, title) == titles.end()) titles.push_back(title);
+        };
+        for (const SeriesSummary& series : summary.configurations[i].series) {
+            if (series.rounds > 0) note(all);
+            if (series.metrics.at("networkLost").median) note(with);
+        }
+    }
+    return with.size() == all.size() ? "" : "Under " + together(with) + ", where alone the guest has a network, ";
+}
+
 std::string lossSentence(const Results& results, const Summary& summary) {
     const Ranges lost = mediansOf(summary, "networkLost");
     std::string text;
@@ -360,12 +408,13 @@ std::string lossSentence(const Results& results, const Summary& summary) {
             those.push_back(medians.back());
         }
         const bool isOfSome = !losing.empty() && losing.size() < lost.size();
-        const std::string lead = losing.empty() ? "As a rule no packet is lost"
+        const std::string under = networkedText(results, summary);
+        const std::string lead = losing.empty() ? (under.empty() ? "As" : "as") + std::string(" a rule no packet is lost")
                                  : losing.size() == lost.size()
-                                     ? "Every design loses packets"
+                                     ? (under.empty() ? "Every" : "every") + std::string(" design loses packets")
                                      : together(losing) + (losing.size() == 1 ? " loses packets" : " lose packets");
-        text = lead + ": of echo requests, a median in each handover of " + grouped(isOfSome ? those : medians, " with ", "") +
-               (isOfSome ? ", and 0 with all others" : "");
+        text = under + lead + ": of echo requests, a median in each handover of " +
+               grouped(isOfSome ? those : medians, " with ", "") + (isOfSome ? ", and 0 with all others" : "");
     }
     const Exceptions found = exceptionsOf(results);
     text += "; of " + counted(found.all, "handover") + " " + std::to_string(found.failed) + " failed, " +

@@ -28,7 +28,7 @@ struct BrownOut {
     std::optional<double> beforePagesPerSecond;  ///< The median of spans.
     std::optional<double> brownOutMs;
     /// Work that the guest did not do (pages not written) from the handover's beginning to the window's end, as time at its
-    /// speed before. The least that it lost where there is no `brownOutMs`: it was not back at speed then.
+    /// speed before; as far off as that is, so that it may be below 0. Where there is no `brownOutMs` the guest went on to lose.
     std::optional<double> workLostMs;
     double binMs = 0;
     double firstBinMs = 0;

@@ -467,7 +467,7 @@ Results newResults(const ComparisonSettings& settings, const std::vector<std::st
                         .runQueueLimitPercent = plan.runQueueLimitPercent,
                         .beatLimitMs = plan.beatLimit.count(),
                         .equivalenceMarginPercent = plan.equivalenceMarginPercent,
-                        .primaryMetrics = {usualPrimaryMetrics.begin(), usualPrimaryMetrics.end()}};
+                        .primaryMetrics = usualPrimaryMetrics(plan.before.count())};
     results.host = hostFacts();
     addConfigurations(plan, settings.own, probeKvm().guests, results);
     return results;

@@ -61,7 +61,7 @@ VH_MEMBERS(Results, version, command, startedAt, finishedAt, sittings, seed, set
 VH_MEMBERS(MetricSummary, count, median, low, high, minMax, min, max, p99, longer, atLeast)
 VH_MEMBERS(SeriesSummary, design, rounds, failed, disturbed, tooDisturbed, metrics)
 VH_MEMBERS(Ratio, metric, design, reference, accelerator, cells, primary, count, rounds, median, low, high, minMax, low90, high90,
-           greater, smaller, tied, p, pHolm, verdict)
+           greater, smaller, tied, p, pHolm, tests, verdict, restsOn)
 VH_MEMBERS(ConfigurationSummary, id, series, ratios)
 VH_MEMBERS(Summary, configurations, pooled)
 
@@ -370,12 +370,19 @@ json toJson(const Summary& summary) {
         if (!saysSomething(object.at(member))) object.erase(member);
     };
     json all = written(summary);
-    for (json& ratio : all.at("pooled"))
+    const auto unlessTested = [](json& ratio) {
+        if (ratio.at("pHolm").is_null()) ratio.erase("tests");
+        if (ratio.at("restsOn").is_null()) ratio.erase("restsOn");
+    };
+    for (json& ratio : all.at("pooled")) {
         for (const char* member : {"minMax", "primary"}) unlessFalse(ratio, member);
+        unlessTested(ratio);
+    }
     for (json& cell : all.at("cells")) {
         for (json& ratio : cell.at("ratios")) {
             for (const char* member : {"accelerator", "cells", "primary"}) ratio.erase(member);
             unlessFalse(ratio, "minMax");
+            unlessTested(ratio);
         }
         for (json& series : cell.at("series")) {
             unlessFalse(series, "tooDisturbed");

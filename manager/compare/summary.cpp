@@ -4,6 +4,7 @@
 #include <array>
 #include <cctype>
 #include <cmath>
+#include <cstdint>
 #include <iterator>
 #include <tuple>
 #include <utility>
@@ -24,6 +25,8 @@ constexpr double noEnd = 1e300;
 constexpr bool isOpen(double value) {
     return value > 1e200;
 }
+/// In place of ratios of which no more is known than that they are below 1, or above it.
+constexpr double below = 1 - 1e-9, above = 1 + 1e-9;
 
 /// What one round and VM had.
 using VmRound = std::pair<unsigned, unsigned>;
@@ -126,28 +129,29 @@ struct Pairs {
     std::string accelerator;
     std::size_t cells = 0, count = 0;
     std::vector<Range> rounds;
-    bool isReferenceOpen = false;
     RoundCount ofDesign, ofReference;
 
     auto contrast() const { return std::tuple(metric, design, reference); }
+    bool isOf(const Ratio& ratio) const {
+        return contrast() == std::tuple(ratio.metric, ratio.design, ratio.reference) && accelerator == ratio.accelerator;
+    }
     void add(const Pairs& other) {
         ++cells;
         count += other.count;
         rounds.insert(rounds.end(), other.rounds.begin(), other.rounds.end());
-        isReferenceOpen = isReferenceOpen || other.isReferenceOpen;
         ofDesign += other.ofDesign;
         ofReference += other.ofReference;
     }
 };
 
-/// Of what can be none, or less (a guest that did more than before), a ratio says only which is more: one without an end, or 0.
+/// Of what can be none, or less (a guest that did more than before), no more is known than which is more, and of two that are none
+/// not even that.
 Range ratioOfRanges(const Range& value, const Range& reference) {
     if (value.least > 0 && reference.least > 0)
         return {isOpen(reference.most) ? 0 : value.least / reference.most,
                 isOpen(value.most) ? noEnd : value.most / reference.least};
-    if (value.least > reference.most) return {noEnd, noEnd};
-    if (value.most < reference.least) return {0, 0};
-    if (value.least == value.most && reference.least == reference.most) return {1, 1};
+    if (value.least > reference.most) return {above, noEnd};
+    if (value.most < reference.least) return {0, below};
     return {0, noEnd};
 }
 
@@ -161,7 +165,6 @@ std::optional<Pairs> pairsOf(std::string_view metric, const Sample& sample, cons
     for (const auto& [round, value] : values) {
         const auto other = references.find(round);
         if (other == references.end()) continue;
-        pairs.isReferenceOpen = pairs.isReferenceOpen || isOpen(other->second.most);
         ratios[round] = ratioOfRanges(value, other->second);
     }
     pairs.count = ratios.size();
@@ -177,8 +180,8 @@ Signs signsOf(const std::vector<Range>& rounds) {
     return signs;
 }
 
-/// All but what depends on the other tests.
-Ratio ratioOf(const Pairs& pairs) {
+/// Which of the two is how often more, and by what chance, before other tests are looked at.
+Ratio testOf(const Pairs& pairs) {
     Ratio result{.metric = pairs.metric,
                  .design = pairs.design,
                  .reference = pairs.reference,
@@ -186,31 +189,30 @@ Ratio ratioOf(const Pairs& pairs) {
                  .cells = pairs.cells,
                  .count = pairs.count,
                  .rounds = pairs.rounds.size()};
-    const bool few = pairs.rounds.size() < valuesForInterval;
-    if (!pairs.rounds.empty()) {
-        // Each end by what speaks against it, so that no verdict rests on a bound.
-        const auto low = [&](const Interval& least) {
-            const bool isKnown = !isOpen(least.low) && (least.low != 0 || !pairs.isReferenceOpen);
-            return isKnown ? std::optional(least.low) : std::nullopt;
-        };
-        const auto high = [](const Interval& most) { return isOpen(most.high) ? std::nullopt : std::optional(most.high); };
-        const Interval least = intervalOf(pairs.rounds, &Range::least), most = intervalOf(pairs.rounds, &Range::most);
-        result.low = low(least);
-        result.high = high(most);
-        if (least.median == most.median && !isOpen(least.median)) result.median = least.median;
-        result.minMax = few;
-        if (!few) {
-            result.low90 = low(intervalOf(pairs.rounds, &Range::least, 0.90));
-            result.high90 = high(intervalOf(pairs.rounds, &Range::most, 0.90));
-        }
-        const Signs signs = signsOf(pairs.rounds);
-        std::tie(result.greater, result.smaller, result.tied) = std::tie(signs.greater, signs.smaller, signs.tied);
-        if (!few) result.p = signTest(signs);
-    }
-    if (few) result.verdict = Verdict::TooFewRounds;
-    if (pairs.ofDesign.tooDisturbed() || pairs.ofReference.tooDisturbed()) {
+    const Signs signs = signsOf(pairs.rounds);
+    std::tie(result.greater, result.smaller, result.tied) = std::tie(signs.greater, signs.smaller, signs.tied);
+    if (pairs.ofDesign.tooDisturbed() || pairs.ofReference.tooDisturbed())
         result.verdict = Verdict::TooBusy;
-        result.p.reset();
+    else if (pairs.rounds.size() >= valuesForInterval)
+        result.p = signTest(signs);
+    return result;
+}
+
+/// All but what depends on the other tests.
+Ratio ratioOf(const Pairs& pairs) {
+    Ratio result = testOf(pairs);
+    if (pairs.rounds.empty()) return result;
+    // Each end by what speaks against it, so that no verdict rests on a bound.
+    const auto low = [](const Interval& least) { return least.low > 0 ? std::optional(least.low) : std::nullopt; };
+    const auto high = [](const Interval& most) { return isOpen(most.high) ? std::nullopt : std::optional(most.high); };
+    const Interval least = intervalOf(pairs.rounds, &Range::least), most = intervalOf(pairs.rounds, &Range::most);
+    result.low = low(least);
+    result.high = high(most);
+    if (least.median == most.median) result.median = least.median;
+    result.minMax = pairs.rounds.size() < valuesForInterval;
+    if (!result.minMax) {
+        result.low90 = low(intervalOf(pairs.rounds, &Range::least, 0.90));
+        result.high90 = high(intervalOf(pairs.rounds, &Range::most, 0.90));
     }
     return result;
 }
@@ -231,6 +233,7 @@ void judge(const std::vector<Ratio*>& ratios, double margin) {
     const std::vector<double> corrected = holm(chances);
     for (std::size_t i = 0; i < tested.size(); ++i) {
         tested[i]->pHolm = corrected[i];
+        tested[i]->tests = tested.size();
         tested[i]->verdict = verdictOn(*tested[i], margin);
     }
 }
@@ -264,21 +267,31 @@ std::vector<std::pair<const Sample*, const Sample*>> contrastsOf(const std::vect
     return contrasts;
 }
 
-/// Adds to the one of its contrast and accelerator, which stands beside those of other accelerators.
-void pool(const Pairs& pairs, std::vector<Pairs>& pooled) {
-    const auto isAlike = [&pairs](const Pairs& one) { return one.contrast() == pairs.contrast(); };
-    auto all =
-        std::ranges::find_if(pooled, [&](const Pairs& one) { return isAlike(one) && one.accelerator == pairs.accelerator; });
-    if (all == pooled.end()) {
-        const auto last = std::find_if(pooled.rbegin(), pooled.rend(), isAlike);
-        all = pooled.insert(
-            last == pooled.rend() ? pooled.end() : last.base(),
-            {.metric = pairs.metric, .design = pairs.design, .reference = pairs.reference, .accelerator = pairs.accelerator});
+/// Of each accelerator the rounds of all cells, or of all but one; those of a contrast stand beside each other.
+std::vector<Pairs> pooledOf(const std::vector<std::vector<Pairs>>& cells, std::size_t without = SIZE_MAX) {
+    std::vector<Pairs> pooled;
+    for (std::size_t cell = 0; cell < cells.size(); ++cell) {
+        if (cell == without) continue;
+        for (const Pairs& pairs : cells[cell]) {
+            const auto isAlike = [&pairs](const Pairs& one) { return one.contrast() == pairs.contrast(); };
+            auto all = std::ranges::find_if(
+                pooled, [&](const Pairs& one) { return isAlike(one) && one.accelerator == pairs.accelerator; });
+            if (all == pooled.end()) {
+                const auto last = std::find_if(pooled.rbegin(), pooled.rend(), isAlike);
+                all = pooled.insert(last == pooled.rend() ? pooled.end() : last.base(), {.metric = pairs.metric,
+                                                                                         .design = pairs.design,
+                                                                                         .reference = pairs.reference,
+                                                                                         .accelerator = pairs.accelerator});
+            }
+            all->add(pairs);
+        }
     }
-    all->add(pairs);
+    std::ranges::stable_sort(pooled, {}, [](const Pairs& pairs) { return std::ranges::find(compared, pairs.metric); });
+    return pooled;
 }
 
-ConfigurationSummary summaryOf(const Configuration& configuration, const std::string& accelerator, std::vector<Pairs>& pooled) {
+ConfigurationSummary summaryOf(const Configuration& configuration, const std::string& accelerator,
+                               std::vector<Pairs>& pairsOfCell) {
     std::vector<Sample> samples;
     for (const Series& series : configuration.series) samples.push_back(sampleOf(series));
     ConfigurationSummary result{configuration.id, {}, {}};
@@ -290,9 +303,41 @@ ConfigurationSummary summaryOf(const Configuration& configuration, const std::st
             const std::optional<Pairs> pairs = pairsOf(metric, *design, *reference, accelerator);
             if (!pairs) continue;
             result.ratios.push_back(ratioOf(*pairs));
-            pool(*pairs, pooled);
+            pairsOfCell.push_back(*pairs);
         }
     return result;
+}
+
+/// Judges the two families of pooled ratios.
+void judgePooled(std::vector<Ratio>& pooled, const std::vector<std::string>& primary, double margin) {
+    std::vector<Ratio*> first, rest;
+    for (Ratio& ratio : pooled) {
+        ratio.primary = isOfOwners(ratio) && std::ranges::find(primary, ratio.metric) != primary.end();
+        (ratio.primary ? first : rest).push_back(&ratio);
+    }
+    judge(first, margin);
+    judge(rest, margin);
+}
+
+/// What would be claimed if any one cell had not been measured: the others have to say it, too.
+void findWhatClaimsRestOn(Summary& summary, const std::vector<std::vector<Pairs>>& cells,
+                          const std::vector<std::string>& primary) {
+    for (Ratio& ratio : summary.pooled)
+        if (isClaim(ratio.verdict) && ratio.cells > 1) ratio.restsOn.emplace();
+    for (std::size_t cell = 0; cell < cells.size(); ++cell) {
+        std::vector<Ratio> others;
+        std::ranges::transform(pooledOf(cells, cell), std::back_inserter(others), testOf);
+        judgePooled(others, primary, 0);
+        for (Ratio& ratio : summary.pooled) {
+            if (!ratio.restsOn || std::ranges::none_of(cells[cell], [&](const Pairs& one) { return one.isOf(ratio); })) continue;
+            const auto again = std::ranges::find_if(others, [&ratio](const Ratio& other) {
+                return other.metric == ratio.metric && other.design == ratio.design && other.reference == ratio.reference &&
+                       other.accelerator == ratio.accelerator;
+            });
+            if (again == others.end() || again->verdict != ratio.verdict)
+                ratio.restsOn->push_back(summary.configurations[cell].id);
+        }
+    }
 }
 
 }  // namespace
@@ -317,6 +362,10 @@ std::string figureText(double value) {
     return fixed(value, decimalsOf(value));
 }
 
+std::string chanceText(double p) {
+    return p < 0.0001 ? "p < 0.0001" : "p = " + fixed(p, p < 0.01 ? 4 : p < 0.1 ? 3 : 2);
+}
+
 RoundCount countRounds(const Series& series) {
     RoundCount count;
     for (const Round& round : series.rounds)
@@ -333,8 +382,11 @@ std::optional<Shown> brownOutOf(const Round& round) {
     if (!round.writeRate || !round.writeRate->beforePagesPerSecond) return std::nullopt;
     const BrownOut& its = *round.writeRate;
     if (its.brownOutMs) return Shown{*its.brownOutMs};
-    const double seenMs = its.firstBinMs + its.binMs * static_cast<double>(its.curvePercent.size());
-    return seenMs > 0 ? std::optional(Shown{seenMs, true}) : std::nullopt;
+    const auto last =
+        std::find_if(its.curvePercent.rbegin(), its.curvePercent.rend(), [](const auto& bin) { return bin.has_value(); });
+    const double heardMs = its.firstBinMs + its.binMs * static_cast<double>(its.curvePercent.rend() - last);
+    // The guest may have been back from a moment on for which it was not heard for long enough.
+    return heardMs > 0 ? std::optional(Shown{std::max(0.0, heardMs - BrownOutWindow{}.spanMs), true}) : std::nullopt;
 }
 
 std::optional<Shown> networkGapOf(const Round& round) {
@@ -350,36 +402,39 @@ bool isOfOwners(const Ratio& ratio) {
     return ownsGuestRam(ratio.design, MemoryOwner::Manager) && ownsGuestRam(ratio.reference, MemoryOwner::Vmm);
 }
 
+bool isNested(std::string_view accelerator, const HostFacts& host) {
+    return accelerator == name(Accelerator::Kvm) && host.virtualized.value_or(false);
+}
+
 std::string acceleratorTitle(std::string_view accelerator, const HostFacts& host) {
     if (accelerator.empty()) return "an unknown accelerator";
+    if (const std::size_t comma = accelerator.find(", "); comma != std::string_view::npos)
+        return acceleratorTitle(accelerator.substr(0, comma), host) + ", " +
+               acceleratorTitle(accelerator.substr(comma + 2), host);
     std::string title(accelerator);
     std::ranges::transform(title, title.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-    return accelerator == name(Accelerator::Kvm) && host.virtualized.value_or(false) ? title + " (nested)" : title;
+    return isNested(accelerator, host) ? title + " (nested)" : title;
 }
 
 Summary summarize(const Results& results) {
     const double margin = results.settings.equivalenceMarginPercent.value_or(usualMarginPercent) / 100.0;
+    const std::vector<std::string> primary = results.settings.primaryMetrics.empty()
+                                                 ? usualPrimaryMetrics(results.settings.beforeMs)
+                                                 : results.settings.primaryMetrics;
     Summary summary;
-    std::vector<Pairs> pooled;
+    std::vector<std::vector<Pairs>> cells;
     for (const Configuration& configuration : results.configurations) {
         const auto& own = configuration.accelerator;
         summary.configurations.push_back(
-            summaryOf(configuration, own ? std::string(name(*own)) : results.host.accelerator, pooled));
+            summaryOf(configuration, own ? std::string(name(*own)) : results.host.accelerator, cells.emplace_back()));
     }
-    std::ranges::stable_sort(pooled, {}, [](const Pairs& pairs) { return std::ranges::find(compared, pairs.metric); });
-    std::ranges::transform(pooled, std::back_inserter(summary.pooled), ratioOf);
-    std::vector<std::string> primary = results.settings.primaryMetrics;
-    if (primary.empty()) primary.assign(usualPrimaryMetrics.begin(), usualPrimaryMetrics.end());
-    std::vector<Ratio*> ofCells, first, rest;
+    std::vector<Ratio*> ofCells;
     for (ConfigurationSummary& configuration : summary.configurations)
         for (Ratio& ratio : configuration.ratios) ofCells.push_back(&ratio);
-    for (Ratio& ratio : summary.pooled) {
-        ratio.primary = isOfOwners(ratio) && std::ranges::find(primary, ratio.metric) != primary.end();
-        (ratio.primary ? first : rest).push_back(&ratio);
-    }
     judge(ofCells, margin);
-    judge(first, margin);
-    judge(rest, margin);
+    std::ranges::transform(pooledOf(cells), std::back_inserter(summary.pooled), ratioOf);
+    judgePooled(summary.pooled, primary, margin);
+    findWhatClaimsRestOn(summary, cells, primary);
     return summary;
 }
 

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -95,6 +96,8 @@ std::string titleOf(std::string_view metric);
 /// Decimals that make three digits: `1234`, `123`, `12.3`, `1.23`.
 int decimalsOf(double value);
 std::string figureText(double value);
+/// `p = 0.014`, `p < 0.0001`
+std::string chanceText(double p);
 
 /// Counts of a series' rounds, each of which is one of these.
 struct RoundCount {
@@ -141,8 +144,13 @@ constexpr bool isClaim(Verdict verdict) {
 
 /// The primary family, which the comparison is for: those in which the manager and the VMM own guest RAM, by how much time the
 /// guest loses, pooled under each accelerator. By what QEMU says, by what a thread of the guest that goes before all others
-/// shows, and by what an ordinary one does. Written into results before anything is measured.
-inline constexpr std::array<std::string_view, 3> usualPrimaryMetrics{"stopToResumeMs", "guestPauseMs", "workLostMs"};
+/// shows, and by what an ordinary one does; that is known as well as its speed before is, so only where the guest was looked at
+/// for long enough before. Written into results before anything is measured.
+inline std::vector<std::string> usualPrimaryMetrics(std::int64_t beforeMs) {
+    std::vector<std::string> primary{"stopToResumeMs", "guestPauseMs"};
+    if (beforeMs >= 1000) primary.emplace_back("workLostMs");
+    return primary;
+}
 
 /// With how much chance of one wrong claim among all of a family.
 inline constexpr double claimLevel = 0.05;
@@ -164,8 +172,11 @@ struct Ratio {
     std::optional<double> low90, high90;             ///< Within the margin on both sides: equivalent. Absent of too few rounds.
     std::size_t greater = 0, smaller = 0, tied = 0;  ///< Rounds in which the design's figure was that.
     std::optional<double> p;                         ///< Chance by the sign test; none where nothing is tested.
-    std::optional<double> pHolm;                     ///< Corrected for all tests of its family.
+    std::optional<double> pHolm;                     ///< Corrected for all tests of its family,
+    std::size_t tests = 0;                           ///< which are so many; 0 where nothing is tested.
     Verdict verdict = Verdict::TooFewRounds;
+    /// Ids of the cells without any one of which nothing is claimed; of claims that are pooled of several cells.
+    std::optional<std::vector<std::string>> restsOn;
 };
 
 struct ConfigurationSummary {
@@ -182,7 +193,9 @@ struct Summary {
 /// A contrast of a design in which the manager owns guest RAM with one in which the VMM does.
 bool isOfOwners(const Ratio& ratio);
 
-/// `TCG`, `KVM`, and `KVM (nested)` where the host is a virtual machine itself.
+/// True where the host is a virtual machine itself: the guest's CPUs wait for two schedulers, so its beats come unevenly.
+bool isNested(std::string_view accelerator, const HostFacts& host);
+/// `TCG`, `KVM`, `KVM (nested)`, and of several `KVM (nested), TCG`.
 std::string acceleratorTitle(std::string_view accelerator, const HostFacts& host);
 
 /// Makes the summary. Nothing in it is random: the same rounds make the same summary.

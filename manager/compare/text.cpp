@@ -208,10 +208,6 @@ std::string contrastText(const Ratio& ratio) {
     return std::string(name(ratio.design)) + " / " + std::string(name(ratio.reference));
 }
 
-std::string chanceText(double p) {
-    return p < 0.0001 ? "p < 0.0001" : "p = " + fixed(p, p < 0.01 ? 4 : p < 0.1 ? 3 : 2);
-}
-
 std::string verdictText(const Ratio& ratio, unsigned marginPercent) {
     const std::string text(name(ratio.verdict)), margin = std::to_string(marginPercent) + " %";
     if (ratio.verdict == Verdict::Equivalent) return text + " (within " + margin + ")";
@@ -226,11 +222,13 @@ std::string sentenceOn(const Ratio& ratio, unsigned marginPercent) {
     // A small difference that was shown is not to read as 1.00.
     const int decimals = isClaim(ratio.verdict) && ratio.median && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
     if (ratio.median) text += fixed(*ratio.median, decimals) + "x ";
-    // Of fewer rounds it is their smallest and greatest ratio, which claims nothing.
-    text += ratio.minMax ? "(min - max " : "(95 % ";
-    text += ratio.low && ratio.high ? fixed(*ratio.low, decimals) + " - " + fixed(*ratio.high, decimals)
-            : ratio.low             ? fixed(*ratio.low, decimals) + " or more"
-                                    : fixed(*ratio.high, decimals) + " or less";
+    // Of what is equivalent the interval that decides it; of fewer rounds their smallest and greatest ratio, which claims nothing.
+    const bool isEquivalent = ratio.verdict == Verdict::Equivalent;
+    const auto low = isEquivalent ? ratio.low90 : ratio.low, high = isEquivalent ? ratio.high90 : ratio.high;
+    text += ratio.minMax ? "(min - max " : isEquivalent ? "(90 % " : "(95 % ";
+    text += low && high ? fixed(*low, decimals) + " - " + fixed(*high, decimals)
+            : low       ? fixed(*low, decimals) + " or more"
+                        : fixed(*high, decimals) + " or less";
     if (ratio.pHolm) text += ", " + chanceText(*ratio.pHolm) + (ratio.primary ? ", primary" : "");
     return text + "): " + verdictText(ratio, marginPercent) + "\n";
 }
@@ -281,6 +279,22 @@ std::string wrapped(const std::string& sentence) {
         line += " " + word;
     }
     return text + line + "\n";
+}
+
+/// What becomes of claims when a cell is left out.
+std::string restsOnText(const std::vector<Ratio>& ratios) {
+    std::size_t claims = 0;
+    std::string resting;
+    for (const Ratio& ratio : ratios) {
+        if (!ratio.restsOn) continue;
+        ++claims;
+        if (!ratio.restsOn->empty())
+            append(resting, contrastText(ratio) + " by " + titleOf(ratio.metric) + " (in " +
+                                std::to_string(ratio.cells - ratio.restsOn->size()) + " of " + std::to_string(ratio.cells) + ")");
+    }
+    if (claims == 0) return {};
+    return "\n" + wrapped("Smaller and larger stand when any one cell is left out" +
+                          (resting.empty() ? "." : ", but for: " + resting + "."));
 }
 
 std::string csvField(const json& value) {
@@ -373,7 +387,7 @@ std::string comparisonText(const Results& results, const Summary& summary) {
     }
     for (const auto& [accelerator, ratios] : pooled)
         text += "\nAll cells under " + printable(acceleratorTitle(accelerator, results.host)) + " together\n\n" +
-                indented(ratiosOf(ratios, margin));
+                indented(ratiosOf(ratios, margin)) + restsOnText(ratios);
     std::size_t tests = 0;
     for (std::size_t i = 0; i < summary.configurations.size(); ++i) {
         const Configuration& configuration = results.configurations[i];

@@ -48,11 +48,10 @@ TEST(Answer, saysWhoShouldOwnGuestRamByWhatWasShown) {
     const auto answer = answerTo(
         sampleCell("c", {seriesOf("relayed", 1, 30), seriesOf("manager-owned", 0.93, 30), seriesOf("vmm-owned", 1, 30)}));
     ASSERT_THAT(answer, SizeIs(3));
-    EXPECT_THAT(answer[0], StartsWith("By STOP to RESUME the guest loses a little less time when the manager owns its RAM: "
-                                      "manager-owned / vmm-owned is under KVM (nested) 0.93 by STOP to RESUME (95 % 0.9"));
-    EXPECT_THAT(answer[0], HasSubstr("smaller by less than 10 %) and "));
-    EXPECT_THAT(answer[0], HasSubstr(" by guest pause (heartbeats) (95 % "));
-    EXPECT_THAT(answer[0], EndsWith("equivalent within 10 %), over 30 rounds of 1 cell."));
+    EXPECT_THAT(answer[0], StartsWith("By STOP to RESUME the guest loses less time when the manager owns its RAM: by STOP to "
+                                      "RESUME manager-owned takes 0.93 times as long as vmm-owned under KVM (nested) (95 % 0.9"));
+    EXPECT_THAT(answer[0], EndsWith(", p < 0.0001), p corrected for 2 tests."));
+    EXPECT_THAT(answer[0], Not(HasSubstr("heartbeats"))) << "what the claim does not rest on";
 }
 
 TEST(Answer, saysThatItsTestsWereChosenAfterTheRounds) {
@@ -60,7 +59,8 @@ TEST(Answer, saysThatItsTestsWereChosenAfterTheRounds) {
     results["settings"].erase("primaryMetrics");
     const Results earlier = resultsOf(results);
     EXPECT_THAT(answerOf(earlier, summarize(earlier))[0],
-                EndsWith(", over 30 rounds of 1 cell; its tests were chosen after the rounds."));
+                AllOf(StartsWith("To the guest it makes no difference beyond 10 %"), HasSubstr(" (90 % "),
+                      EndsWith("); its tests were chosen after the rounds.")));
 }
 
 TEST(Answer, claimsNothingByTestsThatWereChosenAfterTheRounds) {
@@ -69,7 +69,9 @@ TEST(Answer, claimsNothingByTestsThatWereChosenAfterTheRounds) {
     const Results earlier = resultsOf(results);
     EXPECT_THAT(
         answerOf(earlier, summarize(earlier))[0],
-        StartsWith("Nothing is claimed of who should own guest RAM, the manager or the VMM: manager-owned / vmm-owned is "));
+        AllOf(StartsWith("Nothing is claimed of who should own guest RAM, the manager or the VMM, as its tests were chosen after "
+                         "the rounds: by STOP to RESUME manager-owned takes 0.5"),
+              EndsWith(", p < 0.0001), p corrected for 2 tests.")));
 }
 
 json under(const std::string& accelerator, const std::vector<json>& series) {
@@ -85,12 +87,18 @@ TEST(Answer, saysByNameWhatHoldsUnderWhichAccelerator) {
     ASSERT_THAT(answer, SizeIs(3));
     EXPECT_THAT(answer[0],
                 StartsWith("By STOP to RESUME under KVM (nested) and guest pause (heartbeats) under TCG the guest loses "
-                           "less time when the manager owns its RAM: manager-owned / vmm-owned is under TCG "));
-    EXPECT_THAT(answer[0], HasSubstr(", over 30 rounds of 1 cell; under KVM (nested) 0.5"));
-    EXPECT_THAT(answer[0], EndsWith(", over 30 rounds of 1 cell."));
-    EXPECT_THAT(answer[1], StartsWith("vmm-owned under TCG pauses the guest for longer than relayed: by heartbeats its pause is "
-                                      "under TCG "));
-    EXPECT_THAT(answer[1], HasSubstr("; under KVM (nested) "));
+                           "less time when the manager owns its RAM: by STOP to RESUME manager-owned takes 1.0"));
+    EXPECT_THAT(answer[0], HasSubstr(" times as long as vmm-owned under TCG (9"));
+    EXPECT_THAT(answer[0], HasSubstr(" times under KVM (nested) (95 % "));
+    EXPECT_THAT(answer[0], HasSubstr("; by guest pause (heartbeats) 0.6"));
+    EXPECT_THAT(answer[0], EndsWith(", p corrected for 4 tests."));
+    // A nested guest beats too unevenly for its pause to go before what QEMU says.
+    EXPECT_THAT(answer[1],
+                StartsWith("vmm-owned under TCG pauses the guest for longer and manager-owned under KVM (nested) pauses "
+                           "the guest for a shorter time than relayed: under TCG by heartbeats 1.5"));
+    EXPECT_THAT(answer[1], HasSubstr("; under KVM (nested), where beats come too unevenly, by STOP to RESUME 0.5"));
+    EXPECT_THAT(answer[1],
+                EndsWith(" tests; no difference is shown with manager-owned under TCG and vmm-owned under KVM (nested)."));
 }
 
 TEST(Answer, turnsWithTheResult) {
@@ -98,7 +106,7 @@ TEST(Answer, turnsWithTheResult) {
         return answerTo(sampleCell("c", {seriesOf("manager-owned", factor, 30, guestFactor), seriesOf("vmm-owned", 1, 30)}))[0];
     };
     EXPECT_THAT(first(2, 1.5), StartsWith("By STOP to RESUME and guest pause (heartbeats) the guest loses less time when the VMM "
-                                          "owns its RAM: manager-owned / vmm-owned is "));
+                                          "owns its RAM: by STOP to RESUME manager-owned takes 1.99 times"));
     EXPECT_THAT(first(0.5, 2), StartsWith("Who should own guest RAM, the manager or the VMM, depends on what counts: "));
     EXPECT_THAT(first(1, 1), StartsWith("To the guest it makes no difference beyond 10 % who owns its RAM"));
 }
@@ -106,9 +114,10 @@ TEST(Answer, turnsWithTheResult) {
 TEST(Answer, saysNoMoreThanRoundsShow) {
     json wild = sampleSeries("vmm-owned", times(40, 30, 3, 1.5)), other = sampleSeries("manager-owned", times(40, 30, 4, 1.5));
     EXPECT_THAT(answerTo(sampleCell("c", {other, wild}))[0], StartsWith("No difference is shown between guest RAM that"));
-    EXPECT_THAT(answerTo(sampleCell("c", {seriesOf("manager-owned", 1, 5), seriesOf("vmm-owned", 9, 5)}))[0],
-                StartsWith("Too few rounds to say who should own guest RAM, the manager or the VMM: manager-owned / vmm-owned is "
-                           "under KVM (nested) 0.11 by STOP to RESUME (few rounds: min 0.1"));
+    EXPECT_THAT(
+        answerTo(sampleCell("c", {seriesOf("manager-owned", 1, 5), seriesOf("vmm-owned", 9, 5)}))[0],
+        StartsWith("Too few rounds to say who should own guest RAM, the manager or the VMM: by STOP to RESUME manager-owned "
+                   "takes 0.11 times as long as vmm-owned under KVM (nested) (few rounds: min 0.1"));
     for (std::size_t i = 0; i < 20; ++i) wild["rounds"][i]["disturbed"] = true;
     EXPECT_THAT(answerTo(sampleCell("c", {other, wild}))[0], StartsWith("The host was too busy to say who should own"));
 }
@@ -119,29 +128,24 @@ TEST(Answer, isNotGivenByDesignsThatDoNotDifferInIt) {
 }
 
 TEST(Answer, saysHowTheOtherDesignsCompare) {
-    const auto pause = [](std::vector<json> series) { return answerTo(sampleCell("c", series))[1]; };
+    const auto pause = [](std::vector<json> series) { return answerTo(under("tcg", series))[1]; };
     const std::string text = pause({seriesOf("relayed", 1, 30), seriesOf("manager-owned", 1, 30), seriesOf("vmm-owned", 1, 30),
                                     seriesOf("vmm-exec", 6, 30, 3), seriesOf("copy", 4, 6)});
-    EXPECT_THAT(text, StartsWith("vmm-exec pauses the guest for longer than relayed: by heartbeats its pause is "));
-    EXPECT_THAT(text, HasSubstr(" times as long with manager-owned (95 % "));
-    EXPECT_THAT(text, HasSubstr(", equivalent within 10 %), "));
-    EXPECT_THAT(text, HasSubstr(" and 3.0"));
-    EXPECT_THAT(text, HasSubstr(" with vmm-exec (95 % "));
+    EXPECT_THAT(text, StartsWith("vmm-exec pauses the guest for longer than relayed: under TCG by heartbeats 3.0"));
+    EXPECT_THAT(text, HasSubstr(" times as long with vmm-exec (95 % "));
+    EXPECT_THAT(text,
+                EndsWith(", p < 0.0001), p corrected for 10 tests; no difference is shown with manager-owned and vmm-owned."));
     EXPECT_THAT(text, Not(HasSubstr("copy"))) << "of few rounds, beside others of enough";
-    EXPECT_THAT(pause({seriesOf("relayed", 1, 6), seriesOf("copy", 4, 6)}), HasSubstr(" with copy (few rounds: min "));
+    EXPECT_THAT(pause({seriesOf("relayed", 1, 6), seriesOf("copy", 4, 6)}),
+                HasSubstr(" times as long with copy (few rounds: min "));
 
-    EXPECT_THAT(
-        pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30)}),
-        StartsWith("vmm-owned pauses the guest for as long as relayed does, within 10 %: by heartbeats its pause is under KVM "
-                   "(nested) 1.0"));
+    EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30)}),
+                AllOf(StartsWith("vmm-owned pauses the guest for as long as relayed does, within 10 %: under TCG by heartbeats "),
+                      HasSubstr(" times as long with vmm-owned (90 % "), Not(HasSubstr("p ="))));
     EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30), seriesOf("manager-owned", 1, 30)}),
                 StartsWith("No design pauses the guest for longer or for a shorter time than relayed, by more than 10 %: "));
     EXPECT_THAT(pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30), seriesOf("cpr-transfer", 9, 30)}),
                 AllOf(StartsWith("vmm-owned pauses the guest for as long as relayed does"), Not(HasSubstr("cpr-transfer"))));
-    EXPECT_THAT(
-        pause({seriesOf("relayed", 1, 30), seriesOf("vmm-owned", 1, 30, 1.05)}),
-        StartsWith("vmm-owned pauses the guest for a little longer than relayed: by heartbeats its pause is under KVM (nested) "
-                   "1.05 times "));
     EXPECT_THAT(pause({seriesOf("relayed", 1, 3), seriesOf("vmm-owned", 1, 3)}),
                 StartsWith("Too few rounds to say which design pauses the guest for longer than relayed: "));
     EXPECT_THAT(pause({seriesOf("relayed", 1, 12), seriesOf("vmm-owned", 1, 12, 0.5), seriesOf("vmm-exec", 6, 12, 3),
@@ -153,14 +157,25 @@ TEST(Answer, saysHowTheOtherDesignsCompare) {
     for (json* series : {&silent, &reference})
         for (json& round : (*series)["rounds"]) round["guestPauseMs"] = nullptr;
     EXPECT_THAT(pause({reference, silent}),
-                StartsWith("vmm-exec pauses the guest for longer than relayed: by STOP to RESUME its pause is "));
+                StartsWith("vmm-exec pauses the guest for longer than relayed: under TCG by STOP to RESUME 5.9"));
+}
+
+TEST(Answer, hasThreeSentencesThatAPersonReads) {
+    std::vector<json> cells;
+    for (const char* accelerator : {"tcg", "kvm"})
+        cells.push_back(
+            under(accelerator, {seriesOf("relayed", 1, 30), seriesOf("manager-owned", 1, 30), seriesOf("vmm-owned", 1, 30),
+                                seriesOf("vmm-exec", 6, 30, 3), seriesOf("cpr-transfer", 1, 30)}));
+    for (const std::string& sentence : answerTo(cells)) EXPECT_LE(sentence.size(), 420u) << sentence;
 }
 
 TEST(Answer, comparesNothingWhereThereIsOneDesign) {
     const auto answer = answerTo(sampleCell("c", {sampleSeries("copy", {10, 10, 10})}));
     ASSERT_THAT(answer, SizeIs(3));
     EXPECT_EQ(answer[0], "Only copy has handovers that count, so no designs are compared.");
-    EXPECT_EQ(answer[1], "The guest pauses for a median of 11.5 ms with copy, by heartbeats.");
+    EXPECT_EQ(answer[1], "The guest pauses for a median of 10.0 ms with copy, by STOP to RESUME.") << "KVM, nested";
+    EXPECT_EQ(answerTo(under("tcg", {sampleSeries("copy", {10, 10, 10})}))[1],
+              "The guest pauses for a median of 11.5 ms with copy, by heartbeats.");
 }
 
 TEST(Answer, saysWhatEveryDesignLoses) {
@@ -180,6 +195,17 @@ TEST(Answer, saysWhatEveryDesignLoses) {
                                     "and vmm-exec; "));
     EXPECT_THAT(answerTo(sampleCell("c", {sampleSeries("copy", {10})}))[2],
                 StartsWith("What the network lost was not measured;"));
+}
+
+TEST(Answer, saysWhereAloneThereIsANetwork) {
+    json with = seriesOf("relayed", 1, 12), without = with;
+    loses(with, 2);
+    const auto third = [&] { return answerTo(std::vector{under("tcg", {with}), under("kvm", {without})})[2]; };
+    EXPECT_THAT(third(), StartsWith("Under TCG, where alone the guest has a network, every design loses packets: of echo "));
+    loses(with, 0);
+    EXPECT_THAT(third(), StartsWith("Under TCG, where alone the guest has a network, as a rule no packet is lost: "));
+    loses(without, 0);
+    EXPECT_THAT(third(), StartsWith("As a rule no packet is lost: "));
 }
 
 TEST(Answer, hidesNothingThatWentWrong) {

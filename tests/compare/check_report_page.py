@@ -94,7 +94,7 @@ LOOK = """(() => {
 FIGURES = """(() => {
   const words = (node) => node.textContent.replaceAll("\u00a0", " ").trim();
   const forest = [...document.querySelectorAll("#forest tbody")].flatMap((group) => [...group.querySelectorAll("tr:not(.pair)")]
-    .map((row) => [words(group.querySelector("tr.pair th")), words(row.querySelector("th")), words(row.querySelector("td.ratio")), words(row.querySelector("td.said"))]));
+    .map((row) => [words(group.querySelector("tr.pair th")), words(row.querySelector("th")), words(row.querySelector("td.ratio")), words(row.querySelector("td.said")).replace(/\\s+/g, " ")]));
   const overview = document.querySelector("#verdict details[data-key=medians] table"), titles = overview ? [...overview.querySelectorAll("thead th")].map(words) : [];
   const medians = overview ? [...overview.querySelectorAll("tbody tr")].flatMap((row) => [...row.cells].slice(3).map((cell, i) => [words(row.cells[0]), words(row.cells[1]), titles[i + 3], words(cell)])) : [];
   return {forest, medians};
@@ -354,6 +354,15 @@ def ratio_words(ratio):
     return f"{'open' if ratio['median'] is None else significant(ratio['median'])} ({spread})"
 
 
+def verdict_words(ratio):
+    if ratio["verdict"] == "equivalent" and None not in (ratio.get("low90"), ratio.get("high90")):
+        return f"equivalent 90 %: {significant(ratio['low90'])} – {significant(ratio['high90'])}"
+    if ratio.get("restsOn") is None:
+        return ratio["verdict"]
+    stands, cells = ratio["cells"] - len(ratio["restsOn"]), ratio["cells"]
+    return f"{ratio['verdict']} stands {'when any one cell is' if stands == cells else f'in {stands} of {cells} when one cell is'} left out"
+
+
 def wrong_figures(shown, results, titles, hidden):
     """`shown` is what FIGURES finds. Of what the page says beside a figure only how it begins is asked."""
     pooled = [ratio for ratio in results["summary"]["pooled"] if ratio["metric"] in FOREST_METRICS and not {ratio["design"], ratio["reference"]} & hidden]
@@ -361,7 +370,7 @@ def wrong_figures(shown, results, titles, hidden):
     for designs, figure, ratio, verdict in shown["forest"]:
         pair = next((f"{one['design']} / {one['reference']}" for one in pooled if (designs + " ").startswith(f"{one['design']} / {one['reference']} ")), designs)
         rows[pair, next((titles[metric] for metric in FOREST_METRICS if figure.startswith(titles[metric])), figure), ratio, verdict] += 1
-    wanted = collections.Counter((f"{one['design']} / {one['reference']}", titles[one["metric"]], ratio_words(one), one["verdict"]) for one in pooled)
+    wanted = collections.Counter((f"{one['design']} / {one['reference']}", titles[one["metric"]], ratio_words(one), verdict_words(one)) for one in pooled)
     yield from (f"the forest plot has a ratio that results.json has not: {row}" for row in rows - wanted)
     yield from (f"the forest plot lacks a ratio of results.json: {row}" for row in wanted - rows)
     series = {(cell["id"], one["design"]): one["metrics"] for cell in results["summary"]["cells"] for one in cell["series"]}

@@ -131,7 +131,18 @@ TEST(ComparisonText, saysWhatAllCellsShowTogetherAndHowSmallADifferenceIs) {
                         "10 %\n"),
               std::string::npos)
         << text;
+    EXPECT_NE(text.find("\n\n  Smaller and larger stand when any one cell is left out.\n"), std::string::npos) << text;
     EXPECT_NE(text.find("for all 6 comparisons\n"), std::string::npos) << text;
+    std::vector<json> other = cells;
+    other.push_back(sampleCell("c2", {sampleSeries("relayed", {10, 10, 10, 10}), sampleSeries("copy", {9, 9, 9, 9})}));
+    for (json& cell : other)
+        for (json& series : cell["series"])
+            while (series["rounds"].size() > 9) series["rounds"].erase(9);
+    EXPECT_NE(comparisonText(sampleResults(other))
+                  .find("  Smaller and larger stand when any one cell is left out, but for: copy / "
+                        "relayed by STOP to RESUME (in 1 of 3), copy"),
+              std::string::npos)
+        << comparisonText(sampleResults(other));
     cells.pop_back();
     EXPECT_EQ(comparisonText(sampleResults(cells)).find("All cells under"), std::string::npos);
 }

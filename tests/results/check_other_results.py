@@ -7,7 +7,7 @@ result is, its answer, tables and sentences have to be those of its rounds, and 
 import copy, json, os, subprocess, sys, tempfile
 
 sys.dont_write_bytecode = True
-from figures import PRIMARY_METRICS
+from figures import primary_metrics
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 README = "".join(f"<!-- figures: {name} -->\n<!-- end -->\n" for name in ("setup", "answer", "cells", "pooled", "says"))
@@ -39,7 +39,7 @@ def disturb(results):
 
 
 def slow_down(results):
-    results["settings"]["primaryMetrics"] = list(PRIMARY_METRICS)  # Else nothing is claimed by them.
+    results["settings"]["primaryMetrics"] = primary_metrics(results["settings"])  # Else nothing is claimed by them.
     for series, round_ in rounds_of(results):
         if series["design"] == "manager-owned":
             round_.update(stopToResumeMs=round_["stopToResumeMs"] * 3, guestPauseMs=round_["guestPauseMs"] and round_["guestPauseMs"] * 2)

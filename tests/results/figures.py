@@ -14,8 +14,8 @@ from sentences import BY_HAND, OWNERS, TITLES
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPEN = math.inf  # What is only known to be longer has no upper end.
 FEW = 12
-# What the comparison is for; a file says itself what was named before it was measured.
-PRIMARY_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs"]
+BELOW, ABOVE = 1 - 1e-9, 1 + 1e-9  # Ratios of which no more is known.
+SPAN_MS = 100  # For so long a guest has to write fast enough to be back at speed.
 CONTRAST_METRICS = ["stopToResumeMs", "guestPauseMs", "workLostMs", "brownOutMs", "networkGapMs", "totalMs"]
 # Where a round has it; whether it is only a bound is said of brown-out, with it of work lost, and of the network gap.
 POINTERS = {
@@ -28,6 +28,12 @@ POINTERS = {
     "beatP99BeforeMs": "/beats/before/p99Ms", "beatP99DuringMs": "/beats/during/p99Ms", "beatP99AfterMs": "/beats/after/p99Ms", "bytesSent": "/bytesSent",
     "ramCopiedBytes": "/ramCopiedBytes", "minorFaults": "/pageFaults/minor",
 }
+
+
+def primary_metrics(settings):
+    """What the comparison is for; a file says itself what was named before it was measured."""
+    usual = ["stopToResumeMs", "guestPauseMs"] + (["workLostMs"] if settings["beforeMs"] >= 1000 else [])
+    return settings.get("primaryMetrics") or usual
 
 
 # A round's figure: (least, most), or None.
@@ -45,8 +51,8 @@ def figure(round_, metric, pointer):
             return None
         if rate.get("brownOutMs") is not None:
             return rate["brownOutMs"], rate["brownOutMs"]
-        seen = rate["firstBinMs"] + rate["binMs"] * len(rate["curvePercent"])
-        return (seen, OPEN) if seen > 0 else None
+        bins = [rate["firstBinMs"] + rate["binMs"] * (place + 1) for place, percent in enumerate(rate["curvePercent"]) if percent is not None]
+        return (max(bins[-1] - SPAN_MS, 0), OPEN) if bins and bins[-1] > 0 else None
     if metric == "workLostMs":
         lost = member(round_, "writeRate", "workLostMs")
         return None if lost is None else (lost, OPEN if round_["writeRate"].get("brownOutMs") is None else lost)
@@ -181,36 +187,34 @@ def contrasts(designs):
 
 
 def pairs_of(values, references):
-    ratios, open_reference = Values(), False
+    ratios = Values()
     for key, value in values.items():
         other = references.get(key)
         if other is None:
             continue
-        open_reference = open_reference or other[1] == OPEN
         if min(value[0], other[0]) > 0:
             ratios[key] = (0 if other[1] == OPEN else value[0] / other[1], OPEN if value[1] == OPEN else value[1] / other[0])
         else:  # None was lost, or less than none: only which is more is known.
-            ratios[key] = ((OPEN, OPEN) if value[0] > other[1] else (0, 0) if value[1] < other[0] else
-                           (1, 1) if value[0] == value[1] == other[0] == other[1] else (0, OPEN))
-    return ratios, open_reference
+            ratios[key] = (ABOVE, OPEN) if value[0] > other[1] else (0, BELOW) if value[1] < other[0] else (0, OPEN)
+    return ratios
 
 
-def ratio_of(least, most, count, open_reference, too_disturbed):
+def known(low, high):
+    return low if low > 0 else None, high if high != OPEN else None
+
+
+def ratio_of(least, most, count, too_disturbed, with_intervals=True):
     """`least` and `most` are each round's."""
-    result = {"count": count, "rounds": len(least), "median": None, "low": None, "high": None, "low90": None, "high90": None, "p": None, "pHolm": None,
+    result = {"count": count, "rounds": len(least), "median": None, "low": None, "high": None, "low90": None, "high90": None, "p": None, "pHolm": None, "tests": None,
               "greater": sum(value > 1 for value in least), "smaller": sum(value < 1 for value in most)}
     result["tied"] = len(least) - result["greater"] - result["smaller"]
-    if least:
-        low, high = spread(least)[0], spread(most)[1]
-        result["low"] = low if low != OPEN and (low != 0 or not open_reference) else None
-        result["high"] = high if high != OPEN else None
-        if median(least) == median(most) != OPEN:
+    if least and with_intervals:
+        result["low"], result["high"] = known(spread(least)[0], spread(most)[1])
+        if median(least) == median(most):
             result["median"] = median(least)
         result["minMax"] = len(least) < FEW
-    if len(least) >= FEW:
-        low, high = interval(least, 0.9)[0], interval(most, 0.9)[1]
-        result["low90"] = low if low != OPEN and (low != 0 or not open_reference) else None
-        result["high90"] = high if high != OPEN else None
+        if len(least) >= FEW:
+            result["low90"], result["high90"] = known(interval(least, 0.9)[0], interval(most, 0.9)[1])
     if too_disturbed:
         result["verdict"] = "host too busy to say"
     elif len(least) < FEW:
@@ -223,18 +227,40 @@ def ratio_of(least, most, count, open_reference, too_disturbed):
 def decide(ratios, margin):
     tested = [ratio for ratio in ratios if ratio["p"] is not None]
     for ratio, corrected in zip(tested, holm([ratio["p"] for ratio in tested])):
-        ratio["pHolm"] = corrected
+        ratio["pHolm"], ratio["tests"] = corrected, len(tested)
         if corrected < 0.05:
             ratio["verdict"] = "larger" if ratio["greater"] > ratio["smaller"] else "smaller"
-        elif None not in (ratio["low90"], ratio["high90"]) and ratio["low90"] >= 1 / (1 + margin) and ratio["high90"] <= 1 + margin:
+        elif None not in (ratio["low90"], ratio["high90"]) and ratio["low90"] > 1 / (1 + margin) and ratio["high90"] < 1 + margin:
             ratio["verdict"] = "equivalent"
         else:
             ratio["verdict"] = "no difference shown"
 
 
+def pool(parts, named, margin, without=None):
+    """The ratios of all cells of an accelerator together; the intervals are of no interest where one is left out."""
+    together = {}
+    for key, cell, *part in parts:
+        if cell != without:
+            together.setdefault(key, []).append(part)
+    pooled = []
+    for (metric, design, reference, accelerator), its in together.items():
+        rounds = [sum((part[end] for part in its), []) for end in (0, 1)]
+        disturbed = any(is_too_disturbed([part[side] for part in its]) for side in (3, 4))
+        ratio = ratio_of(*rounds, sum(part[2] for part in its), disturbed, without is None)
+        pooled.append({**ratio, "metric": metric, "design": design, "reference": reference, "accelerator": accelerator, "cells": len(its),
+                       "primary": (design, reference) == OWNERS and metric in named})
+    for primary in (True, False):
+        decide([ratio for ratio in pooled if ratio["primary"] == primary], margin)
+    return pooled
+
+
+def key_of(ratio):
+    return ratio["metric"], ratio["design"], ratio["reference"], ratio.get("accelerator", "")
+
+
 def recompute(results, pointers):
     margin = results["settings"].get("equivalenceMarginPercent", 10) / 100
-    cells, parts = [], {}
+    cells, parts = [], []
     for cell in results["cells"]:
         samples = {series["design"]: {name: values_of(series, name, pointer) for name, pointer in pointers.items()} for series in cell["series"]}
         by_name = {series["design"]: series for series in cell["series"]}
@@ -250,31 +276,25 @@ def recompute(results, pointers):
                 values, references = samples[design][metric], samples[reference][metric]
                 if not values and not references:
                     continue
-                ratios, open_reference = pairs_of(values, references)
+                ratios = pairs_of(values, references)
                 least, most = ratios.rounds(0), ratios.rounds(1)
-                ratio = ratio_of(least, most, len(ratios), open_reference, is_too_disturbed([by_name[design]]) or is_too_disturbed([by_name[reference]]))
+                ratio = ratio_of(least, most, len(ratios), is_too_disturbed([by_name[design]]) or is_too_disturbed([by_name[reference]]))
                 ratio.update(metric=metric, design=design, reference=reference)
                 made["ratios"].append(ratio)
                 accelerator = cell.get("accelerator") or results["host"]["accelerator"]
-                part = parts.setdefault((metric, design, reference, accelerator), {"least": [], "most": [], "count": 0, "open": False, "cells": 0, "of": [[], []]})
-                part["least"] += least
-                part["most"] += most
-                part["count"] += len(ratios)
-                part["open"] |= open_reference
-                part["cells"] += 1
-                part["of"][0].append(by_name[design])
-                part["of"][1].append(by_name[reference])
+                parts.append(((metric, design, reference, accelerator), cell["id"], least, most, len(ratios), by_name[design], by_name[reference]))
         cells.append(made)
-    pooled = []
-    named = results["settings"].get("primaryMetrics") or PRIMARY_METRICS
-    for (metric, design, reference, accelerator), part in parts.items():
-        ratio = ratio_of(part["least"], part["most"], part["count"], part["open"], any(map(is_too_disturbed, part["of"])))
-        ratio.update(metric=metric, design=design, reference=reference, accelerator=accelerator, cells=part["cells"],
-                     primary=(design, reference) == OWNERS and metric in named)
-        pooled.append(ratio)
     decide([ratio for cell in cells for ratio in cell["ratios"]], margin)
-    for primary in (True, False):
-        decide([ratio for ratio in pooled if ratio["primary"] == primary], margin)
+    named = primary_metrics(results["settings"])
+    pooled = pool(parts, named, margin)
+    for ratio in pooled:
+        ratio["restsOn"] = [] if ratio["verdict"] in sentences.CLAIMS and ratio["cells"] > 1 else None
+    for cell in cells:
+        others = {key_of(ratio): ratio["verdict"] for ratio in pool(parts, named, margin, cell["id"])}
+        has = {key for key, its, *_ in parts if its == cell["id"]}
+        for ratio in pooled:
+            if ratio["restsOn"] is not None and key_of(ratio) in has and others.get(key_of(ratio)) != ratio["verdict"]:
+                ratio["restsOn"].append(cell["id"])
     return {"cells": cells, "pooled": pooled}
 
 
@@ -295,15 +315,16 @@ class Differences:
 
 
 def compare_ratio(differences, where, published, made):
-    for name in ("count", "rounds", "median", "low", "high", "low90", "high90", "greater", "smaller", "tied", "p", "pHolm", "verdict"):
+    for name in ("count", "rounds", "median", "low", "high", "low90", "high90", "greater", "smaller", "tied", "p", "pHolm", "tests", "verdict"):
         differences.same(f"{where}: {name}", published.get(name), made[name])
     differences.same(f"{where}: minMax", published.get("minMax", False), made.get("minMax", False))
+    differences.same(f"{where}: restsOn", published.get("restsOn"), made.get("restsOn"))
     differences.same(f"{where}: cells", published.get("cells"), made.get("cells"))
     differences.same(f"{where}: primary", published.get("primary", False), made.get("primary", False))
 
 
 def compare_ratios(differences, where, published, made):
-    keys = [[(ratio["metric"], ratio["design"], ratio["reference"], ratio.get("accelerator", "")) for ratio in ratios] for ratios in (published, made)]
+    keys = [[key_of(ratio) for ratio in ratios] for ratios in (published, made)]
     differences.same(f"{where}: contrasts", sorted(keys[0]), sorted(keys[1]))
     by_key = dict(zip(keys[1], made))
     for key, ratio in zip(keys[0], published):
@@ -375,12 +396,8 @@ def cells_table(results, made):
     return lines
 
 
-def chance(value):
-    return "-" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.2g}"
-
-
 def pooled_table(results, made):
-    lines = ["| designs | | ratio | 95 % | in rounds of | longer in | p (Holm) | verdict |", "|---" * 8 + "|"]
+    lines = ["| designs | | ratio | 95 % | in rounds of | longer in | corrected | verdict |", "|---" * 8 + "|"]
     last = None
     names = [(*pair, accelerator) for pair in sentences.contrasts_of(made) for accelerator in sentences.accelerators_of(made)]
     for name in names:
@@ -392,7 +409,7 @@ def pooled_table(results, made):
             few = ratio.get("minMax", False)
             spread_text = f"{shown(ratio['low'], digits=2)} - {shown(ratio['high'], digits=2)}" + (" (min, max)" if few else "")
             lines.append(f"| {title} | {TITLES[ratio['metric']]} | {shown(ratio['median'], digits=2)} | {spread_text} | {ratio['rounds']} | {ratio['greater']} | "
-                         f"{chance(ratio['pHolm'])}{' (primary)' if ratio['primary'] else ''} | {ratio['verdict']} |")
+                         f"{sentences.chance(ratio['pHolm']) or '-'}{' (primary)' if ratio['primary'] else ''} | {ratio['verdict']}{sentences.sureness(ratio)} |")
     return lines
 
 

@@ -418,6 +418,8 @@ def answer(runs, lines, matrix, results):
     shared = lines_of(last["x-ignore-shared"])
     lost = [fault for fault, found in matrix["cpr-transfer, 10.0 to 11.1"].items() if "lost silently" in found["outcome"]]
     shared_lost = [fault for fault, found in matrix["x-ignore-shared, 10.0 to 11.1"].items() if "lost silently" in found["outcome"]]
+    again = matrix["cpr-transfer, 10.0 to 10.0"]
+    again_lost = [fault for fault, found in again.items() if "lost silently" in found["outcome"]]
     ours = [found for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for found in matrix[design].values()]
     stayed = sum(found["outcome"] == "rolled back, never stopped" for found in ours)
     met = [sum(found["caught by"].startswith(who) for found in ours) for who in ("relay", "comparison", "the ")]
@@ -432,7 +434,7 @@ def answer(runs, lines, matrix, results):
     denied = [design for design in DESIGNS if runs["sandbox"]["all four"][design]["outcome"] != "upgraded"]
     return f"""# The question
 
-**Who owns guest RAM**, the manager or the VMM: {question_costs.contrast(results)} (`virt-handover compare`, [README.md](README.md))
+**Who owns guest RAM?** {question_costs.contrast(results)} (`virt-handover compare`, [README.md](README.md))
 
 > One could imagine a solution where the manager extracts internal properties of vfio, ramblock, etc and passes them as creation time parameters on the
 > new qemu command line. And, the manager pre-creates all fd's so they can be passed to old and new qemu. Lots of code required in qemu and in the manager,
@@ -443,8 +445,9 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
 
 - **Code.** Guest RAM in a file that the manager owns rests on {shared} lines of QEMU that name `x-ignore-shared`; `cpr-transfer` without devices is, or is named in, {cpr}. Nothing
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
-- **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it, {len(lost)} lose guest memory without a word in QEMU's own `cpr-transfer`; of
-  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest:
+- **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it from QEMU 10.0 to 11.1, {len(lost)} lose guest memory without a word in QEMU's own
+  `cpr-transfer`; of the {len(again)} of them that were tried from 10.0 to 10.0, {len(again_lost) or "none"} {"do" if len(again_lost) > 1 else "does"}. Of
+  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, from 10.0 to 11.1, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest:
   {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself{chance}.
 - **The kernel.** KVM is told everything a second time in every design: {told_again}. {vhost} Of passed-through devices CPR skips much: {skips}.
 - **Seccomp.** Under the sandbox that libvirt gives QEMU all designs work but {coded(denied)}.

@@ -9,7 +9,6 @@ from sentences import BY_HAND, DESIGNS, size, span, three_digits, together
 SHARING = DESIGNS[:4]
 COPYING = ["copy", "save-restore"]
 OURS = SHARING + COPYING
-OWNERS = "manager-owned / vmm-owned"
 MIB = 1 << 20
 
 
@@ -19,7 +18,7 @@ def table(head, rows):
 
 def contrast(results):
     """The summary's own sentence on who owns guest RAM."""
-    return next(sentence for sentence in results["summary"]["answer"] if OWNERS in sentence)
+    return results["summary"]["answer"][0]
 
 
 class Ran:
@@ -47,25 +46,16 @@ def designs_of(several):
     return [design for design in DESIGNS if any(one.design == design for one in several)]
 
 
-def common_cell(several):
-    """The first of those in which most designs ran."""
-    cells = list({one.cell["id"]: one.cell for one in several}.values())
-    return max(cells, key=lambda cell: sum(one.cell is cell for one in several))
-
-
 def medians_table(results, columns, designs=DESIGNS):
-    """By accelerator and design: the median in the common cell, and the span of all cells' medians."""
+    """By accelerator and design: the median of its cells' medians, and the span of them."""
     rows = []
     for accelerator, several in ran(results).items():
-        common = common_cell(several)
         for design in filter(designs.__contains__, designs_of(several)):
             its = [one for one in several if one.design == design]
             row = [accelerator.upper(), f"`{design}`", len(its)]
             for _, of, shown in columns:
                 values = [value for value in map(of, its) if value is not None]
-                here = next((of(one) for one in its if one.cell is common), None)
-                of_all = span(values, shown) if values else ""
-                row.append("-" if not values else f"({of_all})" if here is None else shown(here) if len(values) == 1 else f"{shown(here)} ({of_all})")
+                row.append("-" if not values else shown(median(values)) + (f" ({span(values, shown)})" if len(values) > 1 else ""))
             rows.append(row)
     return table(["", "design", "cells", *[title for title, _, _ in columns]], rows)
 
@@ -94,7 +84,8 @@ def beside(results, designs):
 
 
 def costs(results):
-    commons = "; ".join(f"{accelerator.upper()}: {common_cell(several)['title']}" for accelerator, several in ran(results).items())
+    of_one = {one.design: one.cell for several in ran(results).values() for one in several if sum(other.design == one.design for other in several) == 1}
+    alone = f" {together(f'`{design}`' for design in of_one)} ran in one cell of each accelerator, with {together(sorted({size(cell['touchedBytes']) for cell in of_one.values()}))} of RAM touched." if of_one else ""
     copied, shared = beside(results, COPYING), {}
     for extra, ram in beside(results, SHARING):
         shared.setdefault(ram, []).append(extra)
@@ -103,8 +94,8 @@ def costs(results):
                         f"{spans(results, [by_hand], 'cpuManagerMs')} and {spans(results, [by_hand], 'preparationMs')} ms" for ours, by_hand in pairs)
     return f"""## What a handover costs besides its pause
 
-From the rounds that [README.md](README.md) has the pauses of (`results.json`). Medians in the cell in which most designs ran ({commons}), and in brackets the least and the
-greatest median of all cells that the design ran in. *Prepare* is from the command until all is ready for the switch; the guest runs. *No way back* is how long the guest depended on the
+From the rounds that [README.md](README.md) has the pauses of (`results.json`). Of each design the median of the medians of all cells that it ran in, and in brackets the least and the greatest of
+them.{alone} *Prepare* is from the command until all is ready for the switch; the guest runs. *No way back* is how long the guest depended on the
 new VMM alone before that ran it. CPU times are without those of the guest's CPUs. *Memory* is the most that both VMMs, a rehearsed one and what the manager has more of than before kept at once, and the old VMM alone
 had not kept; one look in each cell.
 

@@ -3,7 +3,7 @@
 `results` is the results file, `made` its summary as figures.recompute() makes it. A sentence that has nothing to say is left out, so
 that any result has true ones.
 """
-import os, re, sys
+import math, os, re, statistics, sys
 from collections import Counter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
@@ -12,7 +12,8 @@ from designs import ALL as DESIGNS, BY_HAND  # In the order that the answer has 
 TITLES = {"stopToResumeMs": "STOP to RESUME", "guestPauseMs": "guest pause (heartbeats)", "workLostMs": "guest work lost",
           "brownOutMs": "brown-out", "networkGapMs": "longest network gap", "networkLost": "echo requests lost", "totalMs": "whole handover"}
 OWNERS = ("manager-owned", "vmm-owned")
-VERDICTS = ("larger", "smaller", "equivalent", "no difference shown", "too few rounds to say", "host too busy to say")
+CLAIMS = ("larger", "smaller")
+VERDICTS = (*CLAIMS, "equivalent", "no difference shown", "too few rounds to say", "host too busy to say")
 # What a cell is made of: name, members that vary together, and how a value is shown.
 FACTORS = [
     ("RAM touched", ("ramBytes", "touchedBytes"), lambda cell: size(cell["touchedBytes"])),
@@ -53,16 +54,28 @@ def span(values, shown=three_digits, between=" - "):
 
 
 def ends(ratio, shown=three_digits):
-    low, high = (None if ratio[name] is None else shown(ratio[name]) for name in ("low", "high"))
+    """The interval; of what is equivalent, the one that decides it."""
+    sure = "90" if ratio["verdict"] == "equivalent" else "95"
+    low, high = (None if ratio[name] is None else shown(ratio[name]) for name in (("low90", "high90") if sure == "90" else ("low", "high")))
     if low is None and high is None:
         return "95 % open"
     if ratio.get("minMax") and low and high:
         return f"few rounds: min {low}, max {high}"
-    return "95 % " + (f"{high} or less" if low is None else f"{low} or more" if high is None else f"{low} - {high}")
+    return f"{sure} % " + (f"{high} or less" if low is None else f"{low} or more" if high is None else f"{low} - {high}")
 
 
 def chance(value):
-    return "" if value is None else ", p < 0.0001" if value < 0.0001 else f", p = {value:.2g}"
+    return "" if value is None else "p < 0.0001" if value < 0.0001 else f"p = {value:.{4 if value < 0.01 else 3 if value < 0.1 else 2}f}"
+
+
+def sureness(ratio):
+    """What makes a verdict one, and whether that rests on one cell."""
+    if ratio["verdict"] == "equivalent":
+        return f" (90 % {three_digits(ratio['low90'])} - {three_digits(ratio['high90'])})"
+    if ratio.get("restsOn") is None:
+        return ""
+    stands = ratio["cells"] - len(ratio["restsOn"])
+    return f" (stands {'when any one cell is' if stands == ratio['cells'] else f'in {stands} of ' + str(ratio['cells']) + ' when one cell is'} left out)"
 
 
 def series_of(made):
@@ -109,8 +122,7 @@ def setup(results, made, next_plan):
                  "Its plan is in it (`settings.plan`); `tests/results/full.yaml` is another one, and not yet run.")
     if not any(sitting.get("commit") for sitting in results.get("sittings", [])):
         lines.append("Which commit of virt-handover measured it is not in the file.")
-    if resolution(results, made):
-        lines.append(resolution(results, made))
+    lines += [line for line in (resolution(results, made), work_resolution(results)) if line]
     if host.get("virtualized") and "kvm" in accelerators:
         lines.append("What of figures under KVM (nested) holds on real hardware says [a table](../bare-guest/README.md#what-such-a-hosts-figures-say-of-real-hardware): ratios of designs and the order "
                      "of STOP to RESUME, with care; no millisecond, and not the pause that the guest feels.")
@@ -133,6 +145,24 @@ def resolution(results, made):
     return f"The guest's pause by heartbeats is known no better than beats come by themselves: before the handovers 99 of 100 were within {together(parts)} of the one before (medians of each design and cell)." if parts else None
 
 
+def work_resolution(results):
+    """How much the rate before varies, in parts of which the work that was lost is told."""
+    found = {}
+    for cell in results["cells"]:
+        for series in cell["series"]:
+            rates = [round_["writeRate"]["beforePagesPerSecond"] for round_ in series["rounds"]
+                     if counts(round_) and round_.get("writeRate") and round_["writeRate"].get("beforePagesPerSecond")]
+            found.setdefault(cell.get("accelerator") or results["host"]["accelerator"], []).extend(100 * abs(rate / statistics.median(rates) - 1) for rate in rates)
+    within = {name: sorted(off)[math.ceil(0.9 * len(off)) - 1] for name, off in found.items() if off}
+    parts = [f"{three_digits(off)} % under {accelerator(name, results['host'])}" for name, off in within.items()]
+    return (f"Guest work lost is known no better than the rate before: in 9 of 10 handovers that was within {together(parts)} of the median of its design and cell, "
+            f"which over a second is {span([10 * off for off in within.values()])} ms. So it can be below 0, and where the window ended first it is a bound no surer than that.") if parts else None
+
+
+def counts(round_):
+    return round_["outcome"] == "upgraded" and not round_.get("disturbed")
+
+
 def seed_of(plan):
     return next((line.split(":")[1].strip() for line in plan.splitlines() if line.startswith("seed:")), None)
 
@@ -153,7 +183,7 @@ def verdicts(made, contrast_, margin):
             parts.append(f"{verdict} in {together(TITLES[ratio['metric']] for ratio in of)}")
         elif of:
             figures = (f"{TITLES[ratio['metric']]} ({'' if ratio['median'] is None else three_digits(ratio['median']) + ', '}{ends(ratio)}"
-                       f"{chance(ratio['pHolm']) if verdict in VERDICTS[:2] else ''})" for ratio in of)
+                       f"{', ' + chance(ratio['pHolm']) if verdict in CLAIMS else ''}){sureness(ratio) if verdict in CLAIMS else ''}" for ratio in of)
             parts.append(f"{verdict}{f' within {margin} %' if verdict == 'equivalent' else ''} in {together(figures)}")
     return ", ".join(parts)
 
@@ -164,7 +194,7 @@ def single_cells(made):
     if len(made["cells"]) < 2 or not tested:
         return None
     all_of = Counter((ratio["design"], ratio["reference"]) for ratio in ratios if ratio["pHolm"] is not None)
-    claims = Counter((ratio["design"], ratio["reference"], ratio["verdict"]) for ratio in ratios if ratio["verdict"] in VERDICTS[:2])
+    claims = Counter((ratio["design"], ratio["reference"], ratio["verdict"]) for ratio in ratios if ratio["verdict"] in CLAIMS)
     found = [f"`{design}` / `{reference}` {verdict} in {count} of {all_of[design, reference]}" for (design, reference, verdict), count in sorted(claims.items(), key=lambda item: -item[1])]
     without = [f"`{design}` / `{reference}`" for design, reference in all_of if not any(key[:2] == (design, reference) for key in claims)]
     most = max(ratio["rounds"] for ratio in ratios)
@@ -203,11 +233,20 @@ def packets(results, made):
     if not lost:
         return None
     sent = [round_["network"]["sent"] for cell in results["cells"] for series in cell["series"] for round_ in series["rounds"]
-            if round_["outcome"] == "upgraded" and not round_.get("disturbed") and round_.get("network") and round_["network"].get("sent")]
+            if counts(round_) and round_.get("network") and round_["network"].get("sent")]
+    alone = networked(results, made)
     lead = ("Every design loses packets" if all(min(values) > 0 for values in lost.values()) else
             "Packets are lost" if any(max(values) > 0 for values in lost.values()) else "As a rule no packet is lost")
     of = f" of {span(sent, whole_or_half)} in a round" if sent else ""
-    return f"**{lead}**: of echo requests,{of}, medians of cells are {together(f'{span(values, whole_or_half)} with `{design}`' for design, values in lost.items())}."
+    return f"**{lead}**{f' under {alone}, where alone the guest has a network' if alone else ''}: of echo requests,{of}, medians of cells are {together(f'{span(values, whole_or_half)} with `{design}`' for design, values in lost.items())}."
+
+
+def networked(results, made):
+    """The accelerators whose guests have a network, where others have none."""
+    of = [(accelerator(cell.get("accelerator") or results["host"]["accelerator"], results["host"]), series) for cell, summary in zip(results["cells"], made["cells"]) for series in summary["series"]]
+    every = {name for name, series in of if series["rounds"]}
+    with_one = list(dict.fromkeys(name for name, series in of if series["metrics"]["networkLost"]["median"] is not None))
+    return "" if len(with_one) == len(every) else together(with_one)
 
 
 def slow_guest(made, metric, what):
@@ -219,7 +258,10 @@ def slow_guest(made, metric, what):
         of = [series["metrics"][metric] for series in series_of(made) if series["design"] == design]
         longer, count = sum(one["longer"] for one in of), sum(one["count"] for one in of)
         bound = "at least " if any("median" in one["atLeast"] for one in of) else ""
-        parts.append(f"{bound}{span(values)} with `{design}`" + (f" ({longer} of {count} longer than was looked)" if longer else ""))
+        if metric == "workLostMs":  # Nothing that noise takes below 0 is the least of anything.
+            parts.append(f"{span(values)} with `{design}`" + (f" ({longer} of {count} not back at speed when the window ended, and lost more after it)" if longer else ""))
+        else:
+            parts.append(f"{bound}{span(values)} with `{design}`" + (f" ({longer} of {count} longer than was looked)" if longer else ""))
     return f"**{TITLES[metric][0].upper()}{TITLES[metric][1:]}** ({what}), medians of cells in ms: {together(parts)}."
 
 
@@ -239,20 +281,21 @@ def handed_over(results):
 
 
 def told_again(results):
-    found = {}
+    under = {}
     for cell in results["cells"]:
         for series in cell["series"]:
             ioctls = (series.get("inspection") or {}).get("ioctls")
             if ioctls is not None:
-                found.setdefault(series["design"], []).append(ioctls)
-    if not found:
-        return None
-    words = {}
-    for design, all_of in found.items():
-        classes = [one for one in dict.fromkeys(name for ioctls in all_of for name in ioctls) if any(ioctls.get(one) for ioctls in all_of)]
-        said = together(f"{span([ioctls.get(one, 0) for ioctls in all_of], whole_or_half)} of {one}" for one in classes) or "none"
-        words.setdefault(said, []).append(f"`{design}`")
-    return "**What the kernel was told again**, ioctls by class: " + "; ".join(f"{said} with {together(designs)}" for said, designs in words.items()) + "."
+                under.setdefault(cell.get("accelerator") or results["host"]["accelerator"], {}).setdefault(series["design"], []).append(ioctls)
+    parts = []
+    for name, found in under.items():
+        words = {}
+        for design, all_of in found.items():
+            classes = [one for one in dict.fromkeys(name for ioctls in all_of for name in ioctls) if any(ioctls.get(one) for ioctls in all_of)]
+            said = together(f"{span([ioctls.get(one, 0) for ioctls in all_of], whole_or_half)} of {one}" for one in classes) or "none"
+            words.setdefault(said, []).append(f"`{design}`")
+        parts.append(f"under {accelerator(name, results['host'])} " + "; ".join(f"{said} with {together(designs)}" for said, designs in words.items()))
+    return "**What the kernel was told again**, ioctls by class, of cells with whatever devices: " + ". ".join(part[0].upper() + part[1:] if i else part for i, part in enumerate(parts)) + "." if parts else None
 
 
 def exceptions(results, made):
@@ -285,71 +328,147 @@ def says(results, made):
 
 # The answer that the file and its page have.
 
-def answered(ratio, is_said):
-    """What stands in brackets behind a ratio, as far as the verdict's first words."""
-    few = ratio["verdict"] == "too few rounds to say" and ratio.get("minMax")
-    return f"({ends(ratio)}" + (")" if few or is_said else f", {ratio['verdict']}")
+def answered(ratio):
+    """`0.92 times`, and what stands in brackets behind it."""
+    median = "an unknown number of times" if ratio["median"] is None else f"{three_digits(ratio['median'])} times"
+    sure = "" if ratio["pHolm"] is None or ratio["verdict"] == "equivalent" else ", " + chance(ratio["pHolm"])
+    return median, f"({ends(ratio)}{sure})"
 
 
 def answer(results, _):
     return ["- " + sentence for sentence in results["summary"].get("answer", [])]
 
 
-def of_pauses(made, metric):
+def pause_metric(name, results, made):
+    """What a guest feels, where it beats evenly."""
+    felt = any(ratio["metric"] == "guestPauseMs" and ratio["accelerator"] == name for ratio in made["pooled"])
+    return "guestPauseMs" if felt and "(nested)" not in accelerator(name, results["host"]) else "stopToResumeMs"
+
+
+def of_pauses(results, made):
     """The ratios of the answer's second sentence: of few rounds where there are no others."""
-    of = [ratio for ratio in made["pooled"] if ratio["metric"] == metric and (ratio["design"], ratio["reference"]) != OWNERS
+    of = [ratio for ratio in made["pooled"] if ratio["metric"] == pause_metric(ratio["accelerator"], results, made) and (ratio["design"], ratio["reference"]) != OWNERS
           and not {ratio["design"], ratio["reference"]} & {one for _, one in BY_HAND}]
     enough = {ratio["reference"] for ratio in of if ratio["verdict"] != "too few rounds to say"}
     return [ratio for ratio in of if ratio["verdict"] != "too few rounds to say" or ratio["reference"] not in enough]
 
 
-def said_under(where, sentence):
-    """What a sentence of the answer says of an accelerator."""
-    clauses = re.split(r"; (?=under )", sentence.partition(": ")[2].replace(" times as long", ""))
-    return " ".join(clause for clause in clauses if f"under {where} " in clause)
+def of_owners(made):
+    """The ratios of its first sentence, by metric."""
+    primary = [ratio for ratio in made["pooled"] if ratio["primary"]] or [ratio for ratio in made["pooled"] if (ratio["design"], ratio["reference"]) == OWNERS][:1]
+    return sorted(primary, key=lambda ratio: list(TITLES).index(ratio["metric"]))
+
+
+def owners_lead(results, made):
+    """What the first sentence says before its figures."""
+    ratios, who = of_owners(made), "who should own guest RAM, the manager or the VMM"
+    said = {ratio["verdict"] for ratio in ratios}
+    claims = said & set(CLAIMS)
+    margin = results["settings"].get("equivalenceMarginPercent", 10)
+    if claims and not results["settings"].get("primaryMetrics"):
+        return f"Nothing is claimed of {who}, as its tests were chosen after the rounds"
+    if len(claims) == 2:
+        return f"W{who[1:]}, depends on what counts"
+    if claims:
+        by = []
+        for metric in dict.fromkeys(ratio["metric"] for ratio in ratios):
+            of = [ratio for ratio in ratios if ratio["metric"] == metric]
+            under = [accelerator(ratio["accelerator"], results["host"]) for ratio in of if ratio["verdict"] in CLAIMS]
+            if under:
+                by.append(TITLES[metric] + (f" under {together(under)}" if len(under) < len(of) else ""))
+        return f"By {together(by)} the guest loses less time when the {'manager' if claims == {'smaller'} else 'VMM'} owns its RAM"
+    if said == {"equivalent"}:
+        return f"To the guest it makes no difference beyond {margin} % who owns its RAM, the manager or the VMM"
+    if said & {"equivalent", "no difference shown"}:
+        return "No difference is shown between guest RAM that the manager owns and guest RAM that the VMM owns"
+    return ("The host was too busy to say " if "host too busy to say" in said else "Too few rounds to say ") + who
+
+
+def wrong_of_owners(results, made, sentence):
+    ratios = of_owners(made)
+    ran = {series["design"] for series in series_of(made) if series["rounds"]}
+    if not ran:
+        return []  # Nothing can be said.
+    lead, _, figures = sentence.partition(": ")
+    if len(ran) == 1:
+        wanted = f"Only {min(ran)} has handovers that count, so no designs are compared."
+        return [] if sentence == wanted else [f"the answer does not begin with '{wanted}'"]
+    if not ratios:
+        return [] if "is not answered here" in lead else ["the answer does not say that no two designs that differ in who owns guest RAM were measured"]
+    wrong = [] if lead == owners_lead(results, made) else [f"the answer does not begin with '{owners_lead(results, made)}'"]
+    afterwards, claims = not results["settings"].get("primaryMetrics"), any(ratio["verdict"] in CLAIMS for ratio in ratios)
+    if not any(ratio["rounds"] for ratio in ratios):
+        return wrong
+    if claims and not afterwards:
+        told = {ratio["metric"] for ratio in ratios if ratio["verdict"] in CLAIMS}
+    else:
+        told = {ratio["metric"] for ratio in ratios if all(one["verdict"] == "equivalent" for one in ratios) or ratio["metric"] == ratios[0]["metric"]}
+    clauses = re.split(r"; (?=by )", figures.replace(f" as long as {OWNERS[1]}", "").replace(f" {OWNERS[0]} takes ", " "))
+    for ratio in ratios:
+        where = accelerator(ratio["accelerator"], results["host"])
+        figure = f"{' under '.join([answered(ratio)[0], where])} {answered(ratio)[1]}"
+        if ratio["metric"] in told and not any(clause.startswith(f"by {TITLES[ratio['metric']]} ") and figure in clause for clause in clauses):
+            wrong.append(f"the answer does not say '{figure}' by {TITLES[ratio['metric']]}")
+    wrong += wrong_of_correction([ratio for ratio in ratios if ratio["metric"] in told], sentence)
+    if afterwards and "its tests were chosen after the rounds" not in sentence:
+        wrong.append("the answer does not say that its tests were chosen after the rounds")
+    return wrong
+
+
+def wrong_of_correction(told, sentence):
+    tests = {ratio["tests"] for ratio in told if ratio["pHolm"] is not None and ratio["verdict"] != "equivalent"}
+    return [f"the answer does not say that p is corrected for {count} tests" for count in tests if not re.search(f"p corrected for {count} tests?\\b", sentence)]
+
+
+def wrong_of_pauses(results, made, sentence):
+    pauses, wrong = of_pauses(results, made), []
+    clauses = re.split(r"; (?=under )|(?<=: )(?=under )", sentence.replace(" times as long", " times"))
+    claimed = {ratio["reference"] for ratio in pauses if ratio["verdict"] in CLAIMS}
+    told = [ratio for ratio in pauses if ratio["verdict"] in CLAIMS or ratio["reference"] not in claimed]
+    for ratio in told:
+        where, by = accelerator(ratio["accelerator"], results["host"]), "by heartbeats" if ratio["metric"] == "guestPauseMs" else "by STOP to RESUME"
+        median, sure = answered(ratio)
+        figure = f"{median} with {ratio['design']} {sure}"
+        if not any(clause.startswith((f"under {where} {by} ", f"under {where}, where beats come too unevenly, {by} ")) and figure in clause for clause in clauses):
+            wrong.append(f"the answer does not say '{figure}' {by} of what is under {where}")
+    wrong += wrong_of_correction(told, sentence)
+    rest = " ".join(re.findall(r"no difference is shown with ([^.]*)", sentence))
+    for ratio in pauses:
+        if ratio not in told and ratio["pHolm"] is not None and ratio["design"] not in rest:
+            wrong.append(f"the answer does not say that no difference is shown with {ratio['design']}")
+    leads = re.findall(r"(?:^|\. )([^:]*): under ", sentence)
+    for verdict, words in (("larger", " longer "), ("smaller", " shorter time ")):
+        claims = any(ratio["verdict"] == verdict for ratio in pauses)
+        if any(words in lead + " " and " pause" in lead.split(words)[0] and not lead.startswith(("No design", "Too few", "The host")) for lead in leads) != claims:
+            wrong.append(f"whether a pause is {verdict} the answer says otherwise than the rounds")
+    return wrong
 
 
 def missing_from_answer(results, made):
     """Every figure that the answer must have, as made again, and is not in it."""
-    text = " ".join(results["summary"].get("answer", [])).replace(" times as long", "")
-    wanted, wrong = [], []
-    if not text:
+    sentences_ = results["summary"].get("answer", [])
+    if not sentences_:
         return ["an answer"]
-    metric = "guestPauseMs" if medians_of(made, "guestPauseMs") else "stopToResumeMs"
-    pauses = of_pauses(made, metric)
-    for ratio in made["pooled"]:
-        where = accelerator(ratio["accelerator"], results["host"])
-        if ratio["primary"]:
-            median = "not known" if ratio["median"] is None else three_digits(ratio["median"])
-            figure, place = f"{median} by {TITLES[ratio['metric']]} {answered(ratio, False)}", 0
-        elif any(ratio is one for one in pauses):
-            median = "not known how much longer" if ratio["median"] is None else three_digits(ratio["median"])
-            figure, place = f"{median} with {ratio['design']} {answered(ratio, ratio['verdict'] in VERDICTS[:2])}", 1
-        else:
-            continue
-        if figure not in said_under(where, results["summary"]["answer"][place]):
-            wrong.append(f"the answer does not say '{figure}' of what is under {where}")
+    text, wanted = " ".join(sentences_), []
+    wrong = wrong_of_owners(results, made, sentences_[0]) + (wrong_of_pauses(results, made, sentences_[1]) if len(sentences_) == 3 else [])
     lost = {}
     for design, values in medians_of(made, "networkLost").items():
         lost.setdefault(span(values, whole_or_half), []).append(design)
     wanted += [f"{values} with " + ("all others" if values == "0" and len(lost) > 1 else together(sorted(designs, key=DESIGNS.index)))
                for values, designs in lost.items()]
+    if lost and networked(results, made):
+        wanted.append(f"Under {networked(results, made)}, where alone the guest has a network, ")
     every = [series for cell in results["cells"] for series in cell["series"]]
-    outlasting = sum(1 for series in every for round_ in series["rounds"] if round_["outcome"] == "upgraded" and not round_.get("disturbed") and outlasts(round_))
+    outlasting = sum(1 for series in every for round_ in series["rounds"] if counts(round_) and outlasts(round_))
     failed, disturbed = (sum(series[member] for series in series_of(made)) for member in ("failed", "disturbed"))
     if made["cells"]:
         wanted += [f"of {sum(len(series['rounds']) for series in every)} handover", f" {failed} failed, {disturbed} ", f", and after {outlasting} the guest or its network was not back"]
-    wrong += [f"the answer does not say '{one}'" for one in wanted if one not in text]
-    second = next((one for one in results["summary"]["answer"] if "its pause is" in one), "")
-    leads = re.findall(r"(?:^|\. )([^:]*): by [^:]* its pause is ", second)
-    for verdict, words in (("larger", " longer "), ("smaller", " shorter time ")):
-        claimed = any(ratio["verdict"] == verdict for ratio in pauses)
-        if any(words in lead + " " and " pause" in lead.split(words)[0] and not lead.startswith(("No design", "Too few", "The host")) for lead in leads) != claimed:
-            wrong.append(f"whether a pause is {verdict} the answer says otherwise than the rounds")
-    return wrong
+    return wrong + [f"the answer does not say '{one}'" for one in wanted if one not in text]
 
 
 def outlasts(round_):
     rate, network = round_.get("writeRate"), round_.get("network")
-    slow = rate and rate.get("beforePagesPerSecond") is not None and rate.get("brownOutMs") is None and rate["firstBinMs"] + rate["binMs"] * len(rate["curvePercent"]) > 0
+    # Heard after the switch, and not back at speed.
+    slow = rate and rate.get("beforePagesPerSecond") is not None and rate.get("brownOutMs") is None and any(
+        percent is not None for percent in rate["curvePercent"][max(0, math.ceil(-rate["firstBinMs"] / rate["binMs"])):])
     return bool(slow or (network and network.get("longestGapMs") is not None and network.get("notBack")))

@@ -83,6 +83,7 @@ TEST_P(KvmRecoveryTest, findsTheGuestWhereverTheManagerDies) {
          {State::Launching, State::Exchanging, State::Switching, State::Proving, State::Confirming, State::Retiring}) {
         SCOPED_TRACE(name(state));
         const int old = vmmPid(host, "vm");
+        const unsigned generation = VmDirectory(workspace.runtime(), "vm").read()->vmm.generation;
         ASSERT_NO_FATAL_FAILURE(crashManager(workspace, "vm", "vm", newQemu(), std::string(name(state)), "0"));
         std::string problem;
         host.recoverAll([&](const std::string& line) { problem = line; });
@@ -91,6 +92,10 @@ TEST_P(KvmRecoveryTest, findsTheGuestWhereverTheManagerDies) {
         expectGuestIsWell(host, "vm");
         // Nobody but the manager lets the new VMM run the guest, and it had not yet; but for vmm-exec, whose process stays.
         EXPECT_EQ(vmmPid(host, "vm") == old, state != State::Retiring || GetParam() == Design::VmmExec);
+        const bool isExecuted = GetParam() == Design::VmmExec && (state == State::Proving || state == State::Confirming);
+        EXPECT_EQ(VmDirectory(workspace.runtime(), "vm").read()->vmm.generation != generation,
+                  state == State::Retiring || isExecuted)
+            << "which QEMU it ended on";
     }
 }
 

@@ -24,7 +24,13 @@ const band = [1 / (1 + marginPercent / 100), 1 + marginPercent / 100];
 const pooled = list(record(results.summary).pooled).map(record);
 const isShown = (ratio) => !state.hidden.has(text(ratio.design)) && !state.hidden.has(text(ratio.reference));
 const chanceText = (p) => (!isNumber(p) ? DASH : p < 0.0001 ? "< 0.0001" : number(p, p < 0.01 ? 4 : p < 0.1 ? 3 : 2));
-const verdictNode = (ratio) => (isClaim(ratio.verdict) ? element("strong", {}, ratio.verdict) : text(ratio.verdict) || DASH);
+/** What makes a verdict one, and whether a claim stands when any one cell is left out. */
+function surenessText(ratio) {
+  if (ratio.verdict === "equivalent" && isNumber(ratio.low90) && isNumber(ratio.high90)) return ` 90 %: ${significant(ratio.low90)} ${DASH} ${significant(ratio.high90)}`;
+  if (!Array.isArray(ratio.restsOn)) return "";
+  return ` stands ${ratio.restsOn.length ? `in ${ratio.cells - ratio.restsOn.length} of ${ratio.cells} when one cell is` : "when any one cell is"} left out`;
+}
+const verdictNode = (ratio) => [isClaim(ratio.verdict) ? element("strong", {}, ratio.verdict) : text(ratio.verdict) || DASH, surenessText(ratio) ? element("span", { class: "small" }, surenessText(ratio)) : null];
 const contrastNode = (ratio) => [designLabel(text(ratio.design)), " / ", designLabel(text(ratio.reference))];
 
 /** A place on a logarithmic axis, in percent of its width; beyond its ends at its ends. */
@@ -66,8 +72,9 @@ function forestAxis(places) {
     ...places.ticks.map((tick) => drawing("text", { x: places.percent(tick), y: 13, "text-anchor": "middle" }, String(tick))));
 }
 
-/** What was named beforehand to be what the comparison is for stands out from all that is said besides. */
-const figureNode = (ratio) => [metricNamed.get(ratio.metric)?.title ?? text(ratio.metric), ratio.primary === true ? element("span", { class: "small" }, " primary") : null];
+/** What the comparison is for stands out from all that is said besides; whether it was named beforehand, the results say. */
+const primaryWords = list(settings.primaryMetrics).length ? " primary" : " primary, as named afterwards";
+const figureNode = (ratio) => [metricNamed.get(ratio.metric)?.title ?? text(ratio.metric), ratio.primary === true ? element("span", { class: "small" }, primaryWords) : null];
 
 /** Ratios of all cells of an accelerator together; who should own guest RAM comes first, as in the summary. */
 function forestPlot() {
@@ -90,7 +97,7 @@ function forestPlot() {
   const few = shown.some((ratio) => ratio.minMax === true);
   return [
     element("table", { class: "forest", id: "forest" },
-      element("caption", {}, `Ratios of paired rounds, all cells of an accelerator together: left of 1 the first design is faster. Bars: 95 % intervals of the median; shaded: within ${marginPercent} %, which counts as equivalent.`
+      element("caption", {}, `Ratios of paired rounds, all cells of an accelerator together: left of 1 the first design is faster. Bars: 95 % intervals of the median; shaded: within ${marginPercent} %, which counts as equivalent where a 90 % interval lies in it.`
         + (few ? ` Broken: fewer than ${ROUNDS_FOR_INTERVAL} rounds, from the smallest to the largest.` : "") + (open ? " Arrow: beyond the plot, or open, as some rounds are only known to be longer than was looked." : "")),
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Designs, figure"), element("td", { class: "plot" }, forestAxis(places)), element("th", { scope: "col" }, "Ratio (95 %)"), element("th", { scope: "col" }, "Verdict"))),
       [...groups.values()].map((ratios) => element("tbody", {},
