@@ -144,8 +144,8 @@ struct Pairs {
     }
 };
 
-/// Of what can be none, or less (a guest that did more than before), no more is known than which is more, and of two that are none
-/// not even that.
+/// Of what can be none, or less (a guest that did more than before), no more is known than which is more, and of two that are
+/// none not even that.
 Range ratioOfRanges(const Range& value, const Range& reference) {
     if (value.least > 0 && reference.least > 0)
         return {isOpen(reference.most) ? 0 : value.least / reference.most,

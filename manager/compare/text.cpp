@@ -222,7 +222,7 @@ std::string sentenceOn(const Ratio& ratio, unsigned marginPercent) {
     // A small difference that was shown is not to read as 1.00.
     const int decimals = isClaim(ratio.verdict) && ratio.median && std::abs(*ratio.median - 1) < 0.05 ? 3 : 2;
     if (ratio.median) text += fixed(*ratio.median, decimals) + "x ";
-    // Of what is equivalent the interval that decides it; of fewer rounds their smallest and greatest ratio, which claims nothing.
+    // Of what is equivalent the interval that decides it; of too few rounds their smallest and greatest, which claim nothing.
     const bool isEquivalent = ratio.verdict == Verdict::Equivalent;
     const auto low = isEquivalent ? ratio.low90 : ratio.low, high = isEquivalent ? ratio.high90 : ratio.high;
     text += ratio.minMax ? "(min - max " : isEquivalent ? "(90 % " : "(95 % ";

@@ -16,8 +16,8 @@ Made from `failure-matrix.json` by `failure_matrix.py`. Every line was seen by a
 sees otherwise: failures of a VMM with the reference VMM (`tests/system/faults_test.cpp`, whose guest notices memory that is not as it left it and
 any second that it ran twice), the manager's death with real QEMUs (`host_test.cpp`, `vmm_exec_test.cpp`).
 
-- *rolled back*: the guest runs on the old VMM as before; *never stopped*: it did not pause for it. Else it stood still from STOP on the old VMM until it ran there again: *at once*: until the
-  failure was seen; *at a deadline*: until that of the step or the pause budget (`handover.deadlines`, `handover.pause_budget` of the definition), since a VMM that hangs tells of nothing. How many
+- *rolled back*: the guest runs on the old VMM as before; *never stopped*: it did not pause for it. Else it stood still from STOP on the old VMM until it ran there again: *before any deadline*: until the
+  failure was seen, which ended it and not a deadline; *at a deadline*: until that of the step or the pause budget (`handover.deadlines`, `handover.pause_budget` of the definition), since a VMM that hangs tells of nothing. How many
   milliseconds that is, no test asserts: it is the machine's
 - *upgraded*: the failure came too late to matter
 - *refused*: nothing had been begun
