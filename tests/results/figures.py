@@ -456,6 +456,9 @@ def main(arguments):
         probe = Differences()
         compare_ratios(probe, "", results["summary"]["pooled"], made["pooled"])
         differences.same("a wrong figure is noticed", len(probe.found), 1)
+        said = results["summary"].get("answer") or [""]
+        altered = {**results, "summary": {**results["summary"], "answer": ["The VMM should own guest RAM" + said[0][said[0].find(":"):], *said[1:]]}}
+        differences.same("a wrong lead is noticed", bool(sentences.missing_from_answer(altered, made)), True)
         for ratio in made["pooled"]:
             ratio["median"] = 1000.5
         differences.same("a wrong figure of the answer is noticed", bool(sentences.missing_from_answer(results, made)), True)
