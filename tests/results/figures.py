@@ -398,7 +398,7 @@ def cells_table(results, made):
 
 def pooled_table(results, made):
     lines = ["| designs | | ratio | 95 % | in rounds of | longer in | corrected | verdict |", "|---" * 8 + "|"]
-    last = None
+    last, primary = None, " (primary)" if results["settings"].get("primaryMetrics") else " (primary, as named afterwards)"
     names = [(*pair, accelerator) for pair in sentences.contrasts_of(made) for accelerator in sentences.accelerators_of(made)]
     for name in names:
         for ratio in made["pooled"]:
@@ -407,9 +407,10 @@ def pooled_table(results, made):
             title = f"`{name[0]}` / `{name[1]}` under {sentences.accelerator(name[2], results['host'])}" if name != last else ""
             last = name
             few = ratio.get("minMax", False)
-            spread_text = f"{shown(ratio['low'], digits=2)} - {shown(ratio['high'], digits=2)}" + (" (min, max)" if few else "")
+            low, high = (None if ratio[end] is None else shown(ratio[end], digits=2) for end in ("low", "high"))
+            spread_text = (f"{low} - {high}" if low and high else f"{low} or more" if low else f"{high} or less" if high else "open") + (" (min, max)" if few else "")
             lines.append(f"| {title} | {TITLES[ratio['metric']]} | {shown(ratio['median'], digits=2)} | {spread_text} | {ratio['rounds']} | {ratio['greater']} | "
-                         f"{sentences.chance(ratio['pHolm']) or '-'}{' (primary)' if ratio['primary'] else ''} | {ratio['verdict']}{sentences.sureness(ratio)} |")
+                         f"{sentences.chance(ratio['pHolm']) or '-'}{primary if ratio['primary'] else ''} | {ratio['verdict']}{sentences.sureness(ratio)} |")
     return lines
 
 
