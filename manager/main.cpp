@@ -16,7 +16,6 @@
 #include "manager/runner.h"
 #include "manager/service/dbus_client.h"
 #include "manager/service/terminal.h"
-#include "manager/service/vm_summary.h"
 #include "vmm-shim/file.h"
 #include "vmm-shim/json_text.h"
 #include "vmm-shim/proc.h"

@@ -1,6 +1,5 @@
 #include "manager/handover/handover.h"
 
-#include <algorithm>
 #include <map>
 #include <stdexcept>
 #include <system_error>
