@@ -208,17 +208,17 @@ int doAs(const Identity& identity, const std::string& what, const std::function<
         ::_exit(isOther ? action() : errno);
     }
     UniqueFd child = openPidfd(pid);
-    const auto endsWithin = [&](int milliseconds) {
-        return awaitEnd(child.get(), std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds));
+    const auto endsWithin = [&](std::chrono::milliseconds time) {
+        return awaitEnd(child.get(), std::chrono::steady_clock::now() + time);
     };
-    if (endsWithin(2'000)) {
+    if (endsWithin(std::chrono::milliseconds(2'000))) {
         int status = 0;
         while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
         return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
     }
     ::kill(pid, SIGKILL);
     // What a file system has begun to answer is waited for by no signal's leave (fs/fuse/dev.c:request_wait_answer, Linux 6.18).
-    const bool ended = endsWithin(1'000);
+    const bool ended = endsWithin(std::chrono::milliseconds(1'000));
     reapAtItsEnd(pid, std::move(child));
     throw std::runtime_error(
         what + ": the file system there does not answer user " + std::to_string(identity.uid) +
