@@ -65,6 +65,9 @@ void Passthrough::TearDownTestSuite() {
 }
 
 void Passthrough::TearDown() {
+    const std::string console = HasFailure() ? readIfThere(workspace->path() + "/console.log") : "";
+    if (!console.empty())
+        std::cerr << "the guest's console:\n" << console.substr(console.size() - std::min(console.size(), std::size_t{4'000}));
     if (ping_ > 0) {  // A handover failed.
         ::kill(ping_, SIGKILL);
         ::waitpid(ping_, nullptr, 0);
