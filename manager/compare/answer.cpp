@@ -359,7 +359,9 @@ std::string grouped(const std::vector<std::pair<Design, std::string>>& said, con
         std::vector<std::string> designs;
         for (const auto& [design, other] : said)
             if (other == word) designs.push_back(nameOf(design));
-        groups.push_back(before.empty() ? together(designs) + after + word : word + before + together(designs));
+        std::string& group = groups.emplace_back(before.empty() ? together(designs) : word);
+        group += before.empty() ? after : before;
+        group += before.empty() ? word : together(designs);
     }
     return together(groups);
 }
@@ -370,7 +372,8 @@ std::string notRunText(const Results& results) {
         for (const Series& series : one.series)
             if (!series.isRun()) ++without[series.design];
     std::vector<std::pair<Design, std::string>> said;
-    for (const auto& [design, cells] : without) said.emplace_back(design, std::to_string(cells));
+    std::ranges::transform(without, std::back_inserter(said),
+                           [](const auto& one) { return std::pair(one.first, std::to_string(one.second)); });
     return said.empty() ? ""
                         : "; not run, or not to the end: " + grouped(said, "", " in ") + " of " +
                               counted(results.configurations.size(), "cell");
