@@ -25,9 +25,6 @@ class Recovery : private RecoveryCourse {
     /// the record is as it is on disk, names as `retiring` one that does not end, and is none when a start was undone.
     using Done = RecoveryCourse::Done;
 
-    /// True when a manager has left this half done.
-    static bool isDue(const VmRecord& record) { return record.starting || record.new_ || record.retiring; }
-
     /// Recovers what is due; `directory` is locked. Calls `done` from the main loop, once.
     Recovery(VmRecord record, VmDirectory directory, Done done);
 

@@ -25,6 +25,8 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
+/// What a record may grow by until its handover is settled, in bytes.
+constexpr std::size_t roomToGrow = 16 << 10;
 constexpr std::string_view beingSettled = "an interrupted verb is being settled\n";
 
 /// In a directory of the VMM's user, and by him: the link to it is his, so that one can see who that is.
@@ -78,8 +80,23 @@ Obstacle VmDirectory::unreadable(const std::string& why) const {
 void VmDirectory::write(const VmRecord& record) const {
     json value = toJson(record);
     value["vm"] = vm_;
-    // A guest may be waiting for this, and it ends with the host: so not for the disk (fsync(2)), where that is not /run's tmpfs.
-    replaceFile(path() + "/record.json", value.dump(2) + "\n", 0600, Outlives::Writer);
+    const std::string file = path() + "/record.json", reserved = file + ".reserved", text = value.dump(2) + "\n";
+    try {
+        // A guest may be waiting for this, and it ends with the host: so not for the disk (fsync(2)), where that is not /run's
+        // tmpfs.
+        replaceFile(file, text, 0600, Outlives::Writer);
+    } catch (const std::system_error& error) {
+        if (error.code() != std::errc::no_space_on_device || !fs::exists(reserved)) throw;
+        replaceFromReserved(reserved, file, text);
+    }
+    if (!record.isHalfDone()) {
+        ::unlink(reserved.c_str());
+    } else if (!fs::exists(reserved)) {
+        try {
+            reserveFile(reserved, text.size() + roomToGrow);
+        } catch (const std::system_error&) {  // What comes next may find room all the same, and says so if not.
+        }
+    }
 }
 
 std::string VmDirectory::makeGeneration(unsigned number, uid_t uid, gid_t gid) const {

@@ -39,7 +39,8 @@ class VmDirectory {
     /// The record, if the VM has one. Throws a Refusal when the file cannot be understood, or is another VM's.
     std::optional<VmRecord> read() const;
 
-    /// Replaces the record: the old one or the new one is on disk at every moment. Throws std::system_error.
+    /// Replaces the record: the old one or the new one is on disk at every moment. One that is half done keeps room beside it, in
+    /// which it can be settled when the file system has none left. Throws std::system_error.
     void write(const VmRecord& record) const;
 
     /// Makes the directory of a generation, with `incoming/` owned by the given user. What an earlier attempt left there is

@@ -108,6 +108,9 @@ struct VmRecord {
     /// All VMMs that it names.
     std::vector<VmmRecord> vmms() const;
 
+    /// True while a start or a handover is under way, or was left so by a manager that has died; then a recovery is due.
+    bool isHalfDone() const { return starting || new_ || retiring; }
+
     /// Forgets a handover that is over, whichever VMM is kept: nothing of it stays but `retiring`.
     void forgetHandover();
 };

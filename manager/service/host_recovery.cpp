@@ -63,7 +63,7 @@ void Host::withRecord(const Operation& operation, const std::string& vm, std::fu
         return end(operation, failure(ExitCode::Refused, {"vm '" + vm + "' is '" + record->adopted->title +
                                                               "' of another manager; nothing was touched",
                                                           "ask that one (for libvirt: 'virt-handover libvirt')"}));
-    if (Recovery::isDue(*record)) saySettling(operation, true);
+    if (record->isHalfDone()) saySettling(operation, true);
     settleStrays(operation, record, [this, operation, vm, record, then = std::move(then)] {
         recover(operation, *record, [this, operation, vm, then](const std::optional<VmRecord>& settled) {
             saySettling(operation, false);
@@ -97,7 +97,7 @@ void Host::recover(const Operation& operation, const VmRecord& record, std::func
         if (settled) operation->directory.removeOtherGenerations(*settled);
         then(settled);
     };
-    if (!Recovery::isDue(record)) return goOn(record);
+    if (!record.isHalfDone()) return goOn(record);
     operation->parts.recovery = std::make_unique<Recovery>(
         record, operation->directory,
         [this, operation, record, goOn](const std::optional<VmRecord>& settled, const std::string& problem) {

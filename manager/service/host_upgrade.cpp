@@ -20,7 +20,7 @@ constexpr unsigned mostTimesStartedOver = 3;
 bool leavesSomethingToSettle(const VmDirectory& directory) {
     try {
         const std::optional<VmRecord> record = directory.read();
-        return !record || Recovery::isDue(*record);
+        return !record || record->isHalfDone();
     } catch (const std::exception&) {
         return true;
     }

@@ -1,6 +1,7 @@
 #include "manager/record/vm_record.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@
 #include "tests/support/golden.h"
 #include "tests/support/main_loop.h"
 #include "tests/support/temporary_directory.h"
+#include "vmm-shim/file.h"
 
 namespace vh {
 namespace {
@@ -82,6 +84,43 @@ class VmRecordTest : public NoDescriptorLeaks {
     TemporaryDirectory runtime_;
     VmDirectory directory_{runtime_.path(), "web1"};
 };
+
+/// A file system of 256 KiB under a directory.
+class SmallFileSystem {
+ public:
+    explicit SmallFileSystem(const std::string& directory) : directory_(directory) {
+        isThere_ = ::mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=256k,mode=755") == 0;
+    }
+    SmallFileSystem(const SmallFileSystem&) = delete;
+    ~SmallFileSystem() {
+        if (isThere_) ::umount2(directory_.c_str(), MNT_DETACH);
+    }
+    bool isThere() const { return isThere_; }
+    void fill() const {
+        std::ofstream filling(directory_ + "/filling");
+        while (filling << std::string(4096, 'x') << std::flush) continue;
+    }
+
+ private:
+    std::string directory_;
+    bool isThere_ = false;
+};
+
+TEST_F(VmRecordTest, canBeSettledWhereNothingMoreCanBeWritten) {
+    const SmallFileSystem small(runtime_.path());
+    if (!small.isThere()) GTEST_SKIP() << "needs to mount a tmpfs";
+    directory_.makeGeneration(1, ::geteuid(), ::getegid());
+    VmRecord record = exampleRecord();
+    record.retiring = record.vmm;
+    directory_.write(record);
+    small.fill();
+    EXPECT_THROW(replaceFile(runtime_.path() + "/more", "x"), std::system_error) << "there is room";
+    record.retiring.reset();
+    record.forgetHandover();
+    directory_.write(record);
+    EXPECT_FALSE(directory_.read().value().isHalfDone());
+    EXPECT_FALSE(std::filesystem::exists(directory_.path() + "/record.json.reserved")) << "the room that was kept is given back";
+}
 
 TEST_F(VmRecordTest, isNotThereAtFirst) {
     EXPECT_EQ(directory_.read(), std::nullopt);
