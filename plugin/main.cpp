@@ -42,6 +42,7 @@ struct Options {
     std::string domain;
     bool yes = false;
     std::string pauseBudget = "1s";
+    std::string stepDeadline = "30s";
     std::string stopDeadline = "5s";
     std::string forget;
     bool wait = false;
@@ -139,6 +140,7 @@ int upgradeDomains(const Options& options) {
     UpgradeRequest request = options.request;
     request.emulator = absolutePath(request.emulator);
     request.pauseBudget = duration("--pause-budget", options.pauseBudget);
+    request.stepDeadline = duration("--step-deadline", options.stepDeadline);
     const UpgradeSummary summary = upgrade(request, {.uri = options.uri,
                                                      .runtimeDirectory = options.runtimeDirectory,
                                                      .paths = {},
@@ -219,6 +221,9 @@ int main(int argc, char** argv) {
     upgrading->add_flag("--dry-run", options.request.dryRun, "check only, and leave libvirt alone");
     upgrading->add_flag("--force", options.request.force, "also with untested versions");
     upgrading->add_option("--pause-budget", options.pauseBudget, "the longest that a guest may be stopped")
+        ->capture_default_str();
+    upgrading
+        ->add_option("--step-deadline", options.stepDeadline, "the longest that a QEMU may take over a step while the guest runs")
         ->capture_default_str();
     CLI::App* recovering = add("recover", "finish or undo what a killed upgrade has left", recoverDomains);
     recovering->add_option("--forget", options.forget, "drop a lost domain that a person has put in order");

@@ -42,6 +42,7 @@ void eachFieldOfOrder(Order& order, Visit visit) {
     visit("startTime", order.startTime);
     visit("binary", order.binary);
     visit("pauseBudgetMs", order.pauseBudgetMs, mayBeAbsent);
+    visit("stepDeadlineMs", order.stepDeadlineMs, mayBeAbsent);
     visit("dryRun", order.dryRun, mayBeAbsent);
     eachFieldOfVm(order, visit);
 }

@@ -78,6 +78,7 @@ struct AdoptOrder : AdoptedVm {
     std::uint64_t startTime = 0;
     std::string binary;  ///< Program of the new VMM.
     std::uint64_t pauseBudgetMs = 1000;
+    std::uint64_t stepDeadlineMs = 30'000;  ///< For launching, exchanging and verifying, each.
     bool dryRun = false;
 };
 

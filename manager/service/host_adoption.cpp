@@ -22,7 +22,7 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
         if (order.vm != vm) throw std::runtime_error("'" + file + "' has become an order for vm '" + order.vm + "'");
         const std::optional<VmRecord> known = operation->directory.read();
         if (known && known->retiring && isAlive(*known->retiring)) throw Refusal(leftBehind(*known));
-        if (known && Recovery::isDue(*known))
+        if (known && known->isHalfDone())
             throw Refusal(
                 {"an earlier handover of it was interrupted", "'virt-handover adopt --recover " + order.vm + "' comes first"});
         const auto is = [&](const VmmRecord& vmm) { return vmm.pid == order.pid && vmm.startTime == order.startTime; };
@@ -47,7 +47,9 @@ void Host::adopt(const std::string& file, Handover::Observer observer, Done done
                                 .design = defaultDesign,
                                 .binary = order.binary,
                                 .dryRun = order.dryRun};
-        request.definition.handover.pauseBudget = milliseconds(order.pauseBudgetMs);
+        HandoverSettings& settings = request.definition.handover;
+        settings.pauseBudget = milliseconds(order.pauseBudgetMs);
+        settings.deadlines.launch = settings.deadlines.exchange = settings.deadlines.verify = milliseconds(order.stepDeadlineMs);
         runHandover(operation, request, observer, 0);
     });
 }

@@ -158,7 +158,7 @@ void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const
     if (domain.phase == DomainPhase::Unchanged) ::unlink(paths.newPidFile(domain.title).c_str());
 }
 
-AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, milliseconds pauseBudget, std::string& oldVersion) {
+AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::string& oldVersion) {
     const JournalDomain& domain = plan.domain;
     const std::string statusXml = readFile(paths.statusFile(domain.title));
     const DomainStatus status = readStatus(statusXml);
@@ -189,7 +189,6 @@ AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, millisecond
     order.pidFile = paths.newPidFile(domain.title);
     order.logFile = paths.logFile(domain.title);
     order.socketDirectory = fs::path(status.monitorPath).parent_path();
-    order.pauseBudgetMs = static_cast<std::uint64_t>(pauseBudget.count());
     return order;
 }
 

@@ -35,7 +35,7 @@ constexpr milliseconds libvirtTimeout{120'000};
 constexpr milliseconds returnDeadline{120'000};
 constexpr milliseconds returnPause{50};
 constexpr milliseconds endDeadline{5'000};
-// Longer than all deadlines of the manager's own states together (manager/handover/handover_table.h).
+// Longer than all deadlines of the manager's own states together (manager/handover/handover_table.h), but for three steps'.
 constexpr milliseconds handoverDeadline{300'000};
 
 double since(steady_clock::time_point began) {
@@ -220,7 +220,9 @@ class Upgrade {
         JournalDomain now = domain;
         try {
             if (interrupted()) throw std::runtime_error("interrupted before it began");
-            const AdoptOrder order = makeOrder(environment_.paths, candidate.plan, request_.pauseBudget, outcome.oldVersion);
+            AdoptOrder order = makeOrder(environment_.paths, candidate.plan, outcome.oldVersion);
+            order.pauseBudgetMs = static_cast<std::uint64_t>(request_.pauseBudget.count());
+            order.stepDeadlineMs = static_cast<std::uint64_t>(request_.stepDeadline.count());
             replaceFromReserved(directory_.reservedSpecFile(domain.uuid), directory_.specFile(domain), toJson(order).dump(2));
             now.phase = DomainPhase::HandingOver;
             set(domain, now);
@@ -236,7 +238,8 @@ class Upgrade {
         environment_.say("handing over domain '" + domain.title + "'");
         outcome.outcome.clear();
         try {
-            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline, environment_.interrupts);
+            const auto report = manager_.adopt(directory_.specFile(domain), handoverDeadline + 3 * request_.stepDeadline,
+                                               environment_.interrupts);
             if (report) takeReport(*report, now, outcome);
         } catch (const std::exception& error) {
             outcome.cause = error.what();

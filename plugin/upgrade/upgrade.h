@@ -38,6 +38,7 @@ struct UpgradeRequest {
     bool dryRun = false;
     bool force = false;  ///< Allows untested versions.
     std::chrono::milliseconds pauseBudget{1'000};
+    std::chrono::milliseconds stepDeadline{30'000};  ///< For each step that waits for a QEMU while the guest runs.
 };
 
 struct DomainOutcome {

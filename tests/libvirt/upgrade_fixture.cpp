@@ -30,7 +30,9 @@ Ran tool(std::vector<std::string> arguments) {
 }
 
 std::vector<std::string> upgradeOf(const std::vector<std::string>& domains) {
-    std::vector<std::string> arguments{"--json", "upgrade", "--to", newQemu(), "--pause-budget", "10s"};
+    // A busy host, or one that is emulated, must not send a guest back.
+    std::vector<std::string> arguments{"--json", "upgrade",         "--to", newQemu(), "--pause-budget",
+                                       "10s",    "--step-deadline", "120s"};
     arguments.insert(arguments.end(), domains.begin(), domains.end());
     return arguments;
 }
