@@ -71,7 +71,7 @@ std::string denied() {
 }
 
 /// Little to do, since its processor is emulated twice.
-constexpr const char* guest = " probe.ram_mib=16 probe.rate_mib_s=8 probe.beat_ms=10";
+constexpr const char* guest = " probe.ram_mib=16 probe.rate_mib_s=1 probe.disk_per_s=5 probe.beat_ms=50";
 
 /// One domain for all tests, with the bare guest: a Linux one costs the host far more time.
 class UnderSystemd : public testing::Test {

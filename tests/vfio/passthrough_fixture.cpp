@@ -84,7 +84,8 @@ std::string Passthrough::define(const std::string& name, const std::string& vfio
             "}\nboot:\n  kernel: " + required("VH_GUEST_KERNEL") + "\n  initrd: " + required("VH_GUEST_INITRAMFS") +
             "\n  cmdline: console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off cryptomgr.notests "
             "probe.ram_mib=16"
-            " probe.rate_mib_s=8 probe.beat_ms=10 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: {log: " +
+            " probe.rate_mib_s=1 probe.beat_ms=50 probe.disk_per_s=10 probe.disk=/dev/nvme0n1 probe.ip=10.77.0.2\nconsole: "
+            "{log: " +
             workspace->path() + "/console.log}\nheartbeat: true\nvmm: {binary: " + newQemu() + "}\nvfio:\n" + vfio +
             // An emulated host is slow: what is tested is that a handover is right, not how long it takes.
             "\nhandover: {pause_budget: 10s, deadlines: {launch: 30s, exchange: 30s, verify: 20s, switch: 20s, retire: 20s}}\n");
