@@ -742,8 +742,10 @@ void Chaos::hear(Attempt& attempt) {
     const std::optional<VmRecord> record = directoryOf(*attempt.vm).read();
     const std::string words = title + ": exit status " + std::to_string(last.code()) + ", " + report.dump() + last.error();
     if (outcome == "standing by" && attempt.second && attempt.second->code() == 2) outcome = "rolled back";
-    if (outcome.empty() && attempt.first->code() == 1 && attempt.first->output().empty())
-        outcome = "refused";  // Asked to end at once.
+    // Asked to end before its handover had begun.
+    if (outcome.empty() && attempt.askedToEnd && attempt.first->code() == static_cast<int>(ExitCode::Unreachable) &&
+        attempt.first->output().empty())
+        outcome = "refused";
     ++figures_.outcomes[outcome.empty() ? "no outcome" : outcome];
     said(title + ": " + outcome + " " + report.value("cause", ""));
     if (outcome == "lost" || outcome.empty()) return fault("lied", words);
