@@ -26,8 +26,8 @@ void reserveFiles(const HostPaths& paths, const JournalDirectory& journal, const
 /// Removes what reserveFiles() made, but for the copy of a lost domain.
 void releaseFiles(const HostPaths& paths, const JournalDirectory& journal, const JournalDomain& domain);
 
-/// The manager's order (manager/README.md: adopt), but for how long the handover may take. Throws a Refusal, or why it cannot tell, and nothing was touched then.
-/// `oldVersion` is what the old QEMU says of itself.
+/// The manager's order (manager/README.md: adopt), but for how long the handover may take. Throws a Refusal, or why it cannot
+/// tell, and nothing was touched then. `oldVersion` is what the old QEMU says of itself.
 AdoptOrder makeOrder(const HostPaths& paths, const DomainPlan& plan, std::string& oldVersion);
 
 /// Makes libvirt's files speak of `domain.new_`: status XML, then pid file. May be done again at any time. Throws
