@@ -55,11 +55,19 @@ std::string intervalOf(const Ratio& ratio) {
                                                                 : low + " - " + high);
 }
 
+/// A claim that would not be made without one of its cells says so.
+std::string restsOnText(const Ratio& ratio) {
+    const std::size_t needed = ratio.restsOn ? ratio.restsOn->size() : 0;
+    return needed == 0 ? ""
+                       : ", not without " + std::string(needed == 1 ? "" : "each of ") + std::to_string(needed) + " of its " +
+                             counted(ratio.cells, "cell");
+}
+
 /// `0.92 times under TCG (95 % 0.90 - 0.95, p = 0.014)`
 std::string ratioText(const Ratio& ratio, const std::string& of) {
     const bool isTested = ratio.pHolm && ratio.verdict != Verdict::Equivalent;
     return (ratio.median ? figureText(*ratio.median) + " times" : "an unknown number of times") + of + " (" + intervalOf(ratio) +
-           (isTested ? ", " + chanceText(*ratio.pHolm) : "") + ")";
+           (isTested ? ", " + chanceText(*ratio.pHolm) : "") + restsOnText(ratio) + ")";
 }
 
 using Ratios = std::vector<const Ratio*>;

@@ -74,6 +74,17 @@ TEST(Answer, claimsNothingByTestsThatWereChosenAfterTheRounds) {
               EndsWith(", p < 0.0001), p corrected for 2 tests.")));
 }
 
+TEST(Answer, saysWhichClaimsNeedSingleCells) {
+    std::vector<json> cells;
+    for (const double factor : {2., 2., 2., 0.5})
+        cells.push_back(sampleCell("c" + std::to_string(cells.size()),
+                                   {sampleSeries("vmm-owned", std::vector<double>(12, 10)),
+                                    sampleSeries("manager-owned", std::vector<double>(12, 10 * factor))}));
+    EXPECT_THAT(answerTo(cells)[0], HasSubstr(", not without each of 3 of its 4 cells)"));
+    cells.pop_back();
+    EXPECT_THAT(answerTo(cells)[0], Not(HasSubstr("not without")));
+}
+
 json under(const std::string& accelerator, const std::vector<json>& series) {
     json cell = sampleCell(accelerator, series);
     cell["accelerator"] = accelerator;

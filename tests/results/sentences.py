@@ -332,7 +332,9 @@ def answered(ratio):
     """`0.92 times`, and what stands in brackets behind it."""
     median = "an unknown number of times" if ratio["median"] is None else f"{three_digits(ratio['median'])} times"
     sure = "" if ratio["pHolm"] is None or ratio["verdict"] == "equivalent" else ", " + chance(ratio["pHolm"])
-    return median, f"({ends(ratio)}{sure})"
+    needed = len(ratio["restsOn"] or [])
+    rests = f", not without {'' if needed == 1 else 'each of '}{needed} of its {ratio['cells']} cells" if needed else ""
+    return median, f"({ends(ratio)}{sure}{rests})"
 
 
 def answer(results, _):
