@@ -10,16 +10,19 @@
 //
 // The console gets `probe: echo <text>` for each line typed there.
 //
-// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s, probe.write_mib and probe.beat_ms, as for
+// With probe.ip it has that address on its first network card, and answers pings.
+//
+// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s, probe.write_mib, probe.beat_ms and probe.ip, as for
 // probe.c. With more than one CPU the others are the writers; else the first one writes while it has nothing else to do. All
 // that is written is there before the first beat, and a working set that does not fit powers the guest off. What does not
-// concern this guest (console=, probe.ip=, ...) is passed over.
+// concern this guest (console=, probe.send=, ...) is passed over.
 //
 // Of each page the first and the last word are written and checked: what a handover can damage is pages.
 
 #include "tests/bare-guest/disk.h"
 #include "tests/bare-guest/heartbeat_port.h"
 #include "tests/bare-guest/machine.h"
+#include "tests/bare-guest/network.h"
 
 enum {
     PageBytes = 4096,
@@ -45,6 +48,7 @@ volatile uint64_t ticks;
 static struct {
     uint64_t ramMib, rateMibPerSecond, writeMib, beatMs;
     bool ramMibGiven;
+    uint32_t address;  // IPv4; 0 for none.
 } options = {.rateMibPerSecond = 64, .beatMs = 1};
 
 // The other CPUs begin to write when there is an area.
@@ -118,6 +122,17 @@ static uint64_t numberIn(const char* text) {
     return number;
 }
 
+// Of four numbers with points between them.
+static uint32_t addressIn(const char* text) {
+    uint32_t address = 0;
+    for (int part = 0; part < 4; ++part) {
+        address = address << 8 | (uint32_t)(numberIn(text) & 0xff);
+        while (*text >= '0' && *text <= '9') ++text;
+        if (*text == '.') ++text;
+    }
+    return address;
+}
+
 // What stands behind `key` in the command line, or null.
 static const char* valueOf(const char* commandLine, const char* key) {
     for (const char* word = commandLine; *word;) {
@@ -144,6 +159,7 @@ static void readOptions(void) {
     // More than ten seconds would not fit into the timer.
     if ((value = valueOf(commandLine, "probe.beat_ms=")) && numberIn(value) > 0 && numberIn(value) <= 10000)
         options.beatMs = numberIn(value);
+    if ((value = valueOf(commandLine, "probe.ip="))) options.address = addressIn(value);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- memory
@@ -417,6 +433,7 @@ int main(void) {
     allPages -= toWrite;
     say(openHeartbeatPort() ? "guest: a heartbeat port; RAM in MiB: " : "guest: no heartbeat port; RAM in MiB: ", allPages / 256);
     hasDisk = openDisk();
+    if (options.address && !openNetwork(options.address)) say("guest: no network card for the address ", options.address);
     openClock();
     fillMemory(toWrite);
     startOtherCpus();
@@ -443,6 +460,7 @@ int main(void) {
         if (done % BeatsPerWritten == 0) sendWritten();
         if (done % BeatsPerStatus == 0) sendStatus();
         exerciseDisk();
+        answerNetwork();
         if (done % BeatsPerWritten == 0) echoConsole();
         if (done % BeatsPerWritten == 0) heedPowerButton();
         if (diskCounts.mismatches > diskMismatches && ram.error.length == 0 && ram.errors < MaxErrors) {

@@ -293,19 +293,21 @@ TestDomain::~TestDomain() {
 }
 
 bool TestDomain::isLinux() const {
-    return options_.withLinux || options_.network || options_.uefi;
+    return options_.withLinux || options_.uefi;
 }
 
 std::string TestDomain::guestXml() const {
+    const std::string cmdline =
+        (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline + "</cmdline>\n";
     if (isLinux())
         return "    <kernel>" + required("VH_GUEST_KERNEL") + "</kernel>\n    <initrd>" + required("VH_GUEST_INITRAMFS") +
                "</initrd>\n    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off clearcpuid=erms "
                "cryptomgr.notests" +
-               (options_.network ? std::string(" probe.ip=") + guestAddress : "") + options_.cmdline + "</cmdline>\n";
+               cmdline;
     // A copy: libvirt changes a kernel's owner.
     const std::string kernel = "/run/virt-handover-test/bare-guest.elf";
     fs::copy_file(required("VH_BARE_GUEST"), kernel, fs::copy_options::skip_existing);
-    return "    <kernel>" + kernel + "</kernel>\n    <cmdline>bare" + options_.cmdline + "</cmdline>\n";
+    return "    <kernel>" + kernel + "</kernel>\n    <cmdline>bare" + cmdline;
 }
 
 std::string TestDomain::address(unsigned slot) const {
@@ -342,7 +344,8 @@ std::string TestDomain::xml() const {
            "\n    <console type='pty'/>\n    <channel type='unix'><source mode='bind' path='" + heartbeat_ +
            "'/><target type='virtio' name='org.virt-handover.heartbeat.0'/></channel>\n";
     if (options_.network)
-        xml += std::string("    <interface type='bridge'><source bridge='") + bridge + "'/><model type='virtio'/></interface>\n";
+        xml += std::string("    <interface type='bridge'><source bridge='") + bridge + "'/><model type='virtio'/>" +
+               address(0x12) + "</interface>\n";
     if (options_.graphics)
         xml += "    <graphics type='vnc' autoport='yes' listen='127.0.0.1'/>\n    <video><model type='vga'/></video>\n";
     xml += options_.moreDevices + "  </devices>\n";

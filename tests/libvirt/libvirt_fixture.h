@@ -79,9 +79,9 @@ struct DomainOptions {
     std::string name = "t";
     DomainMemory memory = DomainMemory::Memfd;
     bool ready = true;       ///< `-machine aux-ram-share=on`
-    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which has neither of the next two.
-    bool network = false;
-    bool uefi = false;
+    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which lets go of no device.
+    bool network = false;    ///< On a bridge, where the guest answers pings.
+    bool uefi = false;       ///< With Linux, too.
     bool graphics = false;
     std::string emulator = oldQemu();
     std::string machine = "pc-q35-10.0";

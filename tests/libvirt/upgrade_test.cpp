@@ -177,7 +177,7 @@ TEST(UpgradeAsDebianHasIt, keepsTheNetworkOfADomainOnABridge) {
 
 TEST_P(Upgrade, keepsWhatWasPluggedInWhileItRan) {
     const LibvirtHost host(GetParam());
-    const TestDomain domain(host, {.name = "plugged", .network = true, .moreDevices = roomToPlugIn(9)});
+    const TestDomain domain(host, {.name = "plugged", .withLinux = true, .network = true, .moreDevices = roomToPlugIn(9)});
     domain.start();
     domain.expectGuestIsWell();
     const std::string disk = diskToPlugIn("b.qcow2");
@@ -238,10 +238,10 @@ TEST(UpgradeAsDebianHasIt, goesOnWithTheLogsOfSerialPorts) {
                                           "<serial type='file'><source path='" + log + "'/></serial>"}) {
             SCOPED_TRACE(serial + " by " + handler);
             fs::remove(log);
-            const TestDomain domain(host, {.name = "logged", .withLinux = true, .serial = serial});
+            const TestDomain domain(host, {.name = "logged", .serial = serial});
             domain.start();
             domain.expectGuestIsWell();
-            const auto boots = [&] { return times(readIfThere(log), "probe: ready"); };
+            const auto boots = [&] { return times(readIfThere(log), "guest: ready"); };
             ASSERT_TRUE(eventually([&] { return boots() == 1; }));
             expectUpgraded(tool(upgradeOf(domain)));
             EXPECT_EQ(boots(), 1U) << "what was in the log is lost";

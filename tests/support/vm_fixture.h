@@ -121,7 +121,7 @@ struct VmOptions {
     std::string machine = "pc-q35-10.0";
     std::string owner = "manager";
     std::string accelerator = "tcg";
-    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest), which has no network.
+    bool withLinux = false;  ///< In place of the bare guest (tests/bare-guest).
     Design design = Design::Relayed;
     std::string binary = oldQemu();
     std::string more;                        ///< More YAML, at the top level.

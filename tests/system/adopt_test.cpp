@@ -67,7 +67,6 @@ class AdoptTest : public testing::Test {
         other_ = std::make_unique<Host>(workspace_.path() + "/other", "/nonexistent");
         ours_ = std::make_unique<Host>(workspace_.runtime(), "/nonexistent");
         VmOptions options;
-        options.withLinux = true;
         options.owner = "vmm";
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;

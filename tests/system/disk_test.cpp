@@ -55,7 +55,6 @@ class DiskTest : public HostFixture {
  protected:
     /// A definition with another disk than the fixture's.
     std::string definition(VmOptions options, const std::string& disk, const std::string& format) {
-        options.withLinux = true;
         const std::string file = writeDefinition(workspace, options);
         replaceIn(file, workspace.path() + "/" + options.name + ".img", disk + ", format: " + format);
         return file;

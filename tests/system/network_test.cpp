@@ -424,7 +424,6 @@ TEST(NetworkTest, keepsAGuestOnItsBridgeReachable) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
-        options.withLinux = true;
         options.more = std::string("networks: [{id: net0, type: tap, bridge: ") + bridge + "}]\n";
         options.cmdline = std::string(" probe.ip=") + guestAddress;
         const std::string file = writeDefinition(workspace, options);
@@ -470,7 +469,6 @@ TEST(NetworkTest, keepsAGuestReachableWhoseVmmIsExecuted) {
     {
         Host host(workspace.runtime(), "/nonexistent");
         VmOptions options;
-        options.withLinux = true;
         options.owner = "vmm";
         options.design = Design::VmmExec;
         options.binary = newQemu();
