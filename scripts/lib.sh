@@ -34,7 +34,7 @@ printHelp() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$0"; }
 
 # configureAndBuild DIRECTORY [FILE...]: all, or only these files of the build directory. meson reconfigures an existing build directory
 # by itself. Eight files are compiled as one, for most of a file's time goes to the headers that it shares with its neighbours;
-# scripts/clang-check looks at each alone.
+# scripts/clang-check --each looks at each alone.
 configureAndBuild() {
     local directory=$1
     shift
