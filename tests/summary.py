@@ -16,6 +16,7 @@ steps = {name: int(value) for name, value in arguments if name != "failed"}
 failed_before_tests = [value for name, value in arguments if name == "failed" and not value.startswith("meson-test")]
 failed_as_a_whole = [f"meson test ended with status {value.split(':')[1]}" for name, value in arguments if value.startswith("meson-test:")]
 logs = os.path.join(build, "meson-logs")
+log_names = ("testlog", "testlog-hosts")  # See run.py.
 passed, failed, skipped = 0, [], []
 what_they_said = {}  # By the titles in `failed`.
 
@@ -29,11 +30,14 @@ def last_words(program):
     return shortened("\n".join(line for lines in said for line in lines), lines=90)
 
 def programs():
-    try:
-        with open(os.path.join(logs, "testlog.json")) as log:
-            return [json.loads(line) for line in log]
-    except FileNotFoundError:
-        return []
+    found = []
+    for name in log_names:
+        try:
+            with open(os.path.join(logs, name + ".json")) as log:
+                found += [json.loads(line) for line in log]
+        except FileNotFoundError:
+            pass
+    return found
 
 def cases(program):
     """The <testcase> elements of one GoogleTest program; meson names its suites PROJECT.PROGRAM.SUITE, with the log's name for
@@ -41,10 +45,12 @@ def cases(program):
     prefix = f"{project}.{program['name']}."
     return [case for suite in suites if suite.get("name", "").startswith(prefix) for case in suite.iter("testcase")]
 
-try:
-    suites = list(ElementTree.parse(os.path.join(logs, "testlog.junit.xml")).getroot().iter("testsuite"))
-except (FileNotFoundError, ElementTree.ParseError):
-    suites = []
+suites = []
+for log_name in log_names:
+    try:
+        suites += ElementTree.parse(os.path.join(logs, log_name + ".junit.xml")).getroot().iter("testsuite")
+    except (FileNotFoundError, ElementTree.ParseError):
+        pass
 
 introspected = subprocess.run(["meson", "introspect", build, "--tests"], check=True, capture_output=True, text=True).stdout
 gtest_programs = {test["name"] for test in json.loads(introspected) if test["protocol"] == "gtest"}
