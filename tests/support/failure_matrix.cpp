@@ -1,16 +1,19 @@
 #include "tests/support/failure_matrix.h"
 
 #include <fstream>
+#include <set>
 #include <vector>
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
 
 #include "tests/support/golden.h"
+#include "vmm-shim/text.h"
 
 namespace vh::test {
 
 using nlohmann::json;
+using testing::HasSubstr;
 
 namespace {
 
@@ -34,6 +37,25 @@ void expectAsPublished(const std::string& name, const std::vector<std::string>& 
                                     << "; if the new outcome is right: run again with VH_ACCEPT=1";
 }
 
+std::string inWords(const json& report) {
+    const std::string outcome = report.value("outcome", "refused");
+    if (outcome != "rolled back") return outcome;
+    return report["vmm"]["stopToResumeMs"].is_null() ? "rolled back, never stopped" : "rolled back";
+}
+
+/// Who gave a handover up: `relay`, which looks at the CPR state on its way; the comparison of RAM blocks, with the properties
+/// that would be fatal; or a QEMU by itself. Empty, which no test takes, when it was none of them.
+std::string whoMetIt(const json& report) {
+    std::set<std::string> fields;
+    for (const json& difference : report["ramBlocks"]["differences"])
+        if (difference["severity"] == "fatal") fields.insert(difference["field"]);
+    if (!fields.empty()) return "comparison: " + joined(fields);
+    const std::string cause = report.value("cause", "");
+    if (cause.starts_with("the old VMM could not hand over: ")) return "the old QEMU";
+    if (cause.starts_with("the new VMM exited ") || cause.starts_with("the new VMM ended: ")) return "the new QEMU";
+    return cause.find("CPR state") == std::string::npos ? "" : "relay";
+}
+
 }  // namespace
 
 void expectAsInFailureMatrix(const SeenFailure& seen) {
@@ -43,6 +65,15 @@ void expectAsInFailureMatrix(const SeenFailure& seen) {
 void expectAsInLossMatrix(const SeenLoss& seen) {
     expectAsPublished("silent-loss.json", {seen.design, seen.fault, "outcome"}, seen.outcome);
     if (!seen.caughtBy.empty()) expectAsPublished("silent-loss.json", {seen.design, seen.fault, "caught by"}, seen.caughtBy);
+}
+
+void expectAsInLossMatrix(const std::string& design, const std::string& fault, const json& report, const std::string& either) {
+    const std::string who = whoMetIt(report);
+    EXPECT_NE(who, "") << "nobody known met '" << fault << "': " << report.value("cause", "");
+    if (!either.empty()) {
+        EXPECT_THAT(either, HasSubstr(who));
+    }
+    expectAsInLossMatrix({design, fault, inWords(report), either.empty() ? who : either});
 }
 
 }  // namespace vh::test

@@ -98,36 +98,6 @@ std::string mutate(CprTraffic& traffic, std::mt19937& random) {
     return what;
 }
 
-/// Of a handover of ours.
-std::string inWords(const json& report) {
-    const std::string outcome = report.value("outcome", "refused");
-    if (outcome != "rolled back") return outcome;
-    return report["vmm"]["stopToResumeMs"].is_null() ? "rolled back, never stopped" : "rolled back";
-}
-
-/// Who gave a handover up: `relay`, which looks at the CPR state on its way; the comparison of RAM blocks, with the properties
-/// that would be fatal; or a QEMU by itself. Empty, which no test here takes, when it was none of them.
-std::string whoMetIt(const json& report) {
-    std::set<std::string> fields;
-    for (const json& difference : report["ramBlocks"]["differences"])
-        if (difference["severity"] == "fatal") fields.insert(difference["field"]);
-    if (!fields.empty()) return "comparison: " + joined(fields);
-    const std::string cause = report.value("cause", "");
-    if (cause.starts_with("the old VMM could not hand over: ")) return "the old QEMU";
-    if (cause.starts_with("the new VMM exited ")) return "the new QEMU";
-    return cause.find("CPR state") == std::string::npos ? "" : "relay";
-}
-
-/// What became of a fault in a handover of ours, as the published matrix has it. `either` when it is chance who of two met it.
-void publish(const std::string& design, const std::string& fault, const json& report, const std::string& either = "") {
-    const std::string who = whoMetIt(report);
-    EXPECT_NE(who, "") << "nobody known met '" << fault << "': " << report.value("cause", "");
-    if (!either.empty()) {
-        EXPECT_THAT(either, HasSubstr(who));
-    }
-    expectAsInLossMatrix({design, fault, inWords(report), either.empty() ? who : either});
-}
-
 /// Where the state is changed on its way.
 enum class Leg {
     ToRelay,   ///< What virt-handover is told by the old VMM.
@@ -270,23 +240,23 @@ void RelayedLoss::expectFaultsToBeMet() {
         SCOPED_TRACE(fault.name);
         const json relayMetIt = tamperedUpgrade(fault.change);
         EXPECT_THAT(relayMetIt.value("cause", ""), fault.whenRelayMeetsIt);
-        publish("relayed", fault.name, relayMetIt);
+        expectAsInLossMatrix("relayed", fault.name, relayMetIt);
         expectGuestStayed(relayMetIt);
         const json newVmmMetIt = tamperedUpgrade(fault.change, Leg::ToNewVmm);
         EXPECT_THAT(newVmmMetIt.value("cause", ""), fault.whenNewVmmMeetsIt);
-        publish("relayed, behind the relay", fault.name, newVmmMetIt);
+        expectAsInLossMatrix("relayed, behind the relay", fault.name, newVmmMetIt);
         expectGuestStayed(newVmmMetIt);
         if (HasFatalFailure()) return;
     }
     const json goesOnReport = tamperedUpgrade(goesOn);
     EXPECT_THAT(goesOnReport.value("cause", ""), AnyOf(HasSubstr("byte after the descriptor entries should be 5 and is 97"),
                                                        HasSubstr("8 bytes after the end of the CPR state")));
-    publish("relayed", "bytes after the end", goesOnReport);
+    expectAsInLossMatrix("relayed", "bytes after the end", goesOnReport);
     expectGuestStayed(goesOnReport);
     const json unshared = upgradeTo(vm->workspace.impostor(
         "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
     EXPECT_THAT(unshared.value("cause", ""), HasSubstr("aux-ram-share=on, or share=on of its backend, is missing"));
-    publish("relayed", "`aux-ram-share` missing", unshared);
+    expectAsInLossMatrix("relayed", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -336,7 +306,7 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
         const json report = tamperedUpgrade(change, Leg::ToNewVmm, Design::VmmOwned);
         // A new VMM that gives up what it is told may be gone when the old one would go on, or just then.
         const bool givesUp = name == "a malformed service byte" || name == "a missing descriptor" || name == "a truncated state";
-        publish("vmm-owned", name, report, givesUp ? "the old QEMU, or comparison: file" : "");
+        expectAsInLossMatrix("vmm-owned", name, report, givesUp ? "the old QEMU, or comparison: file" : "");
         expectGuestStayed(report);
         if (HasFatalFailure()) return;
     }
@@ -344,11 +314,11 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
         upgradeTo(vm->workspace.impostor("for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " +
                                          newQemu() + " \"$@\""),
                   nullptr, Design::VmmOwned);
-    publish("vmm-owned", "`aux-ram-share` missing", unshared);
+    expectAsInLossMatrix("vmm-owned", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
     const json larger =
         upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"), nullptr, Design::VmmOwned);
-    publish("vmm-owned", "larger video memory", larger);
+    expectAsInLossMatrix("vmm-owned", "larger video memory", larger);
     expectGuestStayed(larger);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -357,7 +327,7 @@ TEST_F(RelayedLoss, isUndoneWhereTheNewVmmGrewTheOldOnesMemory) {
     const json report = upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
     EXPECT_THAT(report.value("cause", ""), HasSubstr("vga.vram"));
     EXPECT_THAT(report["warnings"].dump(), HasSubstr("it was cut back to what the old VMM has"));
-    publish("relayed", "larger video memory", report);
+    expectAsInLossMatrix("relayed", "larger video memory", report);
     expectGuestStayed(report);
     expectGuestIsWell(vm->host, "vm");
 }
@@ -397,7 +367,7 @@ class ManagerOwnedLoss : public HostFixture {
         SCOPED_TRACE(fault);
         const int pid = vmmPid(host, "vm");
         const json report = upgrade({.binary = workspace.impostor(script), .design = Design::ManagerOwned});
-        publish("manager-owned", fault, report);
+        expectAsInLossMatrix("manager-owned", fault, report);
         EXPECT_EQ(report.value("outcome", ""), "rolled back") << report.dump(2);
         EXPECT_EQ(vmmPid(host, "vm"), pid);
         std::cout << fault << ": " << report.value("cause", "") << std::endl;
