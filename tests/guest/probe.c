@@ -731,6 +731,22 @@ static void rebindNetwork(void) {
     say("probe: rebound");
 }
 
+// For whoever hears no heartbeat: whether this program and its clock go on, and what interrupts it.
+static void sayStatus(void) {
+    char source[32] = "", device[32] = "", line[256];
+    readText("/sys/devices/system/clocksource/clocksource0/current_clocksource", source, sizeof source);
+    readText("/sys/devices/system/clockevents/clockevent0/current_device", device, sizeof device);
+    say("probe: at %" PRIu64 " ms by %s, woken by %s: %" PRIu64 " beats not sent, %" PRIu64 " pages checked", nowNs() / 1000000u,
+        source, device, atomic_load(&counters.unsent), atomic_load(&counters.ramChecked));
+    FILE* interrupts = fopen("/proc/interrupts", "re");
+    if (interrupts == NULL) return;
+    while (fgets(line, sizeof line, interrupts) != NULL) {
+        const char* colon = strchr(line, ':');
+        if (colon != NULL && strtoull(colon + 1, NULL, 10) > 0) say("probe: interrupts %.100s", line);
+    }
+    fclose(interrupts);
+}
+
 static void* echoConsole(void* argument) {
     (void)argument;
     char line[256];
@@ -738,6 +754,8 @@ static void* echoConsole(void* argument) {
         line[strcspn(line, "\r\n")] = '\0';
         if (strcmp(line, "rebind") == 0)
             rebindNetwork();
+        else if (strcmp(line, "status") == 0)
+            sayStatus();
         else
             say("probe: echo %s", line);
     }

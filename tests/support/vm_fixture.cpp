@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -80,14 +81,29 @@ std::string processTree(pid_t process) {
     return text;
 }
 
-/// What the threads of a guest's processors do, twice: whether they stand still, wait or turn in circles.
+/// What the threads of a silent guest's processors do, twice: whether they stand still, wait or turn in circles; and what it answers
+/// on its console, where it has one: whether its programs and its clock go on, and only its heartbeat does not come.
 std::string processorsOf(Host& host, const std::string& vm) {
-    std::string text;
+    std::string text, heard;
+    UniqueFd console;
+    try {
+        console = connectUnix(show(host, vm)["directory"].get<std::string>() + "/console.sock");
+    } catch (const std::system_error&) {
+        heard = "no console";
+    }
     for (int look = 0; look < 2; ++look) {
         text += ask(host, vm, "query-status").dump() + " " + processTree(vmmPid(host, vm));
-        turnUntil([] { return false; }, milliseconds(1'000));
+        if (console) (void)!::write(console.get(), "status\r", 7);
+        turnUntil(
+            [&] {
+                char buffer[512];
+                for (ssize_t length; console && (length = ::recv(console.get(), buffer, sizeof buffer, MSG_DONTWAIT)) > 0;)
+                    heard.append(buffer, static_cast<std::size_t>(length));
+                return false;
+            },
+            milliseconds(2'000));
     }
-    return text;
+    return text + "asked on its console: " + heard + "\n";
 }
 
 std::set<std::string> difference(const std::set<std::string>& now, const std::set<std::string>& before) {
