@@ -12,8 +12,8 @@
 //
 // With probe.ip it has that address on its first network card, and answers pings.
 //
-// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s, probe.write_mib, probe.beat_ms and probe.ip, as for
-// probe.c. With more than one CPU the others are the writers; else the first one writes while it has nothing else to do. All
+// On the kernel command line (QEMU's -append): probe.ram_mib, probe.rate_mib_s, probe.write_mib, probe.beat_ms and probe.ip, as
+// for probe.c. With more than one CPU the others are the writers; else the first one writes while it has nothing else to do. All
 // that is written is there before the first beat, and a working set that does not fit powers the guest off. What does not
 // concern this guest (console=, probe.send=, ...) is passed over.
 //

@@ -101,7 +101,7 @@ in it. In the form that is explained under "What a handover costs besides its pa
 
 def losses(matrix):
     columns = [design for design in ["cpr-transfer, 10.0 to 10.0", "cpr-transfer, 10.0 to 11.1", "x-ignore-shared, 10.0 to 11.1", "relayed",
-                                     "relayed, behind the relay", "vmm-owned", "manager-owned"] if design in matrix]
+                                     "relayed, behind the relay", "vmm-owned", "manager-owned", "vmm-exec"] if design in matrix]
     faults = sorted({fault for faults in matrix.values() for fault in faults if fault != "nothing"}, key=lambda fault: (FAULTS.index(fault) if fault in FAULTS else 99, fault))
     def cells(what, of):
         return [[fault, *[matrix[column].get(fault, {}).get(what, "") for column in of]] for fault in faults]
@@ -111,13 +111,14 @@ def losses(matrix):
     return f"""## What happens when it is wrong
 
 Seen in runs of two real QEMUs, and seen again in every run of the tests, which fail when they see otherwise
-(`tests/system/stock_loss_test.cpp`, `handover_loss_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
+(`tests/system/stock_loss_test.cpp`, `handover_loss_test.cpp`, `vmm_exec_test.cpp`). `cpr-transfer` and `x-ignore-shared` are QEMU's own, driven by
 monitors alone; an empty cell was not tried, or cannot be. *Behind the relay*: changed between the relay, which had found the state good, and the new VMM.
 
 {table(["fault", *columns], cells("outcome", columns))}
 Who gave it up with virt-handover: *relay*, which decodes the CPR state on its way and looks at each name and descriptor; *comparison*, of both VMMs' RAM blocks when both are built, with the
 properties in which it found what would be fatal; *the old* or *the new QEMU* by itself, before there was anything to compare. The old one does so where the new one had hung up on a state that it did not take,
 and was not yet told to listen for the stream: a person who has it listen before loses that guest's memory, as above.
+With `vmm-exec` the new VMM is told its memory by a state that the process leaves to itself: what its rehearsal cannot show is found when it has been executed, and there is no way back then.
 
 {table(["fault", *ours], caught)}"""
 
@@ -420,8 +421,9 @@ def answer(runs, lines, matrix, results):
     shared_lost = [fault for fault, found in matrix["x-ignore-shared, 10.0 to 11.1"].items() if "lost silently" in found["outcome"]]
     again = matrix["cpr-transfer, 10.0 to 10.0"]
     again_lost = [fault for fault, found in again.items() if "lost silently" in found["outcome"]]
-    ours = [found for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned") for found in matrix[design].values()]
+    ours = [found for design in ("relayed", "relayed, behind the relay", "vmm-owned", "manager-owned", "vmm-exec") for found in matrix[design].values()]
     stayed = sum(found["outcome"] == "rolled back, never stopped" for found in ours)
+    said = sum("**lost**" in found["outcome"] for found in ours)
     met = [sum(found["caught by"].startswith(who) for found in ours) for who in ("relay", "comparison", "the ")]
     either = sum(", or " in found["caught by"] for found in ours)
     chance = f" ({either} of them, as chance has it, by that comparison)" if either else ""
@@ -447,8 +449,8 @@ each design, watched), `pause-parts.json` (`pause_parts.py`), `question-lines.js
   implicit is made explicit: implicit blocks are copied. The price is an unstable capability, and that no device can be passed through.
 - **Properties.** What CPR sends has none either: names and descriptors. Of {len(matrix["cpr-transfer, 10.0 to 11.1"])} faults put into it from QEMU 10.0 to 11.1, {len(lost)} lose guest memory without a word in QEMU's own
   `cpr-transfer`; of the {len(again)} of them that were tried from 10.0 to 10.0, {len(again_lost) or "none"} {"do" if len(again_lost) > 1 else "does"}. Of
-  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, from 10.0 to 11.1, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest:
-  {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself{chance}.
+  {len(matrix["x-ignore-shared, 10.0 to 11.1"]) - 1} put into `x-ignore-shared`, from 10.0 to 11.1, {len(shared_lost)} ({", ".join(shared_lost)}). With virt-handover {stayed} of {len(ours)} were rolled back without a stop of the guest
+  and {said or "none"} lost it, which was said (`vmm-exec`, once executed): found were {met[0]} by what its relay saw, {met[1]} by its comparison of properties ({section} bytes of them a VMM, in the manager's process), {met[2]} by a QEMU itself{chance}.
 - **The kernel.** KVM is told everything a second time in every design: {told_again}. {vhost} Of passed-through devices CPR skips much: {skips}.
 - **Seccomp.** Under the sandbox that libvirt gives QEMU all designs work but {coded(denied)}.
 """

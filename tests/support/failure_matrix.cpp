@@ -39,6 +39,7 @@ void expectAsPublished(const std::string& name, const std::vector<std::string>& 
 
 std::string inWords(const json& report) {
     const std::string outcome = report.value("outcome", "refused");
+    if (outcome == "lost") return "**lost**, and it is said";
     if (outcome != "rolled back") return outcome;
     return report["vmm"]["stopToResumeMs"].is_null() ? "rolled back, never stopped" : "rolled back";
 }

@@ -33,8 +33,8 @@ struct SeenLoss {
 
 void expectAsInLossMatrix(const SeenLoss& seen);
 
-/// The same of a handover of ours, by its report; fails the test when the report does not say who gave it up. `either` where it is
-/// chance which of several does, in words.
+/// The same of a handover of ours, by its report; fails the test when the report does not say who gave it up. `either` where it
+/// is chance which of several does, in words.
 void expectAsInLossMatrix(const std::string& design, const std::string& fault, const nlohmann::json& report,
                           const std::string& either = "");
 

@@ -81,8 +81,8 @@ std::string processTree(pid_t process) {
     return text;
 }
 
-/// What the threads of a silent guest's processors do, twice: whether they stand still, wait or turn in circles; and what it answers
-/// on its console, where it has one: whether its programs and its clock go on, and only its heartbeat does not come.
+/// What the threads of a silent guest's processors do, twice: whether they stand still, wait or turn in circles; and what it
+/// answers on its console, where it has one: whether its programs and its clock go on, and only its heartbeat does not come.
 std::string processorsOf(Host& host, const std::string& vm) {
     std::string text, heard;
     UniqueFd console;
