@@ -13,7 +13,7 @@ using nlohmann::json;
 // migration/savevm.h (11.1).
 constexpr std::uint32_t fileMagic = 0x5145564d, fileVersion = 3;
 constexpr std::uint8_t vmEof = 0, sectionStart = 1, sectionPart = 2, sectionEnd = 3, sectionFull = 4, subsection = 5,
-                       vmDescription = 6, configurationFollows = 7, command = 8, sectionFooter = 0x7e;
+                       vmDescription = 6, configurationFollows = 7, commandFollows = 8, sectionFooter = 0x7e;
 constexpr std::uint16_t openReturnPath = 1;  // migration/savevm.c:qemu_vm_cmd
 // migration/ram.c:RAM_SAVE_FLAG_*
 constexpr std::uint64_t memSize = 0x04, wholePage = 0x08, endOfSection = 0x10, sameBlock = 0x20;
@@ -69,7 +69,7 @@ std::string streamBegin(ReferenceGuest& guest, const StreamSettings& settings) {
         writer.shortString("x-ignore-shared");
     }
     if (settings.returnPath) {
-        writer.u8(command);
+        writer.u8(commandFollows);
         writer.be16(openReturnPath);
         writer.be16(0);
     }
@@ -169,7 +169,7 @@ IncomingStream::Progress IncomingStream::section(ByteReader& reader) {
     if (ended_) throw std::runtime_error("Expected vmdescription section, but got " + std::to_string(type));
     if (type == vmEof) {
         ended_ = true;
-    } else if (type == command) {
+    } else if (type == commandFollows) {
         const std::uint16_t which = reader.be16("command");
         reader.take(reader.be16("length of a command"), "command");
         returnPath_ = returnPath_ || which == openReturnPath;
