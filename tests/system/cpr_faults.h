@@ -1,5 +1,5 @@
 // What can be wrong in the CPR channel: each fault is shown to two QEMUs alone (stock_loss_test.cpp) and in handovers of ours
-// (handover_loss_test.cpp).
+// (handover_loss_test.cpp, vmm_exec_test.cpp).
 #pragma once
 
 #include <fcntl.h>
@@ -17,11 +17,22 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/cpr_tamperer.h"
+#include "tests/support/vm_fixture.h"
 #include "vmm-shim/cpr_state.h"
 
 namespace vh::test {
 
 using Change = CprTamperer::Change;
+
+/// What a new QEMU does (Workspace::impostor) that shares no memory but what its backends say.
+inline std::string withoutAuxRamShare() {
+    return "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\"";
+}
+
+/// Of 32 MiB in place of 16.
+inline std::string withLargerVideoMemory() {
+    return "exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32";
+}
 
 /// The entry whose name ends so, and its descriptor's place.
 inline std::size_t entryOf(const CprState& state, const std::string& suffix) {

@@ -253,8 +253,7 @@ void RelayedLoss::expectFaultsToBeMet() {
                                                        HasSubstr("8 bytes after the end of the CPR state")));
     expectAsInLossMatrix("relayed", "bytes after the end", goesOnReport);
     expectGuestStayed(goesOnReport);
-    const json unshared = upgradeTo(vm->workspace.impostor(
-        "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\""));
+    const json unshared = upgradeTo(vm->workspace.impostor(withoutAuxRamShare()));
     EXPECT_THAT(unshared.value("cause", ""), HasSubstr("aux-ram-share=on, or share=on of its backend, is missing"));
     expectAsInLossMatrix("relayed", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
@@ -310,21 +309,17 @@ TEST_F(RelayedLoss, isMetInVmmOwnedToo) {
         expectGuestStayed(report);
         if (HasFatalFailure()) return;
     }
-    const json unshared =
-        upgradeTo(vm->workspace.impostor("for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " +
-                                         newQemu() + " \"$@\""),
-                  nullptr, Design::VmmOwned);
+    const json unshared = upgradeTo(vm->workspace.impostor(withoutAuxRamShare()), nullptr, Design::VmmOwned);
     expectAsInLossMatrix("vmm-owned", "`aux-ram-share` missing", unshared);
     expectGuestStayed(unshared);
-    const json larger =
-        upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"), nullptr, Design::VmmOwned);
+    const json larger = upgradeTo(vm->workspace.impostor(withLargerVideoMemory()), nullptr, Design::VmmOwned);
     expectAsInLossMatrix("vmm-owned", "larger video memory", larger);
     expectGuestStayed(larger);
     expectGuestIsWell(vm->host, "vm");
 }
 
 TEST_F(RelayedLoss, isUndoneWhereTheNewVmmGrewTheOldOnesMemory) {
-    const json report = upgradeTo(vm->workspace.impostor("exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"));
+    const json report = upgradeTo(vm->workspace.impostor(withLargerVideoMemory()));
     EXPECT_THAT(report.value("cause", ""), HasSubstr("vga.vram"));
     EXPECT_THAT(report["warnings"].dump(), HasSubstr("it was cut back to what the old VMM has"));
     expectAsInLossMatrix("relayed", "larger video memory", report);
@@ -389,7 +384,7 @@ TEST_F(ManagerOwnedLoss, isMetAndNamed) {
     expectMet("another file", changed("s#mem-path=[^,]*#mem-path=" + other + "#"));
     expectMet("a private mapping", changed("/mem-path/s/share=on/share=off/"));
     expectMet("a file of another size", changed("/mem-path/s/size=201326592/size=134217728/"));
-    expectMet("larger video memory", "exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32");
+    expectMet("larger video memory", withLargerVideoMemory());
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 
 #include "tests/support/failure_matrix.h"
 #include "tests/support/vm_fixture.h"
+#include "tests/system/cpr_faults.h"
 #include "vmm-shim/unix_socket.h"
 
 namespace vh::test {
@@ -397,10 +398,8 @@ TEST_F(VmmExecTest, leavesAnExecutedVmmThatHangsAlone) {
 class VmmExecLoss : public VmmExecTest {};
 
 TEST_F(VmmExecLoss, isMetByTheRehearsalOfWhatItCanShow) {
-    const std::string unshared =
-        "for argument; do shift; set -- \"$@\" \"${argument%,aux-ram-share=on}\"; done\nexec " + newQemu() + " \"$@\"";
-    const std::map<std::string, std::string> scripts{
-        {"`aux-ram-share` missing", unshared}, {"larger video memory", "exec " + newQemu() + " \"$@\" -global VGA.vgamem_mb=32"}};
+    const std::map<std::string, std::string> scripts{{"`aux-ram-share` missing", withoutAuxRamShare()},
+                                                     {"larger video memory", withLargerVideoMemory()}};
     for (const auto& [fault, script] : scripts) {
         SCOPED_TRACE(fault);
         const int pid = vmmPid(shared->host, "vm");
