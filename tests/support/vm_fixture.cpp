@@ -87,13 +87,13 @@ std::string processorsOf(Host& host, const std::string& vm) {
     std::string text, heard;
     UniqueFd console;
     try {
-        console = connectUnix(show(host, vm)["directory"].get<std::string>() + "/console.sock");
+        console = connectUnix(show(host, vm).value("directory", "") + "/console.sock");
     } catch (const std::system_error&) {
         heard = "no console";
     }
     for (int look = 0; look < 2; ++look) {
         text += ask(host, vm, "query-status").dump() + " " + processTree(vmmPid(host, vm));
-        if (console) (void)!::write(console.get(), "status\r", 7);
+        if (console) ::send(console.get(), "status\r", 7, MSG_DONTWAIT | MSG_NOSIGNAL);
         turnUntil(
             [&] {
                 char buffer[512];
